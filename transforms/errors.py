@@ -1,0 +1,51 @@
+"""What can go wrong, in two kinds that are never mixed.
+
+`ImageError` is one image's fault and becomes one dead letter.  `LemmabeamError` is nobody's
+image's fault (a wrong flag, a broken manifest, an expired credential) and stops the run.
+"""
+
+from transforms.rows import Reason
+
+
+class LemmabeamError(Exception):
+    """Stops the run; the message is written for the person who started it."""
+
+
+class UsageError(LemmabeamError):
+    """The command line asks for something that cannot be done; names the flag and the value."""
+
+
+class ManifestError(LemmabeamError):
+    """A manifest is broken as a whole; names the file and the line."""
+
+
+class StoreError(LemmabeamError):
+    """A store refused or failed in a way that is no single image's fault."""
+
+
+class ModelError(LemmabeamError):
+    """A model, card or vocabulary cannot be used."""
+
+
+class BooksError(LemmabeamError):
+    """The counts of a run do not balance."""
+
+
+class ImageError(Exception):
+    """One image cannot be labelled.
+
+    Args:
+      reason: the entry of the closed list of reasons.
+      detail: one line composed by us from values and limits; never a raw exception text, which
+        may hold memory addresses or secrets.
+      size_bytes: encoded size of the image, or None where it is not known.
+    """
+
+    def __init__(self, reason: Reason, detail: str, size_bytes: int | None = None):
+        super().__init__(f'{reason.value}: {detail}')
+        self.reason = reason
+        self.detail = detail
+        self.size_bytes = size_bytes
+
+    def __reduce__(self) -> tuple[type, tuple[Reason, str, int | None]]:
+        return type(self), (self.reason, self.detail, self.size_bytes)

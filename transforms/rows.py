@@ -1,0 +1,181 @@
+"""Rows that travel between steps, and the closed lists of reasons and stages.
+
+Nothing here imports Beam, so that the pure modules need not either; `transforms.coders`
+registers a deterministic coder for every row that crosses a shuffle.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Reason(enum.Enum):
+    """Why an image has no labels.  Each value has its row in the README."""
+
+    NOT_FOUND = 'not_found'
+    FORBIDDEN = 'forbidden'
+    TOO_MANY_BYTES = 'too_many_bytes'
+    DEADLINE = 'deadline'
+    STORE_ERROR = 'store_error'
+    CHECKSUM = 'checksum'
+    CHANGED_WHILE_READING = 'changed_while_reading'
+    NOT_A_FILE = 'not_a_file'
+    EMPTY = 'empty'
+    NOT_AN_IMAGE = 'not_an_image'
+    UNSUPPORTED_FORMAT = 'unsupported_format'
+    TRUNCATED = 'truncated'
+    TOO_MANY_PIXELS = 'too_many_pixels'
+    DECODE_ERROR = 'decode_error'
+    NONFINITE_SCORES = 'nonfinite_scores'
+    MODEL_ERROR = 'model_error'
+    BAD_NAME = 'bad_name'
+    BAD_URI = 'bad_uri'
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same image may succeed when nothing but time has passed."""
+        return self in _RETRYABLE
+
+
+_RETRYABLE = frozenset(
+    {
+        Reason.DEADLINE,
+        Reason.STORE_ERROR,
+        Reason.CHECKSUM,
+        Reason.CHANGED_WHILE_READING,
+        Reason.MODEL_ERROR,
+    }
+)
+
+
+class Stage(enum.Enum):
+    """Where an image failed."""
+
+    LIST = 'list'
+    FETCH = 'fetch'
+    DECODE = 'decode'
+    INFER = 'infer'
+
+
+class Ref(NamedTuple):
+    """One listed line or object.
+
+    `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps
+    the coder small and the row comparable.  A ref that can already be seen to be bad names its
+    `reason`; otherwise that is ''.
+    """
+
+    uri: str
+    version: str
+    size_bytes: int
+    carried: str
+    reason: str
+    detail: str
+
+
+class Item(NamedTuple):
+    """One image to label: a distinct URI with every distinct set of carried values."""
+
+    uri: str
+    version: str
+    size_bytes: int
+    carried: Sequence[str]
+
+
+class Chunk(NamedTuple):
+    """The unit of work and of progress: a slice of the listing with an id from its content."""
+
+    id: str
+    items: Sequence[Item]
+
+
+class DeadLetter(NamedTuple):
+    """One row of the dead-letter files; `carried` as in `Ref`, `size_bytes` -1 when unknown."""
+
+    uri: str
+    stage: str
+    reason: str
+    detail: str
+    size_bytes: int
+    carried: str
+
+
+class WrittenFile(NamedTuple):
+    """One published file: its path below the output folder, `/`-separated."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Image:
+    """What is known of an image once it is decoded; its pixels lie in the batch.
+
+    `width` and `height` are in pixels as stored, before the EXIF orientation.
+    """
+
+    object_version: str
+    content_sha256: str
+    width: int
+    height: int
+    format: str
+    size_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that stops here: its slot in the batch stays empty."""
+
+    stage: Stage
+    reason: Reason
+    detail: str
+    size_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Batch:
+    """A whole batch of one chunk, ready for the model.
+
+    Attributes:
+      chunk: the chunk it belongs to.
+      start: index in the chunk of the image in slot 0.
+      outcomes: one a slot; fewer than the batch size in the last batch of a chunk.
+      pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255]; slots without an image are zero.
+      timings: seconds of thread time spent, by activity.
+    """
+
+    chunk: Chunk
+    start: int
+    outcomes: Sequence[Image | Failure]
+    pixels: np.ndarray
+    timings: dict[str, float]
+
+    @property
+    def is_last(self) -> bool:
+        return self.start + len(self.outcomes) == len(self.chunk.items)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LabeledBatch:
+    """A batch after inference.
+
+    Attributes:
+      chunk, start, outcomes: as in `Batch`.
+      indices: (batch_size, k) int32 class indices by falling score, ties by index.
+      scores: (batch_size, k) float32.
+      counts: (batch_size,) int32, how many of the k are labels; -1 where a score is not finite.
+      timings: as in `Batch`, with the inference added.
+    """
+
+    chunk: Chunk
+    start: int
+    outcomes: Sequence[Image | Failure]
+    indices: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+    timings: dict[str, float]
