@@ -155,10 +155,6 @@ class Batch:
     pixels: np.ndarray
     timings: dict[str, float]
 
-    @property
-    def is_last(self) -> bool:
-        return self.start + len(self.outcomes) == len(self.chunk.items)
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LabeledBatch:

@@ -1,0 +1,219 @@
+"""From the command line to an exit code; nothing is defined here that a worker would need.
+
+Exit codes: 0 done and balanced; 1 failed or unbalanced; 2 wrong usage; 3 done, but more failed than
+--max_failure_rate; 130 and 143 stopped by a person or by the system.
+"""
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import NoReturn
+
+_EPILOG = """\
+Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
+Beam's local engine.  No option may be abbreviated.
+"""
+_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*?)(?: \[while running .*)?$', re.MULTILINE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+      argv: arguments without the program's name; by default those of the process.
+
+    Returns:
+      The exit code.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    # Beam logs what it misses while it is being imported.
+    logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
+    parser, command, arguments = _parse_command(sys.argv[1:] if argv is None else list(argv))
+    from transforms.errors import LemmabeamError, UsageError
+
+    try:
+        return command(parser, arguments)
+    except UsageError as e:
+        print(f'lemmabeam: {e}', file=sys.stderr)
+        return 2
+    except LemmabeamError as e:
+        print(f'lemmabeam: {e}', file=sys.stderr)
+        return 1
+
+
+_Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
+
+
+def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, list[str]]:
+    commands: dict[str, tuple[str, _Command]] = {
+        'label': ('label every image of an input', _label),
+        'verify': ('check that an output is whole and consistent, or compare two', _verify),
+    }
+    listing = '\n'.join(f'  {name:8} {text}' for name, (text, _) in commands.items())
+    top = argparse.ArgumentParser(
+        prog='lemmabeam',
+        description='Labels every image in a bucket.',
+        epilog=f'commands:\n{listing}\n\nlemmabeam COMMAND --help tells more.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument('command', choices=commands, metavar='COMMAND')
+    top.add_argument('--version', action='version', version=_version())
+    # Only what stands before the command's own arguments is parsed here.
+    args = top.parse_args(argv[:1])
+    text, command = commands[args.command]
+    parser = argparse.ArgumentParser(
+        prog=f'lemmabeam {args.command}',
+        description=f'{text[0].upper()}{text[1:]}.',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser, command, argv[1:]
+
+
+def _version() -> str:
+    from pipeline import __version__
+
+    return f'lemmabeam {__version__}'
+
+
+def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    import apache_beam as beam
+    from rich.console import Console
+
+    from pipeline import options
+    from pipeline.build import build
+    from pipeline.progress import reporting
+    from pipeline.summary import print_summary
+    from transforms import lease
+    from transforms.storage import store_for
+
+    parser.epilog = _EPILOG
+    options.add_label_arguments(parser)
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help="show the engine's own messages, and where an error came from",
+    )
+    args, beam_options = options.parse_label_arguments(parser, argv)
+    if args.verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    else:
+        # What matters of it is told by us; --verbose brings it back.
+        logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
+    config = options.make_config(args, datetime.datetime.now(datetime.UTC))
+    layout = config.layout
+    options.check_output(layout)
+    lease.acquire(layout, args.break_lease)
+    _stop_on_signals(layout.run_id, lambda: lease.release(layout))
+    try:
+        with reporting():
+            root = beam.Pipeline(options=beam_options)
+            build(root, config)
+            root.run().wait_until_finish()
+    except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        return _explain(e, layout.run_id, args.verbose)
+    finally:
+        lease.release(layout)
+    report = json.loads(store_for(layout.output).read(layout.uri(layout.report_path)) or b'{}')
+    print_summary(report, layout, Console())
+    counts = report['counts']
+    failed, allowed = counts['dead_lettered'], config.max_failure_rate * counts['listed']
+    if failed > allowed:
+        print(
+            f'lemmabeam: {failed} of {counts["listed"]} images failed, more than '
+            f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
+            file=sys.stderr,
+        )
+        return 3
+    return 0
+
+
+def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline.verify import compare, verify
+
+    parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
+    parser.add_argument('other', metavar='OTHER', nargs='?', help='another one to compare it with')
+    parser.add_argument(
+        '--by_name',
+        action='store_true',
+        help='compare by object name below the common folder of each dataset, leaving out uri and '
+        'object_version: for the same images in two places',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.0,
+        metavar='T',
+        help='largest difference of two scores that still counts as equal (default: 0)',
+    )
+    args = parser.parse_args(argv)
+    problems = verify(args.folder)
+    if args.other is not None and not problems:
+        problems = verify(args.other) or compare(
+            args.folder, args.other, by_name=args.by_name, tolerance=args.tolerance
+        )
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print('the same' if args.other else 'whole and consistent')
+    return 1 if problems else 0
+
+
+def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
+    """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
+    from transforms.errors import LemmabeamError
+
+    text = ''.join(traceback.format_exception(error))
+    if is_verbose:
+        print(text, file=sys.stderr)
+    found = _ERROR.findall(text)
+    if isinstance(error, LemmabeamError):
+        kind, message = type(error).__name__, str(error)
+    elif found:
+        kind, message = found[-1]
+    else:
+        kind, message = '', text.strip().rpartition('\n')[2]
+    print(f'lemmabeam: {message}', file=sys.stderr)
+    if kind == '':
+        print('lemmabeam: this is not a known error; --verbose tells more', file=sys.stderr)
+    if kind == 'UsageError':
+        return 2
+    print(
+        f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr
+    )
+    return 1
+
+
+def _stop_on_signals(run_id: str, at_exit: Callable[[], None]) -> None:
+    """Stops at once: engine and model threads cannot be interrupted, and nothing is half-written.
+
+    What is published is published by renaming, so that an exit at any moment leaves no partial
+    file among the predictions.
+    """
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        print(
+            f'\nlemmabeam: stopped by {signal.Signals(number).name}; run {run_id} is incomplete, '
+            f'start it again with --run_id {run_id}',
+            file=sys.stderr,
+        )
+        try:
+            at_exit()
+        finally:
+            os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,488 @@
+"""The command line of `lemmabeam label`, validated into one frozen config."""
+
+import argparse
+import dataclasses
+import datetime
+import difflib
+import importlib.metadata
+import platform
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import __version__
+from transforms import dead_letters, listing, uris, write
+from transforms.decode import PixelLimits
+from transforms.errors import UsageError
+from transforms.layout import SCHEMA_VERSION, Layout, check_dataset
+from transforms.listing import Columns, Input
+from transforms.load import LoadOptions
+from transforms.model.handler import PRECISION, InferenceOptions
+from transforms.model.registry import EMBEDDED, ModelSource, get_model
+from transforms.model.vocabulary import load_vocabulary
+from transforms.process import cpu_count
+from transforms.storage import FetchLimits, store_for
+
+_MIB = 2**20
+_UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
+_UNITS |= {'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
+_BASELINE_JPEG_FACTOR = 4
+_GENERATED_RUN_ID = re.compile(r'\d{8}T\d{6}Z-[0-9a-f]{4}')
+_RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}')
+_COLUMN = re.compile(r'[^\W\d]\w*')
+_LIBRARIES = (
+    'apache-beam',
+    'google-cloud-storage',
+    'keras',
+    'numpy',
+    'pillow',
+    'pyarrow',
+    'tensorflow',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything the graph needs to know.
+
+    Attributes:
+      inputs: what is listed.
+      columns: what is read of manifests.
+      sample: label only so many images, or None.
+      max_images: refuse more images than this, or None.
+      chunk_size: images a chunk.
+      load: how images are loaded.
+      inference: how the model is called.
+      layout: where results go.
+      model: the model.
+      metadata: key-value metadata of the Parquet files.
+      options: the options as given or defaulted, for the report.
+      versions: library versions, for the report.
+      started_at: when the launcher started, UTC.
+      max_failure_rate: the share of failed images above which the run exits with 3.
+    """
+
+    inputs: tuple[Input, ...]
+    columns: Columns
+    sample: int | None
+    max_images: int | None
+    chunk_size: int
+    load: LoadOptions
+    inference: InferenceOptions
+    layout: Layout
+    model_id: str
+    fingerprint: str
+    card: dict[str, object]
+    vocabulary: str
+    metadata: dict[str, str]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    started_at: datetime.datetime
+    max_failure_rate: float
+
+
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam label`, with defaults and units in their help."""
+    what = parser.add_argument_group('what to label')
+    what.add_argument(
+        '--input',
+        action='append',
+        required=True,
+        metavar='X',
+        help='a folder or prefix, a glob with * and **, a manifest (.txt, .csv, .jsonl, each also '
+        '.gz, or .parquet) or an image; local or gs://; may be repeated',
+    )
+    what.add_argument(
+        '--uri_column',
+        default='uri',
+        metavar='NAME',
+        help='column of a manifest that holds the URIs (default: uri)',
+    )
+    what.add_argument(
+        '--carry',
+        type=_names,
+        default=(),
+        metavar='A,B',
+        help='columns of the manifests to carry along into the output, as text',
+    )
+    what.add_argument(
+        '--sample',
+        type=_positive,
+        metavar='N',
+        help='label only N images, chosen by a hash of their URIs: always the same ones',
+    )
+    what.add_argument(
+        '--max_images',
+        type=_positive,
+        metavar='N',
+        help='refuse to start inference when there are more than N distinct images',
+    )
+
+    where = parser.add_argument_group('where to write')
+    where.add_argument('--output', required=True, metavar='DIR', help='a folder, local or gs://')
+    where.add_argument(
+        '--partition_by',
+        type=_names,
+        default=(),
+        metavar='A,B',
+        help='carried columns that become folders, outermost first; they are carried implicitly',
+    )
+    where.add_argument(
+        '--rows_per_file',
+        type=_positive,
+        default=1_000_000,
+        metavar='N',
+        help='rows a Parquet file, about (default: 1000000)',
+    )
+    where.add_argument(
+        '--run_id',
+        metavar='ID',
+        help='name of this run, starting with a letter; the same id again replaces an incomplete '
+        'run (default: the UTC time and four random hex digits)',
+    )
+    where.add_argument(
+        '--break_lease',
+        action='store_true',
+        help='start although another run seems to be writing into DIR',
+    )
+
+    model = parser.add_argument_group('model')
+    model.add_argument(
+        '--model',
+        default=EMBEDDED,
+        metavar='M',
+        help=f'the model (default and only one so far: {EMBEDDED}, EfficientNet-Lite0 with the '
+        '1,000 classes of ILSVRC-2012)',
+    )
+    model.add_argument(
+        '--threshold',
+        type=_share,
+        metavar='SCORE',
+        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card, '
+        '0.05 for softmax)',
+    )
+    model.add_argument(
+        '--max_labels',
+        type=_positive,
+        metavar='N',
+        help='at most N labels an image (default: from the model card, 5 for softmax)',
+    )
+    model.add_argument(
+        '--min_labels',
+        type=_natural,
+        default=0,
+        metavar='N',
+        help='at least N labels an image, below the threshold if need be (default: 0)',
+    )
+    model.add_argument(
+        '--batch_size',
+        type=_positive,
+        metavar='N',
+        help='images a call of the model (default: from the model card, 32)',
+    )
+    model.add_argument(
+        '--chunk_size',
+        type=_positive,
+        default=1024,
+        metavar='N',
+        help='images a unit of work, a multiple of the batch size (default: 1024)',
+    )
+    model.add_argument(
+        '--intra_op_threads',
+        type=_positive,
+        metavar='N',
+        help='threads within one operation of the model; the last bits of scores depend on it '
+        '(default: the number of cores)',
+    )
+
+    limits = parser.add_argument_group('limits')
+    limits.add_argument(
+        '--max_bytes',
+        type=_size,
+        default=64 * _MIB,
+        metavar='SIZE',
+        help='largest encoded image, in bytes or as 64MiB (default: 64MiB)',
+    )
+    limits.add_argument(
+        '--max_pixels',
+        type=_positive,
+        default=50_000_000,
+        metavar='N',
+        help='most pixels of an image, from its header; a baseline JPEG may have four times as '
+        'many, because it is decoded reduced (default: 50000000)',
+    )
+    limits.add_argument(
+        '--fetch_deadline_sec',
+        type=_positive_float,
+        default=60.0,
+        metavar='SEC',
+        help='seconds to fetch one image, retries included (default: 60)',
+    )
+    limits.add_argument(
+        '--memory_budget',
+        type=_size,
+        default=512 * _MIB,
+        metavar='SIZE',
+        help='encoded and decoded images in flight in a process (default: 512MiB)',
+    )
+    limits.add_argument(
+        '--loader_threads',
+        type=_positive,
+        default=16,
+        metavar='N',
+        help='images fetched at a time in a process; as many as there are cores are decoded at a '
+        'time (default: 16)',
+    )
+    limits.add_argument(
+        '--max_failure_rate',
+        type=_share,
+        default=0.05,
+        metavar='SHARE',
+        help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
+    )
+
+
+def parse_label_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Splits the command line into our options and Beam's.
+
+    Raises:
+      UsageError: an option is neither ours nor Beam's.
+    """
+    args, rest = parser.parse_known_args(argv)
+    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for group in _option_classes(PipelineOptions):
+        group._add_argparse_args(beam_parser)
+    try:
+        _, unknown = beam_parser.parse_known_args(rest)
+    except argparse.ArgumentError as e:
+        raise UsageError(str(e)) from e
+    if unknown:
+        flags = [flag for p in (parser, beam_parser) for flag in p._option_string_actions]
+        near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
+        hint = f'; did you mean {near[0]}?' if near else ''
+        raise UsageError(f'unknown option {unknown[0]!r}{hint}')
+    if not any(flag.partition('=')[0] == '--runner' for flag in rest):
+        # Plain DirectRunner picks another engine depending on whether a download works.
+        rest = [*rest, '--runner=FnApiRunner']
+    return args, PipelineOptions(rest)
+
+
+def _option_classes(base: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    return [each for child in base.__subclasses__() for each in (child, *_option_classes(child))]
+
+
+def make_config(args: argparse.Namespace, now: datetime.datetime) -> RunConfig:
+    """Validates the options as a whole and resolves the inputs.
+
+    Raises:
+      UsageError: a value cannot be used; names the flag, the value and what to do.
+      ManifestError: an input is a broken manifest.
+      StoreError: a store cannot be reached.
+    """
+    model = get_model(args.model)
+    card = model.card
+    batch_size = args.batch_size or card.batch_size
+    if args.chunk_size % batch_size:
+        raise UsageError(
+            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}'
+        )
+    max_labels = args.max_labels or card.max_labels
+    if args.min_labels > max_labels:
+        raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
+    if max_labels > card.classes:
+        raise UsageError(
+            f'--max_labels {max_labels}: {card.name} has only {card.classes} classes'
+        )
+    columns = _columns(args)
+    layout = Layout(
+        output=uris.absolute(args.output).rstrip('/'),
+        run_id=_run_id(args.run_id, now),
+        model_id=model.id,
+        carry=columns.carry,
+        partition_by=columns.partition_by,
+        rows_per_file=args.rows_per_file,
+    )
+    store_for(layout.output)
+    inputs = tuple(listing.resolve(value, columns) for value in args.input)
+    for source in inputs:
+        _check_apart(source, layout.output)
+    inference = InferenceOptions(
+        model=args.model,
+        batch_size=batch_size,
+        threshold=card.threshold if args.threshold is None else args.threshold,
+        max_labels=max_labels,
+        min_labels=args.min_labels,
+        intra_op_threads=args.intra_op_threads or cpu_count(),
+    )
+    load = LoadOptions(
+        resize=card.resize,
+        batch_size=batch_size,
+        fetch=FetchLimits(args.max_bytes, args.fetch_deadline_sec),
+        pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
+        memory_budget_bytes=args.memory_budget,
+        threads=args.loader_threads,
+    )
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    versions |= {'lemmabeam': __version__, 'python': platform.python_version()}
+    return RunConfig(
+        inputs=inputs,
+        columns=columns,
+        sample=args.sample,
+        max_images=args.max_images,
+        chunk_size=args.chunk_size,
+        load=load,
+        inference=inference,
+        layout=layout,
+        model_id=model.id,
+        fingerprint=model.fingerprint,
+        card=card.to_dict(),
+        vocabulary=card.vocabulary,
+        metadata=_metadata(model, inference, versions),
+        options={**vars(args), **inference._asdict(), 'run_id': layout.run_id},
+        versions=versions,
+        started_at=now,
+        max_failure_rate=args.max_failure_rate,
+    )
+
+
+def check_output(layout: Layout) -> None:
+    """Finds out before the first image is read whether the run can be written.
+
+    Raises:
+      UsageError: the run is complete already, or does not fit the dataset in the folder.
+      StoreError: the folder cannot be written.
+    """
+    check_dataset(layout)
+    store = store_for(layout.output)
+    if store.stat(layout.uri(layout.report_path)) is not None:
+        raise UsageError(
+            f'--run_id {layout.run_id}: this run is complete in {layout.output}; choose another id'
+        )
+    probe = layout.uri(f'{layout.work_folder}/probe')
+    store.write(probe, b'')
+    store.delete(probe)
+
+
+def _metadata(
+    model: ModelSource, inference: InferenceOptions, versions: dict[str, str]
+) -> dict[str, str]:
+    resize = model.card.resize
+    crop = (
+        'squashed'
+        if resize.short_side_px is None
+        else f'short side to {resize.short_side_px}, centre crop'
+    )
+    return {
+        'schema_version': str(SCHEMA_VERSION),
+        'model_id': model.id,
+        'model_fingerprint': model.fingerprint,
+        'preprocessing': f'{resize.size_px} x {resize.size_px} px, {crop}, {resize.filter}, '
+        f'(x - {model.card.mean:g}) / {model.card.std:g}',
+        'activation': model.card.activation.value,
+        'stored_floor': str(inference.threshold),
+        'threshold': str(inference.threshold),
+        'max_labels': str(inference.max_labels),
+        'min_labels': str(inference.min_labels),
+        'vocabulary': model.card.vocabulary,
+        'vocabulary_sha256': load_vocabulary(model.card.vocabulary).sha256,
+        'precision': PRECISION,
+        'canary': 'off',
+        'batch_size': str(inference.batch_size),
+        'intra_op_threads': str(inference.intra_op_threads),
+        **{f'version.{name}': version for name, version in sorted(versions.items())},
+    }
+
+
+def _columns(args: argparse.Namespace) -> Columns:
+    carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
+    taken = {'model', 'run'}
+    taken |= {name.lower() for name in write.prediction_schema((), {}).names}
+    taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
+    for column in carry:
+        flag = '--partition_by' if column in args.partition_by else '--carry'
+        if column.lower() in taken:
+            raise UsageError(f'{flag} {column!r}: the output has a column of this name of its own')
+        taken.add(column.lower())
+    for column in args.partition_by:
+        if not _COLUMN.fullmatch(column):
+            raise UsageError(
+                f'--partition_by {column!r}: a folder column is named by letters, digits and _'
+            )
+    return Columns(args.uri_column, carry, tuple(args.partition_by))
+
+
+def _run_id(given: str | None, now: datetime.datetime) -> str:
+    if given is None:
+        return f'{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}'
+    if not _RUN_ID.fullmatch(given) and not _GENERATED_RUN_ID.fullmatch(given):
+        raise UsageError(
+            f'--run_id {given!r}: a letter first, then at most 99 letters, digits, ".", "_" or '
+            '"-"; readers take digits or a date alone for a number'
+        )
+    return given
+
+
+def _check_apart(source: Input, output: str) -> None:
+    """Refuses an output that a folder or `**` would list the next time."""
+    reaches = source.kind == 'folder' or '**' in source.pattern
+    if reaches and f'{output}/'.startswith(f'{source.uri.rstrip("/")}/'):
+        raise UsageError(
+            f'--output {output} lies inside --input {source.pattern or source.uri}: choose a '
+            'folder beside it'
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(','))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f'{text!r}: expected column names separated by commas')
+    return names
+
+
+def _natural(text: str) -> int:
+    if not re.fullmatch(r'\d{1,18}', text):
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a whole number, 0 or more')
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r'\d{1,18}', text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a whole number, 1 or more')
+    return int(text)
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected seconds, above 0')
+    return value
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number from 0 to 1')
+    return value
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r'(\d{1,15})\s*([A-Za-z]*)', text)
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: expected bytes, or a number with KB, MB, GB, KiB, MiB or GiB'
+        )
+    return int(match[1]) * unit
+
+

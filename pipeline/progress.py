@@ -1,0 +1,71 @@
+"""What a person sees while a run works: a line on a terminal, a log line now and then elsewhere."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+from transforms.process import LIVE, LiveCounts
+
+_REDRAW_SEC = 0.5
+_LOG_SEC = 30.0
+
+
+def progress_line(counts: LiveCounts, elapsed_sec: float, rate: float) -> str:
+    """One line of progress.
+
+    Args:
+      counts: totals so far.
+      elapsed_sec: seconds since the run started.
+      rate: images per second lately.
+    """
+    done = counts.labeled + counts.failed
+    if not done:
+        if not counts.total:
+            return f'{counts.listed:,} listed, {elapsed_sec:.0f} s'
+        return f'{counts.total:,} images, loading the model, {elapsed_sec:.0f} s'
+    line = f'{done:,} of {counts.total:,} done, {counts.failed:,} failed, {rate:,.1f} images/s'
+    if done >= counts.total:
+        return f'{line}, writing'
+    if rate > 0:
+        line += f', {_duration((counts.total - done) / rate)} left'
+    return line
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02d}:{seconds:02d}'
+
+
+@contextlib.contextmanager
+def reporting(stream: TextIO = sys.stderr) -> Iterator[None]:
+    """Reports the totals of this process on a stream for the length of a with block."""
+    stop = threading.Event()
+    reporter = threading.Thread(target=_report, args=(stream, stop), name='progress', daemon=True)
+    reporter.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reporter.join()
+
+
+def _report(stream: TextIO, stop: threading.Event) -> None:
+    is_terminal = stream.isatty()
+    started = time.monotonic()
+    # The rate is of the last few seconds: loading the model would spoil an average.
+    seen = [(started, 0)]
+    interval = _REDRAW_SEC if is_terminal else _LOG_SEC
+    while not stop.wait(interval):
+        now = time.monotonic()
+        seen = [*seen[-20:], (now, LIVE.labeled + LIVE.failed)]
+        (since, before), (_, done) = seen[0], seen[-1]
+        line = progress_line(LIVE, now - started, (done - before) / (now - since))
+        stream.write(f'\r\x1b[K{line}' if is_terminal else f'lemmabeam: {line}\n')
+        stream.flush()
+    if is_terminal:
+        stream.write('\r\x1b[K')
+        stream.flush()

@@ -1,0 +1,148 @@
+"""The books of a run, its publication and its report: the last step of the graph itself."""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+
+from pipeline.options import RunConfig
+from transforms.errors import BooksError
+from transforms.model.vocabulary import load_vocabulary
+from transforms.publish import clean_up, publish, to_json
+from transforms.rows import WrittenFile
+from transforms.storage import store_for
+
+_DEAD = 'dead_lettered/'
+_TOP_LABELS = 10
+
+
+def make_report(
+    config: RunConfig,
+    files: Iterable[WrittenFile],
+    counts: Mapping[str, int],
+    stats: Mapping[str, float],
+    top_labels: Iterable[tuple[str, int]],
+    finished_at: datetime.datetime,
+) -> dict[str, Any]:
+    """The report of a run as JSON values.
+
+    Args:
+      config: the run.
+      files: what it wrote.
+      counts: 'listed', 'labeled', 'duplicates', 'skipped_not_image', 'dead_lettered/<reason>'.
+      stats: thread-seconds by activity ('fetch_sec', …), 'batches' and 'filled_slots'.
+      top_labels: how often each name is the first label of an image.
+      finished_at: UTC.
+    """
+    dead = {key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)}
+    listed = counts.get('listed', 0)
+    labeled = counts.get('labeled', 0)
+    duplicates = counts.get('duplicates', 0)
+    unchanged = counts.get('unchanged', 0)
+    wall_sec = (finished_at - config.started_at).total_seconds()
+    batches = stats.get('batches', 0.0)
+    slots = batches * config.load.batch_size
+    common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:_TOP_LABELS]
+    return {
+        'run_id': config.layout.run_id,
+        'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
+        'counts': {
+            'listed': listed,
+            'labeled': labeled,
+            'duplicates': duplicates,
+            'unchanged': unchanged,
+            'dead_lettered': sum(dead.values()),
+            'dead_lettered_by_reason': dead,
+            'skipped_not_image': counts.get('skipped_not_image', 0),
+        },
+        'started_at': config.started_at.isoformat(),
+        'finished_at': finished_at.isoformat(),
+        'wall_sec': round(wall_sec, 3),
+        'images_per_sec': round(labeled / wall_sec, 3) if wall_sec > 0 else None,
+        'stage_thread_sec': {
+            key.removesuffix('_sec'): round(seconds, 3)
+            for key, seconds in sorted(stats.items())
+            if key.endswith('_sec')
+        },
+        'batches': int(batches),
+        'batch_fill': round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
+        'top_labels': [{'name': name, 'images': n} for name, n in common],
+        'inputs': [source._asdict() for source in config.inputs],
+        'options': config.options,
+        'model': {
+            'id': config.model_id,
+            'fingerprint': config.fingerprint,
+            'card': config.card,
+            'vocabulary': load_vocabulary(config.vocabulary).file_name,
+        },
+        'metadata': config.metadata,
+        'versions': config.versions,
+        'files': [file._asdict() for file in sorted(files)],
+    }
+
+
+class _ReportDoFn(beam.DoFn):
+    def __init__(self, config: RunConfig):
+        self._config = config
+
+    def process(
+        self,
+        _: None,
+        files: Sequence[WrittenFile],
+        counts: Mapping[str, int],
+        stats: Mapping[str, float],
+        top_labels: Sequence[tuple[str, int]],
+    ) -> None:
+        layout = self._config.layout
+        publish(layout, files, load_vocabulary(self._config.vocabulary))
+        now = datetime.datetime.now(datetime.UTC)
+        report = make_report(self._config, files, counts, stats, top_labels, now)
+        store_for(layout.output).write(layout.uri(layout.report_path), to_json(report))
+        if not report['balanced']:
+            raise BooksError(
+                f'the books of run {layout.run_id} do not balance: {report["counts"]}; its work '
+                f'is kept in {layout.uri(layout.work_folder)}'
+            )
+        clean_up(layout)
+
+
+class RunReport(beam.PTransform):
+    """Publishes the run and writes its report, once everything else is done.
+
+    Expands (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
+    PCollection[tuple[str, float]] of statistics, PCollection[tuple[str, int]] of first labels).
+
+    Raises (when run):
+      BooksError: the counts do not balance; the report is written nonetheless.
+    """
+
+    def __init__(self, config: RunConfig):
+        super().__init__()
+        self._config = config
+
+    def expand(
+        self,
+        inputs: tuple[
+            beam.PCollection[WrittenFile],
+            beam.PCollection[tuple[str, int]],
+            beam.PCollection[tuple[str, float]],
+            beam.PCollection[tuple[str, int]],
+        ],
+    ) -> beam.PCollection[None]:
+        files, counts, stats, top_labels = inputs
+        sums = counts | 'SumCounts' >> beam.CombinePerKey(sum)
+        seconds = stats | 'SumStats' >> beam.CombinePerKey(sum)
+        labels = top_labels | 'SumLabels' >> beam.CombinePerKey(sum)
+        return (
+            files.pipeline
+            | 'Once' >> beam.Create([None], reshuffle=False)
+            | 'Publish'
+            >> beam.ParDo(
+                _ReportDoFn(self._config),
+                beam.pvalue.AsList(files),
+                beam.pvalue.AsDict(sums),
+                beam.pvalue.AsDict(seconds),
+                beam.pvalue.AsList(labels),
+            )
+        )

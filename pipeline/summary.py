@@ -1,0 +1,82 @@
+"""What a person sees at the end of a run."""
+
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from transforms import dead_letters, uris, write
+from transforms.layout import Layout
+from transforms.storage import store_for
+
+_SHOWN_IMAGES = 20
+_SHOWN_LABELS = 3
+
+
+def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+    """Prints counts, reasons, the commonest labels and where the output is.
+
+    A small run also has its labels and its dead letters printed.
+    """
+    counts = report['counts']
+    if 0 < counts['listed'] - counts['duplicates'] <= _SHOWN_IMAGES:
+        _print_images(report, layout, console)
+    else:
+        top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
+        if top:
+            console.print(f'Commonest first labels: {top}', highlight=False, markup=False)
+    table = Table(title=f'Run {report["run_id"]}', show_header=False)
+    table.add_column()
+    table.add_column(justify='right')
+    for name in ('listed', 'labeled', 'duplicates', 'unchanged', 'dead_lettered'):
+        if counts[name] or name in ('listed', 'labeled', 'dead_lettered'):
+            table.add_row(name.replace('_', ' '), f'{counts[name]:,}')
+        if name == 'dead_lettered':
+            for reason, n in counts['dead_lettered_by_reason'].items():
+                table.add_row(f'  {reason}', f'{n:,}')
+    if counts['skipped_not_image']:
+        table.add_row('files without an image suffix', f'{counts["skipped_not_image"]:,}')
+    table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
+    table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
+    table.add_row('images/s, all included', f'{report["images_per_sec"]:,.1f}')
+    console.print(table)
+    folder = layout.uri(layout.run_folder(write.KIND))
+    console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
+    if counts['dead_lettered']:
+        folder = layout.uri(layout.run_folder(dead_letters.KIND))
+        console.print(f'Dead letters: {folder}', soft_wrap=True, highlight=False, markup=False)
+    uri = layout.uri(layout.report_path)
+    console.print(f'Report: {uri}', soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+    table = Table()
+    table.add_column('image', no_wrap=True)
+    table.add_column('labels')
+    for row in _rows(report, layout, write.KIND):
+        labels = row['labels'][:_SHOWN_LABELS]
+        text = ', '.join(f'{label["name"]} {label["score"]:.2f}' for label in labels)
+        table.add_row(_name(row['uri']), _plain(text or '(none above the threshold)'))
+    for row in _rows(report, layout, dead_letters.KIND):
+        table.add_row(_name(row['uri']), _plain(f'DEAD LETTER {row["reason"]}: {row["detail"]}'))
+    console.print(table, highlight=False)
+
+
+def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
+    store = store_for(layout.output)
+    for file in report['files']:
+        if file['path'].startswith(f'{kind}/') and file['rows']:
+            data = store.read(layout.uri(file['path']))
+            yield from pq.read_table(io.BytesIO(data or b'')).to_pylist()
+
+
+def _name(uri: str) -> str:
+    return _plain(uri.rpartition('/')[2])
+
+
+def _plain(text: str) -> str:
+    """Text in which brackets are no markup and control characters do nothing."""
+    return uris.printable(text).replace('[', '\\[')

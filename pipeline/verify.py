@@ -1,0 +1,2 @@
+"""Checks an output folder, and compares two: the oracle of the tests and of careful people."""
+

@@ -1,0 +1,106 @@
+"""Dead letters: the images that have no labels, and why."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import apache_beam as beam
+import pyarrow as pa
+
+from transforms import outcomes
+from transforms.layout import Layout
+from transforms.rows import DeadLetter, Reason, WrittenFile
+from transforms.write import write_file
+
+KIND = 'dead_letters'
+
+
+def dead_letter_schema(carry: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
+    """Schema of a dead-letter file; carried columns stand inside it, also partitions."""
+    fields = [
+        pa.field('uri', pa.string(), nullable=False),
+        pa.field('stage', pa.string(), nullable=False),
+        pa.field('reason', pa.string(), nullable=False),
+        pa.field('detail', pa.string(), nullable=False),
+        pa.field('retryable', pa.bool_(), nullable=False),
+        pa.field('size_bytes', pa.int64()),
+        *(pa.field(column, pa.string()) for column in carry),
+    ]
+    return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
+
+
+def dead_letter_table(
+    letters: Iterable[DeadLetter], carry: Sequence[str], metadata: Mapping[str, str]
+) -> pa.Table:
+    """The rows of one file, sorted by URI and carried values."""
+    rows = []
+    for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried)):
+        row = {
+            'uri': letter.uri,
+            'stage': letter.stage,
+            'reason': letter.reason,
+            'detail': letter.detail,
+            'retryable': Reason(letter.reason).retryable,
+            'size_bytes': None if letter.size_bytes < 0 else letter.size_bytes,
+        }
+        values = outcomes.carried_values(letter.carried)
+        rows.append(row | dict(zip(carry, values or [None] * len(carry), strict=True)))
+    return pa.Table.from_pylist(rows, dead_letter_schema(carry, metadata))
+
+
+class _WriteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout, metadata: Mapping[str, str]):
+        self._layout = layout
+        self._metadata = metadata
+
+    def process(
+        self, element: tuple[str, Iterable[DeadLetter | None]]
+    ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
+        path, found = element
+        letters = [letter for letter in found if letter is not None]
+        table = dead_letter_table(letters, self._layout.carry, self._metadata)
+        yield write_file(path, table, self._layout)
+        for reason, count in Counter(letter.reason for letter in letters).items():
+            yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
+
+
+class WriteDeadLetters(beam.PTransform):
+    """Dead letters to Parquet files.
+
+    Expands (PCollection[DeadLetter], singleton PCollection[int] of listed refs) to
+    (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts by reason).
+    """
+
+    def __init__(self, layout: Layout, metadata: Mapping[str, str]):
+        super().__init__()
+        self._layout = layout
+        self._metadata = metadata
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[DeadLetter], beam.PCollection[int]]
+    ) -> tuple[beam.PCollection[WrittenFile], beam.PCollection[tuple[str, int]]]:
+        letters, listed = inputs
+        layout = self._layout
+        # As many files as could be needed, known before anything fails.
+        keyed = letters | 'KeyByFile' >> beam.Map(
+            lambda letter, refs: (
+                layout.path_for(KIND, '', letter.uri, layout.shards(refs)),
+                letter,
+            ),
+            beam.pvalue.AsSingleton(listed),
+        ).with_output_types(tuple[str, DeadLetter | None])
+        expected = listed | 'Expect' >> beam.FlatMap(
+            lambda refs: [
+                (layout.shard_path(KIND, '', shard, layout.shards(refs)), None)
+                for shard in range(layout.shards(refs))
+            ]
+        ).with_output_types(tuple[str, DeadLetter | None])
+        written = (
+            (keyed, expected)
+            | 'WithEmptyFiles' >> beam.Flatten()
+            | 'GroupByFile' >> beam.GroupByKey()
+            | 'Write'
+            >> beam.ParDo(_WriteDoFn(layout, self._metadata))
+            .with_output_types(WrittenFile, counts=tuple[str, int])
+            .with_outputs('counts', main='files')
+        )
+        return written.files, written.counts

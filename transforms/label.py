@@ -1,0 +1,61 @@
+"""Inference, and the seam at which the rows of a finished chunk are handed on."""
+
+from collections.abc import Iterator
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import RunInference
+
+from transforms.model.handler import ImageModelHandler, InferenceOptions
+from transforms.outcomes import outcome_table, to_ipc
+from transforms.rows import Batch, Image, LabeledBatch
+
+
+class _FinishChunksDoFn(beam.DoFn):
+    """Gathers the batches of a chunk and emits its rows when the last one is there.
+
+    The batches of a chunk follow each other within one bundle, because everything since the chunk
+    is fused and one to one.
+    """
+
+    def start_bundle(self) -> None:
+        self._batches: list[LabeledBatch] = []
+
+    def process(self, batch: LabeledBatch) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+        self._batches.append(batch)
+        for name, seconds in batch.timings.items():
+            yield beam.pvalue.TaggedOutput('stats', (f'{name}_sec', seconds))
+        filled = sum(isinstance(outcome, Image) for outcome in batch.outcomes)
+        yield beam.pvalue.TaggedOutput('stats', ('batches', 1.0))
+        yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
+        if batch.start + len(batch.outcomes) == len(batch.chunk.items):
+            yield to_ipc(outcome_table(self._batches))
+            self._batches = []
+
+    def finish_bundle(self) -> None:
+        if self._batches:
+            raise RuntimeError(f'a bundle ends within the chunk {self._batches[0].chunk.id}')
+
+
+class LabelImages(beam.PTransform):
+    """Runs the model and finishes the chunks.
+
+    Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
+    `transforms.outcomes.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
+    """
+
+    def __init__(self, options: InferenceOptions):
+        super().__init__()
+        self._options = options
+
+    def expand(
+        self, batches: beam.PCollection[Batch]
+    ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:
+        finished = (
+            batches
+            | 'Infer' >> RunInference(ImageModelHandler(self._options))
+            | 'FinishChunks'
+            >> beam.ParDo(_FinishChunksDoFn())
+            .with_output_types(bytes, stats=tuple[str, float])
+            .with_outputs('stats', main='chunks')
+        )
+        return finished.chunks, finished.stats

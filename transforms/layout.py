@@ -1,0 +1,123 @@
+"""Where the files of a run lie, and what its datasets look like."""
+
+import dataclasses
+import json
+from typing import Any
+
+from transforms import uris
+from transforms.coders import content_hash
+from transforms.errors import StoreError, UsageError
+from transforms.partitions import folder_of_values
+from transforms.storage import store_for
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The output of one run.
+
+    Attributes:
+      output: absolute URI of the output folder.
+      run_id: id of the run.
+      model_id: id of the model.
+      carry: carried columns, in order.
+      partition_by: those of them that are folders.
+      rows_per_file: rows a Parquet file, about.
+    """
+
+    output: str
+    run_id: str
+    model_id: str
+    carry: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    rows_per_file: int
+
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """Carried columns that stand inside the prediction files."""
+        return tuple(column for column in self.carry if column not in self.partition_by)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the output is a local folder, where a run is published by renaming."""
+        return uris.scheme_of(self.output) == ''
+
+    def run_folder(self, kind: str) -> str:
+        """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'."""
+        return f'{kind}/model={self.model_id}/run={self.run_id}'
+
+    @property
+    def work_folder(self) -> str:
+        """Where unpublished files of this run lie, relative to the output."""
+        return f'_work/{self.run_id}'
+
+    @property
+    def report_path(self) -> str:
+        """The file that makes a run complete."""
+        return f'runs/{self.run_id}/report.json'
+
+    def uri(self, path: str) -> str:
+        """The URI of a path below the output folder."""
+        return uris.join(self.output, path)
+
+    def staged_uri(self, path: str) -> str:
+        """Where a file is written before the run is published."""
+        return self.uri(f'{self.work_folder}/staged/{path}' if self.is_local else path)
+
+    def partition_folder(self, carried: str) -> str:
+        """'split=train/' for a row's carried columns; '' without partitions."""
+        if not self.partition_by:
+            return ''
+        values = json.loads(carried)
+        chosen = [values[self.carry.index(column)] for column in self.partition_by]
+        return folder_of_values(self.partition_by, chosen)
+
+    def shards(self, rows: int) -> int:
+        """How many files hold so many rows; at least one."""
+        return max(1, -(-rows // self.rows_per_file))
+
+    def shard_path(self, kind: str, folder: str, shard: int, shards: int) -> str:
+        """Path of one file of a partition."""
+        return f'{self.run_folder(kind)}/{folder}part-{shard:05d}-of-{shards:05d}.parquet'
+
+    def path_for(self, kind: str, folder: str, uri: str, shards: int) -> str:
+        """Path of the file a row belongs to, by the hash of its URI."""
+        shard = int.from_bytes(content_hash(uri)[:8], 'big') % shards
+        return self.shard_path(kind, folder, shard, shards)
+
+
+def dataset_spec(layout: Layout) -> dict[str, Any]:
+    """The content of dataset.json: what every run into the folder shares."""
+    return {
+        'schema_version': SCHEMA_VERSION,
+        'partition_by': list(layout.partition_by),
+        'carry': list(layout.carry),
+    }
+
+
+def check_dataset(layout: Layout) -> bool:
+    """Compares the run with what earlier runs have pinned.
+
+    Returns:
+      Whether the folder has a dataset.json.
+
+    Raises:
+      UsageError: the run does not fit; both layouts are named.
+    """
+    uri = layout.uri('dataset.json')
+    data = store_for(uri).read(uri)
+    if data is None:
+        return False
+    try:
+        there = json.loads(data)
+    except ValueError as e:
+        raise StoreError(f'{uri} is damaged: restore it, or choose another --output') from e
+    ours = dataset_spec(layout)
+    if there != ours:
+        raise UsageError(
+            f'--output {layout.output}: this run does not fit the dataset there; the dataset has '
+            f'{json.dumps(there)}, this run {json.dumps(ours)}; use the same --carry and '
+            '--partition_by, or another --output'
+        )
+    return True

@@ -1,0 +1,96 @@
+"""One run at a time into an output folder.
+
+The lease has no clock: it is a file created only if absent, and it is taken over only when the
+process that holds it is provably gone.  No result depends on it; it keeps people from paying twice.
+"""
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from transforms.errors import UsageError
+from transforms.layout import Layout
+from transforms.storage import store_for
+
+_PATH = '_work/_lease.json'
+
+
+def acquire(layout: Layout, break_lease: bool) -> None:
+    """Takes the lease of the output folder.
+
+    Raises:
+      UsageError: another run holds it and may be alive.
+    """
+    uri = layout.uri(_PATH)
+    store = store_for(uri)
+    ours = json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
+    for _ in range(2):
+        if store.create(uri, ours):
+            return
+        holder = _parse(store.read(uri))
+        if not break_lease and not _is_gone(holder):
+            raise UsageError(
+                f'--output {layout.output}: run {holder.get("run_id")} is writing there (process '
+                f'{holder.get("pid")} on {holder.get("host")}); wait for it, choose another '
+                '--output, or pass --break_lease if you know that it is gone'
+            )
+        store.delete(uri)
+    raise UsageError(f'--output {layout.output}: another run has just started there')
+
+
+def release(layout: Layout) -> None:
+    """Gives the lease back, if it is ours."""
+    uri = layout.uri(_PATH)
+    store = store_for(uri)
+    if _parse(store.read(uri)) == {'run_id': layout.run_id, **_identity(os.getpid())}:
+        store.delete(uri)
+
+
+def _parse(data: bytes | None) -> dict[str, Any]:
+    try:
+        holder = json.loads(data or b'{}')
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _identity(pid: int) -> dict[str, Any]:
+    return {
+        'pid': pid,
+        'started': _started(pid),
+        'host': socket.gethostname(),
+        'boot': _text('/proc/sys/kernel/random/boot_id'),
+        'namespace': _link('/proc/self/ns/pid'),
+    }
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine, boot and namespace that has ended."""
+    pid = holder.get('pid')
+    if not isinstance(pid, int) or not holder.get('boot'):
+        return False
+    now = _identity(pid)
+    here = all(holder.get(key) == now[key] for key in ('host', 'boot', 'namespace'))
+    return here and (now['started'] == '' or now['started'] != holder.get('started'))
+
+
+def _started(pid: int) -> str:
+    """Start time of a process in clock ticks since boot; '' where there is none."""
+    fields = _text(f'/proc/{pid}/stat').rpartition(')')[2].split()
+    return fields[19] if len(fields) > 19 else ''
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ''
+
+
+def _link(path: str) -> str:
+    try:
+        return str(Path(path).readlink())
+    except OSError:
+        return ''

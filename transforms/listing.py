@@ -1,0 +1,266 @@
+"""From the command line's inputs to refs: folders, globs, manifests and single files."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from transforms import coders, manifest, uris
+from transforms.decode import IMAGE_SUFFIXES
+from transforms.errors import ImageError, UsageError
+from transforms.partitions import folder_of_values
+from transforms.process import LIVE
+from transforms.rows import Reason, Ref
+from transforms.storage import Entry, store_for
+
+_GLOB = re.compile(r'[*?\[]')
+_TOKEN = re.compile(r'(/\*\*/|^\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
+
+
+class Input(NamedTuple):
+    """One resolved --input.
+
+    Attributes:
+      kind: 'folder', 'glob', 'manifest' or 'file'.
+      uri: absolute; for a glob its folder, up to the first part with a wildcard.
+      pattern: the whole glob, otherwise ''.
+    """
+
+    kind: str
+    uri: str
+    pattern: str
+
+
+class Columns(NamedTuple):
+    """Which columns of a manifest are read.
+
+    Attributes:
+      uri: the column of the URIs.
+      carry: columns carried along as text.
+      partition_by: those of them that become folders of the output.
+    """
+
+    uri: str
+    carry: tuple[str, ...]
+    partition_by: tuple[str, ...]
+
+
+NO_CARRIED = '[]'
+
+
+def resolve(value: str, columns: Columns) -> Input:
+    """Finds out what an --input is; a name that exists wins over its reading as a glob.
+
+    Reads the first entry of a manifest, so that a missing column is found before the run starts.
+
+    Raises:
+      UsageError: there is no such file, folder or prefix, or it cannot give the carried columns.
+      ManifestError: it is a manifest and broken.
+    """
+    uri = uris.absolute(value)
+    store = store_for(uri)
+    found = _resolve(uri, store.stat(uri) is not None, store.is_folder(uri.rstrip('/') or '/'))
+    if found is None:
+        raise UsageError(f'--input {value!r}: no such file, folder or prefix')
+    if found.kind == 'manifest':
+        next(manifest.read_manifest(uri, columns.uri, columns.carry), None)
+    elif columns.carry:
+        raise UsageError(
+            f'--carry {columns.carry[0]}: --input {value!r} is a {found.kind} without columns; '
+            'carried columns come from a manifest (.csv, .jsonl or .parquet)'
+        )
+    return found
+
+
+def _resolve(uri: str, is_file: bool, is_folder: bool) -> Input | None:
+    if is_file:
+        return Input('manifest' if manifest.is_manifest(uri) else 'file', uri, '')
+    if is_folder:
+        return Input('folder', uri.rstrip('/') or '/', '')
+    if _GLOB.search(uri):
+        literal = uri[: _GLOB.search(uri).start()]  # type: ignore[union-attr]
+        folder = uris.folder_of(literal)
+        if store_for(uri).is_folder(folder):
+            return Input('glob', folder, uri)
+    return None
+
+
+def glob_regex(pattern: str) -> re.Pattern[str]:
+    """The pattern over absolute URIs.
+
+    `*` and `?` stay within a folder, `**` crosses them and also stands for none, `[a-z]` and
+    `[!a-z]` are character classes; a leading dot is matched like any other character.
+    """
+    parts = []
+    for token in _TOKEN.split(pattern):
+        if token == '/**/':
+            parts.append('/(?:.*/)?')
+        elif token == '**':
+            parts.append('.*')
+        elif token == '*':
+            parts.append('[^/]*')
+        elif token == '?':
+            parts.append('[^/]')
+        elif token.startswith('[') and token.endswith(']') and len(token) > 2:
+            negated = token[1] == '!'
+            inner = token[2 if negated else 1 : -1].replace('\\', '\\\\').replace('[', '\\[')
+            if inner.startswith((']', '^')):
+                inner = f'\\{inner}'
+            parts.append(f'(?!/)[{"^" if negated else ""}{inner}]')
+        else:
+            parts.append(re.escape(token))
+    return re.compile(''.join(parts), re.DOTALL)
+
+
+def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
+    """Yields the refs of an input as they are listed.
+
+    None stands for a file of a folder that is left out because its suffix is no image's.
+    """
+    store = store_for(source.uri)
+    match source.kind:
+        case 'manifest':
+            yield from _manifest_refs(source.uri, columns)
+        case 'file':
+            entry = store.stat(source.uri)
+            yield _ref(entry or Entry(source.uri, '', -1))
+        case 'folder':
+            for entry in store.list(source.uri):
+                is_image = uris.suffix_of(entry.uri) in IMAGE_SUFFIXES
+                yield _ref(entry) if is_image else None
+        case _:
+            regex = glob_regex(source.pattern)
+            depth = None
+            if '**' not in source.pattern:
+                depth = source.pattern.count('/') - source.uri.rstrip('/').count('/')
+            for entry in store.list(source.uri, depth):
+                if regex.fullmatch(entry.uri):
+                    yield _ref(entry)
+
+
+def _ref(entry: Entry) -> Ref:
+    return Ref(
+        entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail
+    )
+
+
+def _manifest_refs(uri: str, columns: Columns) -> Iterator[Ref]:
+    base = uris.folder_of(uri)
+    partitions = [columns.carry.index(column) for column in columns.partition_by]
+    for line in manifest.read_manifest(uri, columns.uri, columns.carry):
+        name = f'{uri}:{line.number}'
+        try:
+            values = _checked_values(line.carried, partitions, columns)
+            carried = json.dumps(values, ensure_ascii=False)
+        except ImageError as e:
+            carried = json.dumps([None] * len(columns.carry))
+            name = uris.printable(line.uri or name)
+            yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
+            continue
+        try:
+            if line.uri is None:
+                raise ImageError(Reason.BAD_URI, line.problem)
+            name = uris.printable(line.uri) or name
+            if not line.uri:
+                raise ImageError(Reason.BAD_URI, 'an empty URI')
+            yield Ref(uris.normalize(line.uri, base), '', -1, carried, '', '')
+        except ImageError as e:
+            yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
+
+
+def _checked_values(
+    values: Sequence[str | None], partitions: Sequence[int], columns: Columns
+) -> list[str | None]:
+    checked = list(values)
+    for place in partitions:
+        checked[place] = checked[place] or None  # Hive writes '' and null as one folder
+    try:
+        ''.join(value or '' for value in checked).encode()
+    except UnicodeEncodeError as e:
+        raise ImageError(Reason.BAD_NAME, 'a carried value is not valid UTF-8') from e
+    # Too long a folder name is refused here, not after the inference was paid.
+    folder_of_values(columns.partition_by, [checked[place] for place in partitions])
+    return checked
+
+
+class _ListDoFn(beam.DoFn):
+    def __init__(self, columns: Columns):
+        self._columns = columns
+
+    def process(self, source: Input) -> Iterable[Ref | beam.pvalue.TaggedOutput]:
+        skipped = 0
+        for ref in list_input(source, self._columns):
+            if ref is None:
+                skipped += 1
+            else:
+                LIVE.add(listed=1)
+                yield ref
+        yield beam.pvalue.TaggedOutput('counts', ('skipped_not_image', skipped))
+
+
+class _SampleFn(beam.CombineFn):
+    """The `size` distinct refs with the smallest content hash: the same ones whatever the order."""
+
+    def __init__(self, size: int):
+        self._size = size
+
+    def create_accumulator(self) -> dict[bytes, Ref]:
+        return {}
+
+    def add_input(self, sample: dict[bytes, Ref], ref: Ref) -> dict[bytes, Ref]:
+        sample[coders.content_hash(ref.uri, ref.carried)] = ref
+        return self._smallest(sample) if len(sample) > 2 * self._size else sample
+
+    def merge_accumulators(self, samples: Iterable[dict[bytes, Ref]]) -> dict[bytes, Ref]:
+        merged: dict[bytes, Ref] = {}
+        for sample in samples:
+            merged = self._smallest(merged | sample)
+        return merged
+
+    def extract_output(self, sample: dict[bytes, Ref]) -> list[Ref]:
+        return list(self._smallest(sample).values())
+
+    def _smallest(self, sample: dict[bytes, Ref]) -> dict[bytes, Ref]:
+        return {key: sample[key] for key in sorted(sample)[: self._size]}
+
+
+class ReadRefs(beam.PTransform):
+    """Lists the inputs.
+
+    Args:
+      inputs: what to list.
+      columns: what to read of manifests.
+      sample: keep only so many refs, chosen by content hash; None keeps all.
+
+    Returns (expand):
+      refs: PCollection[Ref], with duplicates.
+      counts: PCollection[tuple[str, int]], files that were left out.
+    """
+
+    def __init__(self, inputs: Sequence[Input], columns: Columns, sample: int | None):
+        super().__init__()
+        self._inputs = inputs
+        self._columns = columns
+        self._sample = sample
+
+    def expand(
+        self, root: beam.Pipeline
+    ) -> tuple[beam.PCollection[Ref], beam.PCollection[tuple[str, int]]]:
+        listed = (
+            root
+            | 'Inputs' >> beam.Create(list(self._inputs), reshuffle=False)
+            | 'List'
+            >> beam.ParDo(_ListDoFn(self._columns))
+            .with_output_types(Ref, counts=tuple[str, int])
+            .with_outputs('counts', main='refs')
+        )
+        refs = listed.refs
+        if self._sample is not None:
+            refs = (
+                refs
+                | 'Sample' >> beam.CombineGlobally(_SampleFn(self._sample))
+                | 'Sampled' >> beam.FlatMap(list).with_output_types(Ref)
+            )
+        return refs, listed.counts

@@ -1,0 +1,114 @@
+"""The outcome of a chunk: one Arrow table with a row an image, labelled or failed.
+
+It is what leaves a finished chunk, and all that leaves it.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from transforms.rows import DeadLetter, Image, LabeledBatch, Reason, Stage
+
+SCHEMA = pa.schema(
+    [
+        ('uri', pa.string()),
+        ('carried', pa.list_(pa.string())),
+        ('object_version', pa.string()),
+        ('content_sha256', pa.string()),
+        ('width', pa.int32()),
+        ('height', pa.int32()),
+        ('format', pa.string()),
+        ('indices', pa.list_(pa.int32())),
+        ('scores', pa.list_(pa.float32())),
+        ('stage', pa.string()),
+        ('reason', pa.string()),
+        ('detail', pa.string()),
+        ('size_bytes', pa.int64()),
+    ]
+)
+
+
+def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
+    """The rows of a chunk, in the order of its images.
+
+    Args:
+      batches: every batch of one chunk, in order.
+
+    Returns:
+      A table of `SCHEMA`; `reason` is null for labelled images.
+    """
+    rows = [row for batch in batches for row in _rows(batch)]
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
+    rows = []
+    for slot, outcome in enumerate(batch.outcomes):
+        item = batch.chunk.items[batch.start + slot]
+        row: dict[str, Any] = {'uri': item.uri, 'carried': list(item.carried)}
+        if not isinstance(outcome, Image):
+            row |= {
+                'stage': outcome.stage.value,
+                'reason': outcome.reason.value,
+                'detail': outcome.detail,
+                'size_bytes': outcome.size_bytes,
+            }
+        elif (count := int(batch.counts[slot])) < 0:
+            row |= {
+                'stage': Stage.INFER.value,
+                'reason': Reason.NONFINITE_SCORES.value,
+                'detail': 'the model gave infinite or undefined logits',
+                'size_bytes': outcome.size_bytes,
+            }
+        else:
+            row |= {
+                'object_version': outcome.object_version,
+                'content_sha256': outcome.content_sha256,
+                'width': outcome.width,
+                'height': outcome.height,
+                'format': outcome.format,
+                'indices': batch.indices[slot, :count].tolist(),
+                'scores': batch.scores[slot, :count],
+            }
+        rows.append(row)
+    return rows
+
+
+def dead_letters(table: pa.Table) -> list[DeadLetter]:
+    """The failed images of a finished chunk, one dead letter for each set of carried values."""
+    failed = table.filter(table['reason'].is_valid())
+    letters = []
+    for row in failed.to_pylist():
+        size_bytes = -1 if row['size_bytes'] is None else row['size_bytes']
+        letters.extend(
+            DeadLetter(row['uri'], row['stage'], row['reason'], row['detail'], size_bytes, carried)
+            for carried in row['carried']
+        )
+    return letters
+
+
+def to_ipc(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """What `to_ipc` wrote, as a table."""
+    return pa.ipc.open_stream(data).read_all()
+
+
+def carried_text(values: Sequence[str | None]) -> str:
+    """Carried values as the JSON text that travels."""
+    return json.dumps(list(values), ensure_ascii=False)
+
+
+def carried_values(text: str) -> list[str | None]:
+    """What `carried_text` wrote."""
+    values: list[str | None] = json.loads(text)
+    return values

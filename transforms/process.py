@@ -1,0 +1,124 @@
+"""What a process holds once, however many DoFn instances and threads run in it."""
+
+import contextlib
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+K = TypeVar('K', bound=Hashable)
+T = TypeVar('T')
+
+_lock = threading.RLock()
+_shared: dict[tuple[Any, ...], Any] = {}
+
+
+def shared(make: Callable[[K], T], key: K) -> T:
+    """The one `make(key)` of this process; made by whoever asks first, others wait for it."""
+    with _lock:
+        if (make, key) not in _shared:
+            _shared[make, key] = make(key)
+        value: T = _shared[make, key]
+        return value
+
+
+def cpu_count() -> int:
+    """Cores this process may use: its affinity, capped by the quota of its cgroup."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
+        cores = min(cores or 1, max(1, round(int(quota) / int(period))))
+    return cores or 1
+
+
+class ByteBudget:
+    """Bounds the bytes in flight; first come, first served, so that a large request gets its turn.
+
+    A request above the whole budget is cut down to it: it runs alone.
+    """
+
+    def __init__(self, limit_bytes: int):
+        self._limit_bytes = limit_bytes
+        self._used_bytes = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def acquire(self, size_bytes: int) -> int:
+        """Waits for room and takes it.
+
+        Returns:
+          What was taken, to be given back with `release`.
+        """
+        size_bytes = min(size_bytes, self._limit_bytes)
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            self._changed.wait_for(
+                lambda: (
+                    self._waiting[0] is ticket and self._used_bytes + size_bytes <= self._limit_bytes
+                )
+            )
+            self._waiting.popleft()
+            self._used_bytes += size_bytes
+            self._changed.notify_all()
+        return size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Gives back what `acquire` returned."""
+        with self._changed:
+            self._used_bytes -= size_bytes
+            self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Holds room for the length of a with block."""
+        taken = self.acquire(size_bytes)
+        try:
+            yield
+        finally:
+            self.release(taken)
+
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[Callable[[int], None]]:
+        """For sizes that are known only on the way.
+
+        Yields:
+          A function that swaps the room held so far for so many bytes; it holds nothing while it
+          waits.  All is given back at the end of the with block.
+        """
+        held = 0
+
+        def admit(size_bytes: int) -> None:
+            nonlocal held
+            self.release(held)
+            held = 0
+            held = self.acquire(size_bytes)
+
+        try:
+            yield admit
+        finally:
+            self.release(held)
+
+
+class LiveCounts:
+    """Running totals of this process, for a progress line; the books never use them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.listed = 0
+        self.total = 0
+        self.labeled = 0
+        self.failed = 0
+
+    def add(self, *, listed: int = 0, total: int = 0, labeled: int = 0, failed: int = 0) -> None:
+        """Adds to each total."""
+        with self._lock:
+            self.listed += listed
+            self.total += total
+            self.labeled += labeled
+            self.failed += failed
+
+
+LIVE = LiveCounts()

@@ -1,0 +1,114 @@
+"""Stores by scheme: one interface for local files and object stores.
+
+A store tells two kinds of failure apart: `ImageError` is one object's, `StoreError` is everybody's
+(credentials, a bucket that is not there, a folder that cannot be listed).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, NamedTuple, Protocol
+
+from transforms import uris
+from transforms.errors import UsageError
+from transforms.process import shared
+
+SCHEMES = ('', 'gs')
+
+
+class Entry(NamedTuple):
+    """One object of a listing: its absolute URI, version and size.
+
+    `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
+    form of its name.
+    """
+
+    uri: str
+    version: str
+    size_bytes: int
+    reason: str = ''
+    detail: str = ''
+
+
+class Fetched(NamedTuple):
+    """A whole object and the version that was read."""
+
+    data: bytes
+    version: str
+
+
+class FetchLimits(NamedTuple):
+    """What reading one object may take.
+
+    `deadline_sec` is total: it covers every retry and holds against a server that drips.
+    """
+
+    max_bytes: int
+    deadline_sec: float
+
+
+class Store(Protocol):
+    """Where images are read and results are written."""
+
+    def stat(self, uri: str) -> Entry | None:
+        """The object of exactly this name, or None."""
+
+    def is_folder(self, uri: str) -> bool:
+        """Whether there is a folder, or any object below this prefix."""
+
+    def list(self, folder: str, max_depth: int | None = None) -> Iterator[Entry]:
+        """Every object below a folder, as it comes; `max_depth` 1 leaves out its folders."""
+
+    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+        """Reads an image.
+
+        Args:
+          uri: absolute URI.
+          limits: refuse larger objects, give up later.
+          admit: called with the size as soon as it is known, before the body is read; may block.
+
+        Raises:
+          ImageError: not_found, forbidden, too_many_bytes, deadline, store_error, checksum,
+            changed_while_reading, not_a_file or bad_uri.
+          StoreError: the credentials do not work.
+        """
+
+    def open(self, uri: str) -> BinaryIO:
+        """Opens an object for reading, as a seekable stream.
+
+        Raises:
+          UsageError: it is not there or cannot be read.
+        """
+
+    def read(self, uri: str) -> bytes | None:
+        """The whole of a small object of ours, or None where it is absent."""
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Creates or replaces an object: whole, or not at all."""
+
+    def create(self, uri: str, data: bytes) -> bool:
+        """Creates an object only if it is absent; False where it is there already."""
+
+    def delete(self, uri: str) -> None:
+        """Deletes an object; none is fine, too."""
+
+
+def store_for(uri: str) -> Store:
+    """The store of a URI, one a process.
+
+    Raises:
+      UsageError: no store reads this scheme.
+    """
+    scheme = uris.scheme_of(uri)
+    if scheme not in SCHEMES:
+        known = ', '.join(f'{name}://' for name in SCHEMES if name)
+        raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
+    return shared(_make_store, scheme)
+
+
+def _make_store(scheme: str) -> Store:
+    if scheme == 'gs':
+        from transforms.storage_gcs import GcsStore
+
+        return GcsStore()
+    from transforms.storage_local import LocalStore
+
+    return LocalStore()

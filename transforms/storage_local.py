@@ -1,0 +1,190 @@
+"""Local files."""
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from transforms import uris
+from transforms.errors import ImageError, StoreError, UsageError
+from transforms.rows import Reason
+from transforms.storage import Entry, Fetched, FetchLimits
+
+_SYSTEM_FOLDERS = ('/proc', '/sys', '/dev')
+
+# What open() says of one file, in our words.
+_REASONS: dict[type[OSError], tuple[Reason, str]] = {
+    FileNotFoundError: (Reason.NOT_FOUND, 'no such file'),
+    NotADirectoryError: (Reason.NOT_FOUND, 'a part of the path is no folder'),
+    PermissionError: (Reason.FORBIDDEN, 'permission denied'),
+    IsADirectoryError: (Reason.NOT_A_FILE, 'a folder'),
+}
+
+
+class LocalStore:
+    """The file system of this machine; see `transforms.storage.Store`.
+
+    A file's version is its size and its modification time in ns: '<size>-<mtime>'.
+    """
+
+    def stat(self, uri: str) -> Entry | None:
+        try:
+            info = os.stat(uri)  # noqa: PTH116 (a str, as everywhere here)
+        except (OSError, ValueError):
+            return None
+        return None if stat.S_ISDIR(info.st_mode) else _entry(uri, info)
+
+    def is_folder(self, uri: str) -> bool:
+        return Path(uri).is_dir()
+
+    def list(self, folder: str, max_depth: int | None = None) -> Iterator[Entry]:
+        """As `Store.list`; links to folders are followed, each folder is listed once.
+
+        Raises:
+          StoreError: a folder cannot be listed, so that images would be missed.
+        """
+        seen = set()
+        pending = [(folder, 1)]
+        while pending:
+            path, depth = pending.pop()
+            folders = []
+            try:
+                info = os.stat(path)  # noqa: PTH116
+                if (info.st_dev, info.st_ino) in seen:
+                    continue
+                seen.add((info.st_dev, info.st_ino))
+                with os.scandir(path) as scan:
+                    for found in scan:
+                        if found.is_dir():
+                            folders.append(found.path)
+                        else:
+                            yield _listed(found)
+            except OSError as e:
+                raise StoreError(f'cannot list {uris.printable(path)}: {e.strerror}') from e
+            if max_depth is None or depth < max_depth:
+                # The order decides which of two links to one folder names its files.
+                pending.extend((name, depth + 1) for name in sorted(folders, reverse=True))
+
+    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+        try:
+            # Not blocking: opening a FIFO would wait for a writer for ever.
+            descriptor = os.open(uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as e:
+            raise _image_error(e) from e
+        except ValueError as e:
+            raise ImageError(Reason.BAD_URI, 'not a path') from e
+        with os.fdopen(descriptor, 'rb', buffering=0) as file:
+            before = os.fstat(descriptor)
+            _check_regular(uri, before)
+            if before.st_size > limits.max_bytes:
+                raise ImageError(
+                    Reason.TOO_MANY_BYTES,
+                    f'{before.st_size} bytes, limit {limits.max_bytes}',
+                    before.st_size,
+                )
+            admit(before.st_size)
+            try:
+                data = file.read(before.st_size + 1) or b''
+                while 0 < len(data) < before.st_size and (more := file.read(before.st_size)):
+                    data += more
+                after = os.fstat(descriptor)
+            except OSError as e:
+                raise _image_error(e) from e
+        if len(data) != before.st_size or _version(before) != _version(after):
+            raise ImageError(
+                Reason.CHANGED_WHILE_READING,
+                f'{before.st_size} bytes at first, then {after.st_size}, {len(data)} read',
+                after.st_size,
+            )
+        return Fetched(data, _version(before))
+
+    def open(self, uri: str) -> BinaryIO:
+        try:
+            _check_regular(uri, os.stat(uri))  # noqa: PTH116
+            return Path(uri).open('rb')
+        except OSError as e:
+            raise UsageError(f'cannot read {uris.printable(uri)}: {e.strerror}') from e
+        except ImageError as e:
+            raise UsageError(f'cannot read {uris.printable(uri)}: {e.detail}') from e
+
+    def read(self, uri: str) -> bytes | None:
+        try:
+            return Path(uri).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, uri: str, data: bytes) -> None:
+        with _temporary(uri, data) as temporary:
+            temporary.replace(uri)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        with _temporary(uri, data) as temporary:
+            try:
+                os.link(temporary, uri)
+            except FileExistsError:
+                return False
+        return True
+
+    def delete(self, uri: str) -> None:
+        Path(uri).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _temporary(uri: str, data: bytes) -> Iterator[Path]:
+    """A synced file beside its target, gone afterwards unless it was renamed.
+
+    Raises:
+      StoreError: the folder cannot be written or the disk is full.
+    """
+    target = Path(uri)
+    temporary = target.with_name(f'.{target.name[:100]}.{secrets.token_hex(4)}.tmp')
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open('xb') as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    except OSError as e:
+        raise StoreError(f'cannot write {uri}: {e.strerror}') from e
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _listed(found: 'os.DirEntry[str]') -> Entry:
+    try:
+        found.path.encode()
+    except UnicodeEncodeError:
+        return Entry(
+            uris.printable(found.path), '', -1, Reason.BAD_NAME.value, 'the name is not valid UTF-8'
+        )
+    try:
+        return _entry(found.path, found.stat())
+    except OSError:
+        return Entry(found.path, '', -1)  # a dangling link: fetching it says so
+
+
+def _entry(uri: str, info: os.stat_result) -> Entry:
+    return Entry(uri, _version(info), info.st_size)
+
+
+def _version(info: os.stat_result) -> str:
+    return f'{info.st_size}-{info.st_mtime_ns}'
+
+
+def _check_regular(uri: str, info: os.stat_result) -> None:
+    if stat.S_ISDIR(info.st_mode):
+        raise ImageError(Reason.NOT_A_FILE, 'a folder')
+    if not stat.S_ISREG(info.st_mode):
+        raise ImageError(Reason.NOT_A_FILE, 'a device, FIFO or socket')
+    if os.path.realpath(uri).startswith(tuple(f'{name}/' for name in _SYSTEM_FOLDERS)):
+        raise ImageError(Reason.NOT_A_FILE, 'a file of the system')
+
+
+def _image_error(error: OSError) -> ImageError:
+    reason, detail = _REASONS.get(type(error), (Reason.STORE_ERROR, error.strerror or 'I/O error'))
+    return ImageError(reason, detail)

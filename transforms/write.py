@@ -1,0 +1,245 @@
+"""Predictions to Parquet files, one a shard of a partition."""
+
+import hashlib
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms import outcomes
+from transforms.layout import Layout
+from transforms.model.vocabulary import Vocabulary, load_vocabulary
+from transforms.rows import Item, WrittenFile
+from transforms.storage import store_for
+
+KIND = 'predictions'
+_ROW_GROUP_ROWS = 65_536
+
+_LABEL = pa.struct(
+    [
+        pa.field('index', pa.int32(), nullable=False),
+        pa.field('wnid', pa.string()),
+        pa.field('name', pa.string(), nullable=False),
+        pa.field('score', pa.float32(), nullable=False),
+    ]
+)
+_STORED = {b'description': b'pixels as stored, before the EXIF orientation is applied'}
+
+# What crosses the shuffle: no strings of labels, carried values still as JSON.
+_ROUTED_COLUMNS = (
+    'uri object_version content_sha256 width height format indices scores'.split()
+)
+
+
+def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
+    """Schema of a prediction file.
+
+    Args:
+      file_columns: carried columns that are not partitions.
+      metadata: what the scores are worth knowing by, as text.
+    """
+    fields = [
+        pa.field('uri', pa.string(), nullable=False),
+        pa.field('object_version', pa.string()),
+        pa.field('content_sha256', pa.string()),
+        pa.field('width', pa.int32(), metadata=_STORED),
+        pa.field('height', pa.int32(), metadata=_STORED),
+        pa.field('format', pa.string()),
+        pa.field('labels', pa.list_(pa.field('element', _LABEL, nullable=False)), nullable=False),
+        *(pa.field(column, pa.string()) for column in file_columns),
+    ]
+    return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
+
+
+def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[str, pa.Table]:
+    """Splits the labelled rows of a finished chunk by the file they belong to.
+
+    Args:
+      table: rows of `transforms.outcomes.SCHEMA`.
+      layout: the output.
+      shards: files a partition, by its folder.
+
+    Returns:
+      Tables by path; a row for each set of carried values, `carried` now a JSON text.
+    """
+    labeled = table.filter(pc.is_null(table['reason']))
+    carried = labeled['carried'].combine_chunks()
+    rows = labeled.select(_ROUTED_COLUMNS).take(pc.list_parent_indices(carried))
+    rows = rows.append_column('carried', pc.list_flatten(carried))
+    members = defaultdict(list)
+    pairs = zip(rows['uri'].to_pylist(), rows['carried'].to_pylist(), strict=True)
+    for i, (uri, values) in enumerate(pairs):
+        folder = layout.partition_folder(values)
+        members[layout.path_for(KIND, folder, uri, shards[folder])].append(i)
+    if len(members) == 1:
+        return dict.fromkeys(members, rows)
+    return {path: rows.take(pa.array(indices)) for path, indices in members.items()}
+
+
+def expected_paths(layout: Layout, shards: Mapping[str, int]) -> list[str]:
+    """Every file of the run, also those that will stay empty.
+
+    A dataset without any row still has one, so that readers find its schema.
+    """
+    folders = shards or {layout.partition_folder(_no_values(layout)): 1}
+    return [
+        layout.shard_path(KIND, folder, shard, count)
+        for folder, count in folders.items()
+        for shard in range(count)
+    ]
+
+
+def _no_values(layout: Layout) -> str:
+    return outcomes.carried_text([None] * len(layout.carry))
+
+
+def prediction_table(
+    routed: Sequence[pa.Table],
+    vocabulary: Vocabulary,
+    layout: Layout,
+    metadata: Mapping[str, str],
+) -> pa.Table:
+    """The rows of one file, sorted by URI and carried values, with the names of their labels."""
+    schema = prediction_schema(layout.file_columns, metadata)
+    if not routed:
+        return schema.empty_table()
+    rows = pa.concat_tables(routed).sort_by([('uri', 'ascending'), ('carried', 'ascending')])
+    rows = rows.combine_chunks()
+    columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
+    columns['labels'] = _labels(rows, vocabulary, schema.field('labels').type)
+    values = [outcomes.carried_values(text) for text in rows['carried'].to_pylist()]
+    for column in layout.file_columns:
+        place = layout.carry.index(column)
+        columns[column] = pa.array([row[place] for row in values], pa.string())
+    return pa.table(columns, schema)
+
+
+def _labels(rows: pa.Table, vocabulary: Vocabulary, kind: pa.DataType) -> pa.Array:
+    indices = _single(rows['indices'])
+    index = pc.list_flatten(indices)
+    structs = pa.StructArray.from_arrays(
+        [
+            index,
+            pa.array(vocabulary.wnids, pa.string()).take(index),
+            pa.array(vocabulary.names, pa.string()).take(index),
+            pc.list_flatten(_single(rows['scores'])),
+        ],
+        fields=list(_LABEL),
+    )
+    lengths = pc.list_value_length(indices).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=kind)
+
+
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file; the same table gives the same bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression='zstd', row_group_size=_ROW_GROUP_ROWS)
+    return sink.getvalue()
+
+
+def write_file(path: str, table: pa.Table, layout: Layout) -> WrittenFile:
+    """Writes one file of a run to where it waits for publication."""
+    data = to_parquet(table)
+    uri = layout.staged_uri(path)
+    store_for(uri).write(uri, data)
+    return WrittenFile(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+
+
+class _RouteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def process(self, chunk: bytes, shards: dict[str, int]) -> Iterator[tuple[str, bytes]]:
+        for path, rows in route(outcomes.from_ipc(chunk), self._layout, shards).items():
+            yield path, outcomes.to_ipc(rows)
+
+
+class _WriteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout, vocabulary: str, metadata: Mapping[str, str]):
+        self._layout = layout
+        self._vocabulary = vocabulary
+        self._metadata = metadata
+
+    def process(
+        self, element: tuple[str, Iterable[bytes]]
+    ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
+        path, parts = element
+        routed = [outcomes.from_ipc(data) for data in parts if data]
+        vocabulary = load_vocabulary(self._vocabulary)
+        table = prediction_table(routed, vocabulary, self._layout, self._metadata)
+        yield write_file(path, table, self._layout)
+        yield beam.pvalue.TaggedOutput('counts', ('labeled', table.num_rows))
+        first = pc.list_slice(table['labels'], 0, 1)
+        for count in pc.value_counts(pc.struct_field(pc.list_flatten(first), 'name')).to_pylist():
+            yield beam.pvalue.TaggedOutput('top_labels', (count['values'], count['counts']))
+
+
+class WritePredictions(beam.PTransform):
+    """Finished chunks to Parquet files.
+
+    Args:
+      layout: the output.
+      vocabulary: names of the labels.
+      metadata: see `prediction_schema`.
+
+    Expands (chunks, items) to (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
+    PCollection[tuple[str, int]] of how often each label is an image's first).
+    """
+
+    def __init__(self, layout: Layout, vocabulary: str, metadata: Mapping[str, str]):
+        super().__init__()
+        self._layout = layout
+        self._vocabulary = vocabulary
+        self._metadata = metadata
+
+    def expand(
+        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item]]
+    ) -> tuple[
+        beam.PCollection[WrittenFile],
+        beam.PCollection[tuple[str, int]],
+        beam.PCollection[tuple[str, int]],
+    ]:
+        chunks, items = inputs
+        layout = self._layout
+        # Counted before inference, so that a row's file does not depend on what fails.
+        shards = (
+            items
+            | 'Partitions'
+            >> beam.FlatMap(
+                lambda item: [layout.partition_folder(carried) for carried in item.carried]
+            ).with_output_types(str)
+            | 'CountRows' >> beam.combiners.Count.PerElement()
+            | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
+            | 'ShardsOfAll' >> beam.combiners.ToDict()
+        )
+        routed = (
+            chunks
+            | 'Route'
+            >> beam.ParDo(_RouteDoFn(layout), beam.pvalue.AsSingleton(shards)).with_output_types(
+                tuple[str, bytes]
+            )
+        )
+        expected = shards | 'Expect' >> beam.FlatMap(
+            lambda counts: [(path, b'') for path in expected_paths(layout, counts)]
+        ).with_output_types(tuple[str, bytes])
+        written = (
+            (routed, expected)
+            | 'WithEmptyFiles' >> beam.Flatten()
+            | 'GroupByFile' >> beam.GroupByKey()
+            | 'Write'
+            >> beam.ParDo(_WriteDoFn(layout, self._vocabulary, self._metadata))
+            .with_output_types(WrittenFile, counts=tuple[str, int], top_labels=tuple[str, int])
+            .with_outputs('counts', 'top_labels', main='files')
+        )
+        return written.files, written.counts, written.top_labels
