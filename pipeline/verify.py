@@ -1,2 +1,323 @@
 """Checks an output folder, and compares two: the oracle of the tests and of careful people."""
 
+import hashlib
+import io
+import itertools
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import dead_letters, uris, write
+from transforms.errors import UsageError
+from transforms.layout import SCHEMA_VERSION
+from transforms.partitions import unescape
+from transforms.rows import Reason, Stage
+from transforms.storage import store_for
+
+_KINDS = (write.KIND, dead_letters.KIND)
+_SHOWN = 10
+_PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
+
+
+class _Run(NamedTuple):
+    report: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+
+class _Dataset:
+    """An output folder as it lies there.
+
+    Attributes:
+      root: absolute URI.
+      spec: dataset.json.
+      runs: complete runs by id.
+      paths: every file below the root, outside `_work`, relative to it.
+    """
+
+    def __init__(self, folder: str):
+        self.root = uris.absolute(folder).rstrip('/')
+        self._store = store_for(self.root)
+        if not self._store.is_folder(self.root):
+            raise UsageError(f'{folder}: no such folder')
+        prefix = len(uris.join(self.root, ''))
+        found = (entry.uri[prefix:] for entry in self._store.list(self.root))
+        self.paths = {path for path in found if not path.startswith('_work/')}
+        if 'dataset.json' not in self.paths:
+            raise UsageError(f'{folder}: no dataset.json there, so no complete run has written here')
+        self.spec = json.loads(self.read('dataset.json'))
+        reports = (path for path in sorted(self.paths) if re.fullmatch(r'runs/[^/]+/report.json', path))
+        self.runs = {}
+        for path in reports:
+            report = json.loads(self.read(path))
+            self.runs[path.split('/')[1]] = _Run(
+                report, {file['path']: file for file in report['files']}
+            )
+
+    def read(self, path: str) -> bytes:
+        """The content of a file."""
+        return self._store.read(uris.join(self.root, path)) or b''
+
+    def rows(self, path: str) -> Iterator[dict[str, Any]]:
+        """The rows of a Parquet file, with the columns that stand in its path."""
+        columns = _path_columns(path)
+        for batch in pq.ParquetFile(io.BytesIO(self.read(path))).iter_batches(10_000):
+            for row in batch.to_pylist():
+                yield row | columns
+
+
+def verify(folder: str) -> list[str]:
+    """Checks one output folder.
+
+    Every file on the list of a complete run is there with its bytes, rows, schema and metadata;
+    nothing else lies beside it; the books balance; no row is there twice.
+
+    Returns:
+      What is wrong, a line each; empty when the folder is whole and consistent.
+
+    Raises:
+      UsageError: it is no output folder.
+    """
+    try:
+        dataset = _Dataset(folder)
+    except (ValueError, KeyError, TypeError) as e:
+        return [f'dataset.json or a report.json is damaged: {type(e).__name__}']
+    problems = []
+    if dataset.spec.get('schema_version') != SCHEMA_VERSION:
+        return [f'dataset.json has schema version {dataset.spec.get("schema_version")}']
+    expected = {'dataset.json'}
+    for run_id, run in dataset.runs.items():
+        problems += _check_run(dataset, run_id, run)
+        vocabulary = f'vocabularies/{run.report["model"]["vocabulary"]}'
+        if vocabulary not in dataset.paths:
+            problems.append(f'run {run_id}: {vocabulary} is missing')
+        expected |= {f'runs/{run_id}/report.json', vocabulary, *run.files}
+    problems += [
+        f'{path}: belongs to no complete run' for path in sorted(dataset.paths - expected)
+    ]
+    return problems
+
+
+def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
+    problems = []
+    report = run.report
+    counts = report['counts']
+    for path, file in run.files.items():
+        problems += _check_file(dataset, path, file, report)
+    problems += _check_shards(run.files)
+    if problems:
+        return problems
+    if not report['balanced']:
+        problems.append(f'run {run_id}: the books do not balance: {counts}')
+    ended = counts['labeled'] + counts['duplicates'] + counts['unchanged'] + counts['dead_lettered']
+    if counts['listed'] != ended:
+        problems.append(f'run {run_id}: {counts["listed"]} listed, but {ended} accounted for')
+    seen: Counter[tuple[Any, ...]] = Counter()
+    reasons: Counter[str] = Counter()
+    for path in run.files:
+        is_dead = path.startswith(f'{dead_letters.KIND}/')
+        for row in dataset.rows(path):
+            seen[(row['uri'], *(row[column] for column in dataset.spec['carry']))] += 1
+            if is_dead:
+                reasons[row['reason']] += 1
+                problems += _check_dead_letter(path, row)
+            else:
+                problems += _check_prediction(path, row, report)
+    if dict(reasons) != counts['dead_lettered_by_reason']:
+        problems.append(
+            f'run {run_id}: dead letters {dict(sorted(reasons.items()))}, '
+            f'but the report has {counts["dead_lettered_by_reason"]}'
+        )
+    labeled = sum(seen.values()) - sum(reasons.values())
+    if labeled != counts['labeled']:
+        problems.append(f'run {run_id}: {labeled} labelled rows, the report has {counts["labeled"]}')
+    problems += [f'run {run_id}: {key[0]} is there {n} times' for key, n in seen.items() if n > 1]
+    return problems
+
+
+def _check_file(
+    dataset: _Dataset, path: str, file: Mapping[str, Any], report: Mapping[str, Any]
+) -> list[str]:
+    if path not in dataset.paths:
+        return [f'{path}: is missing']
+    data = dataset.read(path)
+    try:
+        parquet = pq.ParquetFile(io.BytesIO(data))
+    except (pa.ArrowException, OSError):
+        return [f'{path}: cannot be read as Parquet, {len(data)} bytes']
+    problems = []
+    if hashlib.sha256(data).hexdigest() != file['sha256']:
+        problems.append(f'{path}: its bytes are not those the report lists')
+    if parquet.metadata.num_rows != file['rows']:
+        problems.append(f'{path}: {parquet.metadata.num_rows} rows, the report lists {file["rows"]}')
+    carry, partitions = dataset.spec['carry'], dataset.spec['partition_by']
+    if path.startswith(f'{write.KIND}/'):
+        inside = [column for column in carry if column not in partitions]
+        schema = write.prediction_schema(inside, report['metadata'])
+    else:
+        schema = dead_letters.dead_letter_schema(carry, report['metadata'])
+    if not parquet.schema_arrow.equals(schema):
+        problems.append(f'{path}: another schema than {schema.names}: {parquet.schema_arrow.names}')
+    elif parquet.schema_arrow.metadata != schema.metadata:
+        problems.append(f'{path}: its metadata is not that of the report')
+    return problems
+
+
+def _check_shards(files: Iterable[str]) -> list[str]:
+    folders: dict[str, set[tuple[int, int]]] = {}
+    problems = []
+    for path in files:
+        folder, _, name = path.rpartition('/')
+        match = _PART.fullmatch(name)
+        if match is None:
+            problems.append(f'{path}: not named part-NNNNN-of-NNNNN.parquet')
+            continue
+        folders.setdefault(folder, set()).add((int(match[1]), int(match[2])))
+    for folder, parts in folders.items():
+        total = max(count for _, count in parts)
+        if parts != {(i, total) for i in range(total)}:
+            problems.append(f'{folder}: not all of its {total} parts are listed')
+    return problems
+
+
+def _check_dead_letter(path: str, row: Mapping[str, Any]) -> list[str]:
+    known = {reason.value for reason in Reason}
+    if row['reason'] not in known or row['stage'] not in {stage.value for stage in Stage}:
+        return [f'{path}: {row["uri"]} has an unknown reason or stage: {row["reason"]}']
+    if row['retryable'] != Reason(row['reason']).retryable:
+        return [f'{path}: {row["uri"]}: {row["reason"]} with retryable {row["retryable"]}']
+    return []
+
+
+def _check_prediction(
+    path: str, row: Mapping[str, Any], report: Mapping[str, Any]
+) -> list[str]:
+    labels = row['labels']
+    order = [(-label['score'], label['index']) for label in labels]
+    where = f'{path}: {row["uri"]}'
+    problems = []
+    if order != sorted(order):
+        problems.append(f'{where}: labels are not by falling score, ties by index')
+    if not all(0 <= label['score'] <= 1 for label in labels):
+        problems.append(f'{where}: a score is not from 0 to 1')
+    if len(labels) > int(report['metadata']['max_labels']):
+        problems.append(f'{where}: {len(labels)} labels')
+    if len({label['index'] for label in labels}) != len(labels):
+        problems.append(f'{where}: a class twice')
+    return problems
+
+
+def _path_columns(path: str) -> dict[str, str | None]:
+    parts = (part.partition('=') for part in path.split('/')[3:-1])
+    return {name: unescape(value) for name, _, value in parts}
+
+
+def compare(
+    folder: str, other: str, *, by_name: bool = False, tolerance: float = 0.0
+) -> list[str]:
+    """Compares two output folders that `verify` found whole.
+
+    Args:
+      folder, other: the two.
+      by_name: pair rows by object name below each dataset's common folder, and leave out `uri`
+        and `object_version`; otherwise files must be the same bytes.
+      tolerance: largest difference of two scores that counts as equal.
+
+    Returns:
+      The first differences, a line each; empty when they are the same.
+    """
+    ours, theirs = _Dataset(folder), _Dataset(other)
+    if not by_name and tolerance == 0 and _bytes(ours) == _bytes(theirs):
+        return []
+    differences = (
+        difference
+        for kind in _KINDS
+        for difference in _compare_rows(ours, theirs, kind, by_name, tolerance)
+    )
+    found = list(itertools.islice(differences, _SHOWN))
+    if not found and not by_name and tolerance == 0:
+        a, b = _bytes(ours), _bytes(theirs)
+        paths = [path for path in sorted(a.keys() | b.keys()) if a.get(path) != b.get(path)]
+        found = [f'{path}: the same rows, but other bytes' for path in paths[:_SHOWN]]
+    return found
+
+
+def _bytes(dataset: _Dataset) -> dict[str, str]:
+    """Hashes of everything that must be byte-identical."""
+    kinds = (*_KINDS, 'vocabularies')
+    return {
+        path: hashlib.sha256(dataset.read(path)).hexdigest()
+        for path in dataset.paths
+        if path.split('/')[0] in kinds
+    }
+
+
+def _compare_rows(
+    ours: _Dataset, theirs: _Dataset, kind: str, by_name: bool, tolerance: float
+) -> Iterator[str]:
+    a, b = (_keyed_rows(dataset, kind, by_name) for dataset in (ours, theirs))
+    for key in sorted(a.keys() | b.keys(), key=str):
+        name = ', '.join(str(part) for part in key)
+        if key not in b:
+            yield f'{kind}: {name}: only in {ours.root}'
+        elif key not in a:
+            yield f'{kind}: {name}: only in {theirs.root}'
+        else:
+            for column in sorted(a[key].keys() | b[key].keys()):
+                one, two = a[key].get(column), b[key].get(column)
+                if not _equal(one, two, tolerance):
+                    yield f'{kind}: {name}: {column} {one!r} and {two!r}'
+
+
+def _keyed_rows(
+    dataset: _Dataset, kind: str, by_name: bool
+) -> dict[tuple[Any, ...], dict[str, Any]]:
+    rows = [
+        row | {'run': None if by_name else path.split('/')[2]}
+        for run in dataset.runs.values()
+        for path in run.files
+        if path.startswith(f'{kind}/')
+        for row in dataset.rows(path)
+    ]
+    prefix = len(_common_folder(dataset)) if by_name else 0
+    keyed = {}
+    for row in rows:
+        carried = tuple(row[column] for column in dataset.spec['carry'])
+        key = (row['uri'][prefix:], *carried, row.pop('run'))
+        if by_name:
+            row.pop('uri')
+            row.pop('object_version', None)
+        keyed[key] = row
+    return keyed
+
+
+def _common_folder(dataset: _Dataset) -> str:
+    """The longest folder, slash included, that every URI of a dataset lies in."""
+    names = [
+        row['uri']
+        for run in dataset.runs.values()
+        for path in run.files
+        for row in dataset.rows(path)
+    ]
+    if not names:
+        return ''
+    first, last = min(names), max(names)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return ''.join(char for char, _ in same).rpartition('/')[0] + '/'
+
+
+def _equal(one: Any, two: Any, tolerance: float) -> bool:
+    if isinstance(one, float) and isinstance(two, float):
+        return one == two or math.isclose(one, two, rel_tol=0, abs_tol=tolerance)
+    if isinstance(one, list) and isinstance(two, list):
+        return len(one) == len(two) and all(
+            _equal(x, y, tolerance) for x, y in zip(one, two, strict=True)
+        )
+    if isinstance(one, dict) and isinstance(two, dict):
+        return one.keys() == two.keys() and all(_equal(one[k], two[k], tolerance) for k in one)
+    return bool(one == two)

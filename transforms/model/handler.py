@@ -141,6 +141,8 @@ def _import_tensorflow(intra_op_threads: int) -> Any:
     with _without_startup_messages():
         import keras
         import tensorflow as tf
+
+        tf.config.list_physical_devices()
     if keras.backend.backend() != 'tensorflow':
         raise ModelError(
             f'Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow'
@@ -157,7 +159,8 @@ def _import_tensorflow(intra_op_threads: int) -> Any:
     return tf
 
 
-_CHATTER = re.compile(rb'I\d{4} |WARNING: All log messages before absl')
+# A machine without an NVIDIA driver is no error.
+_CHATTER = re.compile(rb'I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit')
 
 
 @contextlib.contextmanager

