@@ -187,9 +187,7 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
         print('lemmabeam: this is not a known error; --verbose tells more', file=sys.stderr)
     if kind == 'UsageError':
         return 2
-    print(
-        f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr
-    )
+    print(f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr)
     return 1
 
 

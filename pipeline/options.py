@@ -295,9 +295,7 @@ def make_config(args: argparse.Namespace, now: datetime.datetime) -> RunConfig:
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
     if max_labels > card.classes:
-        raise UsageError(
-            f'--max_labels {max_labels}: {card.name} has only {card.classes} classes'
-        )
+        raise UsageError(f'--max_labels {max_labels}: {card.name} has only {card.classes} classes')
     columns = _columns(args)
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
@@ -484,5 +482,3 @@ def _size(text: str) -> int:
             f'{text!r}: expected bytes, or a number with KB, MB, GB, KiB, MiB or GiB'
         )
     return int(match[1]) * unit
-
-

@@ -35,7 +35,9 @@ def make_report(
       top_labels: how often each name is the first label of an image.
       finished_at: UTC.
     """
-    dead = {key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)}
+    dead = {
+        key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)
+    }
     listed = counts.get('listed', 0)
     labeled = counts.get('labeled', 0)
     duplicates = counts.get('duplicates', 0)

@@ -49,9 +49,13 @@ class _Dataset:
         found = (entry.uri[prefix:] for entry in self._store.list(self.root))
         self.paths = {path for path in found if not path.startswith('_work/')}
         if 'dataset.json' not in self.paths:
-            raise UsageError(f'{folder}: no dataset.json there, so no complete run has written here')
+            raise UsageError(
+                f'{folder}: no dataset.json there, so no complete run has written here'
+            )
         self.spec = json.loads(self.read('dataset.json'))
-        reports = (path for path in sorted(self.paths) if re.fullmatch(r'runs/[^/]+/report.json', path))
+        reports = (
+            path for path in sorted(self.paths) if re.fullmatch(r'runs/[^/]+/report.json', path)
+        )
         self.runs = {}
         for path in reports:
             report = json.loads(self.read(path))
@@ -97,9 +101,7 @@ def verify(folder: str) -> list[str]:
         if vocabulary not in dataset.paths:
             problems.append(f'run {run_id}: {vocabulary} is missing')
         expected |= {f'runs/{run_id}/report.json', vocabulary, *run.files}
-    problems += [
-        f'{path}: belongs to no complete run' for path in sorted(dataset.paths - expected)
-    ]
+    problems += [f'{path}: belongs to no complete run' for path in sorted(dataset.paths - expected)]
     return problems
 
 
@@ -135,7 +137,9 @@ def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
         )
     labeled = sum(seen.values()) - sum(reasons.values())
     if labeled != counts['labeled']:
-        problems.append(f'run {run_id}: {labeled} labelled rows, the report has {counts["labeled"]}')
+        problems.append(
+            f'run {run_id}: {labeled} labelled rows, the report has {counts["labeled"]}'
+        )
     problems += [f'run {run_id}: {key[0]} is there {n} times' for key, n in seen.items() if n > 1]
     return problems
 
@@ -154,7 +158,9 @@ def _check_file(
     if hashlib.sha256(data).hexdigest() != file['sha256']:
         problems.append(f'{path}: its bytes are not those the report lists')
     if parquet.metadata.num_rows != file['rows']:
-        problems.append(f'{path}: {parquet.metadata.num_rows} rows, the report lists {file["rows"]}')
+        problems.append(
+            f'{path}: {parquet.metadata.num_rows} rows, the report lists {file["rows"]}'
+        )
     carry, partitions = dataset.spec['carry'], dataset.spec['partition_by']
     if path.startswith(f'{write.KIND}/'):
         inside = [column for column in carry if column not in partitions]
@@ -194,9 +200,7 @@ def _check_dead_letter(path: str, row: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _check_prediction(
-    path: str, row: Mapping[str, Any], report: Mapping[str, Any]
-) -> list[str]:
+def _check_prediction(path: str, row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
     labels = row['labels']
     order = [(-label['score'], label['index']) for label in labels]
     where = f'{path}: {row["uri"]}'
@@ -217,9 +221,7 @@ def _path_columns(path: str) -> dict[str, str | None]:
     return {name: unescape(value) for name, _, value in parts}
 
 
-def compare(
-    folder: str, other: str, *, by_name: bool = False, tolerance: float = 0.0
-) -> list[str]:
+def compare(folder: str, other: str, *, by_name: bool = False, tolerance: float = 0.0) -> list[str]:
     """Compares two output folders that `verify` found whole.
 
     Args:

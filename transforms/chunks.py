@@ -37,9 +37,7 @@ def merge_refs(refs: Iterable[Ref]) -> tuple[Item | None, list[DeadLetter], int]
     ordered = [distinct[carried] for carried in sorted(distinct)]
     good = [ref for ref in ordered if not ref.reason]
     dead = [
-        DeadLetter(
-            ref.uri, Stage.LIST.value, ref.reason, ref.detail, ref.size_bytes, ref.carried
-        )
+        DeadLetter(ref.uri, Stage.LIST.value, ref.reason, ref.detail, ref.size_bytes, ref.carried)
         for ref in ordered
         if ref.reason
     ]
@@ -108,8 +106,7 @@ class DropDuplicates(beam.PTransform):
     ]:
         merged = (
             refs
-            | 'KeyByUri'
-            >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(tuple[str, Ref])
+            | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(tuple[str, Ref])
             | 'GroupByUri' >> beam.GroupByKey()
             | 'Merge'
             >> beam.ParDo(_DropDuplicatesDoFn())

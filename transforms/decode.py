@@ -19,7 +19,6 @@ from PIL import (
     IcoImagePlugin,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
-    MpoImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
     QoiImagePlugin,

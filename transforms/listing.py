@@ -141,9 +141,7 @@ def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
 
 
 def _ref(entry: Entry) -> Ref:
-    return Ref(
-        entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail
-    )
+    return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
 
 
 def _manifest_refs(uri: str, columns: Columns) -> Iterator[Ref]:

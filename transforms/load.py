@@ -203,4 +203,3 @@ class LoadImages(beam.PTransform):
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Batch]:
         return chunks | 'Load' >> beam.ParDo(_LoadDoFn(self._options)).with_output_types(Batch)
-

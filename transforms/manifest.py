@@ -120,9 +120,7 @@ def _read_text(uri: str, lines: _Lines, carry: Sequence[str]) -> Iterator[Line]:
             yield Line(lines.number, text, ())
 
 
-def _read_csv(
-    uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]
-) -> Iterator[Line]:
+def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
     rows = csv.reader(lines, strict=True)
     try:
         header = next(rows, None)
@@ -144,9 +142,7 @@ def _read_csv(
         raise lines.error('is no CSV: a quote that is not closed, or a stray one') from e
 
 
-def _read_jsonl(
-    uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]
-) -> Iterator[Line]:
+def _read_jsonl(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
     known: set[str] = set()
     for line in lines:
         if not line.strip():

@@ -79,7 +79,7 @@ def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
 def dead_letters(table: pa.Table) -> list[DeadLetter]:
     """The failed images of a finished chunk, one dead letter for each set of carried values."""
     failed = table.filter(table['reason'].is_valid())
-    letters = []
+    letters: list[DeadLetter] = []
     for row in failed.to_pylist():
         size_bytes = -1 if row['size_bytes'] is None else row['size_bytes']
         letters.extend(

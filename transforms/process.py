@@ -57,7 +57,8 @@ class ByteBudget:
             self._waiting.append(ticket)
             self._changed.wait_for(
                 lambda: (
-                    self._waiting[0] is ticket and self._used_bytes + size_bytes <= self._limit_bytes
+                    self._waiting[0] is ticket
+                    and self._used_bytes + size_bytes <= self._limit_bytes
                 )
             )
             self._waiting.popleft()

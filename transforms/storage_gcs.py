@@ -263,11 +263,9 @@ def _check_size(size_bytes: int, limits: FetchLimits) -> None:
         )
 
 
-def _read_body(
-    response: urllib3.BaseHTTPResponse, limits: FetchLimits, ends_at: float
-) -> bytes:
+def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits, ends_at: float) -> bytes:
     """Reads piece by piece: a single read could wait for ever for a server that drips."""
-    pieces = []
+    pieces: list[bytes] = []
     size = 0
     while True:
         socket = getattr(response.connection, 'sock', None)
@@ -294,7 +292,9 @@ def _check_crc32c(headers: Any, data: bytes) -> None:
         if name == 'crc32c':
             actual = base64.b64encode(google_crc32c.value(data).to_bytes(4, 'big')).decode()
             if actual != value:
-                raise _TransientError(Reason.CHECKSUM, f'crc32c is {actual}, the store says {value}')
+                raise _TransientError(
+                    Reason.CHECKSUM, f'crc32c is {actual}, the store says {value}'
+                )
 
 
 def _gunzip(data: bytes, limits: FetchLimits) -> bytes:

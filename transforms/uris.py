@@ -1,4 +1,4 @@
-"""URIs as they are stored and compared: absolute, object names raw, local paths without a scheme."""
+"""URIs as they are stored and compared: absolute, object names raw, local paths plain."""
 
 import os
 import posixpath
@@ -124,7 +124,11 @@ def without_secrets(url: str) -> str:
     scheme, _, rest = head.partition('://')
     host, slash, path = rest.partition('/')
     kept = [part for part in query.split('&') if part and not _is_signing(part)]
-    return f'{scheme}://{host.rpartition("@")[2]}{slash}{path}' + ('?' if kept else '') + '&'.join(kept)
+    return (
+        f'{scheme}://{host.rpartition("@")[2]}{slash}{path}'
+        + ('?' if kept else '')
+        + '&'.join(kept)
+    )
 
 
 def _is_signing(parameter: str) -> bool:

@@ -32,9 +32,7 @@ _LABEL = pa.struct(
 _STORED = {b'description': b'pixels as stored, before the EXIF orientation is applied'}
 
 # What crosses the shuffle: no strings of labels, carried values still as JSON.
-_ROUTED_COLUMNS = (
-    'uri object_version content_sha256 width height format indices scores'.split()
-)
+_ROUTED_COLUMNS = 'uri object_version content_sha256 width height format indices scores'.split()
 
 
 def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
@@ -223,13 +221,9 @@ class WritePredictions(beam.PTransform):
             | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
             | 'ShardsOfAll' >> beam.combiners.ToDict()
         )
-        routed = (
-            chunks
-            | 'Route'
-            >> beam.ParDo(_RouteDoFn(layout), beam.pvalue.AsSingleton(shards)).with_output_types(
-                tuple[str, bytes]
-            )
-        )
+        routed = chunks | 'Route' >> beam.ParDo(
+            _RouteDoFn(layout), beam.pvalue.AsSingleton(shards)
+        ).with_output_types(tuple[str, bytes])
         expected = shards | 'Expect' >> beam.FlatMap(
             lambda counts: [(path, b'') for path in expected_paths(layout, counts)]
         ).with_output_types(tuple[str, bytes])

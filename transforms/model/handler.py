@@ -56,7 +56,7 @@ class Predictor:
         self._network = source.build()
         shape = (options.batch_size, card.resize.size_px, card.resize.size_px, 3)
 
-        @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])  # type: ignore[untyped-decorator]
+        @tf.function(input_signature=[tf.TensorSpec(shape, tf.uint8)])
         def predict(pixels: Any) -> Any:
             images = (tf.cast(pixels, tf.float32) - card.mean) / card.std
             logits = self._network(images, training=False)
@@ -94,9 +94,7 @@ def label_batch(batch: Batch, predictor: Predictor) -> LabeledBatch:
         indices, scores = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float32)
         counts = np.zeros(0, np.int32)
     timings = {**batch.timings, 'infer': time.perf_counter() - started}
-    return LabeledBatch(
-        batch.chunk, batch.start, batch.outcomes, indices, scores, counts, timings
-    )
+    return LabeledBatch(batch.chunk, batch.start, batch.outcomes, indices, scores, counts, timings)
 
 
 class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):

@@ -42,7 +42,9 @@ class Vocabulary:
     @functools.cached_property
     def sha256(self) -> str:
         """Hex hash over what a label says: wnids and names in order."""
-        lines = (f'{wnid or ""}\t{name}\n' for wnid, name in zip(self.wnids, self.names, strict=True))
+        lines = (
+            f'{wnid or ""}\t{name}\n' for wnid, name in zip(self.wnids, self.names, strict=True)
+        )
         return hashlib.sha256(''.join(lines).encode()).hexdigest()
 
     @property
