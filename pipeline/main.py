@@ -21,7 +21,8 @@ _EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
 Beam's local engine.  No option may be abbreviated.
 """
-_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*?)(?: \[while running .*)?$', re.MULTILINE)
+_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
+_STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,6 +95,8 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.progress import reporting
     from pipeline.summary import print_summary
     from transforms import lease
+    from transforms.errors import UsageError
+    from transforms.publish import clean_up
     from transforms.storage import store_for
 
     parser.epilog = _EPILOG
@@ -111,15 +114,19 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
     config = options.make_config(args, datetime.datetime.now(datetime.UTC))
     layout = config.layout
+    try:
+        root = beam.Pipeline(options=beam_options)
+    except ValueError as e:
+        raise UsageError(str(e)) from e
     options.check_output(layout)
     lease.acquire(layout, args.break_lease)
     _stop_on_signals(layout.run_id, lambda: lease.release(layout))
     try:
         with reporting():
-            root = beam.Pipeline(options=beam_options)
             build(root, config)
             root.run().wait_until_finish()
     except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        clean_up(layout)
         return _explain(e, layout.run_id, args.verbose)
     finally:
         lease.release(layout)
@@ -170,7 +177,7 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
     """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
-    from transforms.errors import LemmabeamError
+    from transforms.errors import BooksError, LemmabeamError, UsageError
 
     text = ''.join(traceback.format_exception(error))
     if is_verbose:
@@ -182,12 +189,15 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
         kind, message = found[-1]
     else:
         kind, message = '', text.strip().rpartition('\n')[2]
-    print(f'lemmabeam: {message}', file=sys.stderr)
-    if kind == '':
-        print('lemmabeam: this is not a known error; --verbose tells more', file=sys.stderr)
-    if kind == 'UsageError':
+    print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
+    if kind == UsageError.__name__:
         return 2
-    print(f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr)
+    if kind == '':
+        print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
+    if kind != BooksError.__name__:
+        print(
+            f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr
+        )
     return 1
 
 

@@ -361,7 +361,7 @@ def check_output(layout: Layout) -> None:
         raise UsageError(
             f'--run_id {layout.run_id}: this run is complete in {layout.output}; choose another id'
         )
-    probe = layout.uri(f'{layout.work_folder}/probe')
+    probe = layout.uri(f'_work/{layout.run_id}.probe')
     store.write(probe, b'')
     store.delete(probe)
 

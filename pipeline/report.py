@@ -103,8 +103,8 @@ class _ReportDoFn(beam.DoFn):
         store_for(layout.output).write(layout.uri(layout.report_path), to_json(report))
         if not report['balanced']:
             raise BooksError(
-                f'the books of run {layout.run_id} do not balance: {report["counts"]}; its work '
-                f'is kept in {layout.uri(layout.work_folder)}'
+                f'the books of run {layout.run_id} do not balance: {report["counts"]}; its '
+                f'files and {layout.uri(layout.report_path)} are kept'
             )
         clean_up(layout)
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 
-from transforms.coders import content_hash
 from transforms.errors import UsageError
+from transforms.hashing import content_hash
 from transforms.process import LIVE
 from transforms.rows import Chunk, DeadLetter, Item, Ref, Stage
 

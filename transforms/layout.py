@@ -5,8 +5,8 @@ import json
 from typing import Any
 
 from transforms import uris
-from transforms.coders import content_hash
 from transforms.errors import StoreError, UsageError
+from transforms.hashing import content_hash
 from transforms.partitions import folder_of_values
 from transforms.storage import store_for
 

@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from transforms import coders, manifest, uris
+import transforms.coders  # noqa: F401 (registers the coders of the rows)
+from transforms import manifest, uris
 from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, UsageError
+from transforms.hashing import content_hash
 from transforms.partitions import folder_of_values
 from transforms.process import LIVE
 from transforms.rows import Reason, Ref
@@ -208,7 +210,7 @@ class _SampleFn(beam.CombineFn):
         return {}
 
     def add_input(self, sample: dict[bytes, Ref], ref: Ref) -> dict[bytes, Ref]:
-        sample[coders.content_hash(ref.uri, ref.carried)] = ref
+        sample[content_hash(ref.uri, ref.carried)] = ref
         return self._smallest(sample) if len(sample) > 2 * self._size else sample
 
     def merge_accumulators(self, samples: Iterable[dict[bytes, Ref]]) -> dict[bytes, Ref]:

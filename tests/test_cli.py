@@ -1,0 +1,245 @@
+"""The command as a person runs it: what it prints, its exit codes, and how it stops."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.verify import verify
+from tests import support
+from transforms.model.registry import EMBEDDED, get_model
+from transforms.model.vocabulary import is_under, load_vocabulary
+
+FELINE = 'n02120997'
+
+
+@pytest.fixture(scope='module')
+def sample_run(tmp_path_factory):
+    output = tmp_path_factory.mktemp('sample') / 'output'
+    done = support.command(
+        'label', '--input', support.SAMPLE, '--output', output, '--max_failure_rate', '0.25'
+    )
+    return done, output
+
+
+def test_the_sample_has_sensible_labels_and_balanced_books(sample_run):
+    done, output = sample_run
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    for expected in ('cat.jpg', 'espresso 0.9', 'DEAD LETTER truncated', 'balanced', str(output)):
+        assert expected in done.stdout
+    first = {Path(row['uri']).name: row['labels'][0] for row in support.rows(output, 'predictions')}
+    assert is_under(first['cat.jpg']['wnid'], FELINE)
+    assert first['coffee.jpg']['name'] == 'espresso'
+    assert {row['reason'] for row in support.rows(output, 'dead_letters')} == {
+        'empty',
+        'not_an_image',
+        'truncated',
+    }
+    assert verify(str(output)) == []
+
+
+def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
+    """Full decode, resize and crop by Pillow, one image a call, softmax by numpy."""
+    support.start_tensorflow()
+    source = get_model(EMBEDDED)
+    network = source.build()
+    names = load_vocabulary(source.card.vocabulary).names
+    rows = {Path(row['uri']).name: row for row in support.rows(sample_run[1], 'predictions')}
+    assert len(rows) == len(support.PHOTOGRAPHS) == 10
+    for path in support.PHOTOGRAPHS:
+        with Image.open(path) as image:
+            side = min(image.size) * 224 / 256
+            left, top = (image.width - side) / 2, (image.height - side) / 2
+            box = (left, top, left + side, top + side)
+            square = image.convert('RGB').resize((224, 224), Image.Resampling.BICUBIC, box=box)
+        pixels = (np.asarray(square, np.float32) - 127) / 128
+        logits = np.asarray(network(pixels[None]))[0].astype(np.float64)
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        best = [i for i in np.argsort(-scores)[:5] if scores[i] >= 0.05]
+        labels = rows[path.name]['labels']
+        assert [label['name'] for label in labels] == [names[i] for i in best]
+        np.testing.assert_allclose([label['score'] for label in labels], scores[best], atol=1e-5)
+
+
+def test_more_failures_than_allowed_exit_with_3_and_keep_the_results(sample_run, tmp_path):
+    done = support.command('label', '--input', support.SAMPLE, '--output', tmp_path / 'out')
+    assert done.returncode == 3
+    assert '3 of 13 images failed, more than --max_failure_rate 0.05' in done.stderr
+    assert verify(str(tmp_path / 'out')) == []
+    assert len(support.rows(tmp_path / 'out', 'predictions')) == 10
+
+
+USAGE = {
+    'unknown option': (('--modle', 'x'), "unknown option '--modle'; did you mean --model?"),
+    'abbreviated option': (('--thres', '0.1'), "unknown option '--thres'"),
+    'unknown model': (('--model', 'resnet'), "--model 'resnet' is not known"),
+    'no such input': (('--input', 'nothere'), "--input 'nothere': no such file"),
+    'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),
+    'threshold out of range': (('--threshold', '2'), "'2': expected a number from 0 to 1"),
+    'odd size': (('--max_bytes', '3XB'), "'3XB': expected bytes"),
+    'chunk and batch': (('--chunk_size', '100'), '--chunk_size 100 is not a multiple'),
+    'column of a folder': (('--carry', 'split'), 'a folder without columns'),
+    'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
+    'unknown runner': (('--runner', 'Bogus'), 'Unexpected pipeline runner: Bogus'),
+    'too many labels': (('--max_labels', '2000'), 'has only 1000 classes'),
+}
+
+
+@pytest.mark.parametrize('case', USAGE)
+def test_wrong_usage_exits_with_2_and_names_flag_and_value(case, tmp_path):
+    arguments, message = USAGE[case]
+    output = tmp_path / 'out'
+    done = support.command('label', '--input', support.SAMPLE, '--output', output, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert not output.exists()
+
+
+def test_an_output_inside_the_input_is_refused(tmp_path):
+    support.write_pictures(tmp_path / 'in', 1)
+    done = support.command('label', '--input', tmp_path / 'in', '--output', tmp_path / 'in' / 'out')
+    assert done.returncode == 2
+    assert 'lies inside --input' in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path):
+    (tmp_path / 'file').touch()
+    done = support.command('label', '--input', support.SAMPLE, '--output', tmp_path / 'file')
+    assert done.returncode == 1
+    assert 'cannot write' in done.stderr
+    assert 'file' in done.stderr
+
+
+def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
+    path = tmp_path / 'list.jsonl'
+    path.write_text(f'{{"uri": "{support.PHOTOGRAPHS[0]}"}}\n{{"uri": "{support.SAMPLE}/ca')
+    done = support.command('label', '--input', path, '--output', tmp_path / 'out')
+    assert done.returncode == 1
+    assert f'{path}: line 2 breaks off' in done.stderr
+    assert 'while running' not in done.stderr
+    assert 'is incomplete' in done.stderr
+    assert not list((tmp_path / 'out').rglob('*.parquet'))
+
+
+def test_more_images_than_allowed_are_refused_before_inference(tmp_path):
+    done = support.command(
+        'label', '--input', support.SAMPLE, '--output', tmp_path / 'out', '--max_images', '5'
+    )
+    assert done.returncode == 2
+    assert '--max_images 5: the inputs list 13 distinct images' in done.stderr
+    assert not list((tmp_path / 'out').rglob('*.parquet'))
+
+
+def test_a_complete_run_is_not_overwritten(sample_run):
+    _, output = sample_run
+    (run_id,) = (path.name for path in (output / 'runs').iterdir())
+    before = {path: path.read_bytes() for path in output.rglob('*') if path.is_file()}
+    done = support.command(
+        'label', '--input', support.SAMPLE, '--output', output, '--run_id', run_id
+    )
+    assert done.returncode == 2
+    assert f'--run_id {run_id}: this run is complete' in done.stderr
+    assert before == {path: path.read_bytes() for path in output.rglob('*') if path.is_file()}
+
+
+def test_a_run_that_does_not_fit_the_dataset_is_refused(sample_run, tmp_path):
+    _, output = sample_run
+    path = tmp_path / 'list.csv'
+    path.write_text(f'uri,split\n{support.PHOTOGRAPHS[0]},train\n')
+    done = support.command('label', '--input', path, '--output', output, '--partition_by', 'split')
+    assert done.returncode == 2
+    assert '"partition_by": []' in done.stderr
+    assert '"partition_by": ["split"]' in done.stderr
+
+
+@pytest.fixture
+def many_pictures(tmp_path):
+    """Enough for a run of minutes, as links to a few files."""
+    folder = tmp_path / 'many'
+    originals = support.write_pictures(tmp_path / 'few', 10)
+    folder.mkdir()
+    for i in range(20_000):
+        (folder / f'{i:05d}.jpg').hardlink_to(originals[i % 10])
+    return folder
+
+
+def start_and_wait_for_work(pictures, output):
+    """A run in the middle of its inference."""
+    arguments = ('label', '--input', pictures, '--output', output, '--run_id', 'stopped')
+    # The line that tells of progress comes in seconds on a terminal only.
+    process = subprocess.Popen(
+        [sys.executable, '-c', LOUD, *map(str, arguments)], stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if ' done, ' in line:
+            return process
+    raise AssertionError('the run ended early')
+
+
+LOUD = """
+import sys
+from pipeline import main, progress
+progress._LOG_SEC = 0.2
+sys.exit(main.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_5_s_and_leaves_no_partial_file(
+    many_pictures, tmp_path, number, code
+):
+    output = tmp_path / 'out'
+    process = start_and_wait_for_work(many_pictures, output)
+    started = time.monotonic()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - started < 5
+    assert process.returncode == code
+    assert 'run stopped is incomplete' in errors
+    assert '--run_id stopped' in errors
+    assert not (output / 'predictions').exists()
+    assert not (output / 'runs').exists()
+
+
+def test_two_runs_into_one_folder_and_one_that_was_killed(many_pictures, tmp_path):
+    output = tmp_path / 'out'
+    process = start_and_wait_for_work(many_pictures, output)
+    second = support.command('label', '--input', support.SAMPLE, '--output', output)
+    process.kill()
+    process.communicate(timeout=30)
+    assert second.returncode == 2
+    assert 'run stopped is writing there' in second.stderr
+    # The killed run's lease is still there, but its holder is provably gone.
+    third = support.command(
+        'label',
+        '--input',
+        support.SAMPLE,
+        '--output',
+        output,
+        '--run_id',
+        'stopped',
+        '--max_failure_rate',
+        '1',
+    )
+    assert third.returncode == 0, third.stderr
+    assert verify(str(output)) == []
+    assert json.loads((output / 'runs/stopped/report.json').read_text())['counts']['labeled'] == 10
+    assert [path.name for path in (output / '_work').iterdir()] == []
+
+
+def test_verify_finds_what_is_wrong(sample_run, tmp_path):
+    _, output = sample_run
+    done = support.command('verify', output)
+    assert (done.returncode, done.stdout) == (0, 'whole and consistent\n')
+    nothing = support.command('verify', tmp_path)
+    assert nothing.returncode == 2
+    assert 'no dataset.json' in nothing.stderr

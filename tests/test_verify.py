@@ -1,0 +1,140 @@
+"""`lemmabeam verify` finds each kind of damage; a check that finds nothing proves nothing."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.verify import compare, verify
+from tests import support
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    pictures = tmp_path_factory.mktemp('pictures')
+    support.write_pictures(pictures, 12)
+    output = tmp_path_factory.mktemp('whole')
+    support.label('--input', pictures, '--output', output, '--run_id', 'a', '--rows_per_file', '8')
+    assert verify(str(output)) == []
+    return output
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / 'copy')
+    return tmp_path / 'copy'
+
+
+def part(folder, kind='predictions'):
+    return next(
+        path
+        for path in sorted(folder.glob(f'{kind}/**/*.parquet'))
+        if pq.read_metadata(path).num_rows > 1
+    )
+
+
+def rewrite(path, change):
+    """Changes a file, and the report so that it knows the file."""
+    import hashlib
+
+    schema = pq.read_schema(path)
+    table = pa.Table.from_pylist(change(pq.ParquetFile(path).read().to_pylist()), schema)
+    pq.write_table(table, path)
+    root = path.parents[3]
+    report_path = root / 'runs/a/report.json'
+    report = json.loads(report_path.read_text())
+    for file in report['files']:
+        if (root / file['path']) == path:
+            file['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
+            file['rows'] = table.num_rows
+    report_path.write_text(json.dumps(report))
+
+
+def swap_labels(rows):
+    row = next(row for row in rows if len(row['labels']) > 1)
+    row['labels'].reverse()
+    return rows
+
+
+def damage_score(rows):
+    next(row for row in rows if row['labels'])['labels'][0]['score'] = 1.5
+    return rows
+
+
+DAMAGE = {
+    'a missing file': (lambda root: part(root).unlink(), 'is missing'),
+    'a flipped byte': (
+        lambda root: part(root).write_bytes(part(root).read_bytes()[:-9] + b'x' * 9),
+        'cannot be read as Parquet',
+    ),
+    'a stray file': (
+        lambda root: shutil.copy(part(root), part(root).with_name('part-00009-of-00010.parquet')),
+        'belongs to no complete run',
+    ),
+    'a lost row': (lambda root: rewrite(part(root), lambda rows: rows[1:]), 'labelled rows'),
+    'a row twice': (
+        lambda root: rewrite(part(root), lambda rows: [rows[0], *rows]),
+        'is there 2 times',
+    ),
+    'labels out of order': (
+        lambda root: rewrite(part(root), swap_labels),
+        'labels are not by falling score',
+    ),
+    'an impossible score': (
+        lambda root: rewrite(part(root), damage_score),
+        'a score is not from 0 to 1',
+    ),
+    'an unknown reason': (
+        lambda root: rewrite(
+            part(root, 'dead_letters'), lambda rows: [row | {'reason': 'moon'} for row in rows]
+        ),
+        'unknown reason',
+    ),
+    'no vocabulary': (
+        lambda root: shutil.rmtree(root / 'vocabularies'),
+        'vocabularies/ilsvrc2012',
+    ),
+    'no report': (
+        lambda root: (root / 'runs/a/report.json').unlink(),
+        'belongs to no complete run',
+    ),
+    'a report that is cut off': (
+        lambda root: (root / 'runs/a/report.json').write_text('{"run_id"'),
+        'damaged',
+    ),
+    'another schema version': (
+        lambda root: (root / 'dataset.json').write_text('{"schema_version": 99}'),
+        'schema version 99',
+    ),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_verify_finds(copy, damage):
+    act, message = DAMAGE[damage]
+    act(copy)
+    assert any(message in problem for problem in verify(str(copy))), verify(str(copy))
+
+
+def test_compare_names_the_first_differences(whole, copy):
+    assert compare(str(whole), str(copy)) == []
+
+    def change(rows):
+        rows[0]['labels'][0]['score'] += 1e-6
+        rows[1]['width'] = 7
+        return rows
+
+    rewrite(part(copy), change)
+    differences = compare(str(whole), str(copy))
+    assert len(differences) == 2
+    assert any('width' in line and '7' in line for line in differences)
+    assert len(compare(str(whole), str(copy), tolerance=1e-5)) == 1
+    assert len(compare(str(whole), str(copy), by_name=True)) == 2
+
+
+def test_other_bytes_of_the_same_rows_are_a_difference(whole, copy):
+    rewrite(part(copy), lambda rows: rows)
+    (difference,) = compare(str(whole), str(copy))
+    assert 'the same rows, but other bytes' in difference
