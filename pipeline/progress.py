@@ -23,6 +23,8 @@ def progress_line(counts: LiveCounts, elapsed_sec: float, rate: float) -> str:
     """
     done = counts.labeled + counts.failed
     if not done:
+        if not counts.listed:  # nothing yet, or the work is done in other processes
+            return f'working, {elapsed_sec:.0f} s'
         if not counts.total:
             return f'{counts.listed:,} listed, {elapsed_sec:.0f} s'
         return f'{counts.total:,} images, loading the model, {elapsed_sec:.0f} s'
@@ -61,9 +63,11 @@ def _report(stream: TextIO, stop: threading.Event) -> None:
     interval = _REDRAW_SEC if is_terminal else _LOG_SEC
     while not stop.wait(interval):
         now = time.monotonic()
-        seen = [*seen[-20:], (now, LIVE.labeled + LIVE.failed)]
-        (since, before), (_, done) = seen[0], seen[-1]
-        line = progress_line(LIVE, now - started, (done - before) / (now - since))
+        done = LIVE.labeled + LIVE.failed
+        seen = [*seen[-20:], (now, done)] if done else [(now, 0)]
+        since, before = seen[0]
+        rate = (done - before) / (now - since) if now > since else 0.0
+        line = progress_line(LIVE, now - started, rate)
         stream.write(f'\r\x1b[K{line}' if is_terminal else f'lemmabeam: {line}\n')
         stream.flush()
     if is_terminal:

@@ -18,6 +18,7 @@ from pipeline import options
 from pipeline.build import build
 from transforms.model.handler import Predictor
 from transforms.process import shared
+from transforms.storage import store_for
 
 SAMPLE = Path(options.__file__).parent / 'sample'
 PHOTOGRAPHS = sorted(
@@ -70,8 +71,8 @@ def label(*arguments: str) -> dict:
     root = beam.Pipeline(options=beam_options)
     build(root, config)
     root.run().wait_until_finish()
-    path = Path(config.layout.uri(config.layout.report_path))
-    return json.loads(path.read_text()) if path.exists() else {}
+    layout = config.layout
+    return json.loads(store_for(layout.output).read(layout.uri(layout.report_path)))
 
 
 def predictor(config: options.RunConfig) -> Predictor:

@@ -1,6 +1,8 @@
 """What is written is read as meant by DuckDB, pyarrow's datasets and pandas."""
 
 import json
+import re
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -9,6 +11,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import main
 from tests import support
 
 VALUES = ['007', 'a b', 'a/b', '..', '', None, 'ä=%', '2026-11-24', "o'x"]
@@ -93,3 +96,17 @@ def test_the_vocabulary_explains_every_label(output):
         f"select sum(len(labels)) from read_parquet('{output}/predictions/**/*.parquet')"
     ).fetchall()[0][0]
     assert count == (total, total, total)
+
+
+def test_the_readmes_sql_and_python_run(output, monkeypatch, tmp_path):
+    readme = (Path(main.__file__).parents[1] / 'README.md').read_text()
+    (sql,) = re.findall(r'```sql\n(.*?)```', readme, re.DOTALL)
+    python = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'labels').symlink_to(output)
+    rows = duckdb.sql(sql).fetchall()
+    assert rows
+    assert all(score > 0.5 for _, _, score in rows)
+    variables = {}
+    exec(python.replace("'split'", "'day'"), variables)
+    assert len(variables['frame']) == variables['table'].num_rows == 2 * len(VALUES)

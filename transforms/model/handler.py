@@ -157,8 +157,8 @@ def _import_tensorflow(intra_op_threads: int) -> Any:
     return tf
 
 
-# A machine without an NVIDIA driver is no error.
-_CHATTER = re.compile(rb'I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit')
+# A machine without an NVIDIA driver is no error.  A progress line may stand before each.
+_CHATTER = re.compile(rb'(?:I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit).*\n')
 
 
 @contextlib.contextmanager
@@ -183,5 +183,4 @@ def _without_startup_messages() -> Iterator[None]:
             os.dup2(saved, descriptor)
             os.close(saved)
             held.seek(0)
-            lines = [line for line in held if not _CHATTER.match(line)]
-            os.write(descriptor, b''.join(lines))
+            os.write(descriptor, _CHATTER.sub(b'', held.read()))

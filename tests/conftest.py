@@ -1,0 +1,120 @@
+"""What tests share.
+
+Table of contents:
+  emulator  a storage emulator as a process of its own, one for the whole session
+  bucket    a fresh, empty bucket in it for one test, with `put` to fill it
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+
+_BINARY = Path(sys.executable).with_name('fake-gcs-server')
+_START_SEC = 20.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """A bucket of the emulator; `pool` is a connection of the tests, not of the code under test."""
+
+    name: str
+    endpoint: str
+    pool: urllib3.PoolManager
+
+    def uri(self, name: str = '') -> str:
+        """'gs://bucket/name', the name raw."""
+        return f'gs://{self.name}/{name}'
+
+    def put(self, name: str, data: bytes, content_encoding: str = '') -> str:
+        """Uploads an object and returns its URI."""
+        query = {'uploadType': 'media', 'name': name}
+        if content_encoding:
+            query['contentEncoding'] = content_encoding
+        response = self.pool.request(
+            'POST',
+            f'{self.endpoint}/upload/storage/v1/b/{self.name}/o?{urllib.parse.urlencode(query)}',
+            body=data,
+            headers={'Content-Type': 'application/octet-stream'},
+        )
+        assert response.status == 200, response.data
+        return self.uri(name)
+
+
+@pytest.fixture(scope='session')
+def emulator() -> Iterator[str]:
+    """The endpoint of a running emulator, which STORAGE_EMULATOR_HOST names from now on.
+
+    One for the session, because a process keeps one client (`transforms.process.shared`).
+    """
+    if not _BINARY.exists():
+        pytest.fail(f'no emulator at {_BINARY}; build it with: make .venv/bin/{_BINARY.name}')
+    for _ in range(3):  # another process may take the port that was free
+        port = _free_port()
+        with _running(port) as is_ready, pytest.MonkeyPatch.context() as patch:
+            if not is_ready:
+                continue
+            patch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
+            yield f'http://127.0.0.1:{port}'
+            return
+    pytest.fail(f'{_BINARY} did not answer within {_START_SEC:g} s, three times')
+
+
+@pytest.fixture
+def bucket(emulator: str) -> Iterator[Bucket]:
+    """A fresh bucket."""
+    name = f'b-{uuid.uuid4().hex[:16]}'
+    with urllib3.PoolManager() as pool:
+        made = pool.request('POST', f'{emulator}/storage/v1/b?project=test', json={'name': name})
+        assert made.status == 200, made.data
+        yield Bucket(name, emulator, pool)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _running(port: int) -> Iterator[bool]:
+    address = f'127.0.0.1:{port}'
+    command = [str(_BINARY), '-scheme', 'http', '-host', '127.0.0.1', '-port', str(port)]
+    command += ['-backend', 'memory', '-public-host', address, '-external-url', f'http://{address}']
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={key: value for key, value in os.environ.items() if 'proxy' not in key.lower()},
+    )
+    try:
+        yield _answers(process, address)
+    finally:
+        process.terminate()
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(process: subprocess.Popen, address: str) -> bool:
+    ends_at = time.monotonic() + _START_SEC
+    with urllib3.PoolManager(retries=False) as pool:
+        while process.poll() is None and time.monotonic() < ends_at:
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                response = pool.request('GET', f'http://{address}/_internal/healthcheck')
+                return response.status == 200
+            time.sleep(0.05)
+    return False

@@ -1,0 +1,78 @@
+"""The whole pipeline against a real storage emulator over HTTP.
+
+What is not checked here: the store itself, its faults and retries (test_storage_gcs).
+"""
+
+import json
+
+import pytest
+
+from pipeline.verify import compare, verify
+from tests import support
+from transforms.storage import store_for
+
+NAMES = ['a b.jpg', 'x#1?.jpg', '100%25+.jpg', 'o\'x".jpg', 'ä/日本.jpg', '.hidden.jpg', '[x]*.jpg']
+
+
+def names(uri):
+    return {entry.uri.removeprefix(f'{uri}/') for entry in store_for(uri).list(uri)}
+
+
+@pytest.fixture
+def pictures(bucket, tmp_path):
+    """The same files on both stores, with difficult names, and bad ones among them."""
+    files = {f'{i:04d}.jpg': support.picture(i) for i in range(30)} | support.BAD
+    files |= {name: support.picture(100 + i) for i, name in enumerate(NAMES)}
+    for name, data in files.items():
+        path = tmp_path / 'in' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        bucket.put(f'in/{name}', data)
+    return tmp_path / 'in'
+
+
+def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(bucket, pictures, tmp_path):
+    ours, theirs = str(tmp_path / 'out'), bucket.uri('out')
+    local = support.label('--input', pictures, '--output', ours)
+    remote = support.label('--input', bucket.uri('in'), '--output', theirs)
+    assert local['counts'] == remote['counts']
+    assert remote['counts']['labeled'] == 37
+    assert verify(theirs) == []
+    assert compare(ours, theirs, by_name=True) == []
+    assert len(compare(ours, theirs)) > 1, 'without --by_name they differ'
+    assert not any(name.startswith('_work/') for name in names(theirs))
+
+
+def test_more_objects_than_a_page_of_the_listing_holds(bucket, tmp_path):
+    data = [support.picture(i, (32, 24), 'PNG') for i in range(7)]
+    for i in range(1_030):
+        bucket.put(f'many/{i:04d}.png', data[i % 7])
+    report = support.label('--input', bucket.uri('many/**'), '--output', tmp_path / 'out')
+    assert report['counts']['labeled'] == 1_030
+    assert len({row['uri'] for row in support.rows(tmp_path / 'out', 'predictions')}) == 1_030
+
+
+def test_a_manifest_in_a_bucket_and_what_an_interrupted_run_left(bucket, pictures):
+    output = bucket.uri('out')
+    folder = 'predictions/model=efficientnet-lite0-3098da1a/run=again'
+    left = f'out/{folder}/part-00002-of-00007.parquet'
+    bucket.put(left, b'half a file')
+    lines = [{'uri': f'in/{name}'} for name in NAMES] + [{'uri': str(pictures / '0001.jpg')}]
+    manifest = bucket.put('list.jsonl', ''.join(json.dumps(x) + '\n' for x in lines).encode())
+    repeat = '--direct_runner_bundle_repeat=1'
+    report = support.label('--input', manifest, '--output', output, '--run_id', 'again', repeat)
+    assert report['counts']['labeled'] == len(lines)
+    assert names(bucket.uri(f'out/{folder}')) == {'part-00000-of-00001.parquet'}
+    assert verify(output) == []
+
+
+def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):
+    for arguments, message in (
+        (('--input', 'gs://no-such-bucket/x', '--output', tmp_path / 'out'), 'gs://no-such-bucket'),
+        (('--input', support.SAMPLE, '--output', 'gs://no-such-bucket/out'), 'no such bucket'),
+        (('--input', bucket.uri('nothing'), '--output', tmp_path / 'out'), 'no such file'),
+    ):
+        done = support.command('label', *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert 'Traceback' not in done.stderr
