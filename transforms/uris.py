@@ -5,12 +5,16 @@ import posixpath
 import re
 import urllib.parse
 
-from transforms.errors import ImageError
+from transforms.errors import ImageError, UsageError
 from transforms.rows import Reason
 
 _SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
+_URL = re.compile(r'https?://', re.IGNORECASE)
+_USERINFO = re.compile(r'://[^/?#]*@')
 _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
 _BUCKET = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
+_NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
+_NO_NAMES = ('', '.', '..')  # as object names refused by the store, or taken for another request
 _MAX_CHARS = 4096
 
 # Query parameters by which S3, GCS and Azure sign a URL (lower case); the x-amz- and x-goog-
@@ -44,20 +48,43 @@ def folder_of(uri: str) -> str:
 
 
 def suffix_of(uri: str) -> str:
-    """Suffix of the last part in lower case, with its dot; '.jpg' also for a file named so."""
-    return '.' + uri.rpartition('/')[2].rpartition('.')[2].lower()
+    """Suffix of the last part in lower case, with its dot, or ''; that of '.jpg' is '.jpg'."""
+    _, dot, suffix = uri.rpartition('/')[2].rpartition('.')
+    return dot and f'.{suffix.lower()}'
 
 
 def absolute(uri: str) -> str:
     """A URI from the command line as it is stored: a local path made absolute, `file://` dropped.
 
-    A slash at the end goes, too, but for that of a bucket.
+    A slash at the end goes, too, but for that of an object store.
+
+    Raises:
+      UsageError: it names nothing, or not what its scheme needs.
     """
-    if scheme_of(uri) == 'file':
-        uri = '/' + uri.partition('://')[2].partition('/')[2]
-    if scheme_of(uri):
-        return uri
-    return os.path.abspath(uri)  # noqa: PTH100 (Path.absolute keeps '..')
+    match scheme_of(uri):
+        case 'gs':
+            if not _BUCKET.fullmatch(split_object(uri)[0]):
+                raise UsageError(f'{uri!r}: expected gs://bucket or gs://bucket/name')
+            return f'gs://{uri.partition("://")[2]}'
+        case 'file':
+            return _local_path(uri, UsageError(f'{printable(uri)!r}: expected file:///path'))
+        case '':
+            if not uri:
+                raise UsageError("'': expected a path or a URI")  # an unset shell variable
+            return _one_root(os.path.abspath(uri))  # noqa: PTH100 (Path.absolute keeps '..')
+    return uri
+
+
+def _local_path(uri: str, error: Exception) -> str:
+    host, _, path = uri.partition('://')[2].partition('/')
+    if host not in ('', 'localhost') or not path:
+        raise error
+    return _one_root(posixpath.normpath(f'/{path}'))
+
+
+def _one_root(path: str) -> str:
+    """POSIX keeps two slashes at the start, and with them a second name for every file."""
+    return path[1:] if path.startswith('//') else path
 
 
 def normalize(raw: str, base: str) -> str:
@@ -81,18 +108,17 @@ def normalize(raw: str, base: str) -> str:
     match scheme_of(raw):
         case 'gs':
             bucket, name = split_object(raw)
-            if not _BUCKET.fullmatch(bucket) or not name:
+            if not _BUCKET.fullmatch(bucket) or name in _NO_NAMES:
                 raise ImageError(Reason.BAD_URI, 'not of the form gs://bucket/object')
             return f'gs://{bucket}/{name}'
         case 'file':
-            host, _, path = raw.partition('://')[2].partition('/')
-            if host not in ('', 'localhost') or not path:
-                raise ImageError(Reason.BAD_URI, 'not of the form file:///path')
-            return posixpath.normpath('/' + path)
+            return _local_path(raw, ImageError(Reason.BAD_URI, 'not of the form file:///path'))
         case '':
+            if '://' in raw:  # behind a space or a quote; a path it would only be by accident
+                raise ImageError(Reason.BAD_URI, 'something before the scheme')
             if scheme_of(base):
                 return _below_prefix(base, raw)
-            return os.path.normpath(os.path.join(base, raw))  # noqa: PTH118
+            return _one_root(os.path.normpath(os.path.join(base, raw)))  # noqa: PTH118
         case scheme:
             raise ImageError(Reason.BAD_URI, f'the scheme {scheme}:// is not read')
 
@@ -102,7 +128,10 @@ def _below_prefix(base: str, raw: str) -> str:
     name = posixpath.join('/', prefix, raw)
     if {'.', '..'} & set(raw.split('/')):
         name = posixpath.normpath(name)
-    return f'gs://{bucket}/{name.lstrip("/")}'
+    name = name.lstrip('/')
+    if name in _NO_NAMES:
+        raise ImageError(Reason.BAD_URI, 'a bucket, not an object')
+    return f'gs://{bucket}/{name}'
 
 
 def printable(raw: str) -> str:
@@ -111,9 +140,12 @@ def printable(raw: str) -> str:
     Userinfo and signing parameters of URLs are dropped, bytes that are not UTF-8 and control
     characters are escaped, and the length is bounded.
     """
-    if scheme_of(raw) in ('http', 'https'):
+    if _URL.search(raw):
         raw = without_secrets(raw)
-    text = raw.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
+    raw = _USERINFO.sub('://', raw, count=1)
+    # JSON can hold halves of surrogate pairs; only some of them stand for bytes of a file name.
+    text = _NOT_TEXT.sub(lambda match: f'\\u{ord(match[0]):04x}', raw)
+    text = text.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
     text = _CONTROL.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
     return text if len(text) <= _MAX_CHARS else f'{text[: _MAX_CHARS - 1]}…'
 

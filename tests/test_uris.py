@@ -1,0 +1,206 @@
+"""URIs as they are stored and compared."""
+
+import posixpath
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms import uris
+from transforms.errors import ImageError, UsageError
+
+ODD_NAMES = [
+    'a b.jpg',
+    'a#b?c.jpg',
+    '100%+1.jpg',
+    '%2F.jpg',
+    '\'"`.jpg',
+    'größe/日本.jpg',
+    '.hidden.jpg',
+    '[a]{b}.jpg',
+    'e\u0301.jpg',
+]
+segments = st.text(
+    st.characters(exclude_categories=['Cs', 'Cc'], exclude_characters='/'), min_size=1, max_size=8
+).filter(lambda text: '://' not in text)
+pure = settings(derandomize=True, max_examples=200, deadline=None)
+
+
+@pytest.mark.parametrize('name', ODD_NAMES)
+def test_names_are_taken_raw(name):
+    assert uris.normalize(f'gs://bucket/{name}', '/') == f'gs://bucket/{name}'
+    assert uris.normalize(name, 'gs://bucket/x') == f'gs://bucket/x/{name}'
+    assert uris.normalize(name, '/data') == f'/data/{name}'
+    assert uris.normalize(f'/{name}', '/data') == f'/{name}'
+    assert uris.normalize(f'file:///{name}', '/data') == f'/{name}'
+    assert uris.absolute(f'gs://bucket/{name}') == f'gs://bucket/{name}'
+    assert uris.absolute(f'/{name}') == f'/{name}'
+
+
+@pytest.mark.parametrize(
+    ('raw', 'base', 'uri'),
+    [
+        ('GS://bucket/A.jpg', '/', 'gs://bucket/A.jpg'),
+        ('gs://bucket//a//b/', '/', 'gs://bucket//a//b/'),
+        ('gs://bucket/a/../b', '/', 'gs://bucket/a/../b'),
+        ('gs://bucket/http://host/x.jpg', '/', 'gs://bucket/http://host/x.jpg'),
+        ('file://localhost/a.jpg', '/', '/a.jpg'),
+        ('file:////a.jpg', '/', '/a.jpg'),
+        ('//a/b.jpg', '/x', '/a/b.jpg'),
+        ('///a/b.jpg', '/x', '/a/b.jpg'),
+        ('../b.jpg', '/x/y', '/x/b.jpg'),
+        ('./b.jpg', '/x', '/x/b.jpg'),
+        ('b.jpg', '/', '/b.jpg'),
+        ('../b.jpg', 'gs://bucket/x/y', 'gs://bucket/x/b.jpg'),
+        ('../../../b.jpg', 'gs://bucket/x', 'gs://bucket/b.jpg'),
+        ('a//b.jpg', 'gs://bucket/x', 'gs://bucket/x/a//b.jpg'),
+        ('/b.jpg', 'gs://bucket/x', 'gs://bucket/b.jpg'),
+        ('b.jpg', 'gs://bucket', 'gs://bucket/b.jpg'),
+    ],
+)
+def test_normalize(raw, base, uri):
+    assert uris.normalize(raw, base) == uri
+
+
+@pytest.mark.parametrize(
+    ('raw', 'base', 'reason'),
+    [
+        ('gs://bucket', '/', 'bad_uri'),
+        ('gs://bucket/', '/', 'bad_uri'),
+        ('gs://bucket/.', '/', 'bad_uri'),
+        ('gs://bucket/..', '/', 'bad_uri'),
+        ('gs:///name', '/', 'bad_uri'),
+        ('gs://Bucket/name', '/', 'bad_uri'),
+        ('gs://user:pw@bucket/name', '/', 'bad_uri'),
+        ('/', 'gs://bucket/x', 'bad_uri'),
+        ('..', 'gs://bucket/x', 'bad_uri'),
+        ('file://host/a.jpg', '/', 'bad_uri'),
+        ('file://', '/', 'bad_uri'),
+        ('http://host/a.jpg', '/', 'bad_uri'),
+        ('s3://bucket/a.jpg', '/', 'bad_uri'),
+        (' gs://bucket/a.jpg', '/', 'bad_uri'),
+        ('"https://host/a.jpg"', '/', 'bad_uri'),
+        ('a\nb.jpg', '/', 'bad_uri'),
+        ('a\x00.jpg', '/', 'bad_uri'),
+        ('a\x7f.jpg', '/', 'bad_uri'),
+        ('a' * 4097, '/', 'bad_uri'),
+        ('\udcff.jpg', '/', 'bad_name'),
+        ('a/\ud800.png', '/', 'bad_name'),
+    ],
+)
+def test_what_is_no_uri_of_an_image_has_a_reason(raw, base, reason):
+    with pytest.raises(ImageError) as caught:
+        uris.normalize(raw, base)
+    assert caught.value.reason.value == reason
+
+
+@pure
+@given(st.lists(segments, min_size=1, max_size=4), st.sampled_from(['/', '/d', '/d/e']))
+def test_normalize_of_local_names_is_idempotent_and_never_has_a_second_root(parts, base):
+    once = uris.normalize('/'.join(parts), base)
+    assert uris.normalize(once, '/elsewhere') == once
+    assert once.startswith('/')
+    assert not once.startswith('//')
+    assert once == posixpath.normpath(once)
+
+
+@pytest.mark.parametrize(
+    ('given_uri', 'uri'),
+    [
+        ('GS://bucket', 'gs://bucket'),
+        ('gs://bucket/a/', 'gs://bucket/a/'),
+        ('/a/b/../c/', '/a/c'),
+        ('//a', '/a'),
+        ('file:///a%20b/', '/a%20b'),
+        ('s3://bucket/a', 's3://bucket/a'),
+    ],
+)
+def test_absolute(given_uri, uri):
+    assert uris.absolute(given_uri) == uri
+
+
+def test_relative_inputs_are_below_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert uris.absolute('a/./b') == f'{tmp_path}/a/b'
+    assert uris.absolute('.') == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'text', ['', 'gs://', 'gs:///a', 'gs://b*cket/a', 'gs://-a/b', 'file://host/a', 'file://']
+)
+def test_unusable_inputs_are_named(text):
+    with pytest.raises(UsageError, match='expected') as caught:
+        uris.absolute(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('uri', 'suffix'),
+    [
+        ('/a/b.JPG', '.jpg'),
+        ('/a/.jpg', '.jpg'),
+        ('/a.b/jpg', ''),
+        ('gs://b/x.tar.gz', '.gz'),
+        ('/a/b.', '.'),
+        ('/a/b?c.png', '.png'),
+    ],
+)
+def test_suffix_of(uri, suffix):
+    assert uris.suffix_of(uri) == suffix
+
+
+def test_join_and_folder_of_are_inverse():
+    for folder in ('/a/b', '/', 'gs://bucket', 'gs://bucket/a'):
+        assert uris.folder_of(uris.join(folder, 'x')) == folder
+    assert uris.join('/a/', 'x') == '/a/x'
+    assert uris.join('gs://bucket/', 'x') == 'gs://bucket/x'
+
+
+@pytest.mark.parametrize(
+    ('raw', 'text'),
+    [
+        ('\udcff.jpg', '\\xff.jpg'),
+        ('\ud800.jpg', '\\ud800.jpg'),
+        ('a\tb\x7f', 'a\\x09b\\x7f'),
+        ('größe', 'größe'),
+        ('https://me:pw@host/a?b=1&X-Amz-Signature=s&sig=t#f', 'https://host/a?b=1'),
+        ('HTTPS://me:pw@host/a', 'HTTPS://host/a'),
+        (' https://me:pw@host/a?Signature=s', ' https://host/a'),
+        ('s3://key:secret@bucket/a#1.jpg', 's3://bucket/a#1.jpg'),
+    ],
+)
+def test_printable(raw, text):
+    assert uris.printable(raw) == text
+
+
+@pure
+@given(st.text(st.characters(), max_size=50))
+def test_printable_can_always_be_stored(raw):
+    text = uris.printable(raw)
+    text.encode()
+    assert text.isprintable() or not any(ord(char) < 32 or ord(char) == 127 for char in text)
+    assert uris.printable(text) == text
+
+
+def test_printable_is_bounded():
+    assert len(uris.printable('x' * 10_000)) == 4096
+
+
+@pytest.mark.parametrize(
+    'signed',
+    [
+        'https://h/a?X-Goog-Algorithm=A&X-Goog-Credential=s&X-Goog-Signature=s&X-Goog-Date=d',
+        'https://h/a?GoogleAccessId=s&Expires=1&Signature=s',
+        'https://h/a?AWSAccessKeyId=s&Expires=1&Signature=s',
+        'https://h/a?X-Amz-Credential=s&X-Amz-Security-Token=s&x-amz-signature=s',
+        'https://h/a?X%2DAmz%2DSignature=s',
+        'https://h/a?sv=1&se=2&sr=b&sp=r&sig=s&skoid=s&sktid=s',
+        'https://s:s@h/a',
+    ],
+)
+def test_signatures_are_dropped(signed):
+    assert uris.without_secrets(signed) == 'https://h/a'
+
+
+def test_other_parameters_are_kept_in_order():
+    assert uris.without_secrets('https://h/a?z=1&sig=s&y=%20&&x#f') == 'https://h/a?z=1&y=%20&x'
