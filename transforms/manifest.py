@@ -62,6 +62,9 @@ def read_manifest(uri: str, uri_column: str, carry: Sequence[str]) -> Iterator[L
             return
         stream: Any = file
         if lower.endswith('.gz'):
+            if not file.read(1):
+                raise ManifestError(f'{uri}: line 1 is missing: an empty file is no gzip')
+            file.seek(0)
             stream = gzip.GzipFile(fileobj=file)
             lower = lower.removesuffix('.gz')
         lines = _Lines(uri, stream)
@@ -107,8 +110,8 @@ class _Lines:
             self.number += 1
             raise self.error('is where the gzip file is damaged') from e
 
-    def error(self, what: str) -> ManifestError:
-        return ManifestError(f'{uris.printable(self._uri)}: line {self.number} {what}')
+    def error(self, what: str, number: int | None = None) -> ManifestError:
+        return ManifestError(f'{uris.printable(self._uri)}: line {number or self.number} {what}')
 
 
 def _read_text(uri: str, lines: _Lines, carry: Sequence[str]) -> Iterator[Line]:
@@ -122,12 +125,15 @@ def _read_text(uri: str, lines: _Lines, carry: Sequence[str]) -> Iterator[Line]:
 
 def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
     rows = csv.reader(lines, strict=True)
+    begun = 1
     try:
         header = next(rows, None)
         if header is None:
             raise ManifestError(f'{uri}: line 1 is missing: a CSV manifest starts with a header')
         places = _places(uri, header, (uri_column, *carry))
+        begun = lines.number + 1
         for row in rows:
+            begun = lines.number + 1
             if not row:
                 continue
             if len(row) != len(header):
@@ -139,7 +145,9 @@ def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) ->
             name, *values = (row[place] for place in places)
             yield Line(lines.number, name, tuple(values))
     except csv.Error as e:
-        raise lines.error('is no CSV: a quote that is not closed, or a stray one') from e
+        what = 'is no CSV: a quote that is not closed, a stray one, or far too long a value'
+        # An open quote swallows line after line: the row's first one is where to look.
+        raise lines.error(what, begun) from e
 
 
 def _read_jsonl(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
@@ -174,7 +182,7 @@ def _read_parquet(
 ) -> Iterator[Line]:
     try:
         parquet = pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as e:
+    except (pa.ArrowException, OSError) as e:
         raise ManifestError(
             f'{uri}: row 0: not a Parquet file, or half-written (its footer is missing)'
         ) from e
@@ -188,12 +196,12 @@ def _read_parquet(
                 number += 1
                 name = row[uri_column]
                 values = tuple(_as_text(row[column]) for column in carry)
-                if isinstance(name, str):
-                    yield Line(number, name, values)
+                if isinstance(name, str | bytes):
+                    yield Line(number, _as_text(name), values)
                 else:
                     yield Line(number, None, values, f'no text in {uri_column!r}')
-    except (pa.ArrowException, OSError) as e:
-        raise ManifestError(f'{uri}: the Parquet file is damaged behind row {number}') from e
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as e:
+        raise ManifestError(f'{uri}: the Parquet file cannot be read behind row {number}') from e
 
 
 def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int]:
@@ -203,7 +211,9 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
             flag = '--uri_column' if column == columns[0] else '--carry'
             there = ', '.join(uris.printable(name) for name in header[:20])
             raise UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
-        places.append(list(header).index(column))
+        if header.count(column) > 1:
+            raise UsageError(f'{uri} has more than one column {column!r}')
+        places.append(header.index(column))
     return places
 
 
@@ -212,7 +222,11 @@ def _absent(carry: Sequence[str]) -> tuple[None, ...]:
 
 
 def _as_text(value: Any) -> str | None:
-    """A carried value as text: strings as they are, everything else as JSON would write it."""
+    """A carried value as text: strings and dates as they are, everything else as in JSON."""
     if value is None or isinstance(value, str):
         return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, bytes):  # text of writers that do not say so
+        return value.decode('utf-8', 'surrogateescape')
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
