@@ -48,8 +48,8 @@ def merge_refs(refs: Iterable[Ref]) -> tuple[Item | None, list[DeadLetter], int]
     return item, dead, listed - len(distinct)
 
 
-def _preference(ref: Ref) -> tuple[bool, str, int, str]:
-    return (not ref.reason, ref.version, ref.size_bytes, ref.detail)
+def _preference(ref: Ref) -> tuple[bool, str, int, str, str]:
+    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason)
 
 
 def bucket_count(images: int, chunk_size: int) -> int:

@@ -1,0 +1,149 @@
+"""Duplicates and chunks."""
+
+import hashlib
+import itertools
+from collections import Counter, defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge_refs
+from transforms.rows import Item, Ref
+
+pure = settings(derandomize=True, max_examples=200, deadline=None)
+names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
+carried = st.sampled_from(['[]', '["x"]', '["y"]', '[null]'])
+items = st.lists(
+    st.builds(
+        Item,
+        names,
+        st.sampled_from(['', '1', '2']),
+        st.integers(-1, 9),
+        st.lists(carried, unique=True, min_size=1, max_size=2),
+    ),
+    max_size=40,
+    unique_by=lambda item: item.uri,
+)
+refs_of_one_uri = st.lists(
+    st.builds(
+        Ref,
+        st.just('/a.jpg'),
+        st.sampled_from(['', 'v1', 'v2']),
+        st.sampled_from([-1, 5]),
+        carried,
+        st.sampled_from(['', '', 'bad_uri', 'bad_name']),
+        st.sampled_from(['', 'why']),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def chunks_of(listed, chunk_size):
+    """The chunks of a listing, as the graph forms them."""
+    buckets = bucket_count(len(listed), chunk_size)
+    grouped = defaultdict(list)
+    for item in listed:
+        grouped[bucket_of(item.uri, buckets)].append(item)
+    return {chunk.id: chunk for bucket in grouped.values() for chunk in cut(bucket, chunk_size)}
+
+
+@pure
+@given(items, st.integers(1, 7), st.randoms(use_true_random=False))
+def test_chunks_do_not_depend_on_the_order_of_the_listing(listed, chunk_size, random):
+    shuffled = random.sample(listed, len(listed))
+    assert chunks_of(shuffled, chunk_size) == chunks_of(listed, chunk_size)
+
+
+@pure
+@given(items, st.integers(1, 7))
+def test_every_item_is_in_exactly_one_chunk_of_at_most_chunk_size(listed, chunk_size):
+    chunks = chunks_of(listed, chunk_size).values()
+    assert sorted(item for chunk in chunks for item in chunk.items) == sorted(listed)
+    for chunk in chunks:
+        assert 1 <= len(chunk.items) <= chunk_size
+        assert chunk.items == sorted(chunk.items)
+        assert chunk.id == chunk_id(chunk.items)
+        assert len(chunk.id) == 16
+
+
+@pure
+@given(st.integers(0, 10**9), st.integers(1, 10**5))
+def test_the_bucket_count_is_the_least_power_of_two_that_suffices(images, chunk_size):
+    expected = 1
+    while expected * chunk_size < images:
+        expected *= 2
+    assert bucket_count(images, chunk_size) == expected
+
+
+@pytest.mark.parametrize(
+    ('images', 'buckets'), [(0, 1), (1, 1), (1024, 1), (1025, 2), (2048, 2), (2049, 4), (4097, 8)]
+)
+def test_bucket_count_at_the_edges(images, buckets):
+    assert bucket_count(images, 1024) == buckets
+
+
+@pure
+@given(names, st.integers(0, 12))
+def test_a_bucket_comes_from_the_content_of_the_uri(uri, bits):
+    data = uri.encode()
+    digest = hashlib.sha256(len(data).to_bytes(8, 'big') + data).digest()
+    assert bucket_of(uri, 2**bits) == int.from_bytes(digest[:8], 'big') % 2**bits
+    # Twice as many buckets split each into two.
+    assert bucket_of(uri, 2 ** (bits + 1)) % 2**bits == bucket_of(uri, 2**bits)
+
+
+def test_buckets_are_even():
+    counts = Counter(bucket_of(f'gs://b/{i:06}.jpg', 16) for i in range(16_000))
+    assert len(counts) == 16
+    assert all(850 < count < 1150 for count in counts.values())
+
+
+def test_a_chunk_id_names_what_a_chunk_contains():
+    parts = [
+        [Item('/a', '1', 5, ['[]'])],
+        [Item('/a', '2', 5, ['[]'])],
+        [Item('/a', '1', 5, ['["x"]'])],
+        [Item('/b', '1', 5, ['[]'])],
+        [Item('/a1', '', 5, ['[]'])],
+        [Item('/a', '1', 5, ['[]']), Item('/b', '1', 5, ['[]'])],
+    ]
+    assert len({chunk_id(part) for part in parts}) == len(parts)
+    # The size is no content: a listing that does not know it makes the same chunk.
+    assert chunk_id([Item('/a', '1', -1, ['[]'])]) == chunk_id(parts[0])
+
+
+@pure
+@given(refs_of_one_uri)
+def test_merged_refs_are_what_a_slow_count_says(refs):
+    item, dead, duplicates = merge_refs(refs)
+    kept = []
+    for value in sorted({ref.carried for ref in refs}):
+        group = [ref for ref in refs if ref.carried == value]
+        good = [ref for ref in group if not ref.reason]
+        known = max(good or group, key=lambda ref: (ref.version, ref.size_bytes, ref.detail))
+        kept.append((value, bool(good), known))
+    rows = [] if item is None else list(item.carried)
+    assert rows == [v for v, is_good, _ in kept if is_good]
+    assert [letter.carried for letter in dead] == [v for v, is_good, _ in kept if not is_good]
+    assert duplicates == len(refs) - len(kept)
+    if item is not None:
+        best = max((ref.version, ref.size_bytes) for _, is_good, ref in kept if is_good)
+        assert (item.uri, item.version, item.size_bytes) == ('/a.jpg', *best)
+    for letter in dead:
+        assert letter.stage == 'list'
+        assert letter.reason
+    # Balanced: each ref is one row, one dead letter or one duplicate.
+    assert len(rows) + len(dead) + duplicates == len(refs)
+
+
+@pure
+@given(refs_of_one_uri, st.randoms(use_true_random=False))
+def test_merged_refs_do_not_depend_on_their_order(refs, random):
+    assert merge_refs(random.sample(refs, len(refs))) == merge_refs(refs)
+
+
+def test_bad_refs_that_differ_in_their_reason_only_have_no_order():
+    refs = [Ref('/a', '', -1, '[]', reason, 'why') for reason in ('bad_uri', 'bad_name')]
+    assert len({str(merge_refs(order)) for order in itertools.permutations(refs)}) == 1
