@@ -40,7 +40,7 @@ class ByteBudget:
     """
 
     def __init__(self, limit_bytes: int):
-        self._limit_bytes = limit_bytes
+        self._limit_bytes = max(1, limit_bytes)  # with 0, everything would fit at once
         self._used_bytes = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
