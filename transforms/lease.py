@@ -29,12 +29,15 @@ def acquire(layout: Layout, break_lease: bool) -> None:
     for _ in range(2):
         if store.create(uri, ours):
             return
-        holder = _parse(store.read(uri))
+        data = store.read(uri)
+        if data is None:  # given back meanwhile
+            continue
+        holder = _parse(data)
         if not break_lease and not _is_gone(holder):
             raise UsageError(
-                f'--output {layout.output}: run {holder.get("run_id")} is writing there (process '
-                f'{holder.get("pid")} on {holder.get("host")}); wait for it, choose another '
-                '--output, or pass --break_lease if you know that it is gone'
+                f'--output {layout.output}: run {holder.get("run_id", "?")} is writing there '
+                f'(process {holder.get("pid", "?")} on {holder.get("host", "?")}); wait for it, '
+                'choose another --output, or pass --break_lease if you know that it is gone'
             )
         store.delete(uri)
     raise UsageError(f'--output {layout.output}: another run has just started there')

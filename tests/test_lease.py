@@ -1,0 +1,142 @@
+"""One run at a time into an output folder."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from transforms import lease
+from transforms.errors import UsageError
+from transforms.layout import Layout
+from transforms.storage import store_for
+
+
+def layout(output, run_id='run-1'):
+    return Layout(str(output), run_id, 'model-1', (), (), 10)
+
+
+def lease_uri(output):
+    return layout(output).uri('_work/_lease.json')
+
+
+@pytest.fixture(params=['local', 'gs'])
+def output(request, tmp_path):
+    return tmp_path if request.param == 'local' else request.getfixturevalue('bucket').uri('out')
+
+
+def test_a_second_run_is_refused_and_told_who_is_there(output):
+    lease.acquire(layout(output), False)
+    with pytest.raises(UsageError, match=f'run run-1 is writing there .process {os.getpid()} on'):
+        lease.acquire(layout(output, 'run-2'), False)
+    lease.release(layout(output))
+    lease.acquire(layout(output, 'run-2'), False)
+
+
+def test_a_released_lease_leaves_nothing(output):
+    lease.acquire(layout(output), False)
+    lease.release(layout(output))
+    assert store_for(str(output)).read(lease_uri(output)) is None
+    lease.release(layout(output))
+
+
+def test_a_lease_of_somebody_else_is_not_released(output):
+    lease.acquire(layout(output), False)
+    lease.release(layout(output, 'run-2'))
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-1'
+
+
+def test_a_lease_can_be_broken(output):
+    lease.acquire(layout(output), False)
+    lease.acquire(layout(output, 'run-2'), True)
+    lease.release(layout(output))  # the first run ends, and must not take the second's lease away
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+
+
+def test_other_folders_are_free(output):
+    lease.acquire(layout(output), False)
+    lease.acquire(layout(f'{output}/other'), False)
+
+
+def test_a_lease_of_a_process_that_has_ended_is_taken_over(tmp_path):
+    code = (
+        'from transforms import lease; from transforms.layout import Layout; '
+        f"lease.acquire(Layout({str(tmp_path)!r}, 'run-1', 'm', (), (), 10), False)"
+    )
+    subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+    lease.acquire(layout(tmp_path, 'run-2'), False)
+
+
+def held_by(output, **changes):
+    holder = {'run_id': 'run-0', **lease._identity(os.getpid()), **changes}
+    store_for(str(output)).write(lease_uri(output), json.dumps(holder).encode())
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {},
+        {'host': 'elsewhere'},
+        {'boot': 'before'},
+        {'boot': ''},
+        {'namespace': 'pid:[1]'},
+        {'pid': None},
+        {'pid': '1'},
+    ],
+)
+def test_a_holder_that_may_be_alive_keeps_its_lease(tmp_path, changes):
+    gone = {'pid': 2**22 + 1, 'started': '1'} if 'pid' not in changes and changes else {}
+    held_by(tmp_path, **gone, **changes)
+    with pytest.raises(UsageError, match='--break_lease'):
+        lease.acquire(layout(tmp_path), False)
+
+
+@pytest.mark.parametrize('changes', [{'pid': 2**22 + 1}, {'started': '1'}])
+def test_a_holder_that_is_gone_or_whose_number_was_given_away_loses_it(tmp_path, changes):
+    held_by(tmp_path, **changes)
+    lease.acquire(layout(tmp_path), False)
+
+
+@pytest.mark.parametrize('data', [b'', b'{"run_id": "x"', b'[]', b'\xff', b'null'])
+def test_a_damaged_lease_is_kept_until_it_is_broken(tmp_path, data):
+    store_for(str(tmp_path)).write(lease_uri(tmp_path), data)
+    with pytest.raises(UsageError, match=r'run \? is writing there .process \? on \?'):
+        lease.acquire(layout(tmp_path), False)
+    lease.release(layout(tmp_path))
+    lease.acquire(layout(tmp_path), True)
+
+
+def test_a_lease_that_is_given_back_meanwhile_is_taken(tmp_path, monkeypatch):
+    store = store_for(str(tmp_path))
+    lease.acquire(layout(tmp_path), False)
+    read = store.read
+
+    def given_back(uri):
+        store.delete(uri)
+        return read(uri)
+
+    monkeypatch.setattr(store, 'read', given_back)
+    lease.acquire(layout(tmp_path, 'run-2'), False)
+
+
+def test_only_one_of_many_runs_gets_it(tmp_path):
+    won = []
+    barrier = threading.Barrier(8)
+
+    def run(i):
+        barrier.wait(10)
+        try:
+            lease.acquire(dataclasses.replace(layout(tmp_path), run_id=f'run-{i}'), False)
+        except UsageError:
+            return
+        won.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert len(won) == 1
