@@ -18,7 +18,8 @@ from transforms.rows import Reason, Ref
 from transforms.storage import Entry, store_for
 
 _GLOB = re.compile(r'[*?\[]')
-_TOKEN = re.compile(r'(/\*\*/|^\*\*/|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
+_TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
+_MEMBER = re.compile(r'(.)-(.)|(.)', re.DOTALL)
 
 
 class Input(NamedTuple):
@@ -96,8 +97,9 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
     `[!a-z]` are character classes; a leading dot is matched like any other character.
     """
     parts = []
-    for token in _TOKEN.split(pattern):
-        if token == '/**/':
+    for i, token in enumerate(_TOKEN.split(pattern)):
+        is_text = i % 2 == 0  # as re.split has it
+        if token.startswith('/**/'):
             parts.append('/(?:.*/)?')
         elif token == '**':
             parts.append('.*')
@@ -105,15 +107,24 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             parts.append('[^/]*')
         elif token == '?':
             parts.append('[^/]')
-        elif token.startswith('[') and token.endswith(']') and len(token) > 2:
-            negated = token[1] == '!'
-            inner = token[2 if negated else 1 : -1].replace('\\', '\\\\').replace('[', '\\[')
-            if inner.startswith((']', '^')):
-                inner = f'\\{inner}'
-            parts.append(f'(?!/)[{"^" if negated else ""}{inner}]')
-        else:
+        elif is_text or token in ('[]', '[!]'):
             parts.append(re.escape(token))
+        else:
+            parts.append(_char_class(token[1:-1]))
     return re.compile(''.join(parts), re.DOTALL)
+
+
+def _char_class(inner: str) -> str:
+    negated = inner.startswith('!')
+    members = ''
+    for first, last, single in _MEMBER.findall(inner.removeprefix('!')):
+        if single:
+            members += re.escape(single)
+        elif first <= last:  # a range that runs backwards is empty, as in a shell
+            members += f'{re.escape(first)}-{re.escape(last)}'
+    if not members:
+        return '[^/]' if negated else '(?!)'
+    return f'(?!/)[{"^" if negated else ""}{members}]'
 
 
 def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
@@ -137,7 +148,8 @@ def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
             depth = None
             if '**' not in source.pattern:
                 depth = source.pattern.count('/') - source.uri.rstrip('/').count('/')
-            for entry in store.list(source.uri, depth):
+            # A folder seen under another name already may match only under this one.
+            for entry in store.list(source.uri, depth, by_every_name=True):
                 if regex.fullmatch(entry.uri):
                     yield _ref(entry)
 
@@ -210,13 +222,16 @@ class _SampleFn(beam.CombineFn):
         return {}
 
     def add_input(self, sample: dict[bytes, Ref], ref: Ref) -> dict[bytes, Ref]:
-        sample[content_hash(ref.uri, ref.carried)] = ref
+        key = content_hash(ref.uri, ref.carried)
+        # Of two that differ in what the listing knew, the choice must not depend on their order.
+        sample[key] = max(ref, sample.get(key, ref))
         return self._smallest(sample) if len(sample) > 2 * self._size else sample
 
     def merge_accumulators(self, samples: Iterable[dict[bytes, Ref]]) -> dict[bytes, Ref]:
         merged: dict[bytes, Ref] = {}
         for sample in samples:
-            merged = self._smallest(merged | sample)
+            both = {key: max(merged[key], sample[key]) for key in merged.keys() & sample.keys()}
+            merged = self._smallest(merged | sample | both)
         return merged
 
     def extract_output(self, sample: dict[bytes, Ref]) -> list[Ref]:

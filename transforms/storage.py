@@ -54,8 +54,16 @@ class Store(Protocol):
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder, or any object below this prefix."""
 
-    def list(self, folder: str, max_depth: int | None = None) -> Iterator[Entry]:
-        """Every object below a folder, as it comes; `max_depth` 1 leaves out its folders."""
+    def list(
+        self, folder: str, max_depth: int | None = None, by_every_name: bool = False
+    ) -> Iterator[Entry]:
+        """Every object below a folder, as it comes.
+
+        Args:
+          folder: absolute URI.
+          max_depth: 1 leaves out its folders; None goes all the way down.
+          by_every_name: go into a folder again by each link to it, not only once.
+        """
 
     def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
         """Reads an image.

@@ -83,7 +83,12 @@ class GcsStore:
         with _systemic(uri):
             return any(True for _ in self._blobs(uri, limit=1))
 
-    def list(self, folder: str, max_depth: int | None = None) -> Iterator[Entry]:
+    def list(
+        self,
+        folder: str,
+        max_depth: int | None = None,
+        by_every_name: bool = False,  # noqa: ARG002 (there are no links)
+    ) -> Iterator[Entry]:
         bucket, _ = uris.split_object(folder)
         with _systemic(folder):
             for blob in self._blobs(folder, one_level=max_depth == 1):

@@ -1,27 +1,33 @@
 """Local files."""
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.rows import Reason
 from transforms.storage import Entry, Fetched, FetchLimits
 
-_SYSTEM_FOLDERS = ('/proc', '/sys', '/dev')
+_SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
-# What open() says of one file, in our words.
-_REASONS: dict[type[OSError], tuple[Reason, str]] = {
-    FileNotFoundError: (Reason.NOT_FOUND, 'no such file'),
-    NotADirectoryError: (Reason.NOT_FOUND, 'a part of the path is no folder'),
-    PermissionError: (Reason.FORBIDDEN, 'permission denied'),
-    IsADirectoryError: (Reason.NOT_A_FILE, 'a folder'),
+# What the system says of one file, in our words.
+_REASONS = {
+    errno.ENOENT: (Reason.NOT_FOUND, 'no such file'),
+    errno.ENOTDIR: (Reason.NOT_FOUND, 'a part of the path is no folder'),
+    errno.ELOOP: (Reason.NOT_FOUND, 'a loop of links'),
+    errno.ENAMETOOLONG: (Reason.BAD_NAME, 'a longer name than the file system takes'),
+    errno.EACCES: (Reason.FORBIDDEN, 'permission denied'),
+    errno.EPERM: (Reason.FORBIDDEN, 'permission denied'),
 }
+_OUR_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class LocalStore:
@@ -35,42 +41,53 @@ class LocalStore:
             info = os.stat(uri)  # noqa: PTH116 (a str, as everywhere here)
         except (OSError, ValueError):
             return None
-        return None if stat.S_ISDIR(info.st_mode) else _entry(uri, info)
+        return None if stat.S_ISDIR(info.st_mode) else _bad_name(uri) or _entry(uri, info)
 
     def is_folder(self, uri: str) -> bool:
         return Path(uri).is_dir()
 
-    def list(self, folder: str, max_depth: int | None = None) -> Iterator[Entry]:
-        """As `Store.list`; links to folders are followed, each folder is listed once.
+    def list(
+        self, folder: str, max_depth: int | None = None, by_every_name: bool = False
+    ) -> Iterator[Entry]:
+        """As `Store.list`; links to folders are followed, but never round in circles.
 
         Raises:
           StoreError: a folder cannot be listed, so that images would be missed.
         """
-        seen = set()
-        pending = [(folder, 1)]
+        seen: set[tuple[int, int]] = set()
+        pending = deque([_Folder(folder, 1, frozenset())])
         while pending:
-            path, depth = pending.pop()
-            folders = []
+            path, depth, above = pending.pop()
+            folders: list[str] = []
+            links: list[str] = []
             try:
                 info = os.stat(path)  # noqa: PTH116
-                if (info.st_dev, info.st_ino) in seen:
+                identity = (info.st_dev, info.st_ino)
+                if identity in (above if by_every_name else seen):
                     continue
-                seen.add((info.st_dev, info.st_ino))
+                seen.add(identity)
                 with os.scandir(path) as scan:
                     for found in scan:
-                        if found.is_dir():
-                            folders.append(found.path)
+                        if _is_folder(found):
+                            (links if found.is_symlink() else folders).append(found.path)
                         else:
                             yield _listed(found)
             except OSError as e:
                 raise StoreError(f'cannot list {uris.printable(path)}: {e.strerror}') from e
             if max_depth is None or depth < max_depth:
-                # The order decides which of two links to one folder names its files.
-                pending.extend((name, depth + 1) for name in sorted(folders, reverse=True))
+                above |= {identity}
+                # Links come last, and all in a fixed order: it decides which of its names a folder
+                # is listed by.
+                pending.extendleft(_Folder(name, depth + 1, above) for name in sorted(links))
+                pending.extend(
+                    _Folder(name, depth + 1, above) for name in sorted(folders, reverse=True)
+                )
 
     def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
         try:
-            # Not blocking: opening a FIFO would wait for a writer for ever.
+            # Looked at before it is opened: opening can wake a device.
+            _check_regular(uri, os.stat(uri))  # noqa: PTH116
+            # Not blocking, all the same: a FIFO would wait for a writer for ever.
             descriptor = os.open(uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as e:
             raise _image_error(e) from e
@@ -115,6 +132,8 @@ class LocalStore:
             return Path(uri).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as e:
+            raise StoreError(f'cannot read {uris.printable(uri)}: {e.strerror}') from e
 
     def write(self, uri: str, data: bytes) -> None:
         with _temporary(uri, data) as temporary:
@@ -126,10 +145,25 @@ class LocalStore:
                 os.link(temporary, uri)
             except FileExistsError:
                 return False
+            except OSError as e:
+                if e.errno not in _NO_LINKS:
+                    raise
+                return _create_in_place(uri, data)
         return True
 
     def delete(self, uri: str) -> None:
-        Path(uri).unlink(missing_ok=True)
+        try:
+            Path(uri).unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as e:
+            raise StoreError(f'cannot delete {uris.printable(uri)}: {e.strerror}') from e
+
+
+class _Folder(NamedTuple):
+    path: str
+    depth: int
+    above: frozenset[tuple[int, int]]
 
 
 @contextlib.contextmanager
@@ -155,17 +189,48 @@ def _temporary(uri: str, data: bytes) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _listed(found: 'os.DirEntry[str]') -> Entry:
+def _create_in_place(uri: str, data: bytes) -> bool:
+    """Where there are no hard links (exFAT, network mounts): exclusive, but not whole at once."""
     try:
-        found.path.encode()
-    except UnicodeEncodeError:
-        return Entry(
-            uris.printable(found.path), '', -1, Reason.BAD_NAME.value, 'the name is not valid UTF-8'
-        )
+        with Path(uri).open('xb') as file:
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                Path(uri).unlink()
+                raise
+    except FileExistsError:
+        return False
+    return True
+
+
+def _is_folder(found: 'os.DirEntry[str]') -> bool:
+    try:
+        return found.is_dir()
+    except OSError as e:
+        if e.errno != errno.ELOOP:
+            raise
+        return False  # one bad link must not stop the run: fetching it says what it is
+
+
+def _listed(found: 'os.DirEntry[str]') -> Entry:
+    bad = _bad_name(found.path)
+    if bad:
+        return bad
     try:
         return _entry(found.path, found.stat())
     except OSError:
         return Entry(found.path, '', -1)  # a dangling link: fetching it says so
+
+
+def _bad_name(path: str) -> Entry | None:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        name = uris.printable(path)
+        return Entry(name, '', -1, Reason.BAD_NAME.value, 'the name is not valid UTF-8')
+    return None
 
 
 def _entry(uri: str, info: os.stat_result) -> Entry:
@@ -181,10 +246,12 @@ def _check_regular(uri: str, info: os.stat_result) -> None:
         raise ImageError(Reason.NOT_A_FILE, 'a folder')
     if not stat.S_ISREG(info.st_mode):
         raise ImageError(Reason.NOT_A_FILE, 'a device, FIFO or socket')
-    if os.path.realpath(uri).startswith(tuple(f'{name}/' for name in _SYSTEM_FOLDERS)):
+    if os.path.realpath(uri).startswith(_SYSTEM_FOLDERS):
         raise ImageError(Reason.NOT_A_FILE, 'a file of the system')
 
 
 def _image_error(error: OSError) -> ImageError:
-    reason, detail = _REASONS.get(type(error), (Reason.STORE_ERROR, error.strerror or 'I/O error'))
-    return ImageError(reason, detail)
+    if error.errno in _OUR_FAULTS:
+        raise StoreError(f'this machine gives out: {error.strerror}') from error
+    known = _REASONS.get(error.errno or 0)
+    return ImageError(*known or (Reason.STORE_ERROR, error.strerror or 'I/O error'))
