@@ -31,7 +31,6 @@ _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
 _SOCKET_TIMEOUT_SEC = 20.0
-_TRANSIENT_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _BACKOFF_SEC = (0.2, 8.0)
 _STREAM_BYTES = 8 * 2**20
 
@@ -73,7 +72,7 @@ class GcsStore:
 
     def stat(self, uri: str) -> Entry | None:
         bucket, name = uris.split_object(uri)
-        if not name:
+        if not name or name.endswith('/'):  # a console's marker of an empty folder
             return None
         with _systemic(uri):
             blob = self._client.bucket(bucket).get_blob(name)
@@ -81,7 +80,8 @@ class GcsStore:
 
     def is_folder(self, uri: str) -> bool:
         with _systemic(uri):
-            return any(True for _ in self._blobs(uri, limit=1))
+            found = any(True for _ in self._blobs(uri, limit=1))
+        return found or not uris.split_object(uri)[1]  # an empty bucket is one, too
 
     def list(
         self,
@@ -92,7 +92,7 @@ class GcsStore:
         bucket, _ = uris.split_object(folder)
         with _systemic(folder):
             for blob in self._blobs(folder, one_level=max_depth == 1):
-                if not blob.name.endswith('/'):  # a console's marker of an empty folder
+                if not blob.name.endswith('/'):
                     yield Entry(f'gs://{bucket}/{blob.name}', str(blob.generation), blob.size or 0)
 
     def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
@@ -105,19 +105,25 @@ class GcsStore:
         )
         ends_at = time.monotonic() + limits.deadline_sec
         initial, maximum = _BACKOFF_SEC
+        failures: list[Exception] = []
         retry = Retry(
             predicate=lambda e: isinstance(e, _TransientError),
             initial=initial,
             maximum=maximum,
             timeout=limits.deadline_sec,
+            on_error=failures.append,
         )
         try:
             fetched: Fetched = retry(self._fetch_once)(url, limits, ends_at, admit)
         except api_exceptions.RetryError as e:
             if not isinstance(e.cause, _TransientError):
                 raise
-            detail = f'{e.cause.detail}, until {limits.deadline_sec:g} s were over'
-            raise ImageError(e.cause.reason, detail) from e
+            # The last try may have had no time left; what the store said before tells more.
+            tries = [each for each in failures if isinstance(each, _TransientError)]
+            told = [each for each in tries if each.reason is not Reason.DEADLINE]
+            last = told[-1] if told else e.cause
+            detail = f'{last.detail}, until {limits.deadline_sec:g} s were over'
+            raise ImageError(last.reason, detail) from e
         return fetched
 
     def _fetch_once(
@@ -132,14 +138,20 @@ class GcsStore:
             )
         except google.auth.exceptions.GoogleAuthError as e:
             raise StoreError('the Google Cloud credentials were refused: log in again') from e
+        except urllib3.exceptions.ReadTimeoutError as e:
+            raise _TransientError(Reason.DEADLINE, 'no answer') from e
         except urllib3.exceptions.HTTPError as e:
-            raise _TransientError(Reason.STORE_ERROR, 'no connection or no answer') from e
+            raise _TransientError(Reason.STORE_ERROR, 'no connection') from e
         try:
             _check_status(response.status)
-            size = int(response.headers.get('Content-Length', -1))
-            _check_size(size, limits)
-            admit(max(size, 0))
+            size = response.length_remaining
+            _check_size(size or 0, limits)
+            is_packed = response.headers.get('Content-Encoding') == 'gzip'
+            # A size that is not known is taken for the largest.
+            admit(limits.max_bytes if size is None or is_packed else size)
             data = _read_body(response, limits, ends_at)
+        except urllib3.exceptions.ReadTimeoutError as e:
+            raise _TransientError(Reason.DEADLINE, 'the object was not read') from e
         except urllib3.exceptions.HTTPError as e:
             raise _TransientError(Reason.STORE_ERROR, 'the connection broke off') from e
         finally:
@@ -148,7 +160,7 @@ class GcsStore:
             else:
                 response.close()
         _check_crc32c(response.headers, data)
-        if response.headers.get('Content-Encoding') == 'gzip':
+        if is_packed:
             data = _gunzip(data, limits)
         return Fetched(data, response.headers.get('x-goog-generation', ''))
 
@@ -248,7 +260,7 @@ class _systemic:  # noqa: N801 (used as a with statement)
 def _check_status(status: int) -> None:
     if status == 200:
         return
-    if status in _TRANSIENT_STATUS:
+    if status in (408, 429) or status >= 500:
         raise _TransientError(Reason.STORE_ERROR, f'HTTP {status}')
     match status:
         case 401:
@@ -310,4 +322,6 @@ def _gunzip(data: bytes, limits: FetchLimits) -> bytes:
     except zlib.error as e:
         raise ImageError(Reason.DECODE_ERROR, 'stored as gzip, but is not', len(data)) from e
     _check_size(len(unpacked), limits)
+    if not unpacker.eof:
+        raise ImageError(Reason.TRUNCATED, 'stored as gzip, and breaks off', len(data))
     return unpacked

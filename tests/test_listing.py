@@ -1,0 +1,317 @@
+"""Inputs to refs: what is an input, globs, folders, samples."""
+
+import json
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from transforms import listing
+from transforms.errors import ManifestError, UsageError
+from transforms.listing import Columns, glob_regex, list_input, resolve
+from transforms.rows import Ref
+
+PLAIN = Columns('uri', (), ())
+pure = settings(derandomize=True, max_examples=500, deadline=None)
+
+
+def matches(pattern, text):
+    """A glob without regular expressions: tries every way, one character after the other."""
+    if not pattern:
+        return not text
+    if pattern.startswith('/**/'):
+        rest = pattern[3:]
+        places = [i for i, char in enumerate(text) if char == '/']
+        return text.startswith('/') and any(matches(rest, text[i:]) for i in places)
+    if pattern.startswith('**'):
+        return any(matches(pattern[2:], text[i:]) for i in range(len(text) + 1))
+    if pattern.startswith('*'):
+        end = text.find('/') if '/' in text else len(text)
+        return any(matches(pattern[1:], text[i:]) for i in range(end + 1))
+    if pattern.startswith('?'):
+        return text[:1] not in ('', '/') and matches(pattern[1:], text[1:])
+    closing = class_end(pattern)
+    if closing:
+        inner = pattern[1:closing].removeprefix('!')
+        is_in = text[:1] in members(inner)
+        is_wanted = is_in != pattern.startswith('[!')
+        return text[:1] not in ('', '/') and is_wanted and matches(pattern[closing + 1 :], text[1:])
+    return text[:1] == pattern[0] and matches(pattern[1:], text[1:])
+
+
+def class_end(pattern):
+    if not pattern.startswith('['):
+        return None
+    start = 2 if pattern.startswith('[!') else 1
+    end = pattern.find(']', start + 1)
+    if end < 0 or '/' in pattern[start:end]:
+        return None
+    return end
+
+
+def members(inner):
+    found = set()
+    while inner:
+        if len(inner) > 2 and inner[1] == '-':
+            found |= {chr(code) for code in range(ord(inner[0]), ord(inner[2]) + 1)}
+            inner = inner[3:]
+        else:
+            found.add(inner[0])
+            inner = inner[1:]
+    return found
+
+
+@pure
+@given(st.text('ab/*?', max_size=8), st.text('ab/', max_size=6))
+@example('/**/**/a', '/a')
+@example('/a/**', '/a/')
+def test_wildcards_match_what_a_slow_matcher_matches(pattern, text):
+    assert bool(glob_regex(pattern).fullmatch(text)) == matches(pattern, text)
+
+
+@pure
+@given(st.text('ab-!^]\\&/[', max_size=7), st.text('ab-!^]\\&/[', max_size=3))
+@example(']', 'a')
+@example('!]', 'a')
+@example('b-a', 'a')
+@example('a&&b', '&')
+@example('[a]b', '[')
+def test_classes_match_what_a_slow_matcher_matches(inner, text):
+    pattern = f'[{inner}]'
+    assert bool(glob_regex(pattern).fullmatch(text)) == matches(pattern, text)
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'yes', 'no'),
+    [
+        ('/a/*.jpg', ['/a/.jpg', '/a/b.jpg', '/a/.b.jpg', '/a/b\n.jpg'], ['/a/b/c.jpg', '/a/bjpg']),
+        ('/a/**/*.jpg', ['/a/b.jpg', '/a/b/c.jpg', '/a/b/c/d.jpg'], ['/b/c.jpg', '/a.jpg']),
+        ('/a/**/**/b', ['/a/b', '/a/x/b', '/a/x/y/b'], ['/ab', '/a/xb']),
+        ('/a/**', ['/a/b', '/a/b/c'], ['/a', '/ab']),
+        ('/a**b', ['/ab', '/a/b', '/a/x/b'], ['/a']),
+        ('/?.jpg', ['/é.jpg', '/?.jpg'], ['/.jpg', '//.jpg', '/ab.jpg']),
+        ('/[]x].jpg', ['/].jpg', '/x.jpg'], ['/a.jpg']),
+        ('/[!a-c].jpg', ['/d.jpg', '/-.jpg'], ['/b.jpg', '//.jpg']),
+        ('/[a-].jpg', ['/a.jpg', '/-.jpg'], ['/b.jpg']),
+        ('/[z-a].jpg', [], ['/a.jpg', '/z.jpg', '/-.jpg']),
+        ('/[a', ['/[a'], ['/a']),
+        ('/100%+.(x)|$', ['/100%+.(x)|$'], ['/100%+-(x)|$']),
+    ],
+)
+def test_glob_regex(pattern, yes, no):
+    regex = glob_regex(pattern)
+    assert [text for text in [*yes, *no] if regex.fullmatch(text)] == yes
+
+
+def test_a_name_that_exists_wins_over_its_reading_as_a_glob(tmp_path):
+    for name in ('a[1].jpg', 'a1.jpg', 'b*.jpg', 'bc.jpg'):
+        (tmp_path / name).write_bytes(b'x')
+    (tmp_path / 'c?').mkdir()
+    (tmp_path / 'cd').mkdir()
+    for name in ('a[1].jpg', 'b*.jpg'):
+        assert resolve(f'{tmp_path}/{name}', PLAIN) == ('file', f'{tmp_path}/{name}', '')
+    assert resolve(f'{tmp_path}/c?', PLAIN).kind == 'folder'
+    (tmp_path / 'a[1].jpg').unlink()
+    source = resolve(f'{tmp_path}/a[1].jpg', PLAIN)
+    assert source == ('glob', str(tmp_path), f'{tmp_path}/a[1].jpg')
+    assert [ref.uri for ref in list_input(source, PLAIN)] == [f'{tmp_path}/a1.jpg']
+
+
+def test_inputs_are_recognized(tmp_path):
+    (tmp_path / 'x.jpg').write_bytes(b'x')
+    (tmp_path / 'x.txt').write_bytes(b'x.jpg\n')
+    (tmp_path / 'x.csv').mkdir()
+    kinds = {'x.jpg': 'file', 'x.txt': 'manifest', 'x.csv': 'folder', '': 'folder', '*': 'glob'}
+    for name, kind in kinds.items():
+        assert resolve(f'{tmp_path}/{name}', PLAIN).kind == kind
+    assert resolve(f'file://{tmp_path}/x.jpg', PLAIN).uri == f'{tmp_path}/x.jpg'
+
+
+@pytest.mark.parametrize('name', ['absent', 'absent/*.jpg', 'x.jpg/', 'x.jpg/y', 'absent.csv'])
+def test_inputs_that_are_not_there_are_named(tmp_path, name):
+    (tmp_path / 'x.jpg').write_bytes(b'x')
+    if name == 'x.jpg/':  # a slash too many is forgiven, as everywhere
+        assert resolve(f'{tmp_path}/{name}', PLAIN).kind == 'file'
+        return
+    with pytest.raises(UsageError, match=f'--input .*{name[:6]}'):
+        resolve(f'{tmp_path}/{name}', PLAIN)
+
+
+@pytest.mark.parametrize('value', ['s3://bucket/x', 'http://host/x.jpg', 'https://me:pw@host/x'])
+def test_other_schemes_are_refused_without_their_secrets(value):
+    with pytest.raises(UsageError, match='expected a local path or one of gs://') as caught:
+        resolve(value, PLAIN)
+    assert 'pw' not in str(caught.value)
+
+
+def test_carried_columns_need_a_manifest(tmp_path):
+    columns = Columns('uri', ('split',), ())
+    (tmp_path / 'x.jpg').write_bytes(b'x')
+    for name in ('', 'x.jpg', '*.jpg'):
+        with pytest.raises(UsageError, match='--carry split'):
+            resolve(f'{tmp_path}/{name}', columns)
+
+
+def test_a_manifest_is_looked_into_before_the_run_starts(tmp_path):
+    (tmp_path / 'x.csv').write_text('url\na.jpg\n')
+    with pytest.raises(UsageError, match="--uri_column 'uri'"):
+        resolve(f'{tmp_path}/x.csv', PLAIN)
+    (tmp_path / 'x.parquet').write_bytes(b'PAR1')
+    with pytest.raises(ManifestError, match='row 0'):
+        resolve(f'{tmp_path}/x.parquet', PLAIN)
+
+
+def test_a_folder_gives_its_images_and_counts_the_rest(tmp_path):
+    images = ['a.jpg', 'b.JPEG', 'sub/c.png', 'sub/deep/d.webp', '.e.gif', '.jpg']
+    for name in [*images, 'notes.txt', 'jpg', 'sub/x.jpg.part', 'Thumbs.db']:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'abc')
+    refs = list(list_input(resolve(str(tmp_path), PLAIN), PLAIN))
+    found = [ref for ref in refs if ref is not None]
+    assert sorted(ref.uri for ref in found) == sorted(f'{tmp_path}/{name}' for name in images)
+    assert refs.count(None) == 4
+    assert all(ref.size_bytes == 3 and ref.version and ref.carried == '[]' for ref in found)
+
+
+def test_an_empty_folder_and_a_glob_without_a_match_give_nothing(tmp_path):
+    for value in (str(tmp_path), f'{tmp_path}/*.jpg', f'{tmp_path}/**'):
+        assert list(list_input(resolve(value, PLAIN), PLAIN)) == []
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'names'),
+    [
+        ('*.jpg', ['a.jpg', '.h.jpg']),
+        ('**/*.jpg', ['a.jpg', '.h.jpg', 'x/b.jpg', 'x/y/c.jpg', 'w/b.jpg']),
+        ('*/*.jpg', ['x/b.jpg', 'w/b.jpg']),
+        ('[!w]/*.jpg', ['x/b.jpg']),
+        ('x/**', ['x/b.jpg', 'x/y/c.jpg', 'x/y/d.txt']),
+        ('**/y/*', ['x/y/c.jpg', 'x/y/d.txt']),
+    ],
+)
+def test_globs_of_folders(tmp_path, pattern, names):
+    for name in ('a.jpg', '.h.jpg', 'x/b.jpg', 'x/y/c.jpg', 'x/y/d.txt', 'w/b.jpg'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b'x')
+    refs = list(list_input(resolve(f'{tmp_path}/{pattern}', PLAIN), PLAIN))
+    assert sorted(ref.uri for ref in refs) == sorted(f'{tmp_path}/{name}' for name in names)
+
+
+def test_a_glob_reaches_a_folder_by_the_name_that_matches(tmp_path):
+    (tmp_path / 'm').mkdir()
+    (tmp_path / 'm' / 'x.jpg').write_bytes(b'x')
+    (tmp_path / 'a').symlink_to('m')
+    (tmp_path / 'z').symlink_to('m')
+    for pattern, names in (('a*/x.jpg', 'a'), ('[k-z]*/**', 'mz'), ('**/x.jpg', 'amz')):
+        refs = list_input(resolve(f'{tmp_path}/{pattern}', PLAIN), PLAIN)
+        assert sorted(ref.uri for ref in refs) == [f'{tmp_path}/{name}/x.jpg' for name in names]
+
+
+def test_a_name_that_is_no_text_is_a_dead_letter_also_as_the_input_itself(tmp_path):
+    path = f'{tmp_path}/\udcff.jpg'
+    with open(path, 'wb'):  # noqa: PTH123 (the name is no text)
+        pass
+    for value in (path, str(tmp_path), f'{tmp_path}/*.jpg'):
+        (ref,) = list_input(resolve(value, PLAIN), PLAIN)
+        assert (ref.uri, ref.reason) == (f'{tmp_path}/\\xff.jpg', 'bad_name')
+
+
+def test_lines_of_a_manifest_are_refs_or_dead_letters(tmp_path):
+    columns = Columns('uri', ('split', 'n'), ('split',))
+    rows = [
+        {'uri': 'a b.jpg', 'split': 'x', 'n': 1},
+        {'uri': '', 'split': 'x', 'n': None},
+        {'uri': 'https://me:pw@host/x.jpg?sig=s', 'split': '', 'n': 2},
+        {'uri': 'b.jpg', 'split': 'y' * 300, 'n': 3},
+        {'uri': '\ud800.jpg', 'split': None, 'n': 4},
+        {'uri': 'c.jpg', 'split': 'x', 'n': '\udfff'},
+        {'uri': 5, 'split': 'x', 'n': 6},
+    ]
+    path = tmp_path / 'list.jsonl'
+    path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
+    refs = list(list_input(resolve(str(path), columns), columns))
+    assert [(ref.uri, ref.reason, ref.carried) for ref in refs] == [
+        (f'{tmp_path}/a b.jpg', '', '["x", "1"]'),
+        (f'{path}:2', 'bad_uri', '["x", null]'),
+        ('https://host/x.jpg', 'bad_uri', '[null, "2"]'),
+        ('b.jpg', 'bad_name', '[null, null]'),
+        ('\\ud800.jpg', 'bad_name', '[null, "4"]'),
+        ('c.jpg', 'bad_name', '[null, null]'),
+        (f'{path}:7', 'bad_uri', '["x", "6"]'),
+    ]
+    assert all(ref.detail.startswith(f'line {i}: ') for i, ref in enumerate(refs, 1) if ref.reason)
+
+
+def test_names_in_a_bucket_are_listed_and_matched(bucket):
+    names = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.jpg', '.h.jpg']
+    names += ['[1].jpg', 'a//b.jpg', '/lead.jpg']
+    for name in [*names, 'notes.txt', 'photos/']:
+        bucket.put(name, b'x')
+    refs = list(list_input(resolve(f'gs://{bucket.name}', PLAIN), PLAIN))
+    assert sorted(ref.uri for ref in refs if ref) == sorted(bucket.uri(name) for name in names)
+    assert refs.count(None) == 1
+    for pattern, matched in (
+        ('*.jpg', [name for name in names if '/' not in name]),
+        ('**/*.jpg', names),
+        ('?1[]].jpg', ['[1].jpg']),
+        ('*/日.jpg', ['é/日.jpg']),
+        ('**%*', ['100%+.jpg', '%2F.jpg']),
+    ):
+        found = list_input(resolve(bucket.uri(pattern), PLAIN), PLAIN)
+        assert sorted(ref.uri for ref in found) == sorted(bucket.uri(name) for name in matched)
+    for name in names:
+        assert resolve(bucket.uri(name), PLAIN) == ('file', bucket.uri(name), '')
+
+
+def test_a_manifest_in_a_bucket_is_relative_to_itself(bucket):
+    bucket.put('lists/day.txt', b'a b.jpg\n../c.jpg\n/d.jpg\n')
+    refs = list_input(resolve(bucket.uri('lists/day.txt'), PLAIN), PLAIN)
+    names = ['lists/a b.jpg', 'c.jpg', 'd.jpg']
+    assert [ref.uri for ref in refs] == [bucket.uri(name) for name in names]
+
+
+def test_prefixes_of_a_bucket_are_folders(bucket):
+    assert resolve(bucket.uri(), PLAIN).kind == 'folder'  # an empty bucket
+    bucket.put('photos/', b'')  # the marker a console leaves
+    bucket.put('photos/a.jpg', b'x')
+    bucket.put('photos2/b.jpg', b'x')
+    for value in ('photos', 'photos/'):
+        source = resolve(bucket.uri(value), PLAIN)
+        assert source.kind == 'folder'
+        refs = list_input(source, PLAIN)
+        assert [ref.uri for ref in refs] == [bucket.uri('photos/a.jpg')]
+    with pytest.raises(UsageError, match='no such file, folder or prefix'):
+        resolve(bucket.uri('phot'), PLAIN)
+    with pytest.raises(UsageError, match='no such bucket or object'):
+        resolve('gs://b-absent/x', PLAIN)
+
+
+refs = st.builds(
+    Ref,
+    st.sampled_from(['/a', '/b', '/c', '/d', '/e']),
+    st.sampled_from(['', 'v1', 'v2']),
+    st.sampled_from([-1, 3]),
+    st.sampled_from(['[]', '["x"]']),
+    st.sampled_from(['', 'bad_uri']),
+    st.just(''),
+)
+
+
+@settings(derandomize=True, max_examples=100, deadline=None)
+@given(st.lists(refs, max_size=30), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_a_sample_depends_on_what_is_listed_not_on_its_order(listed, size, random):
+    def sample(parts):
+        combine = listing._SampleFn(size)
+        accumulators = []
+        for part in parts:
+            accumulator = combine.create_accumulator()
+            for ref in part:
+                accumulator = combine.add_input(accumulator, ref)
+            accumulators.append(accumulator)
+        return combine.extract_output(combine.merge_accumulators(accumulators))
+
+    whole = sample([listed])
+    shuffled = random.sample(listed, len(listed))
+    place = random.randint(0, len(listed))
+    assert sample([shuffled[:place], shuffled[place:]]) == whole
+    assert len(whole) == min(size, len({(ref.uri, ref.carried) for ref in listed}))

@@ -1,0 +1,519 @@
+"""Google Cloud Storage: against an emulator, and against a server that misbehaves.
+
+Not checked here: real credentials, TLS, and what only the real service does.
+"""
+
+import base64
+import contextlib
+import gzip
+import http.server
+import random
+import socket
+import struct
+import threading
+import time
+import zlib
+
+import google_crc32c
+import pytest
+
+from transforms import storage_gcs
+from transforms.errors import ImageError, StoreError, UsageError
+from transforms.storage import FetchLimits, store_for
+
+BODY = random.Random(0).randbytes(5000)
+LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
+SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)
+ODD_NAMES = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.jpg', '.h.jpg']
+ODD_NAMES += ['[1]*.jpg', 'a//b.jpg', '/lead.jpg', 'x/../y.jpg', 'a&alt=json.jpg', 'new\nline.jpg']
+
+
+# --- against the emulator
+
+
+@pytest.fixture
+def store(emulator):
+    return store_for('gs://')
+
+
+def fetch(store, uri, limits=LIMITS):
+    return store.fetch(uri, limits, lambda size_bytes: None)
+
+
+def test_odd_names_are_listed_looked_at_and_fetched(store, bucket):
+    for name in ODD_NAMES:
+        bucket.put(name, name.encode())
+    entries = {entry.uri: entry for entry in store.list(bucket.uri())}
+    assert sorted(entries) == sorted(bucket.uri(name) for name in ODD_NAMES)
+    for name in ODD_NAMES:
+        entry = entries[bucket.uri(name)]
+        assert entry == store.stat(entry.uri)
+        assert entry.size_bytes == len(name.encode())
+        assert fetch(store, entry.uri) == (name.encode(), entry.version)
+
+
+def test_a_listing_of_several_pages_is_whole(store, bucket):
+    names = {f'many/{i:04}.jpg' for i in range(1100)}
+    for name in sorted(names):
+        bucket.put(name, b'x')
+    bucket.put('many2/x.jpg', b'x')
+    found = [entry.uri for entry in store.list(bucket.uri('many'))]
+    assert len(found) == 1100
+    assert set(found) == {bucket.uri(name) for name in names}
+    assert len(list(store.list(bucket.uri('many'), 1))) == 1100
+
+
+def test_max_depth_1_leaves_out_what_lies_deeper(store, bucket):
+    for name in ('a.jpg', 'x/b.jpg', 'x/y/c.jpg'):
+        bucket.put(name, b'x')
+    assert [entry.uri for entry in store.list(bucket.uri(), 1)] == [bucket.uri('a.jpg')]
+    assert [entry.uri for entry in store.list(bucket.uri('x'), 1)] == [bucket.uri('x/b.jpg')]
+
+
+def test_the_version_is_the_generation(store, bucket):
+    uri = bucket.put('a', b'1')
+    before = fetch(store, uri).version
+    bucket.put('a', b'2')
+    after = fetch(store, uri)
+    assert before.isdigit()
+    assert after.version == store.stat(uri).version != before
+    assert after.data == b'2'
+
+
+def test_markers_of_folders_are_no_objects(store, bucket):
+    uri = bucket.put('photos/', b'')
+    assert store.stat(uri) is None
+    assert list(store.list(bucket.uri())) == []
+    assert store.is_folder(bucket.uri('photos'))
+    with pytest.raises(ImageError, match='not_a_file: a folder'):
+        fetch(store, uri)
+
+
+def test_what_is_not_there(store, bucket):
+    assert store.stat(bucket.uri('absent')) is None
+    assert store.stat(bucket.uri()) is None
+    assert store.read(bucket.uri('absent')) is None
+    store.delete(bucket.uri('absent'))
+    assert store.is_folder(bucket.uri())
+    assert not store.is_folder(bucket.uri('absent'))
+    with pytest.raises(ImageError, match='not_found: HTTP 404'):
+        fetch(store, bucket.uri('absent'))
+    with pytest.raises(UsageError, match='no such object'):
+        store.open(bucket.uri('absent'))
+    with pytest.raises(UsageError, match='no such bucket'):
+        list(store.list('gs://b-absent'))
+    with pytest.raises(UsageError, match='no such bucket'):
+        store.write('gs://b-absent/a', b'x')
+
+
+def test_write_create_read_delete(store, bucket):
+    uri = bucket.uri('größe #1?.json')
+    assert store.create(uri, b'1')
+    assert not store.create(uri, b'2')
+    assert store.read(uri) == b'1'
+    store.write(uri, b'3')
+    assert store.read(uri) == b'3'
+    store.delete(uri)
+    assert store.read(uri) is None
+    assert store.create(uri, b'')
+    assert store.read(uri) == b''
+
+
+def test_only_one_of_many_creates(store, bucket):
+    uri = bucket.uri('lease')
+    won = []
+    barrier = threading.Barrier(6)
+
+    def run(i):
+        barrier.wait(10)
+        if store.create(uri, str(i).encode()):
+            won.append(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert [str(i).encode() for i in won] == [store.read(uri)]
+
+
+def test_open_is_a_seekable_stream(store, bucket):
+    data = random.Random(1).randbytes(100_000)
+    with store.open(bucket.put('a', data)) as stream:
+        assert stream.read(10) == data[:10]
+        stream.seek(-10, 2)
+        assert stream.read() == data[-10:]
+        stream.seek(0)
+        assert stream.read() == data
+
+
+def test_objects_stored_as_gzip_are_unpacked(store, bucket):
+    uri = bucket.put('a.jpg', gzip.compress(BODY), 'gzip')
+    assert fetch(store, uri) == (BODY, store.stat(uri).version)
+
+
+def test_too_many_bytes_are_never_asked_for(store, bucket):
+    asked = []
+    uri = bucket.put('a', bytes(10_001))
+    with pytest.raises(ImageError, match='too_many_bytes: 10001 bytes, limit 10000') as caught:
+        store.fetch(uri, LIMITS, asked.append)
+    assert caught.value.size_bytes == 10_001
+    assert asked == []
+    store.fetch(bucket.put('a', bytes(10_000)), LIMITS, asked.append)
+    assert asked == [10_000]
+
+
+def test_an_empty_object_is_fetched(store, bucket):
+    assert fetch(store, bucket.put('a', b'')).data == b''
+
+
+# --- against a server that misbehaves
+
+
+class Server:
+    """An HTTP server whose answers are given: one a request, the last one for all that follow."""
+
+    _MOST_REQUESTS = 300
+
+    def __init__(self, answers):
+        self.answers = list(answers)
+        self.requests = 0
+        self.connections = 0
+        self.stopping = threading.Event()
+        lock = threading.Lock()
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = 'HTTP/1.1'
+            timeout = 5
+            disable_nagle_algorithm = True
+
+            def setup(self):
+                super().setup()
+                with lock:
+                    outer.connections += 1
+
+            def do_GET(self):
+                with lock:
+                    outer.requests += 1
+                    answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
+                if outer.requests > outer._MOST_REQUESTS:
+                    answer = status(404)
+                with contextlib.suppress(OSError):
+                    answer(self, outer.stopping)
+
+            def log_message(self, *args):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+        self._server.daemon_threads = False
+        self._server.shutdown_request = self._server.close_request  # lets `reset` reset
+        self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def close(self):
+        self.stopping.set()
+        self._server.shutdown()
+        self._thread.join(5)
+        self._server.socket.close()
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Starts a server with these answers; returns it and a store in front of it."""
+    monkeypatch.setattr(storage_gcs, '_BACKOFF_SEC', (0.01, 0.05))
+    with contextlib.ExitStack() as stack:
+
+        def start(*answers):
+            server = Server(answers)
+            stack.callback(server.close)
+            monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
+            store = storage_gcs.GcsStore()
+            stack.callback(store._pool.clear)
+            return server, store
+
+        yield start
+
+
+def crc32c(data):
+    return base64.b64encode(google_crc32c.value(data).to_bytes(4, 'big')).decode()
+
+
+def head(handler, code=200, length=5000, data=BODY, **headers):
+    handler.send_response(code)
+    if length is not None:
+        handler.send_header('Content-Length', str(length))
+    handler.send_header('x-goog-hash', f'crc32c={crc32c(data)}')
+    handler.send_header('x-goog-hash', 'md5=AAAA')
+    handler.send_header('x-goog-generation', '7')
+    for name, value in headers.items():
+        handler.send_header(name.replace('_', '-'), value)
+    handler.end_headers()
+
+
+def good(handler, stopping):
+    head(handler)
+    handler.wfile.write(BODY)
+
+
+def status(code, text=b'', **headers):
+    def answer(handler, stopping):
+        head(handler, code, len(text), text, **headers)
+        handler.wfile.write(text)
+
+    return answer
+
+
+def stored(data, length=None, **headers):
+    def answer(handler, stopping):
+        head(handler, length=len(data) if length is None else length, data=data, **headers)
+        handler.wfile.write(data)
+
+    return answer
+
+
+def reset(handler, stopping):
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    handler.close_connection = True
+
+
+def hang_up(handler, stopping):
+    handler.close_connection = True
+
+
+def reset_within(handler, stopping):
+    head(handler)
+    handler.wfile.write(BODY[:1000])
+    handler.wfile.flush()
+    reset(handler, stopping)
+
+
+def truncated(handler, stopping):
+    head(handler)
+    handler.wfile.write(BODY[:-1])
+    handler.close_connection = True
+
+
+def truncated_chunks(handler, stopping):
+    head(handler, length=None, Transfer_Encoding='chunked')
+    handler.wfile.write(b'5\r\nabcde\r\n5\r\nab')
+    handler.close_connection = True
+
+
+def chunked(handler, stopping):
+    head(handler, length=None, Transfer_Encoding='chunked')
+    for start in range(0, len(BODY), 1000):
+        handler.wfile.write(b'3E8\r\n' + BODY[start : start + 1000] + b'\r\n')
+    handler.wfile.write(b'0\r\n\r\n')
+
+
+def until_close(handler, stopping):
+    head(handler, length=None)
+    handler.wfile.write(BODY)
+    handler.close_connection = True
+
+
+def wrong_bytes(handler, stopping):
+    head(handler)
+    handler.wfile.write(BODY[::-1])
+
+
+def rubbish(handler, stopping):
+    handler.wfile.write(b'\x16\x03\x01 this is no HTTP\r\n\r\n')
+    handler.close_connection = True
+
+
+def odd_length(handler, stopping):
+    head(handler, length='many')
+    handler.wfile.write(BODY)
+    handler.close_connection = True
+
+
+def stall(handler, stopping):
+    stopping.wait(5)
+
+
+def stall_within(handler, stopping):
+    head(handler)
+    handler.wfile.write(BODY[:1000])
+    handler.wfile.flush()
+    stopping.wait(5)
+
+
+def drip(handler, stopping):
+    head(handler)
+    for i in range(len(BODY)):
+        if stopping.wait(0.02):
+            return
+        handler.wfile.write(BODY[i : i + 1])
+        handler.wfile.flush()
+
+
+def reason_of(store, limits=SHORT):
+    with pytest.raises(ImageError) as caught:
+        fetch(store, 'gs://bucket/a.jpg', limits)
+    return caught.value.reason.value
+
+
+@pytest.mark.parametrize(
+    'fault',
+    [
+        *(status(code) for code in (408, 429, 500, 502, 503, 504, 520)),
+        *(reset, hang_up, reset_within, truncated, truncated_chunks, wrong_bytes, rubbish),
+    ],
+    ids=lambda fault: fault.__qualname__.partition('.')[0],
+)
+def test_passing_faults_are_retried(serve, fault):
+    server, store = serve(fault, fault, good)
+    assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7')
+    assert server.requests == 3
+
+
+@pytest.mark.parametrize(
+    ('fault', 'reason'),
+    [
+        (status(503), 'store_error'),
+        (status(429), 'store_error'),
+        (reset, 'store_error'),
+        (truncated, 'store_error'),
+        (wrong_bytes, 'checksum'),
+        (stall, 'deadline'),
+        (stall_within, 'deadline'),
+        (drip, 'deadline'),
+    ],
+)
+def test_the_deadline_holds_whatever_the_server_does(serve, fault, reason):
+    _, store = serve(fault)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=r', until 0\.5 s were over$') as caught:
+        fetch(store, 'gs://bucket/a.jpg', SHORT)
+    assert caught.value.reason.value == reason
+    assert caught.value.reason.retryable
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_store_that_is_not_there_is_tried_until_the_deadline(serve):
+    server, store = serve(good)
+    server.close()
+    assert reason_of(store) == 'store_error'
+
+
+@pytest.mark.parametrize(
+    ('code', 'reason'),
+    [(403, 'forbidden'), (404, 'not_found'), (400, 'store_error'), (204, 'store_error')],
+)
+def test_lasting_answers_are_not_asked_again(serve, code, reason):
+    server, store = serve(status(code))
+    assert reason_of(store) == reason
+    assert server.requests == 1
+
+
+def test_redirects_are_not_followed(serve):
+    server, store = serve(status(302, Location='/secret'), good)
+    assert reason_of(store) == 'store_error'
+    assert server.requests == 1
+
+
+def test_refused_credentials_are_no_images_fault(serve):
+    server, store = serve(status(401))
+    with pytest.raises(StoreError, match='credentials were refused'):
+        fetch(store, 'gs://bucket/a.jpg')
+    assert server.requests == 1
+
+
+def test_details_never_hold_what_a_server_says(serve):
+    secret = b'Bearer s3cr3t at 0x7f00'
+    text = secret.decode()
+    faults = [
+        *(status(code, secret, Location=f'/{text}', X=text) for code in (302, 400, 403, 404, 503)),
+        *(rubbish, reset, truncated, wrong_bytes, stall),
+    ]
+    for fault in faults:
+        _, store = serve(fault)
+        with pytest.raises(ImageError) as caught:
+            fetch(store, 'gs://bucket/a.jpg', FetchLimits(10_000, 0.1))
+        detail = caught.value.detail
+        assert not any(word in detail for word in ('s3cr3t', '0x', '127.0.0.1', 'object at'))
+        assert len(detail) < 100
+
+
+def test_one_connection_serves_many_objects(serve):
+    server, store = serve(good)
+    for _ in range(20):
+        fetch(store, 'gs://bucket/a.jpg')
+    assert server.requests == 20
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize('answer', [chunked, until_close, odd_length])
+def test_a_body_of_unknown_size_is_taken_for_the_largest(serve, answer):
+    _, store = serve(answer)
+    asked = []
+    assert store.fetch('gs://bucket/a.jpg', LIMITS, asked.append).data == BODY
+    assert asked == [10_000]
+
+
+@pytest.mark.parametrize('answer', [chunked, until_close])
+def test_a_body_of_unknown_size_is_cut_off_at_the_limit(serve, answer):
+    _, store = serve(answer)
+    assert reason_of(store, FetchLimits(4999, 5.0)) == 'too_many_bytes'
+
+
+def test_every_try_asks_for_room_anew(serve):
+    _, store = serve(truncated, wrong_bytes, good)
+    asked = []
+    store.fetch('gs://bucket/a.jpg', LIMITS, asked.append)
+    assert asked == [5000, 5000, 5000]
+
+
+PACKED = gzip.compress(BODY)
+
+
+@pytest.mark.parametrize(
+    ('data', 'reason'),
+    [
+        (gzip.compress(bytes(10_001)), 'too_many_bytes'),
+        (gzip.compress(bytes(10**8)), 'too_many_bytes'),
+        (PACKED[:-9], 'truncated'),
+        (PACKED[:-4] + b'\0\0\0\0', 'decode_error'),
+        (b'\xff\xd8\xff not gzip', 'decode_error'),
+        (zlib.compress(BODY), 'decode_error'),
+        (b'', 'truncated'),
+    ],
+)
+def test_bad_gzip_has_a_reason(serve, data, reason):
+    limits = FetchLimits(max(10_000, len(data)) if reason != 'too_many_bytes' else 10_000, 5.0)
+    server, store = serve(stored(data, Content_Encoding='gzip'))
+    with pytest.raises(ImageError) as caught:
+        fetch(store, 'gs://bucket/a.jpg', limits)
+    assert caught.value.reason.value == reason
+    assert server.requests == 1
+
+
+def test_room_for_a_packed_object_is_asked_for_unpacked(serve):
+    _, store = serve(stored(PACKED, Content_Encoding='gzip'))
+    asked = []
+    assert store.fetch('gs://bucket/a.jpg', LIMITS, asked.append).data == BODY
+    assert asked == [10_000]
+
+
+def test_an_object_without_checksum_is_taken(serve):
+    def plain(handler, stopping):
+        handler.send_response(200)
+        handler.send_header('Content-Length', '3')
+        handler.end_headers()
+        handler.wfile.write(b'abc')
+
+    _, store = serve(plain)
+    assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '')
+
+
+def test_no_credentials_is_said_in_one_line(monkeypatch, tmp_path):
+    def no_credentials(*args, **options):
+        raise storage_gcs.google.auth.exceptions.DefaultCredentialsError('x')
+
+    monkeypatch.delenv('STORAGE_EMULATOR_HOST', raising=False)
+    monkeypatch.setattr(storage_gcs.google.auth, 'default', no_credentials)
+    with pytest.raises(StoreError, match='gcloud auth application-default login'):
+        storage_gcs.GcsStore()
