@@ -5,6 +5,7 @@ Exit codes: 0 done and balanced; 1 failed or unbalanced; 2 wrong usage; 3 done, 
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import logging
@@ -95,7 +96,7 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.progress import reporting
     from pipeline.summary import print_summary
     from transforms import lease
-    from transforms.errors import UsageError
+    from transforms.errors import StoreError, UsageError
     from transforms.publish import clean_up
     from transforms.storage import store_for
 
@@ -129,7 +130,9 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         clean_up(layout)
         return _explain(e, layout.run_id, args.verbose)
     finally:
-        lease.release(layout)
+        # A store that is gone has been reported already.
+        with contextlib.suppress(StoreError):
+            lease.release(layout)
     report = json.loads(store_for(layout.output).read(layout.uri(layout.report_path)) or b'{}')
     print_summary(report, layout, Console())
     counts = report['counts']

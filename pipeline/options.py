@@ -24,7 +24,8 @@ from transforms.model.handler import PRECISION, InferenceOptions
 from transforms.model.registry import EMBEDDED, ModelSource, get_model
 from transforms.model.vocabulary import load_vocabulary
 from transforms.process import cpu_count
-from transforms.storage import FetchLimits, store_for
+from transforms.rows import FetchLimits
+from transforms.storage import store_for
 
 _MIB = 2**20
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}

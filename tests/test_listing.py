@@ -264,9 +264,9 @@ def test_names_in_a_bucket_are_listed_and_matched(bucket):
 
 
 def test_a_manifest_in_a_bucket_is_relative_to_itself(bucket):
-    bucket.put('lists/day.txt', b'a b.jpg\n../c.jpg\n/d.jpg\n')
+    bucket.put('lists/day.txt', b'a b.jpg\n../c.jpg\n')
     refs = list_input(resolve(bucket.uri('lists/day.txt'), PLAIN), PLAIN)
-    names = ['lists/a b.jpg', 'c.jpg', 'd.jpg']
+    names = ['lists/a b.jpg', 'c.jpg']
     assert [ref.uri for ref in refs] == [bucket.uri(name) for name in names]
 
 

@@ -19,7 +19,8 @@ import pytest
 
 from transforms import storage_gcs
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.storage import FetchLimits, store_for
+from transforms.rows import FetchLimits
+from transforms.storage import store_for
 
 BODY = random.Random(0).randbytes(5000)
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.storage import FetchLimits, store_for
+from transforms.rows import FetchLimits
+from transforms.storage import store_for
 from transforms.storage_local import LocalStore
 
 LIMITS = FetchLimits(max_bytes=1000, deadline_sec=5.0)

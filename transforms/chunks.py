@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 
 from transforms.errors import UsageError
-from transforms.hashing import content_hash
+from transforms.hashing import content_hash, uri_hash
 from transforms.process import LIVE
 from transforms.rows import Chunk, DeadLetter, Item, Ref, Stage
 
@@ -59,7 +59,7 @@ def bucket_count(images: int, chunk_size: int) -> int:
 
 def bucket_of(uri: str, buckets: int) -> int:
     """The bucket of a URI, by the first 8 bytes of its SHA-256; `buckets` is a power of two."""
-    return int.from_bytes(content_hash(uri)[:8], 'big') % buckets
+    return uri_hash(uri) % buckets
 
 
 def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:

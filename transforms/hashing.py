@@ -11,3 +11,8 @@ def content_hash(*texts: str) -> bytes:
         digest.update(len(data).to_bytes(8, 'big'))
         digest.update(data)
     return digest.digest()
+
+
+def uri_hash(uri: str) -> int:
+    """The first 8 bytes of the URI's SHA-256, by which images are spread over chunks and files."""
+    return int.from_bytes(hashlib.sha256(uri.encode()).digest()[:8], 'big')

@@ -6,7 +6,7 @@ from typing import Any
 
 from transforms import uris
 from transforms.errors import StoreError, UsageError
-from transforms.hashing import content_hash
+from transforms.hashing import uri_hash
 from transforms.partitions import folder_of_values
 from transforms.storage import store_for
 
@@ -83,8 +83,7 @@ class Layout:
 
     def path_for(self, kind: str, folder: str, uri: str, shards: int) -> str:
         """Path of the file a row belongs to, by the hash of its URI."""
-        shard = int.from_bytes(content_hash(uri)[:8], 'big') % shards
-        return self.shard_path(kind, folder, shard, shards)
+        return self.shard_path(kind, folder, uri_hash(uri) % shards, shards)
 
 
 def dataset_spec(layout: Layout) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from transforms.errors import ImageError, UsageError
 from transforms.hashing import content_hash
 from transforms.partitions import folder_of_values
 from transforms.process import LIVE
-from transforms.rows import Reason, Ref
-from transforms.storage import Entry, store_for
+from transforms.rows import Entry, Reason, Ref
+from transforms.storage import store_for
 
 _GLOB = re.compile(r'[*?\[]')
 _TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')

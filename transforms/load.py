@@ -21,8 +21,8 @@ from transforms.decode import PixelLimits
 from transforms.errors import ImageError
 from transforms.model.card import Resize
 from transforms.process import LIVE, ByteBudget, cpu_count, shared
-from transforms.rows import Batch, Chunk, Failure, Image, Item, Stage
-from transforms.storage import FetchLimits, store_for
+from transforms.rows import Batch, Chunk, Failure, FetchLimits, Image, Item, Stage
+from transforms.storage import store_for
 
 
 class LoadOptions(NamedTuple):

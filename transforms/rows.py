@@ -60,6 +60,37 @@ class Stage(enum.Enum):
     INFER = 'infer'
 
 
+class Entry(NamedTuple):
+    """One object of a listing: its absolute URI, version and size.
+
+    `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
+    form of its name.
+    """
+
+    uri: str
+    version: str
+    size_bytes: int
+    reason: str = ''
+    detail: str = ''
+
+
+class Fetched(NamedTuple):
+    """A whole object and the version that was read."""
+
+    data: bytes
+    version: str
+
+
+class FetchLimits(NamedTuple):
+    """What reading one object may take.
+
+    `deadline_sec` is total: it covers every retry and holds against a server that drips.
+    """
+
+    max_bytes: int
+    deadline_sec: float
+
+
 class Ref(NamedTuple):
     """One listed line or object.
 

@@ -5,44 +5,16 @@ A store tells two kinds of failure apart: `ImageError` is one object's, `StoreEr
 """
 
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, Protocol
 
 from transforms import uris
 from transforms.errors import UsageError
 from transforms.process import shared
+from transforms.rows import Entry, Fetched, FetchLimits
+from transforms.storage_gcs import GcsStore
+from transforms.storage_local import LocalStore
 
 SCHEMES = ('', 'gs')
-
-
-class Entry(NamedTuple):
-    """One object of a listing: its absolute URI, version and size.
-
-    `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
-    form of its name.
-    """
-
-    uri: str
-    version: str
-    size_bytes: int
-    reason: str = ''
-    detail: str = ''
-
-
-class Fetched(NamedTuple):
-    """A whole object and the version that was read."""
-
-    data: bytes
-    version: str
-
-
-class FetchLimits(NamedTuple):
-    """What reading one object may take.
-
-    `deadline_sec` is total: it covers every retry and holds against a server that drips.
-    """
-
-    max_bytes: int
-    deadline_sec: float
 
 
 class Store(Protocol):
@@ -113,10 +85,4 @@ def store_for(uri: str) -> Store:
 
 
 def _make_store(scheme: str) -> Store:
-    if scheme == 'gs':
-        from transforms.storage_gcs import GcsStore
-
-        return GcsStore()
-    from transforms.storage_local import LocalStore
-
-    return LocalStore()
+    return GcsStore() if scheme == 'gs' else LocalStore()

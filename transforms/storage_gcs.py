@@ -24,8 +24,7 @@ from google.cloud import storage
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import Reason
-from transforms.storage import Entry, Fetched, FetchLimits
+from transforms.rows import Entry, Fetched, FetchLimits, Reason
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _POOL_SIZE = 64

@@ -12,8 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import Reason
-from transforms.storage import Entry, Fetched, FetchLimits
+from transforms.rows import Entry, Fetched, FetchLimits, Reason
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 

@@ -116,7 +116,7 @@ def normalize(raw: str, base: str) -> str:
         case '':
             if '://' in raw:  # behind a space or a quote; a path it would only be by accident
                 raise ImageError(Reason.BAD_URI, 'something before the scheme')
-            if scheme_of(base):
+            if scheme_of(base) and not raw.startswith('/'):
                 return _below_prefix(base, raw)
             return _one_root(os.path.normpath(os.path.join(base, raw)))  # noqa: PTH118
         case scheme:
@@ -125,7 +125,7 @@ def normalize(raw: str, base: str) -> str:
 
 def _below_prefix(base: str, raw: str) -> str:
     bucket, prefix = split_object(base)
-    name = posixpath.join('/', prefix, raw)
+    name = f'/{prefix}/{raw}'
     if {'.', '..'} & set(raw.split('/')):
         name = posixpath.normpath(name)
     name = name.lstrip('/')
