@@ -99,10 +99,10 @@ def _page(parts: Sequence[str]) -> str:
         '\n\n'.join(
             [
                 '# Benchmark results',
-                'Written by `python -m tests.benchmarks --write`; `make bench` prints the same anew.',
+                'Written by `python -m tests.benchmarks --write`; `make bench` prints them anew.',
                 f'Machine: {_machine()}.',
                 'What is compared was measured in turns within one run; figures are medians. '
-                'A noisy machine moves the absolute figures by ten per cent and more, the ratios less.',
+                'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
                 *parts,
                 '',
             ]

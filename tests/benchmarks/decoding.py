@@ -18,7 +18,16 @@ _RESIZE = Resize(size_px=224, short_side_px=256, filter='bicubic')
 # Most CPU time of ours for one of plain Pillow's, by size in px.
 _CPU_TARGETS = {(500, 375): 1.15, (1024, 768): 0.6, (4000, 3000): 0.3}
 # Sides that 8 does not divide are where a reduced decode goes wrong.
-_PSNR_SIZES = ((640, 480), (1024, 768), (1023, 767), (1921, 1083), (4000, 3000), (4001, 2999))
+_PSNR_SIZES = (
+    (1024, 768),
+    (1023, 767),
+    (1031, 773),
+    (1921, 1083),
+    (4000, 3000),
+    (4001, 2999),
+    (5601, 4203),
+)
+_EQUAL_DB = 99.0
 _MIN_PSNR_DB = 45.0
 
 
@@ -43,9 +52,9 @@ def reference_decode(data: bytes) -> np.ndarray:
 
 
 def psnr_db(ours: np.ndarray, reference: np.ndarray) -> float:
-    """Peak signal-to-noise ratio of uint8 arrays in dB; 99 where they are equal."""
+    """Peak signal-to-noise ratio of uint8 arrays in dB; `_EQUAL_DB` where they are equal."""
     error = np.mean((ours.astype(np.float64) - reference) ** 2)
-    return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / error))
+    return _EQUAL_DB if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def cpu_rows(sizes: Iterable[tuple[int, int]], pictures: int, rounds: int) -> list[Row]:
@@ -79,13 +88,17 @@ def psnr_rows(sizes: Iterable[tuple[int, int]], pictures: int) -> list[Row]:
         found = [psnr_db(decode(data, _RESIZE), reference_decode(data)) for data in encoded]
         rows.append(Row(f'PSNR, {width} x {height} px: median', median(found), 'dB'))
         everything += found
-    rows.append(Row('PSNR, all sizes: median', median(everything), 'dB', at_least=_MIN_PSNR_DB))
-    rows.append(Row('PSNR, all sizes: lowest', min(everything), 'dB'))
-    return rows
+    # A picture that is small enough to be decoded in full says nothing.
+    reduced = [value for value in everything if value < _EQUAL_DB] or [_EQUAL_DB]
+    return [
+        *rows,
+        Row('PSNR, where reduced: median', median(reduced), 'dB', at_least=_MIN_PSNR_DB),
+        Row('PSNR, where reduced: lowest', min(reduced), 'dB'),
+    ]
 
 
 def run(is_quick: bool) -> Sequence[Row]:
     """The benchmark."""
     if is_quick:
-        return [*cpu_rows([(500, 375), (1024, 768)], 2, 2), *psnr_rows([(1023, 767)], 2)]
+        return [*cpu_rows([(500, 375), (1024, 768)], 2, 2), *psnr_rows([(1031, 773)], 2)]
     return [*cpu_rows(_CPU_TARGETS, 10, 5), *psnr_rows(_PSNR_SIZES, 10)]
