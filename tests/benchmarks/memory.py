@@ -30,7 +30,9 @@ root.run().wait_until_finish()
 
 def label(images: Path, output: Path) -> Process:
     """Labels a folder in a fresh process."""
-    return run_python('-m', 'pipeline', 'label', '--input', images, '--output', output)
+    return run_python(
+        '-m', 'pipeline', 'label', '--input', images, '--output', output, '--max_failure_rate', '0'
+    )
 
 
 def growth_rows(folder: Path, few: int, many: int, distinct: int, rounds: int) -> list[Row]:
