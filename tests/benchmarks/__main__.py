@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import importlib
 import logging
 import os
 import platform
@@ -10,20 +11,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-# TensorFlow reads it when it is imported.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-# Beam logs what it misses while it is being imported.
-logging.basicConfig(level=logging.ERROR)
+from tests.benchmarks.measure import Row
+from transforms.process import cpu_count
 
-from tests.benchmarks import decoding, memory, throughput  # noqa: E402
-from tests.benchmarks.measure import Row  # noqa: E402
-from transforms.process import cpu_count  # noqa: E402
-
-_BENCHMARKS = {
-    'decoding': lambda is_quick, _: decoding.run(is_quick),
-    'throughput': throughput.run,
-    'memory': memory.run,
-}
+_BENCHMARKS = ('decoding', 'throughput', 'memory')
 _RESULTS = Path(__file__).with_name('RESULTS.md')
 
 
@@ -45,13 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.write and (args.quick or args.names):
         parser.error('--write takes a full run, without names or --quick')
 
+    # TensorFlow and Beam speak while they are imported, which happens with the benchmarks.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    logging.basicConfig(level=logging.ERROR)
     print(_machine(), flush=True)
     parts = []
     with tempfile.TemporaryDirectory(prefix='lemmabeam-bench-') as temporary:
         for name in args.names or _BENCHMARKS:
             folder = Path(temporary) / name
             folder.mkdir()
-            parts.append(f'## {name}\n\n{table(_BENCHMARKS[name](args.quick, folder))}')
+            benchmark = importlib.import_module(f'tests.benchmarks.{name}')
+            parts.append(f'## {name}\n\n{table(benchmark.run(args.quick, folder))}')
             print(f'\n{parts[-1]}', flush=True)
     if args.write:
         _RESULTS.write_text(_page(parts))

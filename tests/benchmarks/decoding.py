@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -97,7 +98,7 @@ def psnr_rows(sizes: Iterable[tuple[int, int]], pictures: int) -> list[Row]:
     ]
 
 
-def run(is_quick: bool) -> Sequence[Row]:
+def run(is_quick: bool, _: Path) -> Sequence[Row]:
     """The benchmark."""
     if is_quick:
         return [*cpu_rows([(500, 375), (1024, 768)], 2, 2), *psnr_rows([(1031, 773)], 2)]
