@@ -108,13 +108,15 @@ def prediction_table(
     if not routed:
         return schema.empty_table()
     rows = pa.concat_tables(routed).sort_by([('uri', 'ascending'), ('carried', 'ascending')])
-    rows = rows.combine_chunks()
+    if rows['uri'].num_chunks > 1:
+        rows = rows.combine_chunks()
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
     columns['labels'] = _labels(rows, vocabulary, schema.field('labels').type)
-    values = [outcomes.carried_values(text) for text in rows['carried'].to_pylist()]
-    for column in layout.file_columns:
-        place = layout.carry.index(column)
-        columns[column] = pa.array([row[place] for row in values], pa.string())
+    if layout.file_columns:
+        values = [outcomes.carried_values(text) for text in rows['carried'].to_pylist()]
+        for column in layout.file_columns:
+            place = layout.carry.index(column)
+            columns[column] = pa.array([row[place] for row in values], pa.string())
     return pa.table(columns, schema)
 
 

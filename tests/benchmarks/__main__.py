@@ -1,0 +1,110 @@
+"""Runs benchmarks and prints their figures; `--write` keeps them in RESULTS.md."""
+
+import argparse
+import datetime
+import importlib
+import logging
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.benchmarks.measure import Row
+from transforms.process import cpu_count
+
+_BENCHMARKS = ('decoding', 'throughput', 'memory')
+_RESULTS = Path(__file__).with_name('RESULTS.md')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmarks named on the command line."""
+    parser = argparse.ArgumentParser(prog='python -m tests.benchmarks', allow_abbrev=False)
+    parser.add_argument(
+        'names',
+        nargs='*',
+        metavar='NAME',
+        help=f'what to run: {", ".join(_BENCHMARKS)} (default: all)',
+    )
+    parser.add_argument('--quick', action='store_true', help='small sizes: does it run at all')
+    parser.add_argument('--write', action='store_true', help=f'write {_RESULTS.name}')
+    args = parser.parse_args(argv)
+    for name in args.names:
+        if name not in _BENCHMARKS:
+            parser.error(f'no benchmark {name!r}, but: {", ".join(_BENCHMARKS)}')
+    if args.write and (args.quick or args.names):
+        parser.error('--write takes a full run, without names or --quick')
+
+    # TensorFlow and Beam speak while they are imported, which happens with the benchmarks.
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    logging.basicConfig(level=logging.ERROR)
+    print(_machine(), flush=True)
+    parts = []
+    with tempfile.TemporaryDirectory(prefix='lemmabeam-bench-') as temporary:
+        for name in args.names or _BENCHMARKS:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            benchmark = importlib.import_module(f'tests.benchmarks.{name}')
+            parts.append(f'## {name}\n\n{table(benchmark.run(args.quick, folder))}')
+            print(f'\n{parts[-1]}', flush=True)
+    if args.write:
+        _RESULTS.write_text(_page(parts))
+    return 0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Figures as a Markdown table that is aligned for a terminal, too."""
+    cells = [('figure', 'value', 'unit', 'target', 'met'), *(_cells(row) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(5)]
+    lines = [
+        '| '
+        + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + ' |'
+        for line in cells
+    ]
+    lines.insert(1, '| ' + ' | '.join('-' * width for width in widths) + ' |')
+    return '\n'.join(lines)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    target = ''
+    if row.at_most is not None:
+        target = f'at most {row.at_most:g}'
+    elif row.at_least is not None:
+        target = f'at least {row.at_least:g}'
+    met = {None: '', True: 'yes', False: 'NO'}[row.is_met]
+    return row.name, _figure(row.value), row.unit, target, met
+
+
+def _figure(value: float) -> str:
+    return f'{value:.0f}' if abs(value) >= 1000 else f'{value:.3g}'
+
+
+def _machine() -> str:
+    gpu = 'a GPU' if Path('/proc/driver/nvidia').exists() else 'no GPU'
+    return (
+        f'{datetime.date.today()}, {cpu_count()} CPU cores, {gpu}, '
+        f'Python {platform.python_version()} on {platform.system()} {platform.machine()}'
+    )
+
+
+def _page(parts: Sequence[str]) -> str:
+    return (
+        '\n\n'.join(
+            [
+                '# Benchmark results',
+                'Written by `python -m tests.benchmarks --write`; `make bench` prints them anew.',
+                f'Machine: {_machine()}.',
+                'What is compared was measured in turns within one run; figures are medians. '
+                'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
+                *parts,
+                '',
+            ]
+        ).rstrip('\n')
+        + '\n'
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
