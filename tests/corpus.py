@@ -315,19 +315,19 @@ def _pngs() -> Iterator[Case]:
         values = np.arange(48 * 40).reshape(40, 48) % (1 << depth)
         rows = _packed(values, depth)
         yield Case(f'png_grey{depth}.png', png((48, 40, depth, 0, 0), rows), LABELED)
-        palette = chunk(b'PLTE', bytes(range(0, 3 << depth)) if depth < 7 else bytes(768))
+        palette = chunk(b'PLTE', bytes(i % 256 for i in range(3 << depth)))
         indexed = png((48, 40, depth, 3, 0), rows, palette)
         yield Case(f'png_palette{depth}.png', indexed, LABELED)
         alpha = chunk(b'tRNS', bytes([0, 128]))
         yield Case(f'png_palette{depth}_trns.png', with_png_chunk(indexed, alpha), LABELED)
         grey = chunk(b'tRNS', struct.pack('>H', 1))
-        yield Case(
-            f'png_grey{depth}_trns.png', png((48, 40, depth, 0, 0), rows, grey), LABELED
-        )
+        yield Case(f'png_grey{depth}_trns.png', png((48, 40, depth, 0, 0), rows, grey), LABELED)
     for mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
         for name, options in {'fast': {'compress_level': 0}, 'small': {'optimize': True}}.items():
             yield Case(
-                f'png_{mode.lower()}_{name}.png', encode(picture(mode=mode), 'PNG', **options), LABELED
+                f'png_{mode.lower()}_{name}.png',
+                encode(picture(mode=mode), 'PNG', **options),
+                LABELED,
             )
     yield Case('png_grey16.png', png16(), LABELED)
     yield Case('png_grey16_trns.png', png16(chunk(b'tRNS', b'\x00\x25')), LABELED)
@@ -338,7 +338,9 @@ def _pngs() -> Iterator[Case]:
         yield Case(f'png_16bit_type{colour}.png', png((48, 40, 16, colour, 0), body), LABELED)
     rgb = encode(picture(), 'PNG')
     yield Case(
-        'png_rgb_trns.png', with_png_chunk(rgb, chunk(b'tRNS', struct.pack('>3H', 0, 0, 127))), LABELED
+        'png_rgb_trns.png',
+        with_png_chunk(rgb, chunk(b'tRNS', struct.pack('>3H', 0, 0, 127))),
+        LABELED,
     )
     for colour, mode in {0: 'L', 2: 'RGB', 4: 'LA', 6: 'RGBA'}.items():
         samples = np.asarray(picture(mode=mode))
@@ -353,7 +355,11 @@ def _pngs() -> Iterator[Case]:
     )
     yield Case(
         'png_palette_outside.png',
-        png((8, 8, 8, 3, 0), b''.join(b'\x00' + b'\xff' * 8 for _ in range(8)), chunk(b'PLTE', bytes(6))),
+        png(
+            (8, 8, 8, 3, 0),
+            b''.join(b'\x00' + b'\xff' * 8 for _ in range(8)),
+            chunk(b'PLTE', bytes(6)),
+        ),
         LABELED,
     )
 
@@ -388,8 +394,10 @@ def _png_chunks() -> Iterator[Case]:
     for name, extra in spoiled.items():
         yield Case(f'png_{name}.png', with_png_chunk(base, extra), LABELED)
         yield Case(f'png_{name}_behind.png', with_png_chunk(base, extra, before=b'IEND'), LABELED)
-    yield Case('png_no_idat.png', base[: base.index(b'IDAT') - 4] + chunk(b'IEND', b''), DECODE_ERROR)
-    yield Case('png_idat_noise.png', png((48, 40, 8, 2, 0), b'')[:-12], DECODE_ERROR)
+    yield Case(
+        'png_no_idat.png', base[: base.index(b'IDAT') - 4] + chunk(b'IEND', b''), DECODE_ERROR
+    )
+    yield Case('png_no_rows.png', png((48, 40, 8, 2, 0), b''), DECODE_ERROR)
     yield Case('png_depth3.png', png((8, 8, 3, 0, 0), bytes(40)), DECODE_ERROR)
     yield Case('png_colour5.png', png((8, 8, 8, 5, 0), bytes(400)), DECODE_ERROR)
     yield Case('png_0_wide.png', png((0, 8, 8, 0, 0), bytes(40)), DECODE_ERROR)
@@ -406,7 +414,9 @@ def _webps() -> Iterator[Case]:
             data = encode(picture(mode=mode), 'WEBP', lossless=lossless, exact=True)
             yield Case(f'webp_{mode.lower()}_{kind}.webp', data, LABELED)
     yield Case('webp_animated.webp', webp_animation(), LABELED)
-    yield Case('webp_exif_noise.webp', encode(picture(), 'WEBP', exif=b'Exif\x00\x00noise'), LABELED)
+    yield Case(
+        'webp_exif_noise.webp', encode(picture(), 'WEBP', exif=b'Exif\x00\x00noise'), LABELED
+    )
     yield Case('webp_icc.webp', encode(picture(), 'WEBP', icc_profile=_srgb_profile()), LABELED)
     yield Case('webp_best.webp', encode(picture(), 'WEBP', quality=100, method=6), LABELED)
     yield Case('webp_no_frame.webp', b'RIFF\x04\x00\x00\x00WEBP', DECODE_ERROR)
@@ -417,9 +427,7 @@ def webp_animation() -> bytes:
     return encode(frames[0], 'WEBP', save_all=True, append_images=frames[1:], duration=50)
 
 
-def gif(
-    size: tuple[int, int], frame: tuple[int, int, int, int], extensions: bytes = b''
-) -> bytes:
+def gif(size: tuple[int, int], frame: tuple[int, int, int, int], extensions: bytes = b'') -> bytes:
     """A GIF89a with one frame (left, top, width, height) of index 1 on a larger screen."""
     colours = bytes([255, 255, 255, 200, 30, 90, 10, 180, 40, 0, 0, 0])
     codes = [4] + [code for _ in range(frame[2] * frame[3]) for code in (1, 4)] + [5]
@@ -457,8 +465,14 @@ def _gifs() -> Iterator[Case]:
     yield Case('gif_frame_outside.gif', gif((4, 4), (2, 2, 6, 6)), LABELED)
     yield Case('gif_comment.gif', gif((9, 9), (0, 0, 9, 9), b'!\xfe\x05hello\x00'), LABELED)
     block = b'\xff' + b'x' * 255
-    yield Case('gif_long_comment.gif', gif((9, 9), (0, 0, 9, 9), b'!\xfe' + block * 8000 + b'\x00'), LABELED)
-    yield Case('gif_application.gif', gif((9, 9), (0, 0, 9, 9), b'!\xff\x0bANYTHING1.0\x00'), LABELED)
+    yield Case(
+        'gif_long_comment.gif',
+        gif((9, 9), (0, 0, 9, 9), b'!\xfe' + block * 8000 + b'\x00'),
+        LABELED,
+    )
+    yield Case(
+        'gif_application.gif', gif((9, 9), (0, 0, 9, 9), b'!\xff\x0bANYTHING1.0\x00'), LABELED
+    )
     yield Case('gif_87a.gif', gif((9, 9), (0, 0, 9, 9)).replace(b'89a', b'87a'), LABELED)
     yield Case('gif_no_frame.gif', gif((9, 9), (0, 0, 9, 9)).split(b',')[0] + b';', DECODE_ERROR)
     yield Case('gif_0_wide.gif', gif((0, 0), (0, 0, 0, 0)), DECODE_ERROR)
@@ -466,7 +480,9 @@ def _gifs() -> Iterator[Case]:
 
 def bmp(depth: int, compression: int, body: bytes, colours: int = 0, side: int = 8) -> bytes:
     offset = 54 + 4 * colours
-    info = struct.pack('<IiiHHIIiiII', 40, side, side, 1, depth, compression, len(body), 0, 0, colours, 0)
+    info = struct.pack(
+        '<IiiHHIIiiII', 40, side, side, 1, depth, compression, len(body), 0, 0, colours, 0
+    )
     table = b''.join(bytes([i * 16 % 256, i * 40 % 256, 255 - i, 0]) for i in range(colours))
     return struct.pack('<2sIHHI', b'BM', offset + len(body), 0, 0, offset) + info + table + body
 
@@ -483,7 +499,6 @@ def _bmps() -> Iterator[Case]:
     yield Case('bmp_top_down.bmp', flipped, LABELED)
     yield Case('bmp_depth7.bmp', bmp(7, 0, bytes(64)), DECODE_ERROR)
     yield Case('bmp_compression9.bmp', bmp(8, 9, bytes(64), 16), DECODE_ERROR)
-    yield Case('bmp_rle8_short.bmp', bmp(8, 1, b'\x08\x03\x00\x01', 16), LABELED)
 
 
 # TIFF
@@ -492,6 +507,8 @@ def _bmps() -> Iterator[Case]:
 def _tiffs() -> Iterator[Case]:
     for mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA', 'CMYK', 'YCbCr'):
         for compression in (None, 'tiff_lzw', 'tiff_adobe_deflate', 'packbits'):
+            if mode == 'YCbCr' and compression is None:
+                continue  # Pillow writes these without the subsampling they announce
             name = f'tiff_{mode.lower()}_{(compression or "raw").removeprefix("tiff_")}.tif'
             data = encode(picture(mode=mode), 'TIFF', compression=compression)
             yield Case(name, data, LABELED)
@@ -537,10 +554,13 @@ def _tiff_directories() -> Iterator[Case]:
     yield Case('tiff_next_loops.tif', _looping_tiff(samples), LABELED)
     yield Case('tiff_icc_noise.tif', grey_tiff(48, 40, samples, t34675=(7, 100, 4096)), LABELED)
     yield Case('tiff_text_outside.tif', grey_tiff(48, 40, samples, t270=(2, 99, 1 << 30)), LABELED)
-    yield Case('tiff_zero_pages.tif', b'II*\x00\x00\x00\x00\x00' + bytes(100), DECODE_ERROR)
     yield Case('tiff_no_strips.tif', tiff([(256, 4, 1, 8), (257, 4, 1, 8)]), DECODE_ERROR)
     yield Case('tiff_0_wide.tif', grey_tiff(0, 8, samples), DECODE_ERROR)
-    yield Case('tiff_huge_tile.tif', tiled_tiff(t322=(4, 1, 60000), t323=(4, 1, 60000), t259=(3, 1, 8)), TOO_MANY_PIXELS)
+    yield Case(
+        'tiff_huge_tile.tif',
+        tiled_tiff(t322=(4, 1, 60000), t323=(4, 1, 60000), t259=(3, 1, 8)),
+        TOO_MANY_PIXELS,
+    )
     yield Case('tiff_overlapping_tags.tif', overlapping_tags(3000), DECODE_ERROR)
     block = b'Exif\x00\x00' + overlapping_tags(2000)
     spoiled = with_png_chunk(encode(picture(), 'PNG'), chunk(b'eXIf', block[6:]))
@@ -597,7 +617,9 @@ def _jpeg2000s() -> Iterator[Case]:
         for no_jp2, suffix in ((False, 'jp2'), (True, 'j2k')):
             data = encode(picture(mode=mode), 'JPEG2000', no_jp2=no_jp2)
             yield Case(f'jpeg2000_{mode.lower()}.{suffix}', data, LABELED)
-    lossy = encode(picture(), 'JPEG2000', quality_mode='rates', quality_layers=[20], irreversible=True)
+    lossy = encode(
+        picture(), 'JPEG2000', quality_mode='rates', quality_layers=[20], irreversible=True
+    )
     yield Case('jpeg2000_lossy.jp2', lossy, LABELED)
     yield Case('jpeg2000_tiles.jp2', encode(picture(), 'JPEG2000', tile_size=(16, 16)), LABELED)
     wide = encode(Image.fromarray(grey16()), 'JPEG2000')
@@ -608,14 +630,18 @@ def _jpeg2000s() -> Iterator[Case]:
 
 
 def ico(width: int, height: int, picture_bytes: bytes, depth: int = 32) -> bytes:
-    entry = struct.pack('<BBBBHHII', width % 256, height % 256, 0, 0, 1, depth, len(picture_bytes), 22)
+    entry = struct.pack(
+        '<BBBBHHII', width % 256, height % 256, 0, 0, 1, depth, len(picture_bytes), 22
+    )
     return struct.pack('<HHH', 0, 1, 1) + entry + picture_bytes
 
 
 def _icons() -> Iterator[Case]:
     for kind in ('png', 'bmp'):
         for mode in ('RGB', 'RGBA', 'L'):
-            data = encode(picture(32, 32, mode), 'ICO', sizes=[(16, 16), (32, 32)], bitmap_format=kind)
+            data = encode(
+                picture(32, 32, mode), 'ICO', sizes=[(16, 16), (32, 32)], bitmap_format=kind
+            )
             yield Case(f'ico_{kind}_{mode.lower()}.ico', data, LABELED)
     inside = encode(picture(20, 30, 'RGBA'), 'PNG')
     yield Case('ico_wrong_size.ico', ico(32, 32, inside), LABELED)
@@ -651,7 +677,9 @@ def _targas_and_qois() -> Iterator[Case]:
     yield Case('tga_no_footer.tga', whole[:-26], LABELED)
     top_down = encode(picture(), 'TGA', orientation=1)
     yield Case('tga_top_down.tga', top_down, LABELED)
-    yield Case('tga_identified.tga', encode(picture(), 'TGA', id_section=b'made by a test'), LABELED)
+    yield Case(
+        'tga_identified.tga', encode(picture(), 'TGA', id_section=b'made by a test'), LABELED
+    )
     for mode in ('RGB', 'RGBA'):
         yield Case(f'qoi_{mode.lower()}.qoi', encode(picture(mode=mode), 'QOI'), LABELED)
 
@@ -738,7 +766,8 @@ def _cut_files() -> Iterator[Case]:
             del cuts['header']  # nothing tells it from noise
         for name, end in cuts.items():
             yield Case(f'cut_in_{name}.{suffix}', data[:end], TRUNCATED)
-        yield Case(f'one_byte.{suffix}', data[:1], NOT_AN_IMAGE if suffix in 'tga' else TRUNCATED)
+        is_telling = suffix not in ('avif', 'jp2', 'ico', 'tga', 'ppm')
+        yield Case(f'one_byte.{suffix}', data[:1], TRUNCATED if is_telling else NOT_AN_IMAGE)
     # Every pixel is there: what is missing is the end marker, or a part of it.
     for name, data in {
         'jpeg': _jpeg(),
@@ -758,7 +787,9 @@ def _cut_files() -> Iterator[Case]:
     for suffix in ('webp', 'bmp', 'tif', 'ppm'):
         data = samples_of_each_format()[suffix]
         yield Case(f'{suffix}_last_pixel_lost.{suffix}', data[:-4], TRUNCATED)
-    for mode, compression in itertools.product(('L', 'RGB'), ('tiff_lzw', 'tiff_adobe_deflate', 'jpeg')):
+    for mode, compression in itertools.product(
+        ('L', 'RGB'), ('tiff_lzw', 'tiff_adobe_deflate', 'jpeg')
+    ):
         data = encode(picture(mode=mode), 'TIFF', compression=compression)
         name = f'tiff_{mode.lower()}_{compression}_half.tif'
         yield Case(name, data[: len(data) // 2], TRUNCATED)
@@ -786,6 +817,7 @@ def _flipped_bytes() -> Iterator[Case]:
     ppm = encode(picture(), 'PPM')
     yield Case('flipped_pixel.ppm', _flip(ppm, 60), LABELED)
     yield Case('flipped_pixel.bmp', _flip(encode(picture(), 'BMP'), 100), LABELED)
+    yield Case('newlines_replaced.png', png_bytes.replace(b'\r\n', b'\n'), DECODE_ERROR)
     webp = encode(picture(), 'WEBP')
     yield Case('flipped_kind.webp', webp[:12] + b'XXXX' + webp[16:], DECODE_ERROR)
 
@@ -854,7 +886,9 @@ def _pixel_bombs() -> Iterator[Case]:
         yield Case(f'bomb.{suffix}', bytes(data), TOO_MANY_PIXELS)
     yield Case('bomb.ppm', b'P6 60000 60000 255\n' + bytes(64), TOO_MANY_PIXELS)
     yield Case('bomb_plain.pbm', b'P1 60000 60000\n' + b'01' * 50, TOO_MANY_PIXELS)
-    yield Case('bomb.qoi', b'qoif' + struct.pack('>IIBB', side, side, 3, 0) + bytes(64), TOO_MANY_PIXELS)
+    yield Case(
+        'bomb.qoi', b'qoif' + struct.pack('>IIBB', side, side, 3, 0) + bytes(64), TOO_MANY_PIXELS
+    )
     head = bytearray(encode(picture(), 'TGA'))
     struct.pack_into('<HH', head, 12, side, side)
     yield Case('bomb.tga', bytes(head), TOO_MANY_PIXELS)
@@ -892,7 +926,9 @@ def _polyglots() -> Iterator[Case]:
         data = samples_of_each_format()[suffix]
         yield Case(f'zip_behind.{suffix}', data + archive.getvalue(), LABELED)
     yield Case('pdf.jpg', b'%PDF-1.4\n1 0 obj\n' + _jpeg() + b'\n%%EOF', UNSUPPORTED)
-    yield Case('script_in_comment.gif', gif((9, 9), (0, 0, 9, 9), b'!\xfe\x09<script>\x00'), LABELED)
+    yield Case(
+        'script_in_comment.gif', gif((9, 9), (0, 0, 9, 9), b'!\xfe\x08<script>\x00'), LABELED
+    )
     yield Case('two_jpegs.jpg', _jpeg() + encode(picture(8, 8), 'JPEG'), LABELED)
     motion = struct.pack('>I', 24) + b'ftypmp42' + bytes(600)
     yield Case('motion_photo.jpg', _jpeg() + motion, LABELED)
@@ -926,6 +962,8 @@ def _other_formats() -> Iterator[Case]:
         'a.svgz': gzip.compress(b'<svg/>', mtime=0),
         'a.mp4': struct.pack('>I', 24) + b'ftypisom' + bytes(200),
         'a.mov': struct.pack('>I', 20) + b'ftypqt  ' + bytes(200),
+        'a.wav': b'RIFF\x24\x01\x00\x00WAVEfmt ' + bytes(300),
+        'a.avi': b'RIFF\x24\x01\x00\x00AVI LIST' + bytes(300),
         'a.webm': b'\x1aE\xdf\xa3' + bytes(200),
     }
     for name, data in files.items():
@@ -944,13 +982,10 @@ def _not_images() -> Iterator[Case]:
         'p2_priority.txt': b'P2: fix the bucket.\n' * 40,
         'bmw.txt': b'BMW is a car maker and no bitmap.\n' * 40,
         'lfs.jpg': b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n',
-        'sound.wav': b'RIFF\x24\x01\x00\x00WAVEfmt ' + bytes(300),
-        'film.avi': b'RIFF\x24\x01\x00\x00AVI LIST' + bytes(300),
         'program.exe': b'MZ' + bytes(300),
         'program.elf': b'\x7fELF\x02\x01\x01' + bytes(300),
         'pickle.pkl': b'\x80\x04\x95\x1a' + bytes(60),
         'newline.png': b'\n',
-        'crlf_damaged.png': encode(picture(), 'PNG').replace(b'\r\n', b'\n'),
     }
     for name, data in texts.items():
         yield Case(name, data, NOT_AN_IMAGE)
