@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, PngImagePlugin, TiffImagePlugin
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 try:
     import pillow_heif
@@ -206,7 +206,7 @@ def _jpegs() -> Iterator[Case]:
     for subsampling in ('4:4:4', '4:2:2', '4:2:0', '4:1:1'):
         for progressive in (False, True):
             yield Case(
-                f'jpeg_{subsampling.replace(":", "")}_{"progressive" if progressive else "base"}.jpg',
+                f'jpeg_{subsampling.replace(":", "")}_{"scans" if progressive else "rows"}.jpg',
                 _jpeg(subsampling=subsampling, progressive=progressive),
                 LABELED,
             )

@@ -198,7 +198,7 @@ def _png_without_metadata(data: bytes) -> bytes:
 
 
 def _has_good_crc(data: bytes, start: int, end: int) -> bool:
-    return zlib.crc32(data[start + 4 : end - 4]) == struct.unpack_from('>I', data, end - 4)[0]
+    return zlib.crc32(data[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
 
 
 def _gif_without_metadata(data: bytes) -> bytes:
@@ -236,7 +236,8 @@ class _Directory:
         """Bytes of each entry's values; float, so that hostile counts do not wrap around."""
         kinds = np.minimum(self.entries['kind'], len(_TYPE_BYTES) - 1)
         known = self.entries['kind'] < len(_TYPE_BYTES)
-        return self.entries['count'].astype(np.float64) * _TYPE_BYTES[kinds] * known
+        sizes: np.ndarray = self.entries['count'].astype(np.float64) * _TYPE_BYTES[kinds] * known
+        return sizes
 
     @property
     def is_external(self) -> np.ndarray:
@@ -348,9 +349,9 @@ def _has_complete_boxes(data: bytes) -> bool:
     """Whether every top-level box of an ISO file lies inside it."""
     at = 0
     while at + 8 <= len(data):
-        (size,) = struct.unpack_from('>I', data, at)
+        size = int.from_bytes(data[at : at + 4])
         if size == 1 and at + 16 <= len(data):
-            (size,) = struct.unpack_from('>Q', data, at + 8)
+            size = int.from_bytes(data[at + 8 : at + 16])
         if size < 8:
             return size == 0
         at += size

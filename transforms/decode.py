@@ -7,7 +7,6 @@ Pillow's plugins named here are ever tried, and none of Pillow's process-wide li
 
 import dataclasses
 import io
-import math
 import struct
 import warnings
 import zlib
@@ -18,8 +17,8 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     IcoImagePlugin,
-    Jpeg2KImagePlugin,
     ImageChops,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -39,10 +38,11 @@ from transforms.rows import Reason
 try:
     import pillow_heif
 except ImportError:
-    pillow_heif = None
+    _HEIF: tuple[str, ...] = ()
 else:
     pillow_heif.register_heif_opener()
     pillow_heif.options.DECODE_THREADS = 1
+    _HEIF = ('HEIF',)
 
 # One image a thread: the pool above is what uses the cores.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -64,7 +64,7 @@ _FORMATS = (
     IcoImagePlugin.IcoImageFile.format,
     PpmImagePlugin.PpmImageFile.format,
     QoiImagePlugin.QoiImageFile.format,
-    *(['HEIF'] if pillow_heif else []),
+    *_HEIF,
     TgaImagePlugin.TgaImageFile.format,
 )
 
@@ -91,7 +91,7 @@ _DECODER_ERRORS = (
 )
 
 # Formats whose end `is_complete` knows; of the others Pillow alone can say that data is missing.
-_KNOWN_ENDS = frozenset('JPEG PNG GIF WEBP BMP QOI'.split())
+_KNOWN_ENDS = frozenset(('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'QOI'))
 
 # (offset, signature, name) of well-known formats that are not read, for a reason that says so.
 _UNSUPPORTED_SIGNATURES = (
@@ -153,6 +153,9 @@ _TRANSPOSITIONS = {
     8: Transpose.ROTATE_90,
 }
 
+# What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
+_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'JPEG2000': 24, 'TIFF': 4}
+
 # A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as that is still this many times the size
 # needed.  Measured against a full decode in tests/benchmarks.
 _DRAFT_MARGIN = 1.4
@@ -183,7 +186,7 @@ class OpenedImage:
       width, height: pixels as stored, before orientation.
       format: Pillow's name of the format.
       scale: 2, 4 or 8 for a JPEG that is decoded at a fraction of its size, otherwise 1.
-      working_bytes: memory that `render` takes at most, estimated from the header.
+      working_bytes: memory that opening and `render` take at most, estimated from the header.
     """
 
     image: PILImage.Image
@@ -245,11 +248,11 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         image.draft('RGB', _needed_size(width, height, resize))
         scale = image.decoderconfig[0] if image.decoderconfig else 1
-    samples = math.ceil(width / scale) * math.ceil(height / scale) * 4
-    # Progressive scans keep every coefficient (16 bit, up to 3 components) until the last one.
-    coefficients = width * height * 6 if is_jpeg and not is_baseline else 0
-    copies = 1 if image.mode in ('L', 'RGB', 'RGBA') else 2
-    working_bytes = samples * copies + coefficients
+    working_bytes = _working_bytes(image, file_format, tile_px)
+    if isinstance(image, JpegImagePlugin.JpegImageFile) and not is_baseline:
+        # Kept, in 16 bit, until the last scan.
+        working_bytes += width * height * 2 * image.layers
+    working_bytes += len(data)
     return OpenedImage(image, data, width, height, file_format, scale, working_bytes)
 
 
@@ -269,7 +272,7 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
         image = _to_resizable(image, opened)
         # A JPEG reduced by 8 has ceil(width / 8) columns, of which the picture fills width / 8:
         # taking the last column for a whole one would shift every pixel.
-        full = image.size
+        full: tuple[float, float] = image.size
         if opened.scale > 1:
             full = (opened.width / opened.scale, opened.height / opened.scale)
         box = _box(*full, resize)
@@ -355,7 +358,7 @@ def _is_plausible(data: bytes, file_format: str) -> bool:
         case 'PPM':
             return data[2:3].isspace()
         case 'BMP':
-            return len(data) < 18 or data[14] in _DIB_HEADER_BYTES and data[15:18] == bytes(3)
+            return len(data) < 18 or int.from_bytes(data[14:18], 'little') in _DIB_HEADER_BYTES
         case _:
             return True
 
@@ -395,10 +398,11 @@ def _check_pixels(width: int, height: int, limit_px: int, kind: str, data: bytes
 
 def _stored_size(image: PILImage.Image) -> tuple[int, int]:
     width, height = image.size
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # Pillow already swaps the sides of a TIFF that lies on its side.
-        if image.tag_v2.get(_ORIENTATION_TAG) in (5, 6, 7, 8):
-            return height, width
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return width, height
+    # Pillow already swaps the sides of a TIFF that lies on its side.
+    if image.tag_v2.get(_ORIENTATION_TAG) in (5, 6, 7, 8):
+        return height, width
     return width, height
 
 
@@ -407,6 +411,19 @@ def _tile_px(image: PILImage.Image) -> int:
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return 0
     return int(image.tag_v2.get(_TILE_WIDTH_TAG, 0)) * int(image.tag_v2.get(_TILE_LENGTH_TAG, 0))
+
+
+def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int:
+    """Peak of the decoder, the decoded picture and its conversion, from measurements."""
+    width, height = image.size
+    if image.mode in ('L', 'RGB'):
+        copies = 1
+    elif image.mode == 'I':
+        copies = 4
+    else:
+        copies = 3 if image.mode.startswith('P') else 2
+    per_px = 4 * copies + _DECODER_BYTES_PER_PX.get(file_format, 0)
+    return width * height * per_px + 4 * tile_px
 
 
 def _needed_size(width: int, height: int, resize: Resize) -> tuple[int, int]:
