@@ -227,7 +227,8 @@ def _jpeg(mode: str = 'RGB', **options: object) -> bytes:
 
 
 def _srgb_profile() -> bytes:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]  # its time of making
 
 
 def ycck_jpeg() -> bytes:
@@ -240,6 +241,19 @@ def ycck_jpeg() -> bytes:
 def mpo() -> bytes:
     frames = [picture(), ImageOps.mirror(picture())]
     return encode(frames[0], 'MPO', save_all=True, append_images=frames[1:])
+
+
+def tall_jpeg(width: int, strips: int) -> bytes:
+    """A baseline JPEG of width x (128 * strips) pixels, made of one strip said again and again.
+
+    Restart markers make the strip's coded rows independent of what stands above them.
+    """
+    strip = encode(picture(width, 128), 'JPEG', restart_marker_rows=1)
+    at = strip.index(b'\xff\xda')
+    scan_at = at + 2 + struct.unpack_from('>H', strip, at + 2)[0]
+    scan = strip[scan_at:-2]
+    body = b'\xff\xd7'.join([scan] * strips)
+    return sof_size(strip[:scan_at] + body + b'\xff\xd9', width, 128 * strips)
 
 
 def _jpeg_headers() -> Iterator[Case]:

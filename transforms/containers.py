@@ -102,7 +102,7 @@ def exif_orientation(block: bytes) -> int:
     if directory is None:
         return 1
     values = directory.values(_ORIENTATION_TAG)
-    return int(values[0]) if len(values) == 1 and 1 <= values[0] <= 8 else 1
+    return int(values[0]) if len(values) and 1 <= values[0] <= 8 else 1
 
 
 def is_complete(data: bytes, file_format: str) -> bool:
@@ -298,10 +298,10 @@ def _with_sound_directory(data: bytes, base: int) -> bytes:
     and the nested ones too.
     """
     directory = _read_directory(data, base)
+    if base == 0 and (directory is None or not directory.is_whole):
+        raise ValueError('directory ends early')  # libtiff would say so on stderr
     if directory is None:
         return data
-    if base == 0 and not directory.is_whole:
-        raise ValueError('directory ends early')  # libtiff would say so on stderr
     inside = directory.ends <= len(data)
     claimed = np.cumsum(directory.sizes * directory.is_external * inside)
     is_text = np.isin(directory.entries['kind'], _TIFF_BYTE_TYPES)

@@ -321,7 +321,7 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
             if name == IcoImagePlugin.IcoImageFile.format:
                 return _open_icon(useful, data, limits), name
             return factory(useful, ''), name
-        except PILImage.DecompressionBombError as e:
+        except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as e:
             raise ImageError(
                 Reason.TOO_MANY_PIXELS,
                 f'frame of a {name} over the limit of {limits.max_px} pixels',
