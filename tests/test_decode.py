@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import statistics
+import struct
 import subprocess
 import sys
 import warnings
@@ -111,7 +112,7 @@ def test_equals_the_reference(resize):
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 expected = reference(case.data, resize)
-        except (OSError, ValueError, LookupError):
+        except (OSError, ValueError, SyntaxError, struct.error):
             continue  # spoiled metadata, which is no obstacle to us
         compared += 1
         got = decode.decode(case.data, resize).astype(int)
@@ -121,7 +122,8 @@ def test_equals_the_reference(resize):
             is_same = psnr(got, expected) >= 40
         if not is_same:
             differing.append(case.name)
-    assert not differing
+    # Pillow does not find the transparent grey of these; there is a test of their own.
+    assert set(differing) <= {'png_grey2_trns.png', 'png_grey4_trns.png'}
     assert compared >= 350
 
 
@@ -202,6 +204,14 @@ def test_width_height_and_format(suffix):
 def test_transparent_pixels_are_white():
     clear = corpus.encode(Image.new('RGBA', (30, 30), (200, 0, 0, 0)), 'PNG')
     assert (decode.decode(clear, CROP) == 255).all()
+
+
+@pytest.mark.parametrize('depth', [2, 4, 8])
+def test_transparent_grey_of_every_depth(depth):
+    data = CASES[f'png_grey{depth}_trns.png'].data
+    at = data.index(b'tRNS') - 4
+    plain = decode.decode(data[:at] + data[at + 14 :], SQUASH)
+    assert decode.decode(data, SQUASH).mean() > plain.mean()
 
 
 def test_an_mpo_is_a_jpeg():

@@ -497,6 +497,9 @@ def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
         )
     if mode == 'LAB':
         raise ImageError(Reason.UNSUPPORTED_FORMAT, 'CIELAB samples are not read', len(opened.data))
+    if mode == 'L' and isinstance(transparent, int) and image.format == 'PNG':
+        # Pillow spreads samples of 2 and 4 bits over 0 to 255, but not the transparent one.
+        image.info['transparency'] = transparent * 255 // ((1 << opened.data[24]) - 1)
     if image.has_transparency_data:
         colours = image if mode in ('LA', 'RGBA') else image.convert('RGBA')
         background = PILImage.new('RGB', image.size, 'white')
