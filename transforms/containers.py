@@ -14,7 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 
 _SOS = 0xDA
-_STANDALONE = frozenset(range(0xD0, 0xDA))  # RST0 to RST7, SOI, EOI
+# Not stuffing, fill, RST0 to RST7, SOI or EOI: those that a length follows.
+_JPEG_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd9]', re.DOTALL)
+_GIF_BLOCK = re.compile(rb'[!,;]')
 _APP0, _APP1, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 # Frame headers; C4, C8 and CC in their midst are not.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -137,21 +139,16 @@ def is_complete(data: bytes, file_format: str) -> bool:
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """(marker, start, end) of the segments up to the first scan header, noise skipped over."""
     at, count = 2, 0
-    while (at := data.find(b'\xff', at)) >= 0 and at + 4 <= len(data):
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if marker == 0x00 or marker in _STANDALONE:
-            at += 2
-            continue
-        end = at + 2 + struct.unpack_from('>H', data, at + 2)[0]
-        if end > len(data) or end < at + 4:
+    while (found := _JPEG_MARKER.search(data, at)) and found.end() + 2 <= len(data):
+        start = found.end() - 2
+        marker = data[start + 1]
+        end = start + 2 + struct.unpack_from('>H', data, start + 2)[0]
+        if end > len(data) or end < start + 4:
             return
         count += 1
         if count > _MAX_PARTS:
             raise ValueError('too many segments')
-        yield marker, at, end
+        yield marker, start, end
         if marker == _SOS:
             return
         at = end
@@ -210,14 +207,17 @@ def _gif_without_metadata(data: bytes) -> bytes:
         return data
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     kept = [data[:at]]
-    while data[at : at + 1] == b'!':
-        start, at = at, at + 2
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] == b'!':
+        start = found.start()
+        at = start + 2
         while at < len(data) and data[at]:
             at += 1 + data[at]
         at += 1
         if data[start + 1 : start + 2] == b'\xf9':
             kept.append(data[start:at])
-    return b''.join([*kept, data[at:]])
+        if len(kept) > _MAX_PARTS:
+            raise ValueError('too many extensions')
+    return b''.join([*kept, data[found.start() :] if found else b''])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
