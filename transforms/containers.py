@@ -18,6 +18,8 @@ _SOS = 0xDA
 _JPEG_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd9]', re.DOTALL)
 _GIF_BLOCK = re.compile(rb'[!,;]')
 _APP0, _APP1, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
+# JFIF says which colours the components are; EXIF has the orientation.
+_USEFUL_SEGMENTS = {_APP0: b'JFIF\x00', _APP1: b'Exif\x00\x00'}
 # Frame headers; C4, C8 and CC in their midst are not.
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -156,19 +158,18 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _jpeg_without_metadata(data: bytes) -> bytes:
     kept = [data[:2]]
-    has_exif = False
+    useful = dict(_USEFUL_SEGMENTS)
     for marker, start, end in _jpeg_segments(data):
         if marker == _SOS:
             kept.append(data[start:])
             return b''.join(kept)
-        is_exif = marker == _APP1 and data.startswith(b'Exif\x00\x00', start + 4)
         if marker == _APP14:
             keep = data.startswith(b'Adobe', start + 4) and end - start >= 16
-        elif _APP0 <= marker <= _APP15 or marker == _COM:
-            keep = is_exif and not has_exif
-        else:
+        elif marker in useful and data.startswith(useful[marker], start + 4):
             keep = True
-        has_exif = has_exif or is_exif
+            del useful[marker]  # one of each
+        else:
+            keep = not (_APP0 <= marker <= _APP15 or marker == _COM)
         if keep:
             kept.append(data[start:end])
     return data

@@ -5,11 +5,14 @@ program; `render` decodes and resizes.  Between the two a caller reserves `worki
 Pillow's plugins named here are ever tried, and none of Pillow's process-wide limits is changed.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import io
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 from PIL import (
@@ -50,6 +53,12 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow warns of damaged metadata, which spoils no picture; with warnings turned into errors it
 # would.
 warnings.filterwarnings('ignore', module=r'PIL\.')
+
+# libtiff writes what it dislikes of a file to standard error, and Pillow has no switch for it.
+for _library in (Path(PILImage.__file__).parents[1] / 'pillow.libs').glob('libtiff*'):
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(str(_library)).TIFFSetErrorHandler(None)
+        ctypes.CDLL(str(_library)).TIFFSetWarningHandler(None)
 
 # TGA has no signature, so it comes last.  MPO files open as JPEG.
 _FORMATS = (
