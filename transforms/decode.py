@@ -163,7 +163,7 @@ _TRANSPOSITIONS = {
 }
 
 # What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
-_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'JPEG2000': 24, 'TIFF': 4}
+_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'JPEG2000': 24, 'TIFF': 4, 'QOI': 4}
 
 # (scale, margin): a JPEG is decoded at 1/scale where that leaves its short side at least margin
 # times the size needed.  Averages of 4 or 8 pixels alias more than those of 2, and cost little
