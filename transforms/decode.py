@@ -232,39 +232,23 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
     except _DECODER_ERRORS as e:
         raise _decode_failure(data, file_format, e) from e
 
-    is_jpeg = isinstance(image, JpegImagePlugin.JpegImageFile)
-    scans = jpeg_scans(data) if is_jpeg else None
-    # In Pillow's sense a JPEG with a scan for each component is baseline too, but decoding it
-    # takes the memory of a progressive one.
-    is_baseline = scans is not None and scans.is_single_pass
-    limit_px = limits.max_px
-    if is_baseline:
-        limit_px = max(limit_px, limits.max_baseline_jpeg_px)
-    kind = 'baseline JPEG' if is_baseline else file_format
-    _check_pixels(width, height, limit_px, kind, data)
+    is_single_pass = _check_size(image, width, height, file_format, data, limits)
     if tile_px > limits.max_px:
         raise ImageError(
             Reason.TOO_MANY_PIXELS,
             f'{tile_px} pixels in a tile of a TIFF, limit {limits.max_px}',
             len(data),
         )
-    if scans is not None and not is_baseline and scans.count * width * height > _MAX_SCANNED_PX:
-        raise ImageError(
-            Reason.DECODE_ERROR,
-            f'{scans.count} scans of {width} x {height} pixels in a JPEG',
-            len(data),
-        )
-
     scale = 1
+    kept_bytes = len(data)
     if isinstance(image, JpegImagePlugin.JpegImageFile):
         wanted = _reduction(width, height, resize)
         image.draft('RGB', (width // wanted, height // wanted))
         scale = image.decoderconfig[0] if image.decoderconfig else 1
-    working_bytes = _working_bytes(image, file_format, tile_px)
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and not is_baseline:
-        # Kept, in 16 bit, until the last scan.
-        working_bytes += width * height * 2 * image.layers
-    working_bytes += len(data)
+        if not is_single_pass:
+            # All coefficients, in 16 bit, until the last scan.
+            kept_bytes += width * height * 2 * image.layers
+    working_bytes = _working_bytes(image, file_format, tile_px) + kept_bytes
     return OpenedImage(image, data, width, height, file_format, scale, working_bytes)
 
 
@@ -397,6 +381,37 @@ def _open_icon(file: io.BytesIO, data: bytes, limits: PixelLimits) -> PILImage.I
         height //= 2  # the transparency mask is stored below
     _check_pixels(abs(width), abs(height), limits.max_px, 'picture inside an ICO', data)
     return icon.frame(0)
+
+
+def _check_size(
+    image: PILImage.Image,
+    width: int,
+    height: int,
+    file_format: str,
+    data: bytes,
+    limits: PixelLimits,
+) -> bool:
+    """Refuses too many pixels or scans; whether it is a JPEG that is decoded row by row.
+
+    In Pillow's sense a JPEG with a scan for each component is baseline too, but decoding it takes
+    the memory of a progressive one.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+        _check_pixels(width, height, limits.max_px, file_format, data)
+        return False
+    scans = jpeg_scans(data)
+    if scans.is_single_pass:
+        limit_px = max(limits.max_px, limits.max_baseline_jpeg_px)
+        _check_pixels(width, height, limit_px, 'baseline JPEG', data)
+        return True
+    _check_pixels(width, height, limits.max_px, 'JPEG of several scans', data)
+    if scans.count * width * height > _MAX_SCANNED_PX:
+        raise ImageError(
+            Reason.DECODE_ERROR,
+            f'{scans.count} scans of {width} x {height} pixels in a JPEG',
+            len(data),
+        )
+    return False
 
 
 def _check_pixels(width: int, height: int, limit_px: int, kind: str, data: bytes) -> None:
