@@ -74,7 +74,8 @@ def without_metadata(data: bytes, file_format: str) -> bytes:
     """The file without what its first picture and its orientation do not need.
 
     Also without TIFF and EXIF entries that reach outside the file or that together claim more
-    bytes than it has; Netpbm in its binary form.  What cannot be followed is left for the decoder to judge.
+    bytes than it has; Netpbm in its binary form.  What cannot be followed is left for the decoder
+    to judge.
 
     Args:
       data: the encoded file.
