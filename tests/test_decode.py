@@ -69,14 +69,21 @@ def reference(data: bytes, resize: Resize) -> np.ndarray:
         white = Image.new('RGBA', image.size, 'white')
         image = Image.alpha_composite(white, image)
     image = image.convert('RGB')
-    width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
-    if resize.short_side_px is not None:
-        side = min(width, height) * resize.size_px / resize.short_side_px
-        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
-    filters = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
-    size = (resize.size_px, resize.size_px)
-    return np.asarray(image.resize(size, filters[resize.filter], box=box))
+    resampling = getattr(Image.Resampling, resize.filter.upper())
+    side = resize.size_px
+    if resize.short_side_px is None:
+        return np.asarray(image.resize((side, side), resampling))
+    scale = resize.short_side_px / min(image.size)
+    scaled = [round(each * scale) for each in image.size]
+    left, top = ((each - side) // 2 for each in scaled)
+    if max(scaled) < 4000:
+        return np.asarray(
+            image.resize(scaled, resampling).crop((left, top, left + side, top + side))
+        )
+    # A line of pixels would become a picture of gigabytes before its crop.
+    across, down = (each / full for each, full in zip(image.size, scaled, strict=True))
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return np.asarray(image.resize((side, side), resampling, box=box))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:

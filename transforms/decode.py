@@ -162,6 +162,19 @@ _TRANSPOSITIONS = {
     8: Transpose.ROTATE_90,
 }
 
+# How the stored picture lies, seen from the upright one: sides exchanged, columns from right to
+# left, rows from the bottom up.
+_SEEN_UPRIGHT = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
 # What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
 _DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'JPEG2000': 24, 'TIFF': 4, 'QOI': 4}
 
@@ -266,19 +279,19 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
     try:
         image = _load(opened)
         image = _to_resizable(image, opened)
+        orientation = _orientation(opened.image)
         # A JPEG reduced by 8 has ceil(width / 8) columns, of which the picture fills width / 8:
         # taking the last column for a whole one would shift every pixel.
-        full: tuple[float, float] = image.size
-        if opened.scale > 1:
-            full = (opened.width / opened.scale, opened.height / opened.scale)
-        box = _box(*full, resize)
+        full = image.size if opened.scale == 1 else (opened.width, opened.height)
+        left, top, right, bottom = _box(*full, orientation, resize)
+        scale = opened.scale
+        box = (left / scale, top / scale, right / scale, bottom / scale)
         size = (resize.size_px, resize.size_px)
         image = image.resize(size, _FILTERS[resize.filter], box=box)
         if image.mode != 'RGB':
             image = image.convert('RGB')
-        transposition = _TRANSPOSITIONS.get(_orientation(opened.image))
-        if transposition is not None:
-            image = image.transpose(transposition)
+        if orientation in _TRANSPOSITIONS:
+            image = image.transpose(_TRANSPOSITIONS[orientation])
         return np.asarray(image)
     except _DECODER_ERRORS as e:
         raise _decode_failure(opened.data, opened.format, e) from e
@@ -462,13 +475,29 @@ def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int
     return width * height * per_px + 4 * tile_px
 
 
-def _box(width: float, height: float, resize: Resize) -> tuple[float, float, float, float]:
-    """The part of a picture of width x height pixels that becomes the square."""
+def _box(
+    width: int, height: int, orientation: int, resize: Resize
+) -> tuple[float, float, float, float]:
+    """The part of a stored picture that becomes the square.
+
+    One resize of this part gives the pixels that turning the picture upright, scaling it to whole
+    pixels and cropping at a whole pixel would give: what people compare with.
+    """
     if resize.short_side_px is None:
         return (0.0, 0.0, width, height)
-    side = min(width, height) * resize.size_px / resize.short_side_px
-    left, top = (width - side) / 2, (height - side) / 2
-    return (left, top, left + side, top + side)
+    is_turned, is_right_to_left, is_bottom_up = _SEEN_UPRIGHT[orientation]
+    upright = (height, width) if is_turned else (width, height)
+    edges = []
+    for side in upright:
+        scaled = round(side * resize.short_side_px / min(upright))
+        start = (scaled - resize.size_px) // 2
+        edges.append((start * side / scaled, min(side, (start + resize.size_px) * side / scaled)))
+    (left, right), (top, bottom) = edges[::-1] if is_turned else edges
+    if is_right_to_left:
+        left, right = width - right, width - left
+    if is_bottom_up:
+        top, bottom = height - bottom, height - top
+    return (left, top, right, bottom)
 
 
 def _load(opened: OpenedImage) -> PILImage.Image:
@@ -499,7 +528,7 @@ def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
     """Converts to L or RGB, the modes that resize well; transparent pictures lie on white.
 
     Before the resize, because bicubic weights overshoot: resizing colour and alpha apart differs
-    by up to 20 levels along the edges of cut-out pictures, and needs as much memory.
+    along the edges of cut-out pictures, and needs as much memory.
     """
     mode = image.mode
     transparent = image.info.get('transparency')
