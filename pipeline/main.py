@@ -13,16 +13,23 @@ import os
 import re
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    import apache_beam as beam
+
+    from pipeline.options import RunConfig
 
 _EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
 Beam's local engine.  No option may be abbreviated.
 """
 _ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
+_LAST_WORDS_SEC = 3.0
 _STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 
@@ -92,8 +99,6 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline import options
-    from pipeline.build import build
-    from pipeline.progress import reporting
     from pipeline.summary import print_summary
     from transforms import lease
     from transforms.errors import StoreError, UsageError
@@ -117,27 +122,27 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     layout = config.layout
     try:
         root = beam.Pipeline(options=beam_options)
-    except ValueError as e:
-        raise UsageError(str(e)) from e
-    options.check_output(layout)
+    except (ValueError, ImportError) as e:
+        raise UsageError(f'--runner: {e}') from e
     lease.acquire(layout, args.break_lease)
-    _stop_on_signals(layout.run_id, lambda: lease.release(layout))
-    try:
-        with reporting():
-            build(root, config)
-            root.run().wait_until_finish()
-    except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
-        clean_up(layout)
-        return _explain(e, layout.run_id, args.verbose)
-    finally:
-        # A store that is gone has been reported already.
-        with contextlib.suppress(StoreError):
-            lease.release(layout)
-    report = json.loads(store_for(layout.output).read(layout.uri(layout.report_path)) or b'{}')
+    with _stopping_on_signals(layout.run_id, lambda: lease.release(layout)):
+        try:
+            options.check_output(layout)
+            clean_up(layout)  # of an attempt that was killed
+            code = _run(root, config, args.verbose)
+        finally:
+            # A store that is gone has been reported already.
+            with contextlib.suppress(StoreError):
+                lease.release(layout)
+    if code:
+        return code
+    report = json.loads(store_for(layout.output).read(layout.uri(layout.report_path)) or b'null')
+    if report is None:
+        raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(report, layout, Console())
     counts = report['counts']
-    failed, allowed = counts['dead_lettered'], config.max_failure_rate * counts['listed']
-    if failed > allowed:
+    failed = counts['dead_lettered']
+    if failed and failed / counts['listed'] > config.max_failure_rate:
         print(
             f'lemmabeam: {failed} of {counts["listed"]} images failed, more than '
             f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
@@ -147,8 +152,28 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return 0
 
 
+def _run(root: 'beam.Pipeline', config: 'RunConfig', is_verbose: bool) -> int:
+    """Builds and runs the graph; 0, or the exit code of what stopped it."""
+    from pipeline.build import build
+    from pipeline.progress import reporting
+    from transforms.errors import StoreError
+    from transforms.publish import discard
+
+    try:
+        with reporting():
+            build(root, config)
+            root.run().wait_until_finish()
+    except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        # Of a store that is gone nothing can be removed; the error itself is what matters.
+        with contextlib.suppress(StoreError):
+            discard(config.layout)
+        return _explain(e, config.layout.run_id, is_verbose)
+    return 0
+
+
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.verify import compare, verify
+    from transforms import uris
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
     parser.add_argument('other', metavar='OTHER', nargs='?', help='another one to compare it with')
@@ -172,7 +197,7 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
             args.folder, args.other, by_name=args.by_name, tolerance=args.tolerance
         )
     for problem in problems:
-        print(problem)
+        print(uris.printable(problem))
     if not problems:
         print('the same' if args.other else 'whole and consistent')
     return 1 if problems else 0
@@ -198,32 +223,39 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
     if kind == '':
         print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
     if kind != BooksError.__name__:
-        print(
-            f'lemmabeam: run {run_id} is incomplete; nothing of it was published', file=sys.stderr
-        )
+        print(f'lemmabeam: run {run_id} is incomplete; nothing of it counts', file=sys.stderr)
     return 1
 
 
-def _stop_on_signals(run_id: str, at_exit: Callable[[], None]) -> None:
-    """Stops at once: engine and model threads cannot be interrupted, and nothing is half-written.
+@contextlib.contextmanager
+def _stopping_on_signals(run_id: str, at_exit: Callable[[], None]) -> Iterator[None]:
+    """Stops at once on Ctrl-C and SIGTERM: threads of engine and model cannot be interrupted.
 
-    What is published is published by renaming, so that an exit at any moment leaves no partial
-    file among the predictions.
+    A local run is published by renaming, so that an exit at any moment leaves no partial file among
+    the predictions; in an object store the next attempt of the same run removes what is there.
     """
+    # Standard error may be held back while TensorFlow is imported.
+    errors = os.dup(2)
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        print(
+        message = (
             f'\nlemmabeam: stopped by {signal.Signals(number).name}; run {run_id} is incomplete, '
-            f'start it again with --run_id {run_id}',
-            file=sys.stderr,
+            f'start it again with --run_id {run_id}\n'
         )
-        try:
-            at_exit()
-        finally:
-            os._exit(128 + number)
+        os.write(errors, message.encode())
+        # Beside the signal handler: a store may be slow, or its locks held by this very thread.
+        last = threading.Thread(target=at_exit, daemon=True)
+        last.start()
+        last.join(_LAST_WORDS_SEC)
+        os._exit(128 + number)
 
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(errors)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from transforms import dead_letters, uris, write
 from transforms.layout import Layout
@@ -41,7 +42,8 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
         table.add_row('files without an image suffix', f'{counts["skipped_not_image"]:,}')
     table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
     table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
-    table.add_row('images/s, all included', f'{report["images_per_sec"]:,.1f}')
+    rate = report['images_per_sec']
+    table.add_row('images/s, all included', '-' if rate is None else f'{rate:,.1f}')
     console.print(table)
     folder = layout.uri(layout.run_folder(write.KIND))
     console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
@@ -73,10 +75,10 @@ def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict
             yield from pq.read_table(io.BytesIO(data or b'')).to_pylist()
 
 
-def _name(uri: str) -> str:
+def _name(uri: str) -> Text:
     return _plain(uri.rpartition('/')[2])
 
 
-def _plain(text: str) -> str:
+def _plain(text: str) -> Text:
     """Text in which brackets are no markup and control characters do nothing."""
-    return uris.printable(text).replace('[', '\\[')
+    return Text(uris.printable(text))

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from transforms import dead_letters, uris, write
 from transforms.errors import UsageError
+from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
 from transforms.partitions import unescape
 from transforms.rows import Reason, Stage
@@ -88,18 +89,19 @@ def verify(folder: str) -> list[str]:
       UsageError: it is no output folder.
     """
     try:
-        dataset = _Dataset(folder)
-    except (ValueError, KeyError, TypeError) as e:
+        return _verify(_Dataset(folder))
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
         return [f'dataset.json or a report.json is damaged: {type(e).__name__}']
-    problems = []
+
+
+def _verify(dataset: _Dataset) -> list[str]:
+    problems: list[str] = []
     if dataset.spec.get('schema_version') != SCHEMA_VERSION:
         return [f'dataset.json has schema version {dataset.spec.get("schema_version")}']
     expected = {'dataset.json'}
     for run_id, run in dataset.runs.items():
         problems += _check_run(dataset, run_id, run)
         vocabulary = f'vocabularies/{run.report["model"]["vocabulary"]}'
-        if vocabulary not in dataset.paths:
-            problems.append(f'run {run_id}: {vocabulary} is missing')
         expected |= {f'runs/{run_id}/report.json', vocabulary, *run.files}
     problems += [f'{path}: belongs to no complete run' for path in sorted(dataset.paths - expected)]
     return problems
@@ -119,17 +121,27 @@ def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
     ended = counts['labeled'] + counts['duplicates'] + counts['unchanged'] + counts['dead_lettered']
     if counts['listed'] != ended:
         problems.append(f'run {run_id}: {counts["listed"]} listed, but {ended} accounted for')
+    classes = _read_classes(dataset, f'vocabularies/{report["model"]["vocabulary"]}')
+    if classes is None:
+        return [f'run {run_id}: vocabularies/{report["model"]["vocabulary"]} cannot be read']
     seen: Counter[tuple[Any, ...]] = Counter()
     reasons: Counter[str] = Counter()
     for path in run.files:
         is_dead = path.startswith(f'{dead_letters.KIND}/')
+        shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
+        before = ''
         for row in dataset.rows(path):
+            if row['uri'] < before:
+                problems.append(f'{path}: {row["uri"]} is not in the order of URIs')
+            if uri_hash(row['uri']) % shards != shard:
+                problems.append(f'{path}: {row["uri"]} belongs to another part')
+            before = row['uri']
             seen[(row['uri'], *(row[column] for column in dataset.spec['carry']))] += 1
             if is_dead:
                 reasons[row['reason']] += 1
                 problems += _check_dead_letter(path, row)
             else:
-                problems += _check_prediction(path, row, report)
+                problems += _check_prediction(path, row, report, classes)
     if dict(reasons) != counts['dead_lettered_by_reason']:
         problems.append(
             f'run {run_id}: dead letters {dict(sorted(reasons.items()))}, '
@@ -200,7 +212,21 @@ def _check_dead_letter(path: str, row: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _check_prediction(path: str, row: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+def _read_classes(dataset: _Dataset, path: str) -> list[tuple[str | None, str]] | None:
+    """(wnid, name) of each class, or None where the vocabulary is missing or damaged."""
+    try:
+        table = pq.read_table(io.BytesIO(dataset.read(path)), columns=['wnid', 'name'])
+    except (pa.ArrowException, OSError):
+        return None
+    return list(zip(table['wnid'].to_pylist(), table['name'].to_pylist(), strict=True))
+
+
+def _check_prediction(
+    path: str,
+    row: Mapping[str, Any],
+    report: Mapping[str, Any],
+    classes: Sequence[tuple[str | None, str]],
+) -> list[str]:
     labels = row['labels']
     order = [(-label['score'], label['index']) for label in labels]
     where = f'{path}: {row["uri"]}'
@@ -213,6 +239,8 @@ def _check_prediction(path: str, row: Mapping[str, Any], report: Mapping[str, An
         problems.append(f'{where}: {len(labels)} labels')
     if len({label['index'] for label in labels}) != len(labels):
         problems.append(f'{where}: a class twice')
+    if any((label['wnid'], label['name']) != classes[label['index']] for label in labels):
+        problems.append(f'{where}: a label is not named as in the vocabulary')
     return problems
 
 

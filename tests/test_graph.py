@@ -15,6 +15,7 @@ from transforms.load import Loader, load_chunk
 from transforms.model.handler import label_batch
 from transforms.model.vocabulary import load_vocabulary
 from transforms.process import shared
+from transforms.publish import discard
 from transforms.rows import Image
 
 SMALL = ('--batch_size', '8', '--chunk_size', '16', '--rows_per_file', '20')
@@ -230,3 +231,25 @@ def test_min_labels_and_thresholds(pictures, tmp_path):
     support.label(*source, '--output', lenient, '--threshold', '1', '--min_labels', '2')
     assert [row['labels'] for row in support.rows(strict, 'predictions')] == [[]] * 10
     assert {len(row['labels']) for row in support.rows(lenient, 'predictions')} == {2}
+
+
+def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
+    folder = 'predictions/model=efficientnet-lite0-3098da1a/run=again'
+    for name in ('part-00003-of-00009.parquet', 'split=old/part-00000-of-00001.parquet', '.x.tmp'):
+        for path in (tmp_path / '_work/again/staged' / folder / name, tmp_path / folder / name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b'half a file')
+    support.label('--input', pictures / '000*', '--output', tmp_path, '--run_id', 'again')
+    assert verify(str(tmp_path)) == []
+    assert len(support.rows(tmp_path, 'predictions')) == 10
+
+
+def test_a_run_without_a_report_is_discarded_and_one_with_it_kept(pictures, tmp_path):
+    arguments = ('--input', pictures / '000*', '--output', tmp_path, '--run_id', 'a')
+    support.label(*arguments)
+    layout = support.make_config(*arguments)[0].layout
+    discard(layout)
+    assert verify(str(tmp_path)) == []
+    (tmp_path / layout.report_path).unlink()
+    discard(layout)
+    assert support.rows(tmp_path, 'predictions') == support.rows(tmp_path, 'dead_letters') == []

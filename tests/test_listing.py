@@ -207,11 +207,13 @@ def test_a_glob_reaches_a_folder_by_the_name_that_matches(tmp_path):
         assert sorted(ref.uri for ref in refs) == [f'{tmp_path}/{name}/x.jpg' for name in names]
 
 
-def test_a_name_that_is_no_text_is_a_dead_letter_also_as_the_input_itself(tmp_path):
+def test_a_name_that_is_no_text_is_a_dead_letter_and_no_input(tmp_path):
     path = f'{tmp_path}/\udcff.jpg'
     with open(path, 'wb'):  # noqa: PTH123 (the name is no text)
         pass
-    for value in (path, str(tmp_path), f'{tmp_path}/*.jpg'):
+    with pytest.raises(UsageError, match='not valid UTF-8'):
+        resolve(path, PLAIN)
+    for value in (str(tmp_path), f'{tmp_path}/*.jpg'):
         (ref,) = list_input(resolve(value, PLAIN), PLAIN)
         assert (ref.uri, ref.reason) == (f'{tmp_path}/\\xff.jpg', 'bad_name')
 

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.verify import compare, verify
 from tests import support
+from transforms.hashing import uri_hash
 
 
 @pytest.fixture(scope='module')
@@ -58,6 +59,16 @@ def swap_labels(rows):
     return rows
 
 
+def into_another_part(rows):
+    other = next(uri for uri in ('/a', '/b', '/c', '/d', '/e') if uri_hash(uri) % 2 == 1)
+    return [rows[0] | {'uri': other}, *rows[1:]]
+
+
+def rename_label(rows):
+    next(row for row in rows if row['labels'])['labels'][0]['name'] = 'moon'
+    return rows
+
+
 def damage_score(rows):
     next(row for row in rows if row['labels'])['labels'][0]['score'] = 1.5
     return rows
@@ -95,6 +106,26 @@ DAMAGE = {
     'no vocabulary': (
         lambda root: shutil.rmtree(root / 'vocabularies'),
         'vocabularies/ilsvrc2012',
+    ),
+    'a damaged vocabulary': (
+        lambda root: next(root.glob('vocabularies/*')).write_bytes(b'PAR1'),
+        'cannot be read',
+    ),
+    'a wrong name': (
+        lambda root: rewrite(part(root), rename_label),
+        'not named as in the vocabulary',
+    ),
+    'rows out of order': (
+        lambda root: rewrite(part(root), lambda rows: rows[::-1]),
+        'is not in the order of URIs',
+    ),
+    'a row in another part': (
+        lambda root: rewrite(part(root), into_another_part),
+        'belongs to another part',
+    ),
+    'a report of another kind': (
+        lambda root: (root / 'runs/a/report.json').write_text('{"files": []}'),
+        'damaged',
     ),
     'no report': (
         lambda root: (root / 'runs/a/report.json').unlink(),

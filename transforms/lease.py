@@ -30,6 +30,8 @@ def acquire(layout: Layout, break_lease: bool) -> None:
         if store.create(uri, ours):
             return
         data = store.read(uri)
+        if data == ours:  # the store created it, and its first answer was lost
+            return
         if data is None:  # given back meanwhile
             continue
         holder = _parse(data)

@@ -12,7 +12,7 @@ from transforms import manifest, uris
 from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, UsageError
 from transforms.hashing import content_hash
-from transforms.partitions import folder_of_values
+from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
 from transforms.rows import Entry, Reason, Ref
 from transforms.storage import store_for
@@ -187,7 +187,8 @@ def _checked_values(
 ) -> list[str | None]:
     checked = list(values)
     for place in partitions:
-        checked[place] = checked[place] or None  # Hive writes '' and null as one folder
+        if checked[place] in ('', DEFAULT_PARTITION):
+            checked[place] = None  # Hive writes all three as one folder
     try:
         ''.join(value or '' for value in checked).encode()
     except UnicodeEncodeError as e:

@@ -11,16 +11,26 @@ from typing import Any, TypeVar
 K = TypeVar('K', bound=Hashable)
 T = TypeVar('T')
 
-_lock = threading.RLock()
-_shared: dict[tuple[Any, ...], Any] = {}
+
+class _Once:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.values: list[Any] = []
+
+
+_lock = threading.Lock()
+_shared: dict[tuple[Any, ...], _Once] = {}
 
 
 def shared(make: Callable[[K], T], key: K) -> T:
     """The one `make(key)` of this process; made by whoever asks first, others wait for it."""
     with _lock:
-        if (make, key) not in _shared:
-            _shared[make, key] = make(key)
-        value: T = _shared[make, key]
+        once = _shared.setdefault((make, key), _Once())
+    # A lock each: a model takes seconds to load, and stores are asked for meanwhile.
+    with once.lock:
+        if not once.values:
+            once.values.append(make(key))
+        value: T = once.values[0]
         return value
 
 

@@ -18,40 +18,52 @@ _KINDS = (write.KIND, dead_letters.KIND)
 def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabulary) -> None:
     """Makes the files of a run visible; safe to repeat.
 
-    Local folders are renamed as a whole.  In object stores the files are in place already and
-    only what an interrupted attempt has left beside them is removed.
+    Local folders are renamed as a whole.  In object stores the files are in place already.  What an
+    interrupted attempt has left beside them is removed.
 
     Raises:
       StoreError: a file is missing or the store fails.
       UsageError: another run has pinned another layout meanwhile.
     """
-    for kind in _KINDS:
-        if layout.is_local:
-            _rename(layout, kind)
-        else:
-            _remove_others(layout, kind, {file.path for file in files})
-    for file in files:
-        if store_for(layout.output).stat(layout.uri(file.path)) is None:
-            raise StoreError(f'{layout.uri(file.path)} was written, but is not there')
     store = store_for(layout.output)
-    store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
     store.create(layout.uri('dataset.json'), to_json(dataset_spec(layout)))
     check_dataset(layout)
+    store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
+    paths = {file.path for file in files}
+    for kind in _KINDS:
+        _remove_others(layout, layout.staged_uri(layout.run_folder(kind)), paths)
+        if layout.is_local:
+            _rename(layout, kind)
+    for path in paths:
+        if store.stat(layout.uri(path)) is None:
+            raise StoreError(f'{layout.uri(path)} was written, but is not there')
 
 
 def clean_up(layout: Layout) -> None:
     """Removes the work of a run."""
-    if layout.is_local:
-        shutil.rmtree(layout.uri(layout.work_folder), ignore_errors=True)
-        return
-    store = store_for(layout.output)
-    for entry in store.list(layout.uri(layout.work_folder)):
-        store.delete(entry.uri)
+    _remove_tree(layout, layout.work_folder)
+
+
+def discard(layout: Layout) -> None:
+    """Removes everything of a run that has no report: nothing of it counts."""
+    clean_up(layout)
+    if store_for(layout.output).stat(layout.uri(layout.report_path)) is None:
+        for kind in _KINDS:
+            _remove_tree(layout, layout.run_folder(kind))
 
 
 def to_json(value: object) -> bytes:
     """JSON as all our files have it."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
+
+
+def _remove_tree(layout: Layout, path: str) -> None:
+    if layout.is_local:
+        shutil.rmtree(layout.uri(path), ignore_errors=True)
+        return
+    store = store_for(layout.output)
+    for entry in store.list(layout.uri(path)):
+        store.delete(entry.uri)
 
 
 def _rename(layout: Layout, kind: str) -> None:
@@ -68,9 +80,11 @@ def _rename(layout: Layout, kind: str) -> None:
         raise StoreError(f'cannot publish {final}: {e.strerror}') from e
 
 
-def _remove_others(layout: Layout, kind: str, paths: Collection[str]) -> None:
-    store = store_for(layout.output)
-    listed = {layout.uri(path) for path in paths}
-    for entry in store.list(layout.uri(layout.run_folder(kind))):
+def _remove_others(layout: Layout, folder: str, paths: Collection[str]) -> None:
+    store = store_for(folder)
+    if layout.is_local and not store.is_folder(folder):
+        return
+    listed = {layout.staged_uri(path) for path in paths}
+    for entry in store.list(folder):
         if entry.uri not in listed:
             store.delete(entry.uri)

@@ -12,6 +12,7 @@ _SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
 _URL = re.compile(r'https?://', re.IGNORECASE)
 _USERINFO = re.compile(r'://[^/?#]*@')
 _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
+_UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 _BUCKET = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
 _NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
 _NO_NAMES = ('', '.', '..')  # as object names refused by the store, or taken for another request
@@ -61,6 +62,10 @@ def absolute(uri: str) -> str:
     Raises:
       UsageError: it names nothing, or not what its scheme needs.
     """
+    try:
+        uri.encode()
+    except UnicodeEncodeError as e:
+        raise UsageError(f'{printable(uri)}: the name is not valid UTF-8') from e
     match scheme_of(uri):
         case 'gs':
             if not _BUCKET.fullmatch(split_object(uri)[0]):
@@ -146,7 +151,7 @@ def printable(raw: str) -> str:
     # JSON can hold halves of surrogate pairs; only some of them stand for bytes of a file name.
     text = _NOT_TEXT.sub(lambda match: f'\\u{ord(match[0]):04x}', raw)
     text = text.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
-    text = _CONTROL.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
+    text = _UNPRINTABLE.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
     return text if len(text) <= _MAX_CHARS else f'{text[: _MAX_CHARS - 1]}…'
 
 

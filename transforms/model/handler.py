@@ -117,7 +117,9 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
         """Labels each batch; a list, because Beam does not count the failures of a generator."""
         labeled = [label_batch(each, model) for each in batch]
         for each in labeled:
-            LIVE.add(labeled=int(np.sum(each.counts[: len(each.outcomes)] >= 0)))
+            slots = [i for i, outcome in enumerate(each.outcomes) if isinstance(outcome, Image)]
+            bad = sum(each.counts[slot] < 0 for slot in slots)
+            LIVE.add(labeled=len(slots) - bad, failed=bad)
         return labeled
 
     def get_num_bytes(self, batch: Sequence[Batch]) -> int:
