@@ -518,3 +518,13 @@ def test_no_credentials_is_said_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(storage_gcs.google.auth, 'default', no_credentials)
     with pytest.raises(StoreError, match='gcloud auth application-default login'):
         storage_gcs.GcsStore()
+
+
+def test_a_glob_lists_only_what_its_literal_part_allows(bucket):
+    for name in ('photos/2026-01/a.jpg', 'photos/2026-02/b.jpg', 'photos/2025-12/c.jpg', 'x.jpg'):
+        bucket.put(name, b'x')
+    found = store_for(bucket.uri()).list(bucket.uri('photos'), starts_with='2026-')
+    assert {entry.uri for entry in found} == {
+        bucket.uri('photos/2026-01/a.jpg'),
+        bucket.uri('photos/2026-02/b.jpg'),
+    }

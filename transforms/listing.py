@@ -83,11 +83,15 @@ def _resolve(uri: str, is_file: bool, is_folder: bool) -> Input | None:
     if is_folder:
         return Input('folder', uri.rstrip('/') or '/', '')
     if _GLOB.search(uri):
-        literal = uri[: _GLOB.search(uri).start()]  # type: ignore[union-attr]
-        folder = uris.folder_of(literal)
+        folder = uris.folder_of(_literal(uri))
         if store_for(uri).is_folder(folder):
             return Input('glob', folder, uri)
     return None
+
+
+def _literal(pattern: str) -> str:
+    """What stands before the first wildcard."""
+    return _GLOB.split(pattern, maxsplit=1)[0]
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
@@ -149,7 +153,8 @@ def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
             if '**' not in source.pattern:
                 depth = source.pattern.count('/') - source.uri.rstrip('/').count('/')
             # A folder seen under another name already may match only under this one.
-            for entry in store.list(source.uri, depth, by_every_name=True):
+            wanted = _literal(source.pattern).rpartition('/')[2]
+            for entry in store.list(source.uri, depth, by_every_name=True, starts_with=wanted):
                 if regex.fullmatch(entry.uri):
                     yield _ref(entry)
 

@@ -27,7 +27,11 @@ class Store(Protocol):
         """Whether there is a folder, or any object below this prefix."""
 
     def list(
-        self, folder: str, max_depth: int | None = None, by_every_name: bool = False
+        self,
+        folder: str,
+        max_depth: int | None = None,
+        by_every_name: bool = False,
+        starts_with: str = '',
     ) -> Iterator[Entry]:
         """Every object below a folder, as it comes.
 
@@ -35,6 +39,7 @@ class Store(Protocol):
           folder: absolute URI.
           max_depth: 1 leaves out its folders; None goes all the way down.
           by_every_name: go into a folder again by each link to it, not only once.
+          starts_with: a hint that only names beginning so are wanted; others may come, too.
         """
 
     def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:

@@ -87,10 +87,11 @@ class GcsStore:
         folder: str,
         max_depth: int | None = None,
         by_every_name: bool = False,  # noqa: ARG002 (there are no links)
+        starts_with: str = '',
     ) -> Iterator[Entry]:
         bucket, _ = uris.split_object(folder)
         with _systemic(folder):
-            for blob in self._blobs(folder, one_level=max_depth == 1):
+            for blob in self._blobs(folder, starts_with, one_level=max_depth == 1):
                 if not blob.name.endswith('/'):
                     yield Entry(f'gs://{bucket}/{blob.name}', str(blob.generation), blob.size or 0)
 
@@ -147,7 +148,10 @@ class GcsStore:
             _check_size(size or 0, limits)
             is_packed = response.headers.get('Content-Encoding') == 'gzip'
             # A size that is not known is taken for the largest.
+            waiting_since = time.monotonic()
             admit(limits.max_bytes if size is None or is_packed else size)
+            # Waiting for our own memory is not the store's fault.
+            ends_at += time.monotonic() - waiting_since
             data = _read_body(response, limits, ends_at)
         except urllib3.exceptions.ReadTimeoutError as e:
             raise _TransientError(Reason.DEADLINE, 'the object was not read') from e
@@ -212,12 +216,17 @@ class GcsStore:
             )
 
     def _blobs(
-        self, folder: str, limit: int | None = None, one_level: bool = False
+        self,
+        folder: str,
+        starts_with: str = '',
+        limit: int | None = None,
+        one_level: bool = False,
     ) -> Iterator[storage.Blob]:
         bucket, prefix = uris.split_object(folder)
+        prefix = (f'{prefix.rstrip("/")}/' if prefix else '') + starts_with
         blobs: Iterator[storage.Blob] = self._client.list_blobs(
             bucket,
-            prefix=f'{prefix.rstrip("/")}/' if prefix else None,
+            prefix=prefix or None,
             delimiter='/' if one_level else None,
             max_results=limit,
             page_size=1000,

@@ -46,7 +46,11 @@ class LocalStore:
         return Path(uri).is_dir()
 
     def list(
-        self, folder: str, max_depth: int | None = None, by_every_name: bool = False
+        self,
+        folder: str,
+        max_depth: int | None = None,
+        by_every_name: bool = False,
+        starts_with: str = '',  # noqa: ARG002 (reading a folder costs the same)
     ) -> Iterator[Entry]:
         """As `Store.list`; links to folders are followed, but never round in circles.
 
