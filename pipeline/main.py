@@ -141,6 +141,8 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(report, layout, Console())
     counts = report['counts']
+    if not counts['listed']:
+        print('lemmabeam: the inputs list no image at all', file=sys.stderr)
     failed = counts['dead_lettered']
     if failed and failed / counts['listed'] > config.max_failure_rate:
         print(

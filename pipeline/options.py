@@ -91,7 +91,6 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         '--input',
         action='append',
-        required=True,
         metavar='X',
         help='a folder or prefix, a glob with * and **, a manifest (.txt, .csv, .jsonl, each also '
         '.gz, or .parquet) or an image; local or gs://; may be repeated',
@@ -123,7 +122,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     where = parser.add_argument_group('where to write')
-    where.add_argument('--output', required=True, metavar='DIR', help='a folder, local or gs://')
+    where.add_argument('--output', metavar='DIR', help='a folder, local or gs://')
     where.add_argument(
         '--partition_by',
         type=_names,
@@ -267,6 +266,9 @@ def parse_label_arguments(
         near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise UsageError(f'unknown option {unknown[0]!r}{hint}')
+    for flag, value in (('--input', args.input), ('--output', args.output)):
+        if value is None:  # after the unknown ones: one of those may be meant for it
+            raise UsageError(f'{flag} is missing; lemmabeam label --help tells more')
     if not any(flag.partition('=')[0] == '--runner' for flag in rest):
         # Plain DirectRunner picks another engine depending on whether a download works.
         rest = [*rest, '--runner=FnApiRunner']

@@ -292,7 +292,7 @@ def _compare_rows(
 ) -> Iterator[str]:
     a, b = (_keyed_rows(dataset, kind, by_name) for dataset in (ours, theirs))
     for key in sorted(a.keys() | b.keys(), key=str):
-        name = ', '.join(str(part) for part in key)
+        name = ', '.join(str(part) for part in key if part is not None)
         if key not in b:
             yield f'{kind}: {name}: only in {ours.root}'
         elif key not in a:

@@ -148,7 +148,7 @@ def test_carried_columns_need_a_manifest(tmp_path):
     columns = Columns('uri', ('split',), ())
     (tmp_path / 'x.jpg').write_bytes(b'x')
     for name in ('', 'x.jpg', '*.jpg'):
-        with pytest.raises(UsageError, match='--carry split'):
+        with pytest.raises(UsageError, match='--carry or --partition_by split'):
             resolve(f'{tmp_path}/{name}', columns)
 
 

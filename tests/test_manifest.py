@@ -217,7 +217,7 @@ def test_a_wrong_column_is_answered_with_those_there_are(tmp_path, kind):
     path = written(tmp_path, kind, encode(kind, URIS, LABELS))
     with pytest.raises(UsageError, match=r"--uri_column 'url': .* but: uri, label$"):
         read(path, column='url')
-    with pytest.raises(UsageError, match=r"--carry 'split': .* but: uri, label$"):
+    with pytest.raises(UsageError, match=r"--partition_by 'split': .* but: uri, label$"):
         read(path, ('label', 'split'))
 
 

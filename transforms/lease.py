@@ -4,6 +4,7 @@ The lease has no clock: it is a file created only if absent, and it is taken ove
 process that holds it is provably gone.  No result depends on it; it keeps people from paying twice.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -51,6 +52,9 @@ def release(layout: Layout) -> None:
     store = store_for(uri)
     if _parse(store.read(uri)) == {'run_id': layout.run_id, **_identity(os.getpid())}:
         store.delete(uri)
+        if layout.is_local:
+            with contextlib.suppress(OSError):  # there may be the work of other runs
+                Path(uri).parent.rmdir()
 
 
 def _parse(data: bytes | None) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def resolve(value: str, columns: Columns) -> Input:
         next(manifest.read_manifest(uri, columns.uri, columns.carry), None)
     elif columns.carry:
         raise UsageError(
-            f'--carry {columns.carry[0]}: --input {value!r} is a {found.kind} without columns; '
+            f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
+            'without columns; '
             'carried columns come from a manifest (.csv, .jsonl or .parquet)'
         )
     return found

@@ -208,7 +208,7 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
     places = []
     for column in columns:
         if column not in header:
-            flag = '--uri_column' if column == columns[0] else '--carry'
+            flag = '--uri_column' if column == columns[0] else '--carry or --partition_by'
             there = ', '.join(uris.printable(name) for name in header[:20])
             raise UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
         if header.count(column) > 1:

@@ -70,6 +70,7 @@ class Process:
 
     wall_sec: float
     peak_bytes: int
+    errors: str
 
 
 def run_python(*arguments: str | Path) -> Process:
@@ -84,4 +85,4 @@ def run_python(*arguments: str | Path) -> Process:
     wall_sec = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f'{arguments} exited with {done.returncode}:\n{done.stderr[-2000:]}')
-    return Process(wall_sec, 1024 * int(done.stdout))
+    return Process(wall_sec, 1024 * int(done.stdout), done.stderr)
