@@ -9,10 +9,10 @@ from transforms.rows import Reason
 ROOT = Path(main.__file__).parents[1]
 PURE = """
     decode errors hashing layout lease manifest outcomes partitions process rows storage storage_gcs
-    storage_local uris model.card model.efficientnet_lite model.registry model.sparse
+    storage_local uris model.bit model.card model.efficientnet_lite model.registry model.sparse
     model.vocabulary
 """.split()
-TENSORFLOW = {'model.handler', 'model.efficientnet_lite', 'model.sparse'}
+TENSORFLOW = {'model.bit', 'model.handler', 'model.efficientnet_lite', 'model.sparse'}
 
 
 def imports():
@@ -63,8 +63,8 @@ def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
     for module, name, is_early in imports():
         if name.split('.')[0] in ('tensorflow', 'keras') and module != 'transforms.model.registry':
             assert module in allowed, (module, name)
-        # These two modules need Keras at once, so nobody may import them at once.
-        if name.startswith(('transforms.model.sparse', 'transforms.model.efficientnet_lite')):
+        # These modules need Keras at once, so nobody may import them at once.
+        if name.startswith(tuple(f'transforms.{n}' for n in TENSORFLOW - {'model.handler'})):
             assert not is_early, (module, name)
 
 
