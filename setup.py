@@ -20,7 +20,7 @@ setup(
     # 2.21 was tried here on these two only.
     python_requires='>=3.11,<3.13',
     packages=find_packages(include=['pipeline*', 'transforms*']),
-    package_data={'pipeline': ['sample/*'], 'transforms.model': ['data/*']},
+    package_data={'pipeline': ['sample/*'], 'transforms.model': ['data/*', 'data/canary/*']},
     install_requires=[
         # Launcher and workers must agree on Beam; RunInference changes between minor releases.
         'apache-beam>=2.77,<2.78',
@@ -30,12 +30,16 @@ setup(
         'keras>=3.15,<4',
         # Loads TF-Hub modules; 0.16.1 is the first that works beside Keras 3.
         'tensorflow-hub>=0.16.1,<0.17',
+        # It imports pkg_resources, which setuptools 82 no longer has.
+        'setuptools>=77,<82',
         # AVIF and MPO as tested; its resize and draft decide the pixels, so no open end.
         'pillow>=12.3,<13',
         'google-cloud-storage>=3.1,<4',
         'google-auth>=2.38,<3',
         'google-api-core>=2.24,<3',
         'google-crc32c>=1.6,<2',
+        # Downloads of models: proxies, redirects and netrc as people expect them.
+        'requests>=2.32,<3',
         # read1 on responses, which total deadlines need.
         'urllib3>=2.5,<3',
         # Files are the same bytes within one version only; list_slice, run-ends and sort as used.
@@ -50,12 +54,13 @@ setup(
         'dev': [
             'duckdb>=1.3,<3',
             'hypothesis>=6.140,<7',
+            # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
+            'jax>=0.8,<1',
             'mypy>=1.18,<3',
             'pandas>=2.2,<4',
             'pillow-heif>=1.1,<2',
             'pytest>=8.4,<10',
             'ruff>=0.14,<1',
-            'setuptools>=77',
         ],
     },
     entry_points={'console_scripts': ['lemmabeam = pipeline.main:main']},

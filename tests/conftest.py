@@ -3,6 +3,7 @@
 Table of contents:
   emulator  a storage emulator as a process of its own, one for the whole session
   bucket    a fresh, empty bucket in it for one test, with `put` to fill it
+  server    a hub on loopback for one test, see tests.hub_server
 """
 
 import contextlib
@@ -19,6 +20,8 @@ from pathlib import Path
 
 import pytest
 import urllib3
+
+from tests.hub_server import HubServer
 
 _BINARY = Path(sys.executable).with_name('fake-gcs-server')
 _START_SEC = 20.0
@@ -78,6 +81,13 @@ def bucket(emulator: str) -> Iterator[Bucket]:
         made = pool.request('POST', f'{emulator}/storage/v1/b?project=test', json={'name': name})
         assert made.status == 200, made.data
         yield Bucket(name, emulator, pool)
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    """A hub that knows no model yet."""
+    with contextlib.closing(HubServer()) as made:
+        yield made
 
 
 def _free_port() -> int:
