@@ -4,12 +4,12 @@ import apache_beam as beam
 
 from pipeline.options import RunConfig
 from pipeline.report import RunReport
+from transforms import outcomes
 from transforms.chunks import DropDuplicates, MakeChunks
 from transforms.dead_letters import WriteDeadLetters
 from transforms.label import LabelImages
 from transforms.listing import ReadRefs
 from transforms.load import LoadImages
-from transforms.outcomes import dead_letters, from_ipc
 from transforms.rows import DeadLetter
 from transforms.write import WritePredictions
 
@@ -33,15 +33,26 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     )
     finished, stats = batches | 'LabelImages' >> LabelImages(config.inference)
 
-    labeled_files, labeled, top_labels = (finished, items) | 'WritePredictions' >> WritePredictions(
-        config.layout, config.vocabulary, config.metadata
+    # Only the workers know in what precision, and on what, they computed.
+    computed = (
+        finished
+        | 'HowComputed' >> beam.FlatMap(outcomes.computed).with_output_types(str)
+        | 'EachOnce' >> beam.Distinct()
+    )
+    labeled_files, labeled, top_labels = (
+        finished,
+        items,
+        computed,
+    ) | 'WritePredictions' >> WritePredictions(
+        config.layout, config.inference.model.vocabulary, config.metadata
     )
     failed = finished | 'TakeFailures' >> beam.FlatMap(
-        lambda chunk: dead_letters(from_ipc(chunk))
+        lambda chunk: outcomes.dead_letters(outcomes.from_ipc(chunk))
     ).with_output_types(DeadLetter)
     dead_files, dead = (
         ((listed_dead, failed) | 'AllDeadLetters' >> beam.Flatten()),
         listed,
+        computed,
     ) | 'WriteDeadLetters' >> WriteDeadLetters(config.layout, config.metadata)
 
     counts = (
@@ -52,4 +63,4 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
         dead,
     ) | 'AllCounts' >> beam.Flatten()
     files = (labeled_files, dead_files) | 'AllFiles' >> beam.Flatten()
-    _ = (files, counts, stats, top_labels) | 'RunReport' >> RunReport(config)
+    _ = (files, counts, stats, top_labels, computed) | 'RunReport' >> RunReport(config)

@@ -65,8 +65,10 @@ def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, 
     commands: dict[str, tuple[str, _Command]] = {
         'label': ('label every image of an input', _label),
         'verify': ('check that an output is whole and consistent, or compare two', _verify),
+        'models': ('list the models that are known by name, or check one', _models),
+        'export-model': ('write a SavedModel from an official BiT checkpoint', _export_model),
     }
-    listing = '\n'.join(f'  {name:8} {text}' for name, (text, _) in commands.items())
+    listing = '\n'.join(f'  {name:12} {text}' for name, (text, _) in commands.items())
     top = argparse.ArgumentParser(
         prog='lemmabeam',
         description='Labels every image in a bucket.',
@@ -99,6 +101,7 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from pipeline import options
+    from pipeline.progress import DownloadReporter
     from pipeline.summary import print_summary
     from transforms import lease
     from transforms.errors import StoreError, UsageError
@@ -118,7 +121,8 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     else:
         # What matters of it is told by us; --verbose brings it back.
         logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
-    config = options.make_config(args, datetime.datetime.now(datetime.UTC))
+    config = options.make_config(args, datetime.datetime.now(datetime.UTC), DownloadReporter())
+    _tell_model(config)
     layout = config.layout
     try:
         root = beam.Pipeline(options=beam_options)
@@ -152,6 +156,23 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         )
         return 3
     return 0
+
+
+def _tell_model(config: 'RunConfig') -> None:
+    """Says what is not as everybody expects it: another model, and a canary that proves less."""
+    from transforms.model import canary
+
+    model = config.inference.model
+    if not model.is_embedded:
+        print(f'lemmabeam: model {model.id}', file=sys.stderr)
+        print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
+    mode = config.inference.canary
+    if mode != canary.STRICT:
+        said = {
+            canary.FINITE: 'it is not checked that the model sees in a picture what is there',
+            canary.OFF: 'nothing is asked of the model before it labels',
+        }
+        print(f'lemmabeam: --canary {mode}: {said[mode]}', file=sys.stderr)
 
 
 def _run(root: 'beam.Pipeline', config: 'RunConfig', is_verbose: bool) -> int:
@@ -203,6 +224,20 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if not problems:
         print('the same' if args.other else 'whole and consistent')
     return 1 if problems else 0
+
+
+def _models(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline import models
+
+    models.add_arguments(parser)
+    return models.run(parser.parse_args(argv))
+
+
+def _export_model(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline import export_model
+
+    export_model.add_arguments(parser)
+    return export_model.run(parser.parse_args(argv))
 
 
 def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:

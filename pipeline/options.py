@@ -20,9 +20,12 @@ from transforms.errors import UsageError
 from transforms.layout import SCHEMA_VERSION, Layout, check_dataset
 from transforms.listing import Columns, Input
 from transforms.load import LoadOptions
-from transforms.model.handler import PRECISION, InferenceOptions
-from transforms.model.registry import EMBEDDED, ModelSource, get_model
-from transforms.model.vocabulary import load_vocabulary
+from transforms.model import canary
+from transforms.model.card import ModelCard
+from transforms.model.hub import Progress
+from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, check_precision
+from transforms.model.registry import EMBEDDED
+from transforms.model.sources import ModelSource, printable_location, resolve_model
 from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
@@ -42,6 +45,7 @@ _LIBRARIES = (
     'pillow',
     'pyarrow',
     'tensorflow',
+    'tensorflow-hub',
 )
 
 
@@ -56,9 +60,8 @@ class RunConfig:
       max_images: refuse more images than this, or None.
       chunk_size: images a chunk.
       load: how images are loaded.
-      inference: how the model is called.
+      inference: the model, and how it is called.
       layout: where results go.
-      model: the model.
       metadata: key-value metadata of the Parquet files.
       options: the options as given or defaulted, for the report.
       versions: library versions, for the report.
@@ -74,10 +77,6 @@ class RunConfig:
     load: LoadOptions
     inference: InferenceOptions
     layout: Layout
-    model_id: str
-    fingerprint: str
-    card: dict[str, object]
-    vocabulary: str
     metadata: dict[str, str]
     options: dict[str, Any]
     versions: dict[str, str]
@@ -110,13 +109,13 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         '--sample',
-        type=_positive,
+        type=positive,
         metavar='N',
         help='label only N images, chosen by a hash of their URIs: always the same ones',
     )
     what.add_argument(
         '--max_images',
-        type=_positive,
+        type=positive,
         metavar='N',
         help='refuse to start inference when there are more than N distinct images',
     )
@@ -132,7 +131,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument(
         '--rows_per_file',
-        type=_positive,
+        type=positive,
         default=1_000_000,
         metavar='N',
         help='rows a Parquet file, about (default: 1000000)',
@@ -149,26 +148,21 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='start although another run seems to be writing into DIR',
     )
 
-    model = parser.add_argument_group('model')
-    model.add_argument(
-        '--model',
-        default=EMBEDDED,
-        metavar='M',
-        help=f'the model (default and only one so far: {EMBEDDED}, EfficientNet-Lite0 with the '
-        '1,000 classes of ILSVRC-2012)',
-    )
+    add_model_arguments(parser)
+    model = parser.add_argument_group('labels and inference')
     model.add_argument(
         '--threshold',
         type=_share,
         metavar='SCORE',
-        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card, '
-        '0.05 for softmax)',
+        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
+        '0.3 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
     )
     model.add_argument(
         '--max_labels',
-        type=_positive,
+        type=positive,
         metavar='N',
-        help='at most N labels an image (default: from the model card, 5 for softmax)',
+        help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
+        'heads, 5 for those of ILSVRC-2012)',
     )
     model.add_argument(
         '--min_labels',
@@ -178,21 +172,52 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='at least N labels an image, below the threshold if need be (default: 0)',
     )
     model.add_argument(
+        '--features',
+        action='store_true',
+        help='write the pooled feature vector of each image beside its labels, as float16',
+    )
+    model.add_argument(
         '--batch_size',
-        type=_positive,
+        type=positive,
         metavar='N',
-        help='images a call of the model (default: from the model card, 32)',
+        help='images a call of the model (default: from the model card, which has one number for '
+        'CPUs and with --require_gpu another one)',
     )
     model.add_argument(
         '--chunk_size',
-        type=_positive,
+        type=positive,
         default=1024,
         metavar='N',
         help='images a unit of work, a multiple of the batch size (default: 1024)',
     )
     model.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default=AUTO,
+        help='type in which the network is computed; normalization and head stay float32 (default: '
+        'auto, which is bfloat16 on a GPU and float32 on a CPU)',
+    )
+    model.add_argument(
+        '--jit',
+        action='store_true',
+        help='compile the network with XLA: a minute more at the start, faster on a GPU',
+    )
+    model.add_argument(
+        '--require_gpu',
+        action='store_true',
+        help='stop at once where TensorFlow sees no GPU, instead of working on the CPU',
+    )
+    model.add_argument(
+        '--canary',
+        choices=canary.MODES,
+        help='what each worker asks of the model before it labels anything. strict: it must see '
+        'what its card says in known pictures; finite: its scores must be finite, in range and not '
+        'the same for two pictures; off: nothing (default: strict where the card says what must '
+        'be seen, else finite)',
+    )
+    model.add_argument(
         '--intra_op_threads',
-        type=_positive,
+        type=positive,
         metavar='N',
         help='threads within one operation of the model; the last bits of scores depend on it '
         '(default: the number of cores)',
@@ -208,7 +233,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument(
         '--max_pixels',
-        type=_positive,
+        type=positive,
         default=50_000_000,
         metavar='N',
         help='most pixels of an image, from its header; a baseline JPEG may have four times as '
@@ -230,7 +255,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument(
         '--loader_threads',
-        type=_positive,
+        type=positive,
         default=16,
         metavar='N',
         help='images fetched at a time in a process; as many as there are cores are decoded at a '
@@ -242,6 +267,43 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.05,
         metavar='SHARE',
         help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which model is meant."""
+    model = parser.add_argument_group('model')
+    model.add_argument(
+        '--model',
+        default=EMBEDDED,
+        metavar='M',
+        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, a URL, or a '
+        f'SavedModel, as a folder or .tar.gz, local or gs:// (default: {EMBEDDED}, an '
+        'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
+    )
+    model.add_argument(
+        '--model_card',
+        metavar='CARD',
+        help='for a SavedModel that brings no model_card.json: a file, or the name of the model '
+        'that it is a copy of',
+    )
+    model.add_argument(
+        '--model_size',
+        type=positive,
+        metavar='PX',
+        help='side of the square that images are resized to, in pixels (default: from the model '
+        'card; 224, for the ILSVRC-2012 heads of BiT 480)',
+    )
+    model.add_argument(
+        '--model_cache',
+        metavar='DIR',
+        help='where downloaded models are kept on each machine (default: $TFHUB_CACHE_DIR, or '
+        '~/.cache/lemmabeam/models)',
+    )
+    model.add_argument(
+        '--model_sha256',
+        metavar='HEX',
+        help='refuse a model whose weights have another hash; each run prints the one it used',
     )
 
 
@@ -279,26 +341,47 @@ def _option_classes(base: type[PipelineOptions]) -> list[type[PipelineOptions]]:
     return [each for child in base.__subclasses__() for each in (child, *_option_classes(child))]
 
 
-def make_config(args: argparse.Namespace, now: datetime.datetime) -> RunConfig:
-    """Validates the options as a whole and resolves the inputs.
+def find_model(args: argparse.Namespace, on_progress: Progress | None = None) -> ModelSource:
+    """The model that the options of `add_model_arguments` mean, fetched if need be.
+
+    Raises:
+      UsageError: there is no such model, or its card cannot be used.
+      ModelError: it cannot be fetched, or has another hash.
+    """
+    return resolve_model(
+        args.model,
+        card=args.model_card,
+        size_px=args.model_size,
+        cache=args.model_cache,
+        sha256=args.model_sha256,
+        on_progress=on_progress,
+    )
+
+
+def make_config(
+    args: argparse.Namespace, now: datetime.datetime, on_progress: Progress | None = None
+) -> RunConfig:
+    """Validates the options as a whole, fetches the model and resolves the inputs.
 
     Raises:
       UsageError: a value cannot be used; names the flag, the value and what to do.
+      ModelError: the model cannot be fetched, or has another hash.
       ManifestError: an input is a broken manifest.
       StoreError: a store cannot be reached.
     """
-    model = get_model(args.model)
+    model = find_model(args, on_progress)
     card = model.card
-    batch_size = args.batch_size or card.batch_size
+    batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
     if args.chunk_size % batch_size:
         raise UsageError(
             f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}'
         )
-    max_labels = args.max_labels or card.max_labels
+    max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
-    if max_labels > card.classes:
-        raise UsageError(f'--max_labels {max_labels}: {card.name} has only {card.classes} classes')
+    check_precision(args.precision, model)
+    canary_mode = args.canary or canary.default_mode(card)
+    canary.check_mode(canary_mode, model)
     columns = _columns(args)
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
@@ -313,12 +396,17 @@ def make_config(args: argparse.Namespace, now: datetime.datetime) -> RunConfig:
     for source in inputs:
         _check_apart(source, layout.output)
     inference = InferenceOptions(
-        model=args.model,
+        model=model,
         batch_size=batch_size,
         threshold=card.threshold if args.threshold is None else args.threshold,
         max_labels=max_labels,
         min_labels=args.min_labels,
         intra_op_threads=args.intra_op_threads or cpu_count(),
+        precision=args.precision,
+        jit=args.jit,
+        canary=canary_mode,
+        require_gpu=args.require_gpu,
+        features=args.features or not model.vocabulary,
     )
     load = LoadOptions(
         resize=card.resize,
@@ -339,12 +427,13 @@ def make_config(args: argparse.Namespace, now: datetime.datetime) -> RunConfig:
         load=load,
         inference=inference,
         layout=layout,
-        model_id=model.id,
-        fingerprint=model.fingerprint,
-        card=card.to_dict(),
-        vocabulary=card.vocabulary,
-        metadata=_metadata(model, inference, versions),
-        options={**vars(args), **inference._asdict(), 'run_id': layout.run_id},
+        metadata=_metadata(inference, versions),
+        options={
+            **vars(args),
+            **inference._asdict(),
+            'model': printable_location(args.model),
+            'run_id': layout.run_id,
+        },
         versions=versions,
         started_at=now,
         max_failure_rate=args.max_failure_rate,
@@ -369,30 +458,53 @@ def check_output(layout: Layout) -> None:
     store.delete(probe)
 
 
-def _metadata(
-    model: ModelSource, inference: InferenceOptions, versions: dict[str, str]
-) -> dict[str, str]:
-    resize = model.card.resize
+def _max_labels(args: argparse.Namespace, model: ModelSource) -> int:
+    classes = len(model.vocabulary)
+    if args.max_labels is None:
+        return min(model.card.max_labels, classes)
+    if args.max_labels > classes:
+        raise UsageError(
+            f'--max_labels {args.max_labels}: {model.card.name} has only {classes} classes'
+        )
+    return int(args.max_labels)
+
+
+def describe_preprocessing(card: ModelCard) -> str:
+    """How an image becomes what the model takes, in one line."""
+    resize = card.resize
     crop = (
         'squashed'
         if resize.short_side_px is None
         else f'short side to {resize.short_side_px}, centre crop'
     )
+    mean, std = (
+        f'{value:g}' if isinstance(value, float) else f'({", ".join(f"{x:g}" for x in value)})'
+        for value in (card.mean, card.std)
+    )
+    return (
+        f'{resize.size_px} x {resize.size_px} px, {crop}, {resize.filter}, {card.channels}, '
+        f'(x - {mean}) / {std}'
+    )
+
+
+def _metadata(inference: InferenceOptions, versions: dict[str, str]) -> dict[str, str]:
+    model = inference.model
     return {
         'schema_version': str(SCHEMA_VERSION),
         'model_id': model.id,
         'model_fingerprint': model.fingerprint,
-        'preprocessing': f'{resize.size_px} x {resize.size_px} px, {crop}, {resize.filter}, '
-        f'(x - {model.card.mean:g}) / {model.card.std:g}',
+        'model_weights_sha256': model.weights_sha256,
+        'preprocessing': describe_preprocessing(model.card),
         'activation': model.card.activation.value,
         'stored_floor': str(inference.threshold),
         'threshold': str(inference.threshold),
         'max_labels': str(inference.max_labels),
         'min_labels': str(inference.min_labels),
-        'vocabulary': model.card.vocabulary,
-        'vocabulary_sha256': load_vocabulary(model.card.vocabulary).sha256,
-        'precision': PRECISION,
-        'canary': 'off',
+        'vocabulary': model.vocabulary.name,
+        'vocabulary_sha256': model.vocabulary.sha256,
+        'precision': inference.precision,
+        'jit': str(inference.jit).lower(),
+        'canary': inference.canary,
         'batch_size': str(inference.batch_size),
         'intra_op_threads': str(inference.intra_op_threads),
         **{f'version.{name}': version for name, version in sorted(versions.items())},
@@ -451,7 +563,8 @@ def _natural(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse."""
     if not re.fullmatch(r'\d{1,18}', text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f'{text!r}: expected a whole number, 1 or more')
     return int(text)

@@ -10,6 +10,7 @@ from typing import TextIO
 from transforms.process import LIVE, LiveCounts
 
 _REDRAW_SEC = 0.5
+_MIB = 2**20
 _LOG_SEC = 30.0
 
 
@@ -40,6 +41,31 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02d}:{seconds:02d}'
+
+
+class DownloadReporter:
+    """Tells how far the download of a model is: a line on a terminal, a log line now and then."""
+
+    def __init__(self, stream: TextIO = sys.stderr):
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._told_at = time.monotonic()
+
+    def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
+        """Called with every piece that has arrived."""
+        now = time.monotonic()
+        is_done = done_bytes == total_bytes
+        if now - self._told_at < (_REDRAW_SEC if self._is_terminal else _LOG_SEC) and not is_done:
+            return
+        self._told_at = now
+        total = '' if total_bytes is None else f' of {total_bytes / _MIB:,.0f}'
+        share = f', {done_bytes / total_bytes:.0%}' if total_bytes else ''
+        line = f'fetching the model: {done_bytes / _MIB:,.0f}{total} MiB{share}'
+        if self._is_terminal:
+            self._stream.write(f'\r\x1b[K{"" if is_done else line}')
+        else:
+            self._stream.write(f'lemmabeam: {line}\n')
+        self._stream.flush()
 
 
 @contextlib.contextmanager

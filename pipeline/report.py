@@ -1,14 +1,16 @@
 """The books of a run, its publication and its report: the last step of the graph itself."""
 
 import datetime
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 
 from pipeline.options import RunConfig
+from transforms import outcomes
 from transforms.errors import BooksError
-from transforms.model.vocabulary import load_vocabulary
+from transforms.model.sources import printable_location
 from transforms.publish import clean_up, publish, to_json
 from transforms.rows import WrittenFile
 from transforms.storage import store_for
@@ -23,6 +25,7 @@ def make_report(
     counts: Mapping[str, int],
     stats: Mapping[str, float],
     top_labels: Iterable[tuple[str, int]],
+    computed: Sequence[str],
     finished_at: datetime.datetime,
 ) -> dict[str, Any]:
     """The report of a run as JSON values.
@@ -33,8 +36,10 @@ def make_report(
       counts: 'listed', 'labeled', 'duplicates', 'skipped_not_image', 'dead_lettered/<reason>'.
       stats: thread-seconds by activity ('fetch_sec', …), 'batches' and 'filled_slots'.
       top_labels: how often each name is the first label of an image.
+      computed: how the model computed, one JSON object for each way.
       finished_at: UTC.
     """
+    model = config.inference.model
     dead = {
         key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)
     }
@@ -73,12 +78,15 @@ def make_report(
         'inputs': [source._asdict() for source in config.inputs],
         'options': config.options,
         'model': {
-            'id': config.model_id,
-            'fingerprint': config.fingerprint,
-            'card': config.card,
-            'vocabulary': load_vocabulary(config.vocabulary).file_name,
+            'id': model.id,
+            'location': printable_location(model.location),
+            'weights_sha256': model.weights_sha256,
+            'fingerprint': model.fingerprint,
+            'card': model.card.to_dict(),
+            'vocabulary': model.vocabulary.file_name,
+            'computed': [json.loads(way) for way in sorted(computed)],
         },
-        'metadata': config.metadata,
+        'metadata': outcomes.with_computed(config.metadata, computed),
         'versions': config.versions,
         'files': [file._asdict() for file in sorted(files)],
     }
@@ -95,11 +103,12 @@ class _ReportDoFn(beam.DoFn):
         counts: Mapping[str, int],
         stats: Mapping[str, float],
         top_labels: Sequence[tuple[str, int]],
+        computed: Sequence[str],
     ) -> None:
         layout = self._config.layout
-        publish(layout, files, load_vocabulary(self._config.vocabulary))
+        publish(layout, files, self._config.inference.model.vocabulary)
         now = datetime.datetime.now(datetime.UTC)
-        report = make_report(self._config, files, counts, stats, top_labels, now)
+        report = make_report(self._config, files, counts, stats, top_labels, computed, now)
         store_for(layout.output).write(layout.uri(layout.report_path), to_json(report))
         if not report['balanced']:
             raise BooksError(
@@ -113,7 +122,8 @@ class RunReport(beam.PTransform):
     """Publishes the run and writes its report, once everything else is done.
 
     Expands (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
-    PCollection[tuple[str, float]] of statistics, PCollection[tuple[str, int]] of first labels).
+    PCollection[tuple[str, float]] of statistics, PCollection[tuple[str, int]] of first labels,
+    PCollection[str] of how the model computed).
 
     Raises (when run):
       BooksError: the counts do not balance; the report is written nonetheless.
@@ -130,9 +140,10 @@ class RunReport(beam.PTransform):
             beam.PCollection[tuple[str, int]],
             beam.PCollection[tuple[str, float]],
             beam.PCollection[tuple[str, int]],
+            beam.PCollection[str],
         ],
     ) -> beam.PCollection[None]:
-        files, counts, stats, top_labels = inputs
+        files, counts, stats, top_labels, computed = inputs
         sums = counts | 'SumCounts' >> beam.CombinePerKey(sum)
         seconds = stats | 'SumStats' >> beam.CombinePerKey(sum)
         labels = top_labels | 'SumLabels' >> beam.CombinePerKey(sum)
@@ -146,5 +157,6 @@ class RunReport(beam.PTransform):
                 beam.pvalue.AsDict(sums),
                 beam.pvalue.AsDict(seconds),
                 beam.pvalue.AsList(labels),
+                beam.pvalue.AsList(computed),
             )
         )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pipeline import options
 from pipeline.build import build
-from transforms.model.handler import Predictor
+from transforms.model.predictor import Predictor
 from transforms.process import shared
 from transforms.storage import store_for
 

@@ -14,8 +14,9 @@ from PIL import Image
 from pipeline.verify import verify
 from tests import support
 from transforms.decode import decode
-from transforms.model.registry import EMBEDDED, get_model
-from transforms.model.vocabulary import is_under, load_vocabulary
+from transforms.model.registry import EMBEDDED
+from transforms.model.sources import resolve_model
+from transforms.model.vocabulary import is_under
 
 FELINE = 'n02120997'
 
@@ -49,9 +50,11 @@ def test_the_sample_has_sensible_labels_and_balanced_books(sample_run):
 def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
     """Full decode, resize and crop by Pillow, one image a call, softmax by numpy."""
     support.start_tensorflow()
-    source = get_model(EMBEDDED)
-    network = source.build()
-    names = load_vocabulary(source.card.vocabulary).names
+    from transforms.model.network import load_network
+
+    source = resolve_model(EMBEDDED)
+    network = load_network(source, 'float32', 1, with_features=False)
+    names = source.vocabulary.names
     rows = {Path(row['uri']).name: row for row in support.rows(sample_run[1], 'predictions')}
     assert len(rows) == len(support.PHOTOGRAPHS) == 10
     for path in support.PHOTOGRAPHS:
@@ -66,7 +69,7 @@ def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
         assert np.abs(plain.astype(int) - ours).max() <= 1
         for pixels, tolerance in ((plain, 1e-3), (ours, 1e-5)):
             images = (pixels[None].astype(np.float32) - 127) / 128
-            logits = np.asarray(network(images))[0].astype(np.float64)
+            logits = np.asarray(network.call(images)[0])[0].astype(np.float64)
             scores = np.exp(logits - logits.max())
             scores /= scores.sum()
             best = [i for i in np.argsort(-scores)[:5] if scores[i] >= 0.05]
@@ -87,7 +90,8 @@ def test_more_failures_than_allowed_exit_with_3_and_keep_the_results(sample_run,
 USAGE = {
     'unknown option': (('--modle', 'x'), "unknown option '--modle'; did you mean --model?"),
     'abbreviated option': (('--thres', '0.1'), "unknown option '--thres'"),
-    'unknown model': (('--model', 'resnet'), "--model 'resnet' is not known"),
+    'unknown model': (('--model', 'resnet'), 'no such folder, and it is no handle'),
+    'no such BiT': (('--model', 'bit-m-r20x1'), "there is no model 'bit-m-r20x1'"),
     'no such input': (('--input', 'nothere'), "--input 'nothere': no such file"),
     'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),
     'threshold out of range': (('--threshold', '2'), "'2': expected a number from 0 to 1"),

@@ -13,7 +13,7 @@ from tests import support
 from transforms import chunks, listing, outcomes, write
 from transforms.load import Loader, load_chunk
 from transforms.model.handler import label_batch
-from transforms.model.vocabulary import load_vocabulary
+from transforms.model.sources import resolve_model
 from transforms.process import shared
 from transforms.publish import discard
 from transforms.rows import Image
@@ -58,7 +58,7 @@ def plain_loop(config):
     cut = [chunk for group in by_bucket.values() for chunk in chunks.cut(group, config.chunk_size)]
     assert len(cut) > 3, 'too few chunks to prove anything'
     loader = shared(Loader, config.load)
-    vocabulary = load_vocabulary(config.vocabulary)
+    vocabulary = config.inference.model.vocabulary
     labeled = []
     for chunk in cut:
         batches = [
@@ -234,7 +234,7 @@ def test_min_labels_and_thresholds(pictures, tmp_path):
 
 
 def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
-    folder = 'predictions/model=efficientnet-lite0-3098da1a/run=again'
+    folder = f'predictions/model={resolve_model("embedded").id}/run=again'
     for name in ('part-00003-of-00009.parquet', 'split=old/part-00000-of-00001.parquet', '.x.tmp'):
         for path in (tmp_path / '_work/again/staged' / folder / name, tmp_path / folder / name):
             path.parent.mkdir(parents=True, exist_ok=True)

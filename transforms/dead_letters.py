@@ -53,11 +53,12 @@ class _WriteDoFn(beam.DoFn):
         self._metadata = metadata
 
     def process(
-        self, element: tuple[str, Iterable[DeadLetter | None]]
+        self, element: tuple[str, Iterable[DeadLetter | None]], computed: Sequence[str]
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, found = element
         letters = [letter for letter in found if letter is not None]
-        table = dead_letter_table(letters, self._layout.carry, self._metadata)
+        metadata = outcomes.with_computed(self._metadata, computed)
+        table = dead_letter_table(letters, self._layout.carry, metadata)
         yield write_file(path, table, self._layout)
         for reason, count in Counter(letter.reason for letter in letters).items():
             yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
@@ -66,7 +67,8 @@ class _WriteDoFn(beam.DoFn):
 class WriteDeadLetters(beam.PTransform):
     """Dead letters to Parquet files.
 
-    Expands (PCollection[DeadLetter], singleton PCollection[int] of listed refs) to
+    Expands (PCollection[DeadLetter], singleton PCollection[int] of listed refs, PCollection[str] of
+    how the model computed) to
     (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts by reason).
     """
 
@@ -76,9 +78,10 @@ class WriteDeadLetters(beam.PTransform):
         self._metadata = metadata
 
     def expand(
-        self, inputs: tuple[beam.PCollection[DeadLetter], beam.PCollection[int]]
+        self,
+        inputs: tuple[beam.PCollection[DeadLetter], beam.PCollection[int], beam.PCollection[str]],
     ) -> tuple[beam.PCollection[WrittenFile], beam.PCollection[tuple[str, int]]]:
-        letters, listed = inputs
+        letters, listed, computed = inputs
         layout = self._layout
         # As many files as could be needed, known before anything fails.
         keyed = letters | 'KeyByFile' >> beam.Map(
@@ -99,7 +102,7 @@ class WriteDeadLetters(beam.PTransform):
             | 'WithEmptyFiles' >> beam.Flatten()
             | 'GroupByFile' >> beam.GroupByKey()
             | 'Write'
-            >> beam.ParDo(_WriteDoFn(layout, self._metadata))
+            >> beam.ParDo(_WriteDoFn(layout, self._metadata), beam.pvalue.AsList(computed))
             .with_output_types(WrittenFile, counts=tuple[str, int])
             .with_outputs('counts', main='files')
         )

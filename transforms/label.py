@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from transforms.model.handler import ImageModelHandler, InferenceOptions
+from transforms.model.handler import ImageModelHandler
+from transforms.model.predictor import InferenceOptions
 from transforms.outcomes import outcome_table, to_ipc
 from transforms.rows import Batch, Image, LabeledBatch
 

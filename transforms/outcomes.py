@@ -4,12 +4,18 @@ It is what leaves a finished chunk, and all that leaves it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from transforms.rows import DeadLetter, Image, LabeledBatch, Reason, Stage
+
+FEATURES = 'features'
+"""Column of the pooled features, a fixed-size list of float16, where they were asked for."""
+
+_COMPUTED = b'lemmabeam.computed'
 
 SCHEMA = pa.schema(
     [
@@ -37,10 +43,54 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
       batches: every batch of one chunk, in order.
 
     Returns:
-      A table of `SCHEMA`; `reason` is null for labelled images.
+      A table of `SCHEMA`, followed by `FEATURES` if there are any; `reason` is null for labelled
+      images.  Its metadata tells how the model computed.
     """
     rows = [row for batch in batches for row in _rows(batch)]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    is_labeled = np.array([row.get('reason') is None for row in rows], bool)
+    length = next((batch.features.shape[1] for batch in batches if batch.features is not None), 0)
+    if length:
+        table = table.append_column(FEATURES, _features(batches, is_labeled, length))
+    computed = sorted({batch.computed for batch in batches})
+    return table.replace_schema_metadata({_COMPUTED: json.dumps(computed)})
+
+
+def _features(batches: Sequence[LabeledBatch], is_labeled: np.ndarray, length: int) -> pa.Array:
+    values = np.zeros((len(is_labeled), length), np.float16)
+    start = 0
+    for batch in batches:
+        end = start + len(batch.outcomes)
+        if batch.features is not None:  # a batch without any image was not inferred
+            values[start:end] = batch.features[: len(batch.outcomes)]
+        start = end
+    values[~is_labeled] = 0
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(values.reshape(-1)), length, mask=pa.array(~is_labeled)
+    )
+
+
+def computed(data: bytes) -> list[str]:
+    """How the model computed a finished chunk: one JSON object for each way."""
+    metadata = pa.ipc.open_stream(data).schema.metadata or {}
+    ways: list[str] = json.loads(metadata.get(_COMPUTED, b'[]'))
+    return ways
+
+
+def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str, str]:
+    """Metadata of files, completed by what only the workers know.
+
+    Args:
+      metadata: what the launcher knows.
+      ways: what `computed` gave for every chunk.
+    """
+    facts = [json.loads(way) for way in sorted(set(ways))]
+    precisions = sorted({fact['precision'] for fact in facts})
+    known = {'precision': '+'.join(precisions)} if precisions else {}
+    lengths = {fact['features'] for fact in facts} - {None}
+    if lengths:
+        known['features'] = str(max(lengths))
+    return {**metadata, **known}
 
 
 def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:

@@ -195,8 +195,10 @@ class LabeledBatch:
       chunk, start, outcomes: as in `Batch`.
       indices: (batch_size, k) int32 class indices by falling score, ties by index.
       scores: (batch_size, k) float32.
-      counts: (batch_size,) int32, how many of the k are labels; -1 where a score is not finite.
+      counts: (batch_size,) int32, how many of the k are labels; -1 where an output is not finite.
+      features: (batch_size, length) float16, or None.
       timings: as in `Batch`, with the inference added.
+      computed: how the model computed, as JSON.
     """
 
     chunk: Chunk
@@ -205,4 +207,6 @@ class LabeledBatch:
     indices: np.ndarray
     scores: np.ndarray
     counts: np.ndarray
+    features: np.ndarray | None
     timings: dict[str, float]
+    computed: str

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from transforms import outcomes
 from transforms.layout import Layout
-from transforms.model.vocabulary import Vocabulary, load_vocabulary
+from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
 from transforms.storage import store_for
 
@@ -40,8 +40,11 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
 
     Args:
       file_columns: carried columns that are not partitions.
-      metadata: what the scores are worth knowing by, as text.
+      metadata: what the scores are worth knowing by, as text; 'features' is the length of the
+        features, where they were asked for.
     """
+    length = metadata.get(outcomes.FEATURES)
+    features = [pa.field(outcomes.FEATURES, pa.list_(pa.float16(), int(length)))] if length else []
     fields = [
         pa.field('uri', pa.string(), nullable=False),
         pa.field('object_version', pa.string()),
@@ -50,6 +53,7 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
         pa.field('height', pa.int32(), metadata=_STORED),
         pa.field('format', pa.string()),
         pa.field('labels', pa.list_(pa.field('element', _LABEL, nullable=False)), nullable=False),
+        *features,
         *(pa.field(column, pa.string()) for column in file_columns),
     ]
     return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
@@ -68,7 +72,8 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
     """
     labeled = table.filter(pc.is_null(table['reason']))
     carried = labeled['carried'].combine_chunks()
-    rows = labeled.select(_ROUTED_COLUMNS).take(pc.list_parent_indices(carried))
+    features = [name for name in table.column_names if name == outcomes.FEATURES]
+    rows = labeled.select([*_ROUTED_COLUMNS, *features]).take(pc.list_parent_indices(carried))
     rows = rows.append_column('carried', pc.list_flatten(carried))
     members = defaultdict(list)
     pairs = zip(rows['uri'].to_pylist(), rows['carried'].to_pylist(), strict=True)
@@ -112,6 +117,8 @@ def prediction_table(
         rows = rows.combine_chunks()
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
     columns['labels'] = _labels(rows, vocabulary, schema.field('labels').type)
+    if outcomes.FEATURES in schema.names:
+        columns[outcomes.FEATURES] = rows[outcomes.FEATURES]
     if layout.file_columns:
         values = [outcomes.carried_values(text) for text in rows['carried'].to_pylist()]
         for column in layout.file_columns:
@@ -166,18 +173,18 @@ class _RouteDoFn(beam.DoFn):
 
 
 class _WriteDoFn(beam.DoFn):
-    def __init__(self, layout: Layout, vocabulary: str, metadata: Mapping[str, str]):
+    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
         self._layout = layout
         self._vocabulary = vocabulary
         self._metadata = metadata
 
     def process(
-        self, element: tuple[str, Iterable[bytes]]
+        self, element: tuple[str, Iterable[bytes]], computed: Sequence[str]
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, parts = element
         routed = [outcomes.from_ipc(data) for data in parts if data]
-        vocabulary = load_vocabulary(self._vocabulary)
-        table = prediction_table(routed, vocabulary, self._layout, self._metadata)
+        metadata = outcomes.with_computed(self._metadata, computed)
+        table = prediction_table(routed, self._vocabulary, self._layout, metadata)
         yield write_file(path, table, self._layout)
         yield beam.pvalue.TaggedOutput('counts', ('labeled', table.num_rows))
         first = pc.list_slice(table['labels'], 0, 1)
@@ -191,26 +198,28 @@ class WritePredictions(beam.PTransform):
     Args:
       layout: the output.
       vocabulary: names of the labels.
-      metadata: see `prediction_schema`.
+      metadata: see `prediction_schema`; completed by what the workers know.
 
-    Expands (chunks, items) to (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
-    PCollection[tuple[str, int]] of how often each label is an image's first).
+    Expands (chunks, items, how they were computed) to (PCollection[WrittenFile],
+    PCollection[tuple[str, int]] of counts, PCollection[tuple[str, int]] of how often each label is
+    an image's first).
     """
 
-    def __init__(self, layout: Layout, vocabulary: str, metadata: Mapping[str, str]):
+    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
         super().__init__()
         self._layout = layout
         self._vocabulary = vocabulary
         self._metadata = metadata
 
     def expand(
-        self, inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item]]
+        self,
+        inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item], beam.PCollection[str]],
     ) -> tuple[
         beam.PCollection[WrittenFile],
         beam.PCollection[tuple[str, int]],
         beam.PCollection[tuple[str, int]],
     ]:
-        chunks, items = inputs
+        chunks, items, computed = inputs
         layout = self._layout
         # Counted before inference, so that a row's file does not depend on what fails.
         shards = (
@@ -234,7 +243,9 @@ class WritePredictions(beam.PTransform):
             | 'WithEmptyFiles' >> beam.Flatten()
             | 'GroupByFile' >> beam.GroupByKey()
             | 'Write'
-            >> beam.ParDo(_WriteDoFn(layout, self._vocabulary, self._metadata))
+            >> beam.ParDo(
+                _WriteDoFn(layout, self._vocabulary, self._metadata), beam.pvalue.AsList(computed)
+            )
             .with_output_types(WrittenFile, counts=tuple[str, int], top_labels=tuple[str, int])
             .with_outputs('counts', 'top_labels', main='files')
         )

@@ -33,6 +33,7 @@ import sys
 import numpy as np
 from transforms.load import Loader
 from transforms.model import handler
+from transforms.model.predictor import Prediction
 from transforms.rows import Image
 from pipeline.main import main
 
@@ -41,7 +42,8 @@ class Predictor:
         shape = (options.batch_size, options.max_labels)
         indices = np.broadcast_to(np.arange(options.max_labels, dtype=np.int32), shape)
         counts = np.full(options.batch_size, 3, np.int32)
-        self._labels = indices, np.full(shape, 0.1, np.float32), counts
+        self._labels = Prediction(indices, np.full(shape, 0.1, np.float32), counts, None)
+        self.computed = {'precision': 'none', 'features': None}
 
     def __call__(self, pixels):
         return self._labels

@@ -20,7 +20,7 @@ from pipeline.options import RunConfig
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row, run_python
 from transforms.decode import decode
-from transforms.model.handler import Predictor
+from transforms.model.predictor import Prediction, Predictor
 from transforms.process import shared
 
 _MIN_SHARE = 0.9
@@ -57,7 +57,7 @@ def _watched() -> Iterator[_Span]:
     span = _Span()
     call = Predictor.__call__
 
-    def watched_call(predictor: Predictor, pixels: np.ndarray) -> tuple[np.ndarray, ...]:
+    def watched_call(predictor: Predictor, pixels: np.ndarray) -> Prediction:
         span.enter()
         result = call(predictor, pixels)
         span.leave()

@@ -34,14 +34,22 @@ _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
 
 
-def build(weights: dict[str, np.ndarray], size_px: int, classes: int) -> keras.Model:
+FEATURES = 'features'
+"""Name of the layer that gives the pooled features, (N, 1280) float32."""
+
+
+def build(
+    weights: dict[str, np.ndarray], size_px: int, classes: int, *, precision: str = 'float32'
+) -> keras.Model:
     """The network with its weights.
 
     Args:
       weights: arrays by name, '<layer>/kernel' (HWIO; depthwise HWC1) and '<layer>/bias', any
-        float type; computed in float32.
+        float type.
       size_px: side of the input.
       classes: number of logits.
+      precision: type in which the convolutions are stored and computed, 'float32', 'bfloat16' or
+        'float16'; pooling and head are float32 always.
 
     Returns:
       A model from (N, size_px, size_px, 3) float32 to (N, classes) float32 logits.
@@ -50,15 +58,16 @@ def build(weights: dict[str, np.ndarray], size_px: int, classes: int) -> keras.M
       ModelError: a tensor is missing, unknown or of another shape.
     """
     inputs = keras.Input((size_px, size_px, 3), dtype='float32', name='images')
-    x = _conv(inputs, 'stem', _STEM_CHANNELS, kernel_px=3, stride=2)
+    x = _conv(inputs, 'stem', _STEM_CHANNELS, precision, kernel_px=3, stride=2)
     block = 0
     for stage in _STAGES:
         for repeat in range(stage.repeats):
-            x = _block(x, f'block{block:02d}', stage, stage.stride if repeat == 0 else 1)
+            stride = stage.stride if repeat == 0 else 1
+            x = _block(x, f'block{block:02d}', stage, stride, precision)
             block += 1
-    x = _conv(x, 'head', _HEAD_CHANNELS)
-    x = layers.GlobalAveragePooling2D()(x)
-    logits = layers.Dense(classes, name='classifier')(x)
+    x = _conv(x, 'head', _HEAD_CHANNELS, precision)
+    x = layers.GlobalAveragePooling2D(dtype='float32', name=FEATURES)(x)
+    logits = layers.Dense(classes, dtype='float32', name='classifier')(x)
     model = keras.Model(inputs, logits, name='efficientnet_lite0')
     _assign(model, weights)
     return model
@@ -68,24 +77,31 @@ def _conv(
     x: keras.KerasTensor,
     name: str,
     channels: int,
+    dtype: str,
     kernel_px: int = 1,
     stride: int = 1,
     is_linear: bool = False,
 ) -> keras.KerasTensor:
-    x = layers.Conv2D(channels, kernel_px, stride, padding='same', name=name.replace('/', '.'))(x)
-    return x if is_linear else layers.ReLU(6.0)(x)
+    x = layers.Conv2D(
+        channels, kernel_px, stride, padding='same', dtype=dtype, name=name.replace('/', '.')
+    )(x)
+    return x if is_linear else layers.ReLU(6.0, dtype=dtype)(x)
 
 
-def _block(x: keras.KerasTensor, name: str, stage: _Stage, stride: int) -> keras.KerasTensor:
+def _block(
+    x: keras.KerasTensor, name: str, stage: _Stage, stride: int, dtype: str
+) -> keras.KerasTensor:
     """Inverted residual: expand, depthwise, linear projection."""
     shortcut = x
     if stage.expansion > 1:
-        x = _conv(x, f'{name}/expand', x.shape[-1] * stage.expansion)
-    x = layers.DepthwiseConv2D(stage.kernel_px, stride, padding='same', name=f'{name}.depthwise')(x)
-    x = layers.ReLU(6.0)(x)
-    x = _conv(x, f'{name}/project', stage.channels, is_linear=True)
+        x = _conv(x, f'{name}/expand', x.shape[-1] * stage.expansion, dtype)
+    x = layers.DepthwiseConv2D(
+        stage.kernel_px, stride, padding='same', dtype=dtype, name=f'{name}.depthwise'
+    )(x)
+    x = layers.ReLU(6.0, dtype=dtype)(x)
+    x = _conv(x, f'{name}/project', stage.channels, dtype, is_linear=True)
     if stride == 1 and shortcut.shape[-1] == stage.channels:
-        x = layers.Add()([shortcut, x])
+        x = layers.Add(dtype=dtype)([shortcut, x])
     return x
 
 

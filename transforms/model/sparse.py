@@ -5,7 +5,11 @@ from keras import ops
 
 from transforms.model.card import Activation
 
-_ACTIVATIONS = {Activation.SIGMOID: ops.sigmoid, Activation.SOFTMAX: ops.softmax}
+_ACTIVATIONS = {
+    Activation.SIGMOID: ops.sigmoid,
+    Activation.SOFTMAX: ops.softmax,
+    Activation.NONE: lambda logits: logits,
+}
 
 
 def sparse_labels(
@@ -14,6 +18,7 @@ def sparse_labels(
     threshold: float,
     max_labels: int,
     min_labels: int,
+    at_least: int = 0,
 ) -> tuple[keras.KerasTensor, keras.KerasTensor, keras.KerasTensor]:
     """The labels of a batch.
 
@@ -23,15 +28,18 @@ def sparse_labels(
       threshold: a class is a label if its score reaches it.
       max_labels: at most so many labels, the best.
       min_labels: at least so many, whatever their scores.
+      at_least: return so many of the best classes even if fewer are labels.
 
     Returns:
-      indices: (N, k) int32 by falling score, ties by index; k = min(max_labels, classes).
-      scores: (N, k) float32 in [0, 1].
+      indices: (N, k) int32 by falling score, ties by index; k = min(max(max_labels, at_least),
+        classes).
+      scores: (N, k) float32, in [0, 1] but for the activation 'none'.
       counts: (N,) int32, how many of the k are labels; -1 where a logit is not finite.
     """
-    k = min(max_labels, logits.shape[-1])
+    classes = logits.shape[-1]
+    k = min(max(max_labels, at_least), classes)
     scores, indices = ops.top_k(_ACTIVATIONS[activation](logits), k)
     counts = ops.sum(ops.cast(scores >= threshold, 'int32'), axis=-1)
-    counts = ops.maximum(counts, min(min_labels, k))
+    counts = ops.clip(counts, min(min_labels, classes), min(max_labels, classes))
     is_finite = ops.all(ops.isfinite(logits), axis=-1)
     return ops.cast(indices, 'int32'), scores, ops.where(is_finite, counts, -1)

@@ -6,11 +6,15 @@ import functools
 import hashlib
 import importlib.resources
 import io
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.errors import ModelError
+from transforms.errors import UsageError
+
+NONE = 'none'
+"""Name of the list without any class, of models that give features only."""
 
 _DATA = importlib.resources.files('transforms.model') / 'data'
 
@@ -24,12 +28,20 @@ class Vocabulary:
       wnids: WordNet 3.0 ids such as 'n02123045', or None for classes outside WordNet.
       lemmas: every word of the synset; the first one names the class.
       definitions: WordNet's gloss, or None.
+      is_packaged: it comes with this package, so that its name is enough to find it.
     """
 
     name: str
     wnids: tuple[str | None, ...]
     lemmas: tuple[tuple[str, ...], ...]
     definitions: tuple[str | None, ...]
+    is_packaged: bool = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name where that is enough: 21,843 classes weigh 2 MB in every step."""
+        if self.is_packaged:
+            return load_vocabulary, (self.name,)
+        return Vocabulary, (self.name, self.wnids, self.lemmas, self.definitions)
 
     def __len__(self) -> int:
         return len(self.wnids)
@@ -51,6 +63,12 @@ class Vocabulary:
     def file_name(self) -> str:
         """Name of its Parquet file below `vocabularies/`."""
         return f'{self.name}-{self.sha256[:8]}.parquet'
+
+    def to_table(self) -> str:
+        """The vocabulary as `parse_table` reads it."""
+        rows = zip(self.wnids, self.lemmas, self.definitions, strict=True)
+        lines = [f'{wnid or ""}\t{", ".join(words)}\t{text or ""}' for wnid, words, text in rows]
+        return '\n'.join(['wnid\tlemmas\tdefinition', *lines, ''])
 
     def to_parquet(self) -> bytes:
         """The vocabulary as a Parquet file, one row a class.
@@ -77,24 +95,87 @@ class Vocabulary:
         return sink.getvalue()
 
 
+def vocabulary_names() -> list[str]:
+    """The class lists that come with the package."""
+    return sorted(
+        path.name.removesuffix('.tsv')
+        for path in _DATA.iterdir()
+        if path.name.endswith('.tsv') and not path.name.startswith('wordnet_')
+    )
+
+
 @functools.cache
 def load_vocabulary(name: str) -> Vocabulary:
     """Reads a vocabulary that comes with the package.
 
     Raises:
-      ModelError: there is none of this name.
+      UsageError: there is none of this name.
     """
-    path = _DATA / f'{name}.tsv'
-    if not path.is_file():
-        raise ModelError(f'no vocabulary {name!r} comes with this package')
-    with path.open(encoding='utf-8') as file:
-        rows = list(csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE))
+    if name == NONE:
+        return Vocabulary(NONE, (), (), (), is_packaged=True)
+    if name not in vocabulary_names():
+        known = ', '.join(vocabulary_names())
+        raise UsageError(f'no class list {name!r} comes with this package, but: {known}')
+    data = (_DATA / f'{name}.tsv').read_bytes()
+    return dataclasses.replace(parse_table(name, data, name), is_packaged=True)
+
+
+def parse_labels(name: str, data: bytes, where: str) -> Vocabulary:
+    """Reads the class list of a model of one's own.
+
+    Args:
+      name: of the list.
+      data: UTF-8 text, one name a line in the order of the logits; or, where `where` ends in
+        `.tsv`, a table with a header, see `parse_table`.
+      where: the file, for messages.
+
+    Raises:
+      UsageError: it is no text, holds no class, or a class has no name.
+    """
+    if where.endswith('.tsv'):
+        return parse_table(name, data, where)
+    lines = _text(data, where).splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            raise UsageError(f'{where}: line {number} is empty; expected one class name a line')
+    if not lines:
+        raise UsageError(f'{where}: is empty; expected one class name a line')
+    nothing = (None,) * len(lines)
+    return Vocabulary(name, nothing, tuple((line.strip(),) for line in lines), nothing)
+
+
+def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
+    """Reads a tab-separated class list with the columns lemmas, and wnid and definition if known.
+
+    Raises:
+      UsageError: it is no such table, holds no class, or a class has no name.
+    """
+    text = _text(data, where)
+    rows = list(csv.DictReader(io.StringIO(text), delimiter='\t', quoting=csv.QUOTE_NONE))
+    for number, row in enumerate(rows, 2):
+        if not row.get('lemmas'):
+            raise UsageError(f'{where}: line {number} has no lemmas; the header must name them')
+    if not rows:
+        raise UsageError(f'{where}: holds no class')
     return Vocabulary(
         name,
-        tuple(row['wnid'] for row in rows),
+        tuple(row.get('wnid') or None for row in rows),
         tuple(tuple(row['lemmas'].split(', ')) for row in rows),
-        tuple(row['definition'] for row in rows),
+        tuple(row.get('definition') or None for row in rows),
     )
+
+
+def unnamed_classes(name: str, count: int) -> Vocabulary:
+    """A list of 'class 0', 'class 1', … for a head of which no more is known."""
+    nothing = (None,) * count
+    return Vocabulary(name, nothing, tuple((f'class {i}',) for i in range(count)), nothing)
+
+
+def _text(data: bytes, where: str) -> str:
+    try:
+        return data.decode('utf-8-sig')
+    except UnicodeDecodeError as e:
+        raise UsageError(f'{where}: not UTF-8 text, at byte {e.start}') from e
 
 
 @functools.cache

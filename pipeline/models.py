@@ -1,0 +1,170 @@
+"""`lemmabeam models`: what there is to label with, and what a model sees in a picture."""
+
+import argparse
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import options
+from pipeline.progress import DownloadReporter
+from transforms import uris
+from transforms.decode import decode
+from transforms.errors import ImageError, UsageError
+from transforms.model import canary, registry
+from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, Predictor
+from transforms.model.sources import ModelSource, printable_location
+from transforms.model.vocabulary import load_vocabulary
+from transforms.process import cpu_count, shared
+from transforms.storage import store_for
+
+_CHECKED_BATCH = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam models`."""
+    parser.add_argument(
+        '--check',
+        metavar='PATH',
+        help='load this model (whatever --model of `lemmabeam label` takes), ask its canary, and '
+        'show what it sees in a picture',
+    )
+    parser.add_argument(
+        '--image',
+        metavar='FILE',
+        help='with --check: the picture, local or gs:// (default: the cat of the sample)',
+    )
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default=AUTO,
+        help='with --check: as in `lemmabeam label` (default: auto)',
+    )
+    options.add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists the known models, or checks one.
+
+    Raises:
+      UsageError, ModelError, StoreError: the model cannot be used, as its message says.
+    """
+    if args.check is not None:
+        args.model = args.check
+        return _check(args)
+    if args.image is not None:
+        raise UsageError('--image goes with --check')
+    _print_known(Console())
+    return 0
+
+
+def _print_known(console: Console) -> None:
+    table = Table()
+    table.add_column('model', no_wrap=True)
+    for column in ('parameters', 'GMAC at 224', 'classes'):
+        table.add_column(column, justify='right')
+    for column in ('scores', 'licence', 'source'):
+        table.add_column(column, overflow='fold')
+    for name, model in registry.known_models().items():
+        card = model.card
+        classes = len(load_vocabulary(card.vocabulary)) if card.has_classes else 0
+        table.add_row(
+            name,
+            f'{model.parameters / 1e6:,.1f} M',
+            f'{model.multiply_adds / 1e9:,.1f}',
+            f'{classes:,}' if classes else 'features',
+            card.activation.value,
+            card.licence,
+            card.source,
+        )
+    console.print(table, highlight=False)
+    console.print(
+        'bit-s-r50x1 is short for bit-s-r50x1-ilsvrc2012: BiT-S knows no other classes.  GMAC: '
+        'billions of multiply-adds for an image of 224 x 224 px; the ILSVRC-2012 heads of BiT take '
+        '480 px by default, 4.6 times as many.',
+        highlight=False,
+    )
+
+
+def _check(args: argparse.Namespace) -> int:
+    source = options.find_model(args, DownloadReporter())
+    card = source.card
+    console = Console()
+    for name, value in _facts(source).items():
+        _say(console, name, value)
+    mode = canary.default_mode(card)
+    inference = InferenceOptions(
+        model=source,
+        batch_size=min(_CHECKED_BATCH, card.batch_size),
+        threshold=card.threshold,
+        max_labels=min(card.max_labels, len(source.vocabulary)),
+        min_labels=0,
+        intra_op_threads=cpu_count(),
+        precision=args.precision,
+        canary=mode,
+        features=not card.has_classes,
+    )
+    pixels = _picture(args.image, source)
+    predictor = shared(Predictor, inference)
+    computed = predictor.computed
+    said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
+    _say(console, 'computed', said)
+    _say(console, 'canary', f'{mode}, passed')
+    batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
+    batch[0] = pixels
+    found = predictor(batch)
+    _say(console, 'picture', args.image or 'the cat of the sample')
+    if found.features is not None:
+        length = np.linalg.norm(found.features[0].astype(np.float64))
+        _say(console, 'features', f'{found.features.shape[1]}, of length {length:.3f} as a vector')
+    if card.has_classes:
+        count = max(0, int(found.counts[0]))
+        _say(console, 'labels', f'{count}, marked *, and the classes next to them')
+        table = Table()
+        for column in ('', 'score', 'class', 'index', 'wnid'):
+            table.add_column(column)
+        for rank, (index, score) in enumerate(
+            zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
+        ):
+            table.add_row(
+                '*' if rank < count else '',
+                f'{score:.3f}',
+                uris.printable(source.vocabulary.names[index]),
+                str(index),
+                source.vocabulary.wnids[index] or '',
+            )
+        console.print(table, highlight=False, markup=False)
+    return 0
+
+
+def _say(console: Console, name: str, value: str) -> None:
+    text = f'{name + ":":10} {uris.printable(value)}'
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(source: ModelSource) -> dict[str, str]:
+    card = source.card
+    classes = f'{len(source.vocabulary):,} of {source.vocabulary.name}'
+    return {
+        'model': source.id,
+        'location': printable_location(source.location),
+        'weights': f'SHA-256 {source.weights_sha256}',
+        'input': options.describe_preprocessing(card),
+        'classes': classes if card.has_classes else 'none, features only',
+        'scores': f'{card.activation.value}, labels from {card.threshold:g}, {card.max_labels} '
+        'at most',
+        'source': card.source or '-',
+        'licence': card.licence or '-',
+    }
+
+
+def _picture(name: str | None, source: ModelSource) -> np.ndarray:
+    if name is None:
+        return decode(source.picture('cat.jpg'), source.card.resize)
+    uri = uris.absolute(name)
+    with store_for(uri).open(uri) as file:
+        data = file.read()
+    try:
+        return decode(data, source.card.resize)
+    except ImageError as e:
+        raise UsageError(f'--image {uris.printable(name)}: {e}') from e

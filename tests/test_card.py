@@ -1,0 +1,336 @@
+"""Model cards, class lists, and the models that are known by name; no weights are loaded."""
+
+import json
+import pickle
+
+import pytest
+
+from transforms.errors import ModelError, UsageError
+from transforms.model import registry, vocabulary
+from transforms.model.card import (
+    Activation,
+    Canary,
+    ModelCard,
+    Resize,
+    card_template,
+    parse_card,
+)
+from transforms.model.registry import find_by_location, find_model, known_models
+from transforms.model.sources import resolve_model
+from transforms.model.vocabulary import is_under, load_vocabulary, parse_labels
+
+CARD = {
+    'name': 'birds',
+    'resize': {'size_px': 224},
+    'range': [-1, 1],
+    'activation': 'softmax',
+    'labels': 'labels.txt',
+}
+FELINE = 'n02120997'
+
+
+def parse(**changes):
+    card = {key: value for key, value in (CARD | changes).items() if value is not None}
+    return parse_card(json.dumps(card).encode(), 'the card')
+
+
+def test_a_card_has_defaults_and_a_range():
+    assert parse() == ModelCard(
+        name='birds',
+        resize=Resize(224, None, 'bilinear'),
+        mean=127.5,
+        std=127.5,
+        activation=Activation.SOFTMAX,
+        labels='labels.txt',
+    )
+    assert (parse(range=[0, 1]).mean, parse(range=[0, 1]).std) == (0.0, 255.0)
+    caffe = parse(range=None, mean=[103.9, 116.8, 123.7], std=1, channels='BGR')
+    assert (caffe.mean, caffe.std, caffe.channels) == ((103.9, 116.8, 123.7), 1.0, 'BGR')
+
+
+def test_a_card_is_read_as_it_was_written():
+    cards = [model.card for model in known_models().values()]
+    cards.append(parse(range=None, mean=[1, 2, 3], std=[4, 5, 6], output='x'))
+    for card in cards:
+        assert parse_card(json.dumps(card.to_dict()).encode(), 'it') == card
+
+
+def test_the_template_is_a_card():
+    assert parse_card(card_template().encode(), 'it').labels == 'labels.txt'
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'treshold': 0.5}, "unknown key 'treshold', did you mean 'threshold'?"),
+        ({'name': None}, "lacks the key 'name'"),
+        ({'name': 'a/b'}, '\'name\' is "a/b", expected letters, digits'),
+        ({'resize': {'size_px': 5}}, "'resize' is"),
+        ({'resize': {'size_px': 224.5}}, "'resize' is"),
+        ({'resize': {'size_px': 224, 'short_side_px': 100}}, 'at least size_px'),
+        ({'resize': {'size_px': 224, 'filter': 'lanczos'}}, 'bilinear, bicubic'),
+        ({'resize': {'size_px': 224, 'crop': 1}}, "'resize' is"),
+        ({'range': [1, 0]}, "'range' is [1, 0], expected [low, high]"),
+        ({'range': [0, float('nan')]}, "'range' is"),
+        ({'range': None}, "either 'range' or both 'mean' and 'std', it has neither"),
+        ({'mean': 1}, "it has 'mean', 'range'"),
+        ({'range': None, 'mean': [1, 2], 'std': 1}, "'mean' is [1, 2]"),
+        ({'range': None, 'mean': 0, 'std': 0}, "'std' is 0, expected"),
+        ({'channels': 'GRB'}, '\'channels\' is "GRB"'),
+        ({'activation': 'relu'}, '"sigmoid", "softmax", "none"'),
+        ({'labels': '../labels.txt'}, "'labels' is"),
+        ({'labels': '/etc/passwd'}, "'labels' is"),
+        ({'vocabulary': 'ilsvrc2012'}, "'vocabulary' and 'labels' exclude each other"),
+        ({'max_labels': 0}, "'max_labels' is 0"),
+        ({'max_labels': True}, "'max_labels' is true"),
+        ({'batch_size': 1.5}, "'batch_size' is 1.5"),
+        ({'canary': [{'image': 'cat.jpg'}]}, "'canary' is"),
+        ({'canary': [{'image': '../x', 'expected': 'cat'}]}, "'canary' is"),
+        ({'canary': {'image': 'cat.jpg', 'expected': 'cat'}}, "'canary' is"),
+    ],
+)
+def test_all_that_is_wrong_with_a_card_is_named(changes, message):
+    with pytest.raises(UsageError) as caught:
+        parse(**changes, colour=1)
+    assert str(caught.value).startswith('the card: ')
+    assert message in str(caught.value)
+    assert "unknown key 'colour'" in str(caught.value)
+
+
+@pytest.mark.parametrize('text', [b'', b'{', b'\xff', b'[]', b'7'])
+def test_what_is_no_card(text):
+    with pytest.raises(UsageError, match=r'the card: (not valid JSON|expected a JSON object)'):
+        parse_card(text, 'the card')
+
+
+def test_another_size_keeps_the_rule_and_forgets_exact_scores():
+    card = registry.EMBEDDED_CARD.to_size(112)
+    assert card.resize == Resize(112, 128, 'bicubic')
+    assert {canary.min_score for canary in card.canary} == {0.0}
+    assert registry.EMBEDDED_CARD.to_size(224) is registry.EMBEDDED_CARD
+
+
+def test_the_fingerprint_covers_what_makes_scores_and_nothing_else():
+    card = parse()
+    before = card.fingerprint('weights', 'classes')
+    for other in (
+        parse(range=[0, 1]),
+        parse(channels='BGR'),
+        parse(activation='sigmoid'),
+        parse(resize={'size_px': 225}),
+        parse(output='logits'),
+    ):
+        assert other.fingerprint('weights', 'classes') != before
+    assert card.fingerprint('others', 'classes') != before
+    assert card.fingerprint('weights', 'others') != before
+    same = parse(threshold=0.9, max_labels=1, batch_size=3, source='x', licence='y', name='z')
+    assert same.fingerprint('weights', 'classes') == before
+
+
+def test_every_name_of_the_family_is_known():
+    names = known_models()
+    expected = {'embedded'}
+    for network in ('r50x1', 'r50x3', 'r101x1', 'r101x3', 'r152x4'):
+        expected |= {f'bit-m-{network}{suffix}' for suffix in ('', '-ilsvrc2012', '-features')}
+        expected |= {f'bit-s-{network}{suffix}' for suffix in ('-ilsvrc2012', '-features')}
+    assert set(names) == expected
+    assert find_model('bit-s-r50x1') is names['bit-s-r50x1-ilsvrc2012']
+    assert find_model('google/bit/m-r50x1/1') is None
+    for name in ('bit-m-r50x2', 'bit-l-r50x1', 'bit-m-r50x1-imagenet', 'BIT-M-R50X1'):
+        with pytest.raises(UsageError, match='there is no model'):
+            find_model(name)
+
+
+def test_heads_have_their_activation_size_and_classes():
+    for name, activation, size, classes in (
+        ('bit-m-r101x3', Activation.SIGMOID, 224, 'imagenet21k'),
+        ('bit-m-r101x3-ilsvrc2012', Activation.SOFTMAX, 480, 'ilsvrc2012'),
+        ('bit-s-r50x1', Activation.SOFTMAX, 480, 'ilsvrc2012'),
+        ('bit-m-r152x4-features', Activation.NONE, 224, ''),
+    ):
+        card = find_model(name).card
+        assert (card.activation, card.resize, card.vocabulary) == (
+            activation,
+            Resize(size, None, 'bilinear'),
+            classes,
+        )
+        assert (card.mean, card.std) == (0.0, 255.0)
+        assert bool(card.canary) == bool(classes)
+    model = find_model('bit-m-r101x3')
+    assert model.parameters == 516_015_123
+    assert 69e9 < model.multiply_adds < 72e9
+
+
+@pytest.mark.parametrize(
+    'location',
+    [
+        'https://tfhub.dev/google/bit/m-r101x3/imagenet21k_classification/1',
+        'google/bit/m-r101x3/imagenet21k_classification/1',
+        'http://127.0.0.1:80/mirror/google/bit/m-r101x3/imagenet21k_classification/1?x=1',
+        'google/bit/tensorFlow2/m-r101x3-imagenet21k-classification/1',
+        'https://www.kaggle.com/models/google/bit/TensorFlow2/m-r101x3-imagenet21k-classification/1',
+        'gs://bucket/models/google/bit/m-r101x3/imagenet21k_classification/1/',
+        '/models/bit/m-r101x3/imagenet21k_classification/1.tar.gz',
+        '/models/bit/m-r101x3/imagenet21k_classification',
+    ],
+)
+def test_a_copy_of_a_published_model_is_known_by_the_end_of_its_name(location):
+    assert find_by_location(location).card == find_model('bit-m-r101x3').card
+
+
+def test_features_and_strangers_by_location():
+    features = find_by_location('https://tfhub.dev/google/bit/s-r50x3/1')
+    assert features.card == find_model('bit-s-r50x3-features').card
+    for location in (
+        'https://tfhub.dev/google/efficientnet/b0/classification/1',
+        '/home/me/bit/my-model',
+        '/home/me/orbit/m-r50x1/1',
+        'google/bit/s-r50x1/imagenet21k_classification/1',
+        'google/bit/m-r99x1/1',
+    ):
+        assert find_by_location(location) is None
+
+
+def test_the_class_lists_hold_what_they_should():
+    large, small = load_vocabulary('imagenet21k'), load_vocabulary('ilsvrc2012')
+    assert (len(large), len(small)) == (21843, 1000)
+    assert large.names[0] == 'organism'
+    assert all(large.definitions)
+    cats = [name for name, wnid in zip(large.names, large.wnids, strict=True) if wnid == FELINE]
+    assert cats == ['feline']
+    assert sum(is_under(wnid, FELINE) for wnid in large.wnids) > 50
+    assert set(small.wnids) < set(large.wnids) | {'n04399382'}
+    with pytest.raises(UsageError, match='but: ilsvrc2012, imagenet21k'):
+        load_vocabulary('imagenet22k')
+
+
+def test_packaged_lists_travel_by_name_and_others_whole():
+    large = load_vocabulary('imagenet21k')
+    assert len(pickle.dumps(large)) < 200
+    assert pickle.loads(pickle.dumps(large)) is large
+    own = parse_labels('mine', b'tabby\ntiger cat\n', 'labels.txt')
+    assert pickle.loads(pickle.dumps(own)) == own
+
+
+def test_class_lists_of_ones_own():
+    own = parse_labels('mine', b'\xef\xbb\xbfcat\r\nbig dog\r\n', 'labels.txt')
+    assert own.names == ('cat', 'big dog')
+    assert own.wnids == (None, None)
+    table = parse_labels('mine', b'wnid\tlemmas\nn1\tcat, kitty\n\tdog\n', 'labels.tsv')
+    assert table.names == ('cat', 'dog')
+    assert table.wnids == ('n1', None)
+    assert parse_labels('mine', table.to_table().encode(), 'x.tsv') == table
+    assert parse_labels('mine', b'cat\n', 'x').sha256 != own.sha256
+
+
+@pytest.mark.parametrize(
+    ('data', 'name', 'message'),
+    [
+        (b'', 'labels.txt', 'is empty'),
+        (b'cat\n\ndog\n', 'labels.txt', 'line 2 is empty'),
+        (b'c\xe4t\n', 'labels.txt', 'not UTF-8 text, at byte 1'),
+        (b'name\ncat\n', 'labels.tsv', 'line 2 has no lemmas'),
+        (b'lemmas\n', 'labels.tsv', 'holds no class'),
+    ],
+)
+def test_class_lists_that_cannot_be_used(data, name, message):
+    with pytest.raises(UsageError, match=message):
+        parse_labels('mine', data, name)
+
+
+def test_a_large_class_list_becomes_parquet_with_hypernyms():
+    import io
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(load_vocabulary('imagenet21k').to_parquet()))
+    assert table.num_rows == 21843
+    row = table.slice(table['wnid'].to_pylist().index('n02123045'), 1).to_pylist()[0]
+    assert row['name'] == 'tabby'
+    assert row['lemmas'] == ['tabby', 'tabby cat']
+    assert row['hypernyms'] == ['n02121808']
+    assert 'tawny coat' in row['definition']
+
+
+class TestSources:
+    def folder(self, tmp_path, card=None, labels='cat\ndog\n'):
+        folder = tmp_path / 'model'
+        folder.mkdir()
+        (folder / 'saved_model.pb').write_bytes(b'graph')
+        if card is not None:
+            (folder / 'model_card.json').write_text(json.dumps(card))
+        if labels is not None:
+            (folder / 'labels.txt').write_text(labels)
+        return str(folder)
+
+    def test_a_model_of_ones_own_brings_card_and_labels(self, tmp_path):
+        source = resolve_model(self.folder(tmp_path, CARD), cache=str(tmp_path / 'cache'))
+        assert source.card == parse()
+        assert source.vocabulary.names == ('cat', 'dog')
+        assert source.id == f'birds-{source.fingerprint[:8]}'
+        assert not source.can_be_rebuilt
+        assert pickle.loads(pickle.dumps(source)) == source
+
+    @pytest.mark.parametrize(
+        ('card', 'labels', 'message'),
+        [
+            (None, None, 'brings no model_card.json: write one'),
+            (CARD, None, "'labels.txt' that model_card.json names is not beside it"),
+            (CARD, '', 'labels.txt: is empty'),
+            (CARD | {'labels': '', 'vocabulary': 'moon'}, None, "no class list 'moon'"),
+            (CARD | {'architecture': 'R7x1'}, 'cat\n', "no BiT architecture 'R7x1'"),
+            (CARD | {'size': 1}, 'cat\n', "model_card.json: unknown key 'size'"),
+        ],
+    )
+    def test_what_is_wrong_is_said_before_anything_is_loaded(self, tmp_path, card, labels, message):
+        with pytest.raises(UsageError) as caught:
+            resolve_model(self.folder(tmp_path, card, labels), cache=str(tmp_path))
+        assert message in str(caught.value)
+
+    def test_a_card_can_be_given(self, tmp_path):
+        folder = self.folder(tmp_path)
+        cache = str(tmp_path / 'cache')
+        assert resolve_model(folder, card='bit-m-r50x1', cache=cache).card == (
+            find_model('bit-m-r50x1').card
+        )
+        (tmp_path / 'card.json').write_text(json.dumps(CARD))
+        assert resolve_model(folder, card=str(tmp_path / 'card.json'), cache=cache).card == parse()
+        with pytest.raises(UsageError, match="--model_card 'moon': neither"):
+            resolve_model(folder, card='moon', cache=cache)
+        with pytest.raises(UsageError, match='has a card of its own'):
+            resolve_model('embedded', card='bit-m-r50x1')
+
+    def test_weights_are_pinned(self, tmp_path):
+        folder = self.folder(tmp_path, CARD)
+        cache = str(tmp_path / 'cache')
+        sha256 = resolve_model(folder, cache=cache).weights_sha256
+        source = resolve_model(folder, cache=cache, sha256=sha256)
+        with pytest.raises(ModelError, match=f'has the SHA-256 {sha256}, --model_sha256 wants 0'):
+            resolve_model(folder, cache=cache, sha256='0' * 64)
+        with pytest.raises(UsageError, match='expected 64 hex digits'):
+            resolve_model(folder, cache=cache, sha256='ABC')
+        # A worker that finds other weights than the launcher stops.
+        (tmp_path / 'model' / 'saved_model.pb').write_bytes(b'another graph')
+        with pytest.raises(ModelError, match=r'it was changed, or .* is damaged'):
+            source.folder()
+
+    def test_sizes_out_of_reason_are_refused(self):
+        with pytest.raises(UsageError, match='--model_size 9: expected 16 to 4096 pixels'):
+            resolve_model('embedded', size_px=9)
+        assert resolve_model('embedded', size_px=96).card.resize.size_px == 96
+        assert resolve_model('embedded', size_px=96).id != resolve_model('embedded').id
+
+    def test_a_canarys_picture_lies_beside_the_card_or_in_the_package(self, tmp_path):
+        card = CARD | {'canary': [{'image': 'bird.jpg', 'expected': 'cat', 'min_score': 0.5}]}
+        folder = self.folder(tmp_path, card)
+        source = resolve_model(folder, cache=str(tmp_path / 'cache'))
+        assert source.card.canary == (Canary('bird.jpg', 'cat', 0.5),)
+        with pytest.raises(ModelError, match=r"'bird\.jpg' of the model card is not there"):
+            source.picture('bird.jpg')
+        (tmp_path / 'model' / 'bird.jpg').write_bytes(b'picture')
+        assert source.picture('bird.jpg') == b'picture'
+        assert source.picture('cat.jpg').startswith(b'\xff\xd8')
+
+
+def test_names_for_classes_that_have_none():
+    assert vocabulary.unnamed_classes('x', 2).names == ('class 0', 'class 1')

@@ -1,0 +1,577 @@
+"""BiT networks by every route their weights can take, and SavedModels of other people.
+
+What the authors' own implementation computes is compared with the loader of checkpoints, the
+exported SavedModel, and the same SavedModel by `hub.load` from a server.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+
+from pipeline.main import main
+from pipeline.verify import compare, verify
+from tests import support
+from tests.data.bit_reference import synthetic_weights
+from tests.hub_server import module as hub_module
+from transforms.errors import ModelError
+from transforms.model.card import Activation
+from transforms.model.checkpoint import Architecture, NpzCheckpoint
+from transforms.model.sources import resolve_model
+
+CLASSES = 100
+PICTURES = ('noise64', 'noise193x161', 'noise224', 'photos224', 'gray128')
+REFERENCE = Path(synthetic_weights.__file__).with_name('r14x1.npz')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def tf():
+    support.start_tensorflow()
+    import tensorflow
+
+    return tensorflow
+
+
+@pytest.fixture(scope='module')
+def reference():
+    with np.load(REFERENCE) as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope='module')
+def weights(reference):
+    weights = synthetic_weights.make_weights('R14x1', 0, CLASSES)
+    assert synthetic_weights.digest(weights) == reference['weights_sha256'].item()
+    return weights
+
+
+@pytest.fixture(scope='module')
+def npz(weights, tmp_path_factory):
+    path = tmp_path_factory.mktemp('weights') / 'r14x1.npz'
+    np.savez(path, **weights)
+    return path
+
+
+@pytest.fixture(scope='module')
+def exported(npz, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('exported') / 'model'
+    assert main(['export-model', '--weights', str(npz), '--output', str(folder)]) == 0
+    return folder
+
+
+def check_logits(found, reference, name):
+    # A constant grey is ill-conditioned: its variance is a difference of nearly equal numbers.
+    tolerance = 5e-3 if name == 'gray128' else 1e-3
+    np.testing.assert_allclose(found, reference[f'logits_{name}'], rtol=0, atol=tolerance)
+
+
+def check_features(found, reference, name):
+    expected = reference[f'features_{name}']
+    assert np.abs(np.asarray(found) - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_the_loader_gives_what_the_authors_compute(npz, reference, name):
+    from transforms.model import bit
+
+    images = (reference[f'images_{name}'].astype(np.float32) - 127.5) / 127.5
+    with NpzCheckpoint(npz) as tensors:
+        architecture = Architecture(14, 1)
+        check_logits(bit.build(architecture, CLASSES, tensors)(images), reference, name)
+        check_features(bit.build(architecture, None, tensors)(images), reference, name)
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_the_exported_model_gives_what_the_authors_compute(tf, exported, reference, name):
+    images = tf.constant(reference[f'images_{name}'])
+    loaded = tf.saved_model.load(str(exported))
+    check_logits(loaded.signatures['logits'](images=images)['logits'], reference, name)
+    check_features(loaded.signatures['features'](images=images)['features'], reference, name)
+    check_logits(loaded(tf.cast(images, tf.float32) / 255), reference, name)
+
+
+def archive(folder):
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode='w') as file:
+        file.add(folder, '.')
+    return data.getvalue()
+
+
+def test_hub_load_gives_what_the_authors_compute(
+    tf, exported, reference, server, tmp_path, monkeypatch
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)
+        import tensorflow_hub
+    monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path))
+    loaded = tensorflow_hub.load(server.put('/me/model/1', hub_module(archive(exported))))
+    for name in PICTURES:
+        images = tf.constant(reference[f'images_{name}'])
+        check_logits(loaded.signatures['logits'](images=images)['logits'], reference, name)
+        check_features(loaded.signatures['features'](images=images)['features'], reference, name)
+
+
+def test_serving_gives_the_labels_of_the_logits(tf, exported, reference):
+    images = tf.constant(reference['images_photos224'])
+    loaded = tf.saved_model.load(str(exported))
+    logits = loaded.signatures['logits'](images=images)['logits'].numpy().astype(np.float64)
+    served = {k: v.numpy() for k, v in loaded.signatures['serving_default'](images=images).items()}
+    scores = np.exp(logits - logits.max(1, keepdims=True))
+    scores /= scores.sum(1, keepdims=True)
+    best = np.argsort(-scores, axis=1, kind='stable')[:, :5]
+    np.testing.assert_array_equal(served['indices'], best)
+    np.testing.assert_allclose(served['scores'], np.take_along_axis(scores, best, 1), rtol=1e-4)
+    np.testing.assert_array_equal(served['count'], (served['scores'] >= 0.05).sum(1))
+
+
+@pytest.mark.slow
+def test_an_export_is_the_same_model_every_time(npz, exported, tmp_path):
+    again = support.command('export-model', '--weights', npz, '--output', tmp_path / 'again')
+    assert again.returncode == 0, again.stderr
+    assert 'they are named class 0 to class 99' in again.stderr
+    once = support.command('export-model', '--weights', npz, '--output', tmp_path / 'once')
+    assert once.stdout.splitlines()[1] == again.stdout.splitlines()[1]
+    assert {path.name for path in tmp_path.iterdir()} == {'again', 'once'}
+
+
+def test_features_without_a_head(tf, weights, tmp_path):
+    body = {name: value for name, value in weights.items() if '/head/' not in name}
+    np.savez(tmp_path / 'body.npz', **body)
+    folder = tmp_path / 'model'
+    assert (
+        main(['export-model', '--weights', str(tmp_path / 'body.npz'), '--output', str(folder)])
+        == 0
+    )
+    signatures = tf.saved_model.load(str(folder)).signatures
+    assert set(signatures) == {'features', 'serving_default'}
+    output = tmp_path / 'out'
+    report = support.label('--input', support.SAMPLE, '--output', output, '--model', folder)
+    assert report['counts']['labeled'] == 10
+    assert verify(str(output)) == []
+    rows = support.rows(output, 'predictions')
+    assert {len(row['labels']) for row in rows} == {0}
+    assert {len(row['features']) for row in rows} == {2048}
+
+
+def test_features_beside_labels(exported, tmp_path, tf):
+    arguments = ('--input', support.SAMPLE, '--model', exported)
+    plain, both = tmp_path / 'plain', tmp_path / 'both'
+    support.label(*arguments, '--output', plain, '--run_id', 'a')
+    report = support.label(*arguments, '--output', both, '--run_id', 'a', '--features')
+    assert verify(str(both)) == []
+    assert report['metadata']['features'] == '2048'
+    path = next(both.glob('predictions/**/*.parquet'))
+    field = support.pq.read_schema(path).field('features')
+    assert str(field.type) == 'fixed_size_list<element: halffloat>[2048]'
+    labels = {row['uri']: row['labels'] for row in support.rows(plain, 'predictions')}
+    assert labels == {row['uri']: row['labels'] for row in support.rows(both, 'predictions')}
+    from transforms.decode import decode
+
+    card = resolve_model(str(exported), cache=str(tmp_path)).card
+    function = tf.saved_model.load(str(exported)).signatures['features']
+    for row in support.rows(both, 'predictions'):
+        pixels = decode(Path(row['uri']).read_bytes(), card.resize)
+        expected = function(images=tf.constant(pixels[None]))['features'].numpy()[0]
+        np.testing.assert_allclose(row['features'], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--labels', 'LABELS'), '2 classes, but the head has 100'),
+        (('--name', 'a/b'), "--name 'a/b': letters, digits"),
+        (('--model_size', '9'), '--model_size 9: expected 16'),
+        (('--output', 'TAKEN'), 'is there already, and not empty'),
+        (('--output', 'gs://bucket/model'), 'expected a local folder'),
+        (('--weights', 'nothere.npz'), 'cannot be read: No such file'),
+        (('--weights', 's3://bucket/x.npz'), 'local, gs:// or https:// only'),
+    ],
+)
+def test_what_cannot_be_exported(npz, tmp_path, capsys, arguments, message):
+    (tmp_path / 'labels.txt').write_text('a\nb\n')
+    (tmp_path / 'taken').mkdir()
+    (tmp_path / 'taken' / 'file').touch()
+    words = {'LABELS': str(tmp_path / 'labels.txt'), 'TAKEN': str(tmp_path / 'taken')}
+    given = [words.get(word, word) for word in arguments]
+    before = {path.name for path in tmp_path.iterdir()}
+    code = main(
+        ['export-model', '--weights', str(npz), '--output', str(tmp_path / 'model'), *given]
+    )
+    assert code == (1 if 'nothere.npz' in given else 2)
+    assert message in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_weights_from_a_bucket_and_a_server(npz, exported, bucket, server, tmp_path, capsys):
+    from tests.hub_server import body, status
+
+    data = npz.read_bytes()
+    locations = (
+        bucket.put('weights/r14x1.npz', data),
+        server.put('/weights/r14x1.npz', body(data)) + '?X-Amz-Signature=secret',
+    )
+    ids = set()
+    for i, location in enumerate(locations):
+        output = tmp_path / str(i)
+        assert main(['export-model', '--weights', location, '--output', str(output)]) == 0
+        ids.add(resolve_model(str(output), cache=str(tmp_path)).card)
+    assert ids == {resolve_model(str(exported), cache=str(tmp_path)).card}
+    missing = server.put('/nothere.npz', status(404)) + '?X-Amz-Signature=secret'
+    assert main(['export-model', '--weights', missing, '--output', str(tmp_path / 'x')]) == 1
+    errors = capsys.readouterr().err
+    assert '404' in errors
+    assert 'secret' not in errors
+    assert {path.name for path in tmp_path.iterdir()} == {'0', '1'}
+
+
+def test_the_same_network_on_jax(npz, reference):
+    pytest.importorskip('jax')
+    code = """
+import sys
+import numpy as np
+from transforms.model import bit
+from transforms.model.checkpoint import Architecture, NpzCheckpoint
+import keras
+assert keras.backend.backend() == 'jax'
+with NpzCheckpoint(sys.argv[1]) as tensors, np.load(sys.argv[2]) as reference:
+    network = bit.build(Architecture(14, 1), 100, tensors)
+    for name in reference.files:
+        if name in ('images_noise64', 'images_photos224'):
+            logits = network((reference[name].astype(np.float32) - 127.5) / 127.5)
+            expected = reference[name.replace('images', 'logits')]
+            print(name, np.abs(np.asarray(logits) - expected).max())
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code, npz, REFERENCE],
+        env=os.environ | {'KERAS_BACKEND': 'jax', 'JAX_PLATFORMS': 'cpu'},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    differences = dict(line.split() for line in done.stdout.splitlines())
+    assert set(differences) == {'images_noise64', 'images_photos224'}
+    assert all(float(difference) <= 1e-3 for difference in differences.values())
+
+
+def published(folder, weights, depth, **options):
+    from tests.published import PublishedModule, save
+
+    save(PublishedModule(weights, depth, **options), folder)
+    return folder
+
+
+def test_a_published_module_by_its_handle_gives_the_labels_of_the_checkpoint(server, tmp_path):
+    """[0, 1] in, logits out, no card; its variables are recognized and the network built anew."""
+    weights = synthetic_weights.make_weights('R50x1', 0, 1000)
+    np.savez(tmp_path / 'BiT-M-R50x1-ILSVRC2012.npz', **weights)
+    path = '/google/bit/m-r50x1/ilsvrc2012_classification/1'
+    data = archive(published(tmp_path / 'published', weights, 50))
+    url = server.put(path, hub_module(data))
+    common = ('--input', support.SAMPLE, '--run_id', 'a', '--model_size', '48')
+    common += ('--canary', 'finite', '--threshold', '0', '--batch_size', '4')
+    by_handle, by_checkpoint = tmp_path / 'by_handle', tmp_path / 'by_checkpoint'
+    cache = ('--model_cache', tmp_path / 'cache')
+    report = support.label(*common, *cache, '--output', by_handle, '--model', url)
+    assert verify(str(by_handle)) == []
+    assert report['model']['computed'][0]['network'] == 'built from its weights'
+    assert report['model']['id'].startswith('bit-m-r50x1-ilsvrc2012-')
+    assert report['model']['location'] == url
+    assert len(server.requests) == 1
+    exported = tmp_path / 'exported'
+    npz = str(tmp_path / 'BiT-M-R50x1-ILSVRC2012.npz')
+    assert main(['export-model', '--weights', npz, '--output', str(exported)]) == 0
+    card = json.loads((exported / 'model_card.json').read_text())
+    assert card['name'] == 'bit-m-r50x1-ilsvrc2012'
+    assert card['resize']['size_px'] == 480
+    support.label(*common, '--output', by_checkpoint, '--model', exported)
+    labels = [
+        {row['uri']: row['labels'] for row in support.rows(output, 'predictions')}
+        for output in (by_handle, by_checkpoint)
+    ]
+    assert labels[0] == labels[1]
+    assert all(len(row) == 5 for row in labels[0].values())
+
+
+CARD = {
+    'name': 'mine',
+    'resize': {'size_px': 224},
+    'range': [0, 1],
+    'activation': 'softmax',
+    'labels': 'labels.txt',
+    'architecture': 'R14x1',
+}
+
+
+def with_card(folder, classes=CLASSES, **changes):
+    card = {key: value for key, value in (CARD | changes).items() if value is not None}
+    (folder / 'model_card.json').write_text(json.dumps(card))
+    (folder / 'labels.txt').write_text(''.join(f'thing {i}\n' for i in range(classes)))
+    return folder
+
+
+def predict(folder, pixels, cache, **options):
+    """The k best classes of pictures, and how they were computed."""
+    from transforms.model.predictor import InferenceOptions, Predictor
+    from transforms.process import cpu_count
+
+    source = resolve_model(str(folder), cache=str(cache))
+    values = {
+        'model': source,
+        'batch_size': len(pixels),
+        'threshold': 0.0,
+        'max_labels': min(5, len(source.vocabulary)),
+        'min_labels': 0,
+        'intra_op_threads': cpu_count(),
+        'canary': 'off',
+    }
+    predictor = Predictor(InferenceOptions(**(values | options)))
+    return predictor(pixels), predictor.computed
+
+
+@pytest.mark.parametrize('are_named', [True, False])
+def test_a_module_is_run_as_it_is_where_its_weights_are_not_recognized(
+    weights, exported, reference, tmp_path, are_named
+):
+    pixels = reference['images_photos224']
+    expected, how = predict(exported, pixels, tmp_path)
+    assert how['network'] == 'built from its weights'
+    folder = with_card(published(tmp_path / 'module', weights, 14, are_named=are_named))
+    found, how = predict(folder, pixels, tmp_path)
+    assert how['network'] == ('built from its weights' if are_named else 'as it was saved')
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=1e-5)
+
+
+def test_a_module_with_other_tensors_under_the_official_names_is_run_as_it_is(
+    weights, reference, tmp_path
+):
+    """Standardized twice, its kernels would give other logits; this is noticed."""
+    from transforms.model.checkpoint import standardize
+
+    ready = {
+        name: standardize(value) if name.endswith('standardized_conv2d/kernel') else value
+        for name, value in weights.items()
+    }
+    from tests.published import PublishedModule, save
+
+    class Ready(PublishedModule):
+        def _convolve(self, x, name, stride, padding):
+            import tensorflow as tf
+
+            kernel = self._tensors[f'{name}/standardized_conv2d/kernel']
+            return tf.nn.conv2d(x, kernel, stride, padding)
+
+    save(Ready(ready, 14), tmp_path / 'module')
+    found, how = predict(with_card(tmp_path / 'module'), reference['images_photos224'], tmp_path)
+    assert how['network'] == 'as it was saved'
+    logits = reference['logits_photos224'].astype(np.float64)
+    np.testing.assert_array_equal(found.indices[:, 0], logits.argmax(1))
+
+
+class TestStrangers:
+    """SavedModels of which nothing is known but their card."""
+
+    pixels = np.zeros((2, 32, 32, 3), np.uint8)
+    pixels[0, ..., 0], pixels[1, ..., 2] = 255, 51  # red, and a dark blue
+    card = MappingProxyType({'resize': {'size_px': 32}, 'architecture': None, 'activation': 'none'})
+
+    def save(self, tf, folder, signature=None, **attributes):
+        module = tf.Module()
+        for name, value in attributes.items():
+            setattr(module, name, value)
+        signatures = {'serving_default': signature} if signature is not None else None
+        tf.saved_model.save(module, str(folder), signatures=signatures)
+        return folder
+
+    def means(self, tf, shape=(None, 32, 32, 3), dtype=None):
+        """The mean of each channel is its score."""
+        dtype = dtype or tf.float32
+
+        @tf.function(input_signature=[tf.TensorSpec(shape, dtype, 'pictures')])
+        def call(pictures):
+            return tf.reduce_mean(tf.cast(pictures, tf.float32), (1, 2))
+
+        return call
+
+    def scores(self, found):
+        return np.take_along_axis(found.scores, np.argsort(found.indices, 1), 1)
+
+    @pytest.mark.parametrize(
+        ('changes', 'expected'),
+        [
+            ({}, [[1, 0, 0], [0, 0, 0.2]]),
+            ({'channels': 'BGR'}, [[0, 0, 1], [0.2, 0, 0]]),
+            ({'range': [-1, 1]}, [[1, -1, -1], [-1, -1, -0.6]]),
+            (
+                {'range': None, 'mean': [0, 51, 102], 'std': [51, 51, 51], 'channels': 'BGR'},
+                [[0, -1, 3], [1, -1, -2]],
+            ),
+        ],
+    )
+    def test_range_and_channels_are_as_the_card_says(self, tf, tmp_path, changes, expected):
+        folder = self.save(tf, tmp_path / 'model', __call__=self.means(tf))
+        with_card(folder, 3, **self.card | changes)
+        found, how = predict(folder, self.pixels, tmp_path)
+        np.testing.assert_allclose(self.scores(found), expected, atol=1e-5)
+        assert how['network'] == 'as it was saved'
+
+    def test_a_signature_does_where_there_is_no_call(self, tf, tmp_path):
+        folder = self.save(tf, tmp_path / 'model', self.means(tf, dtype=tf.uint8))
+        with_card(folder, 3, **self.card | {'range': [0, 255]})
+        found, _ = predict(folder, self.pixels, tmp_path)
+        np.testing.assert_allclose(self.scores(found), [[255, 0, 0], [0, 0, 51]], atol=1e-3)
+
+    def test_what_keras_exports(self, tf, tmp_path):
+        import keras
+
+        inputs = keras.Input((32, 32, 3))
+        outputs = keras.layers.Softmax()(keras.layers.GlobalAveragePooling2D()(inputs))
+        keras.Model(inputs, outputs).export(tmp_path / 'model', verbose=False)
+        folder = with_card(tmp_path / 'model', 3, **self.card)
+        found, _ = predict(folder, self.pixels, tmp_path)
+        assert (found.indices[:, 0] == [0, 2]).all()
+
+    def test_several_outputs_need_a_name(self, tf, tmp_path):
+        means = self.means(tf)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
+        def call(x):
+            return {'a': means(x), 'b': -means(x), 'features': tf.repeat(means(x), 4, axis=1)}
+
+        folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
+        with pytest.raises(ModelError, match=r"several outputs: 'a' \(2, 3\), 'b' \(2, 3\)"):
+            predict(folder, self.pixels, tmp_path)
+        with_card(folder, 3, **self.card | {'output': 'c'})
+        with pytest.raises(ModelError, match="no output 'c'"):
+            predict(folder, self.pixels, tmp_path)
+        with_card(folder, 3, **self.card | {'output': 'b'})
+        found, _ = predict(folder, self.pixels, tmp_path, features=True)
+        np.testing.assert_allclose(self.scores(found)[0], [-1, 0, 0], atol=1e-6)
+        assert found.features.shape == (2, 12)
+
+    def test_shapes_that_are_only_known_when_it_runs(self, tf, tmp_path):
+        @tf.function(input_signature=[tf.TensorSpec(None, tf.float32)])
+        def call(x):
+            return tf.reduce_mean(x, (1, 2))
+
+        folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
+        found, _ = predict(folder, self.pixels, tmp_path)
+        np.testing.assert_allclose(self.scores(found)[0], [1, 0, 0], atol=1e-6)
+
+    def test_a_head_that_does_not_fit_its_class_list(self, tf, tmp_path):
+        folder = self.save(tf, tmp_path / 'model', __call__=self.means(tf))
+        with_card(folder, 4, **self.card)
+        with pytest.raises(ModelError, match="head of 3 classes, but its class list 'mine' has 4"):
+            predict(folder, self.pixels, tmp_path)
+
+    def test_another_size_or_batch_than_it_takes(self, tf, tmp_path):
+        folder = self.save(tf, tmp_path / 'size', __call__=self.means(tf, (None, 16, 16, 3)))
+        with_card(folder, 3, **self.card)
+        with pytest.raises(ModelError, match=r'nothing that takes images of the shape \(2, 32, 32'):
+            predict(folder, self.pixels, tmp_path)
+        folder = self.save(tf, tmp_path / 'batch', self.means(tf, (1, 32, 32, 3)))
+        with_card(folder, 3, **self.card)
+        with pytest.raises(ModelError, match='takes batches of 1: --batch_size 1'):
+            predict(folder, self.pixels, tmp_path)
+
+    def test_outputs_of_another_form(self, tf, tmp_path):
+        @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
+        def call(x):
+            return x
+
+        folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
+        with pytest.raises(ModelError, match=r'logits of the shape \(2, 32, 32, 3\) for 2 images'):
+            predict(folder, self.pixels, tmp_path)
+
+    def test_nothing_to_call_and_no_model_at_all(self, tf, tmp_path):
+        folder = self.save(tf, tmp_path / 'model', variable=tf.Variable(1.0))
+        with_card(folder, 3, **self.card)
+        with pytest.raises(ModelError, match='it has no call and no signature'):
+            predict(folder, self.pixels, tmp_path)
+        (folder / 'saved_model.pb').write_bytes(b'no graph')
+        with pytest.raises(ModelError, match='no SavedModel that TensorFlow can load'):
+            predict(folder, self.pixels, tmp_path)
+
+    def test_what_it_cannot_do(self, tf, tmp_path):
+        folder = self.save(tf, tmp_path / 'model', __call__=self.means(tf))
+        with_card(folder, 3, **self.card)
+        with pytest.raises(ModelError, match="without an output named 'features'"):
+            predict(folder, self.pixels, tmp_path, features=True)
+        with pytest.raises(ModelError, match='--precision bfloat16'):
+            predict(folder, self.pixels, tmp_path, precision='bfloat16')
+
+    def test_it_labels_from_the_command_line(self, tf, tmp_path, capsys):
+        folder = self.save(tf, tmp_path / 'model', __call__=self.means(tf))
+        with_card(folder, 3, **self.card)
+        output = tmp_path / 'out'
+        done = support.command(
+            'label',
+            '--input',
+            support.SAMPLE,
+            '--output',
+            output,
+            '--model',
+            folder,
+            '--max_failure_rate',
+            '0.25',
+        )
+        assert done.returncode == 0, done.stderr
+        assert 'lemmabeam: --canary finite: it is not checked' in done.stderr
+        sha256 = resolve_model(str(folder), cache=str(tmp_path)).weights_sha256
+        assert f'--model_sha256 {sha256}' in done.stderr
+        assert verify(str(output)) == []
+        rows = support.rows(output, 'predictions')
+        names = {label['name'] for row in rows for label in row['labels']}
+        assert names <= {'thing 0', 'thing 1', 'thing 2'}
+        (report,) = (json.loads(path.read_text()) for path in output.glob('runs/*/report.json'))
+        assert report['model']['weights_sha256'] == sha256
+        assert report['metadata']['canary'] == 'finite'
+        assert main(['models', '--check', str(folder)]) == 0
+        printed = capsys.readouterr().out
+        assert 'network as it was saved' in printed
+        assert 'thing 0' in printed
+        config = ('--input', support.SAMPLE, '--output', tmp_path / 'x', '--model', folder)
+        with pytest.raises(ModelError, match='--precision float16'):
+            support.make_config(*config, '--precision', 'float16')
+
+
+def test_a_checkpoint_route_and_its_own_export_agree_to_the_bit(exported, tmp_path):
+    """The same model from a folder and from an archive of it is the same run."""
+    (tmp_path / 'model.tar').write_bytes(archive(exported))
+    for name, location in (('a', exported), ('b', tmp_path / 'model.tar')):
+        support.label(
+            '--input',
+            support.SAMPLE,
+            '--output',
+            tmp_path / name,
+            '--run_id',
+            'same',
+            '--model',
+            location,
+            '--model_cache',
+            tmp_path / 'cache',
+        )
+    assert compare(str(tmp_path / 'a'), str(tmp_path / 'b')) == []
+
+
+def test_activation_of_an_export_can_be_chosen(npz, tmp_path):
+    labels = tmp_path / 'labels.txt'
+    labels.write_text(''.join(f'thing {i}\n' for i in range(CLASSES)))
+    folder = tmp_path / 'model'
+    arguments = ['--labels', str(labels), '--activation', 'sigmoid', '--name', 'things']
+    arguments += ['--model_size', '96']
+    assert main(['export-model', '--weights', str(npz), '--output', str(folder), *arguments]) == 0
+    source = resolve_model(str(folder), cache=str(tmp_path))
+    assert source.card.activation is Activation.SIGMOID
+    assert source.card.name == 'things'
+    assert source.card.resize.size_px == 96
+    assert source.vocabulary.names[7] == 'thing 7'

@@ -1,0 +1,168 @@
+"""The canary: what a model must see in known pictures before it labels unknown ones.
+
+A wrong value range, channel or class order gives plausible scores for the wrong classes; a million
+rows later that is found by a person.  Here it is found at the start of each worker.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from transforms.decode import decode
+from transforms.errors import ImageError, ModelError, UsageError
+from transforms.model.card import CAT, Activation, Canary, ModelCard
+from transforms.model.sources import ModelSource
+from transforms.model.vocabulary import Vocabulary, is_under
+
+STRICT, FINITE, OFF = 'strict', 'finite', 'off'
+MODES = (STRICT, FINITE, OFF)
+
+TOP = 5
+"""So many of the best classes are looked at, whatever the threshold."""
+
+# Any two pictures serve to see whether a model tells them apart.
+_TWO_PICTURES = ('cat.jpg', 'coffee.jpg')
+# With fewer classes, logits may well lie between 0 and 1 by chance.
+_MANY_CLASSES = 20
+
+
+class Seen(NamedTuple):
+    """What a model gave for one picture.
+
+    Attributes:
+      indices, scores: (k,) of its best classes, by falling score.
+      is_finite: whether every score was.
+      features: (length,) float16, or None.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    is_finite: bool
+    features: np.ndarray | None
+
+
+def default_mode(card: ModelCard) -> str:
+    """Strict for a card that says what must be seen."""
+    return STRICT if card.canary else FINITE
+
+
+def check_mode(mode: str, source: ModelSource) -> None:
+    """Refuses `strict` for a model of which nothing is known that it must see.
+
+    Raises:
+      UsageError: that.
+    """
+    if mode == STRICT and not _expected(source):
+        raise UsageError(
+            f'--canary strict: the card of {source.card.name} names no picture and what must be '
+            "seen in it ('canary'), and its class list has no WordNet ids; use --canary finite"
+        )
+
+
+def run_canary(
+    mode: str, source: ModelSource, call: Callable[[Sequence[np.ndarray]], Sequence[Seen]]
+) -> None:
+    """Sends known pictures through the whole path, from the decoder to the labels.
+
+    Args:
+      mode: `STRICT` or `FINITE`.
+      source: the model.
+      call: labels pictures, each (S, S, 3) uint8, with at least `TOP` classes each.
+
+    Raises:
+      ModelError: the model does not see what it must; says what it saw.
+    """
+    expected = _expected(source) if mode == STRICT else ()
+    names = list(dict.fromkeys((*_TWO_PICTURES, *(canary.image for canary in expected))))
+    seen = dict(zip(names, call([_decode(source, name) for name in names]), strict=True))
+    one, other = _TWO_PICTURES
+    _check_finite(seen[one], seen[other], source)
+    for canary in expected:
+        _check_seen(canary, seen[canary.image], source.vocabulary)
+
+
+def _expected(source: ModelSource) -> tuple[Canary, ...]:
+    if source.card.canary:
+        return source.card.canary
+    # Felines are among the classes of every list from WordNet that comes with the package.
+    return (CAT,) if source.vocabulary.is_packaged and len(source.vocabulary) else ()
+
+
+def _decode(source: ModelSource, name: str) -> np.ndarray:
+    try:
+        return decode(source.picture(name), source.card.resize)
+    except ImageError as e:
+        raise ModelError(f'the canary picture {name!r} cannot be decoded: {e}') from e
+
+
+def _check_finite(one: Seen, other: Seen, source: ModelSource) -> None:
+    activation, classes = source.card.activation, len(source.vocabulary)
+    scores = np.concatenate([one.scores, other.scores])
+    if not (one.is_finite and other.is_finite):
+        raise ModelError(_refused('its outputs for known pictures are infinite or undefined'))
+    if activation is not Activation.NONE and not ((scores >= 0) & (scores <= 1)).all():
+        raise ModelError(_refused(f'scores from {scores.min():g} to {scores.max():g}'))
+    if len(scores) and _is_activated_twice(scores, classes, activation):
+        raise ModelError(
+            _refused(
+                'all its outputs seem to lie from 0 to 1: they are scores already, so that '
+                f'"activation" in its card should be "none", not "{activation.value}"'
+            )
+        )
+    if (
+        np.array_equal(one.indices, other.indices)
+        and np.array_equal(one.scores, other.scores)
+        and (
+            one.features is None
+            or other.features is None
+            or np.array_equal(one.features, other.features)
+        )
+    ):
+        raise ModelError(_refused('it gives the same for two different pictures'))
+
+
+def _is_activated_twice(scores: np.ndarray, classes: int, activation: Activation) -> bool:
+    """Whether all logits can have been from 0 to 1, which those of many classes never are."""
+    if classes < _MANY_CLASSES:
+        return False
+    match activation:
+        case Activation.SOFTMAX:
+            low, high = 0.0, math.e / (math.e + classes - 1)
+        case Activation.SIGMOID:
+            low, high = 0.5, 1 / (1 + math.exp(-1))
+        case _:
+            return False
+    return bool(low <= scores.min() and scores.max() <= high * (1 + 1e-6))
+
+
+def _check_seen(canary: Canary, seen: Seen, vocabulary: Vocabulary) -> None:
+    best = list(zip(seen.indices[:TOP].tolist(), seen.scores[:TOP].tolist(), strict=True))
+    found = sum(score for index, score in best if _is_it(canary.expected, index, vocabulary))
+    is_seen = any(_is_it(canary.expected, index, vocabulary) for index, _ in best)
+    if is_seen and found >= canary.min_score:
+        return
+    labels = ', '.join(f'{vocabulary.names[index]} {score:.2f}' for index, score in best)
+    wanted = f'{canary.expected}' + (
+        f' with at least {canary.min_score:g}' if canary.min_score else ''
+    )
+    raise ModelError(
+        _refused(
+            f'it should see {wanted} in the picture {canary.image!r}, but its best labels are '
+            f'{labels}; the value range, the order of channels or classes is wrong, or the '
+            'export is broken'
+        )
+    )
+
+
+def _is_it(expected: str, index: int, vocabulary: Vocabulary) -> bool:
+    wnid = vocabulary.wnids[index]
+    return vocabulary.names[index] == expected or (wnid is not None and is_under(wnid, expected))
+
+
+def _refused(what: str) -> str:
+    return (
+        f'the model failed its canary, so that nothing was labelled: {what}. '
+        'If that is as it should be, use --canary finite or off'
+    )

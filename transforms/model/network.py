@@ -1,0 +1,191 @@
+"""Loads a model: as a network of ours where its weights allow it, else as the SavedModel it is."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from transforms.errors import ModelError
+from transforms.model import bit, efficientnet_lite, saved_model
+from transforms.model.card import BGR, ModelCard
+from transforms.model.checkpoint import Architecture, check
+from transforms.model.sources import ModelSource, embedded_weights
+
+FLOAT32 = 'float32'
+
+BUILT, SAVED = 'built from its weights', 'as it was saved'
+"""How a network came to be: by our code, or as the graph of a SavedModel."""
+
+_COMPARED_PX = 96
+_TOLERANCE = 1e-3
+
+
+class Network(NamedTuple):
+    """What a loaded model computes.
+
+    Attributes:
+      call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features
+        (N, length) float32; each is None where the model has none or none was asked for.
+      mean, std: of the normalization (x - mean) / std of samples x in [0, 255].
+      is_bgr: whether blue comes first.
+      precision: type in which it computes most, 'float32', 'bfloat16' or 'float16'.
+      route: `BUILT` or `SAVED`.
+      owner: to be kept as long as `call`, which holds its variables weakly.
+    """
+
+    call: Callable[[Any], tuple[Any, Any]]
+    mean: Any
+    std: Any
+    is_bgr: bool
+    precision: str
+    route: str
+    owner: Any
+
+
+def load_network(
+    source: ModelSource, precision: str, batch_size: int, with_features: bool
+) -> Network:
+    """Loads a model.
+
+    Args:
+      source: the model.
+      precision: type to compute in.
+      batch_size: images a call.
+      with_features: whether features are wanted.
+
+    Raises:
+      ModelError: it cannot be loaded, or not in this precision, or has no features.
+    """
+    card = source.card
+    if source.is_embedded:
+        with np.load(io.BytesIO(embedded_weights()), allow_pickle=False) as file:
+            weights = {name: file[name] for name in file.files}
+        model = efficientnet_lite.build(
+            weights, card.resize.size_px, len(source.vocabulary), precision=precision
+        )
+        return _of_keras(model, card, precision, with_features)
+    folder = source.folder()
+    if card.architecture:
+        model = _rebuild(source, folder, precision)
+        if model is not None:
+            # Whatever range its graph takes, the network of the weights takes [-1, 1].
+            return _of_keras(model, card, precision, with_features)._replace(
+                mean=127.5, std=127.5, is_bgr=False
+            )
+    if precision != FLOAT32:
+        raise ModelError(
+            f'--precision {precision}: {card.name} computes as it was exported, because its '
+            'weights are not those of the BiT network that its card names'
+        )
+    size = card.resize.size_px
+    loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
+    logits, features = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
+    _check_outputs(logits, features, source, batch_size, with_features)
+
+    def call(images: Any) -> tuple[Any, Any]:
+        # A SavedModel may not know the shape of what it returns; it was seen a moment ago.
+        found = loaded.call(images)
+        for output, seen in zip(found, (logits, features), strict=True):
+            if output is not None:
+                output.set_shape(seen.shape)
+        return found
+
+    return Network(call, card.mean, card.std, card.channels == BGR, precision, SAVED, loaded.model)
+
+
+def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model | None:
+    """The BiT network of the weights in a SavedModel.
+
+    Returns:
+      The network; None where the tensors are not recognized, or where it does not compute what the
+      SavedModel does, as of somebody who keeps other tensors under the official names.
+    """
+    tensors = saved_model.read_tensors(folder)
+    architecture = Architecture.parse(source.card.architecture)
+    classes = len(source.vocabulary) or None
+    try:
+        check(tensors.shapes, architecture, classes)
+    except ModelError:
+        if tensors.is_standardized:  # an export of ours, and its card says something else
+            raise
+        return None
+    if not tensors.is_standardized and not _is_same(source.card, folder, tensors, classes):
+        return None
+    return bit.build(
+        architecture,
+        classes,
+        tensors,
+        precision=precision,
+        is_standardized=tensors.is_standardized,
+    )
+
+
+def _is_same(
+    card: ModelCard, folder: Path, tensors: saved_model.Tensors, classes: int | None
+) -> bool:
+    """Whether the network of some tensors computes what their SavedModel does.
+
+    Compared on noise, in exact float32, which GPUs do not compute by default.
+    """
+    shape = (1, _COMPARED_PX, _COMPARED_PX, 3)
+    pixels = np.random.Generator(np.random.PCG64(0)).integers(0, 256, shape).astype(np.float32)
+    with tf.device('CPU:0'):
+        try:
+            loaded = saved_model.load(folder, card, shape)
+        except ModelError:  # of a fixed size, perhaps; it is loaded once more, as it is
+            return False
+        mean, std = np.asarray(card.mean, np.float32), np.asarray(card.std, np.float32)
+        theirs = loaded.call((pixels - mean) / std)
+        network = bit.build(Architecture.parse(card.architecture), classes, tensors)
+        ours = network((pixels - 127.5) / 127.5)
+    expected = np.asarray(theirs[1] if classes is None else theirs[0])
+    found = np.asarray(ours)
+    if expected.shape != found.shape:
+        return False
+    # The authors' own two implementations differ by a fifth of this on the largest networks.
+    return bool(np.abs(expected - found).max() <= _TOLERANCE * max(1.0, np.abs(expected).max()))
+
+
+def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features: bool) -> Network:
+    outputs = {}
+    if card.has_classes:
+        outputs[saved_model.LOGITS] = model.output
+    if with_features:
+        outputs[saved_model.FEATURES] = model.get_layer(bit.FEATURES).output
+    whole = keras.Model(model.input, outputs)
+
+    def call(images: Any) -> tuple[Any, Any]:
+        found = whole(images, training=False)
+        return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
+
+    return Network(call, card.mean, card.std, card.channels == BGR, precision, BUILT, whole)
+
+
+def _check_outputs(
+    logits: Any, features: Any, source: ModelSource, batch_size: int, with_features: bool
+) -> None:
+    classes = len(source.vocabulary)
+    for name, output in (('logits', logits), ('features', features)):
+        if output is not None and (output.shape.rank != 2 or output.shape[0] != batch_size):
+            raise ModelError(
+                f'the SavedModel gives {name} of the shape {tuple(output.shape)} for {batch_size} '
+                f'images, expected ({batch_size}, number)'
+            )
+    if logits is not None and logits.shape[1] != classes:
+        raise _wrong_width(logits.shape[1], source)
+    if with_features and features is None:
+        raise ModelError(
+            f'--features: {source.card.name} is a SavedModel without an output named '
+            f'{saved_model.FEATURES!r}'
+        )
+
+
+def _wrong_width(width: int, source: ModelSource) -> ModelError:
+    return ModelError(
+        f'{source.card.name} has a head of {width} classes, but its class list '
+        f'{source.vocabulary.name!r} has {len(source.vocabulary)}'
+    )

@@ -1,0 +1,180 @@
+"""A compiled model: whole batches of pixels in, the few labels of each image out."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transforms.errors import ModelError
+from transforms.model import canary
+from transforms.model.canary import Seen
+from transforms.model.runtime import device_name, import_tensorflow
+from transforms.model.sources import ModelSource
+
+AUTO = 'auto'
+PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
+
+
+class InferenceOptions(NamedTuple):
+    """How the model is called.
+
+    Attributes:
+      model: what is called.
+      batch_size: slots of every call.
+      threshold, max_labels, min_labels: see `transforms.model.sparse.sparse_labels`.
+      intra_op_threads: threads within one operation; the last bits of scores depend on it.
+      precision: of `PRECISIONS`; 'auto' is bfloat16 on a GPU and float32 elsewhere.
+      jit: whether XLA compiles the model.
+      canary: of `transforms.model.canary.MODES`.
+      require_gpu: refuse to work without a GPU.
+      features: whether the pooled features are wanted.
+    """
+
+    model: ModelSource
+    batch_size: int
+    threshold: float
+    max_labels: int
+    min_labels: int
+    intra_op_threads: int
+    precision: str = AUTO
+    jit: bool = False
+    canary: str = canary.STRICT
+    require_gpu: bool = False
+    features: bool = False
+
+
+class Prediction(NamedTuple):
+    """What the model says of a batch; k is at least `max_labels`, or the number of classes.
+
+    Attributes:
+      indices: (N, k) int32 class indices by falling score, ties by index.
+      scores: (N, k) float32.
+      counts: (N,) int32, how many of the k are labels; -1 where an output is not finite.
+      features: (N, length) float16, or None.
+    """
+
+    indices: np.ndarray
+    scores: np.ndarray
+    counts: np.ndarray
+    features: np.ndarray | None
+
+
+class Predictor:
+    """A compiled model that has passed its canary; one a process, see `transforms.process.shared`.
+
+    Attributes:
+      computed: how it computes, for the report: precision, device and whether XLA compiled it.
+
+    Raises:
+      ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
+    """
+
+    def __init__(self, options: InferenceOptions):
+        tf = import_tensorflow(options.intra_op_threads)
+        device = device_name(tf, options.require_gpu)
+        from transforms.model.network import load_network
+        from transforms.model.sparse import sparse_labels
+
+        source = options.model
+        precision = options.precision
+        if precision == AUTO:
+            is_fast = device != 'CPU' and source.can_be_rebuilt
+            precision = 'bfloat16' if is_fast else 'float32'
+        if precision == 'float32':
+            # Otherwise GPUs round the factors to 10 bits.
+            tf.config.experimental.enable_tensor_float_32_execution(False)
+        self._network = load_network(source, precision, options.batch_size, options.features)
+        network = self._network
+        size = source.card.resize.size_px
+        self._shape = (options.batch_size, size, size, 3)
+        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
+
+        @tf.function(
+            input_signature=[tf.TensorSpec(self._shape, tf.uint8)],
+            jit_compile=options.jit or None,
+            autograph=False,
+        )
+        def predict(pixels: Any) -> Any:
+            images = tf.cast(pixels, tf.float32)
+            if network.is_bgr:
+                images = tf.reverse(images, [-1])
+            logits, features = network.call((images - mean) / std)
+            if logits is None:
+                indices = tf.zeros((options.batch_size, 0), tf.int32)
+                scores = tf.zeros((options.batch_size, 0), tf.float32)
+                counts = tf.zeros(options.batch_size, tf.int32)
+            else:
+                indices, scores, counts = sparse_labels(
+                    logits,
+                    source.card.activation,
+                    options.threshold,
+                    options.max_labels,
+                    options.min_labels,
+                    canary.TOP,
+                )
+            outputs = (indices, scores, counts)
+            return outputs if features is None else (*outputs, features)
+
+        self._predict = predict
+        self._features: int | None = None  # their length, once it was seen
+        # One batch runs; a second one would only share the device and double its memory.
+        self._device = threading.Lock()
+        if options.canary == canary.OFF:
+            self(np.zeros(self._shape, np.uint8))
+        else:
+            canary.run_canary(options.canary, source, self._see)
+        self.computed = {
+            'network': network.route,
+            'precision': network.precision,
+            'device': device,
+            'jit': options.jit,
+            'features': self._features,
+        }
+
+    def __call__(self, pixels: np.ndarray) -> Prediction:
+        """Labels a batch of the fixed size.
+
+        Args:
+          pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255].
+        """
+        with self._device:
+            indices, scores, counts, *wide = (x.numpy() for x in self._predict(pixels))
+        if not wide:
+            return Prediction(indices, scores, counts, None)
+        with np.errstate(over='ignore'):
+            features = wide[0].astype(np.float16)
+        self._features = features.shape[1]
+        counts = np.where(np.isfinite(features).all(axis=1), counts, -1)
+        return Prediction(indices, scores, counts, features)
+
+    def _see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:
+        seen = []
+        for start in range(0, len(pictures), self._shape[0]):
+            pixels = np.zeros(self._shape, np.uint8)
+            part = pictures[start : start + self._shape[0]]
+            pixels[: len(part)] = part
+            found = self(pixels)
+            seen += [
+                Seen(
+                    found.indices[i],
+                    found.scores[i],
+                    found.counts[i] >= 0,
+                    None if found.features is None else found.features[i],
+                )
+                for i in range(len(part))
+            ]
+        return seen
+
+
+def check_precision(precision: str, source: ModelSource) -> None:
+    """Refuses a precision that a SavedModel cannot be computed in, before it is loaded.
+
+    Raises:
+      ModelError: that.
+    """
+    if precision not in (AUTO, 'float32') and not source.can_be_rebuilt:
+        raise ModelError(
+            f'--precision {precision}: the SavedModel {source.card.name} computes as it was '
+            'exported; only the embedded model and BiT networks can be computed otherwise'
+        )

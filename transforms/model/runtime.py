@@ -1,0 +1,90 @@
+"""Starts TensorFlow: quietly, once, with the threads and on the device that were asked for."""
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from transforms.errors import ModelError
+
+# A machine without an NVIDIA driver is no error.  A progress line may stand before each.
+_CHATTER = re.compile(rb'(?:I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit).*\n')
+
+
+def import_tensorflow(intra_op_threads: int | None = None) -> Any:
+    """The tensorflow module, with Keras on it.
+
+    Args:
+      intra_op_threads: threads within one operation; None leaves them as they are.
+
+    Raises:
+      ModelError: Keras runs on another backend, or TensorFlow runs with other threads already.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+    with _without_startup_messages():
+        import keras
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()
+    if keras.backend.backend() != 'tensorflow':
+        raise ModelError(
+            f'Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow'
+        )
+    threads = tf.config.threading
+    if intra_op_threads and threads.get_intra_op_parallelism_threads() != intra_op_threads:
+        try:
+            threads.set_intra_op_parallelism_threads(intra_op_threads)
+        except RuntimeError as e:
+            raise ModelError(
+                f'--intra_op_threads {intra_op_threads}: TensorFlow runs in this process already, '
+                f'with {threads.get_intra_op_parallelism_threads() or "its own default"}'
+            ) from e
+    return tf
+
+
+def device_name(tf: Any, require_gpu: bool) -> str:
+    """The name of the first GPU, or 'CPU'.
+
+    Raises:
+      ModelError: there is none, and one was required.
+    """
+    gpus = tf.config.list_physical_devices('GPU')
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return str(details.get('device_name', 'GPU'))
+    if require_gpu:
+        build = 'was built for GPUs' if tf.test.is_built_with_cuda() else 'was built without CUDA'
+        raise ModelError(
+            f'--require_gpu: TensorFlow {tf.__version__} sees no GPU on this machine (it {build}); '
+            "check the driver with nvidia-smi, and install 'lemmabeam[gpu]'"
+        )
+    return 'CPU'
+
+
+@contextlib.contextmanager
+def _without_startup_messages() -> Iterator[None]:
+    """Holds back what TensorFlow's libraries print before their log level counts.
+
+    Everything else that any thread writes to standard error meanwhile is passed on afterwards.
+    """
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):
+        yield
+        return
+    saved = os.dup(descriptor)
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), descriptor)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, descriptor)
+            os.close(saved)
+            held.seek(0)
+            os.write(descriptor, _CHATTER.sub(b'', held.read()))

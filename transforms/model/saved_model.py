@@ -1,0 +1,220 @@
+"""SavedModels: calls those of others, and reads the weights of BiT networks out of them."""
+
+import contextlib
+import functools
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from transforms.errors import ModelError
+from transforms.model.card import ModelCard
+from transforms.model.checkpoint import HEAD_KERNEL
+
+WEIGHTS = 'lemmabeam_standardized_tensors'
+"""Attribute of our exports with the tensors of `transforms.model.bit.tensors`."""
+
+LOGITS, FEATURES = 'logits', 'features'
+"""Signatures and outputs by these names are found without being told."""
+
+_VALUE = 'VARIABLE_VALUE'
+_OFFICIAL = re.compile(r'(?:^|/)(resnet/.+?)(?::\d+)?$')
+
+
+class LoadedModel(NamedTuple):
+    """A SavedModel that can be called.
+
+    Attributes:
+      call: (N, S, S, 3) float32 as the card has it, to logits (N, classes) float32 and features
+        (N, length) float32, each None where the model has none.
+      model: what was loaded; its variables are held weakly by its functions.
+    """
+
+    call: Callable[[Any], tuple[Any, Any]]
+    model: Any
+
+
+def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> LoadedModel:
+    """Loads a SavedModel and calls it once.
+
+    Args:
+      folder: with its `saved_model.pb`.
+      card: what it is.
+      shape: of its input, (N, S, S, 3).
+
+    Raises:
+      ModelError: it cannot be loaded, has nothing to call, does not take such images, or has
+        several outputs and the card names none.
+    """
+    with warnings.catch_warnings():
+        # It says that setuptools will drop what it imports.
+        warnings.simplefilter('ignore', UserWarning)
+        import tensorflow_hub as hub
+    try:
+        model = hub.load(str(folder))
+    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as e:
+        raise ModelError(f'{folder}: no SavedModel that TensorFlow can load: {_line(e)}') from e
+    problems = []
+    for name, function in _functions(model):
+        try:
+            outputs = function(tf.zeros(shape, tf.float32))
+        except (TypeError, ValueError, tf.errors.OpError) as e:
+            problems.append(f'{name}: {_line(e)}')
+            continue
+        _pick(outputs, card)  # says what is wrong before the function is taken
+        return LoadedModel(functools.partial(_call, function, card), model)
+    raise ModelError(
+        f'{folder}: the SavedModel has nothing that takes images of the shape {shape}, float32'
+        + (f': {"; ".join(problems)}' if problems else '; it has no call and no signature')
+        + _static_batch_hint(model, shape[0])
+    )
+
+
+def _call(function: Callable[[Any], Any], card: ModelCard, images: Any) -> tuple[Any, Any]:
+    return _pick(function(images), card)
+
+
+def _functions(model: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Ways to call a model, best first: as the published modules are, and by signature."""
+    if callable(model):
+        yield 'its call', model
+        yield 'its call with training=False', lambda images: model(images, training=False)
+    signatures = getattr(model, 'signatures', {})
+    for name in ('serving_default', 'default', *sorted(signatures)):
+        if name in signatures:
+            yield f'the signature {name!r}', _by_signature(signatures[name])
+
+
+def _by_signature(function: Any) -> Callable[[Any], Any]:
+    inputs = function.structured_input_signature[1]
+
+    def call(images: Any) -> Any:
+        if len(inputs) != 1:
+            raise ValueError(f'takes {len(inputs)} inputs: {", ".join(sorted(inputs))}')
+        ((name, spec),) = inputs.items()
+        if not spec.shape.is_compatible_with(images.shape):  # not looked at outside of graphs
+            raise ValueError(f'takes {name!r} of the shape {spec.shape}')
+        return function(**{name: tf.cast(images, spec.dtype)})
+
+    return call
+
+
+def _pick(outputs: Any, card: ModelCard) -> tuple[Any, Any]:
+    """Logits and features of what a model returned."""
+    if isinstance(outputs, Mapping):
+        named = dict(outputs)
+    elif isinstance(outputs, list | tuple):
+        named = {str(i): value for i, value in enumerate(outputs)}
+    else:
+        named = {card.output or LOGITS: outputs}
+    features = named.get(FEATURES)
+    if not card.has_classes:
+        found = features if features is not None else _only(named, card)
+        return None, tf.cast(found, tf.float32)
+    logits = tf.cast(_only(named, card), tf.float32)
+    return logits, None if features is None else tf.cast(features, tf.float32)
+
+
+def _only(named: Mapping[str, Any], card: ModelCard) -> Any:
+    others = {name: value for name, value in named.items() if name != FEATURES}
+    for name in (card.output, LOGITS):
+        if name in named:
+            return named[name]
+    if not card.output and len(others) == 1:
+        return next(iter(others.values()))
+    shapes = ', '.join(f'{name!r} {tuple(value.shape)}' for name, value in sorted(named.items()))
+    wanted = f'no output {card.output!r}' if card.output else 'several outputs'
+    raise ModelError(
+        f"the SavedModel has {wanted}: {shapes}; name the one with the logits as 'output' in its "
+        'model card'
+    )
+
+
+def _static_batch_hint(model: Any, batch_size: int) -> str:
+    for function in getattr(model, 'signatures', {}).values():
+        for spec in function.structured_input_signature[1].values():
+            if spec.shape.rank == 4 and spec.shape[0] not in (None, batch_size):
+                return f'; it takes batches of {spec.shape[0]}: --batch_size {spec.shape[0]}'
+    return ''
+
+
+def _line(error: Exception) -> str:
+    """The first words of an error of TensorFlow, which may go on for pages."""
+    words = ' '.join(str(error).split())
+    return words if len(words) <= 400 else f'{words[:400]}…'
+
+
+class Tensors(Mapping[str, np.ndarray]):
+    """The tensors of a BiT network in a SavedModel, by official name, each read when asked for.
+
+    Attributes:
+      is_standardized: an export of ours: its kernels are standardized already.
+      shapes: shape of each tensor.
+    """
+
+    def __init__(self, reader: Any, keys: Mapping[str, str], is_standardized: bool):
+        self._reader = reader
+        self._keys = keys
+        self.is_standardized = is_standardized
+        shapes = reader.get_variable_to_shape_map()
+        self.shapes = {name: tuple(shapes[key]) for name, key in keys.items()}
+        head = self.shapes.get(HEAD_KERNEL, ())
+        if len(head) == 2:  # of a dense layer, as in our exports
+            self.shapes[HEAD_KERNEL] = (1, 1, *head)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._reader.get_tensor(self._keys[name])).reshape(self.shapes[name])
+
+
+def read_tensors(folder: Path) -> Tensors:
+    """Finds the tensors of a BiT network in a SavedModel, without loading its graph.
+
+    Returns:
+      Those whose names are official ones: of the variables, as in the published modules, or of
+      the entries of `WEIGHTS`, as in our exports.  None are found in a network of another kind.
+
+    Raises:
+      ModelError: the variables cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(folder / 'variables' / 'variables'))
+        graph = TrackableObjectGraph()
+        with contextlib.suppress(tf.errors.NotFoundError):  # a module of TensorFlow 1
+            graph.ParseFromString(reader.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
+    except (ValueError, tf.errors.OpError) as e:
+        raise ModelError(f'{folder}: its variables cannot be read: {_line(e)}') from e
+    own = _export_keys(graph)
+    if own:
+        return Tensors(reader, own, is_standardized=True)
+    published = {}
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            match = _OFFICIAL.search(attribute.full_name)
+            if attribute.name == _VALUE and match:
+                published[match[1]] = attribute.checkpoint_key
+    return Tensors(reader, published, is_standardized=False)
+
+
+def _export_keys(graph: TrackableObjectGraph) -> dict[str, str]:
+    if not graph.nodes:
+        return {}
+    children = {child.local_name: child.node_id for child in graph.nodes[0].children}
+    if WEIGHTS not in children:
+        return {}
+    return {
+        child.local_name: attribute.checkpoint_key
+        for child in graph.nodes[children[WEIGHTS]].children
+        for attribute in graph.nodes[child.node_id].attributes
+        if attribute.name == _VALUE
+    }
