@@ -29,13 +29,16 @@ class GroupNormRelu(layers.Layer):
     result is given.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, gamma: '_Initializer', beta: '_Initializer'):
         super().__init__(name=name, dtype='float32', autocast=False)
+        self._initializers = {'gamma': gamma, 'beta': beta}
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes `gamma` and `beta`, (channels,) float32."""
-        self.gamma = self.add_weight(shape=(input_shape[-1],), initializer='ones', name='gamma')
-        self.beta = self.add_weight(shape=(input_shape[-1],), initializer='zeros', name='beta')
+        self.gamma, self.beta = (
+            self.add_weight(shape=(input_shape[-1],), initializer=initializer, name=name)
+            for name, initializer in self._initializers.items()
+        )
 
     def compute_output_spec(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """As its input."""
@@ -83,23 +86,19 @@ def build(
       A model from (N, H, W, 3) float32 in [-1, 1] to logits (N, classes) float32, or, without
       classes, to features (N, 2048 x width) float32; the layer `FEATURES` gives those in any case.
     """
+    make = _Layers(weights, precision, is_standardized)
     inputs = keras.Input((None, None, 3), dtype='float32', name='images')
-    x = layers.ZeroPadding2D(3, dtype=precision)(inputs)
-    x = _conv('root_block', ROOT_CHANNELS * architecture.width, precision, 7, 2)(x)
-    x = layers.ZeroPadding2D(1, dtype=precision)(x)  # zeros, not minus infinity
+    x = make.padding(3)(inputs)
+    x = make.conv('root_block', ROOT_CHANNELS * architecture.width, 7, 2)(x)
+    x = make.padding(1)(x)  # zeros, not minus infinity
     x = layers.MaxPooling2D(3, 2, dtype=precision)(x)
     for unit in architecture.units():
-        x = _apply(unit, x, precision)
-    x = GroupNormRelu('group_norm')(x)
+        x = _apply(unit, x, make)
+    x = make.norm('')(x)
     x = layers.GlobalAveragePooling2D(dtype='float32', name=FEATURES)(x)
     if classes is not None:
-        x = layers.Dense(classes, kernel_initializer='zeros', dtype='float32', name='head')(x)
-    model = keras.Model(inputs, x, name=f'bit_{architecture}'.lower())
-    prepare = np.asarray if is_standardized else checkpoint.standardize
-    for layer in model.layers:
-        if layer.weights:
-            layer.set_weights(_values(layer, weights, prepare))
-    return model
+        x = make.head(classes)(x)
+    return keras.Model(inputs, x, name=f'bit_{architecture}'.lower())
 
 
 def tensors(model: keras.Model) -> dict[str, keras.Variable]:
@@ -124,45 +123,70 @@ def _names(layer: layers.Layer) -> list[str]:
     return [checkpoint.kernel_name(name)]
 
 
-def _values(
-    layer: layers.Layer,
-    weights: Mapping[str, np.ndarray],
-    prepare: Callable[[np.ndarray], np.ndarray],
-) -> list[np.ndarray]:
-    values = [weights[name] for name in _names(layer)]
-    if isinstance(layer, layers.Conv2D):
-        return [prepare(values[0])]
-    if isinstance(layer, layers.Dense):
-        return [values[0].reshape(values[0].shape[-2:]), values[1]]
-    return values
+_Initializer = Callable[..., np.ndarray]
 
 
-def _conv(
-    name: str, channels: int, dtype: str, kernel_px: int = 1, stride: int = 1
-) -> layers.Conv2D:
-    return layers.Conv2D(
-        channels,
-        kernel_px,
-        stride,
-        use_bias=False,
-        kernel_initializer='zeros',  # random ones would take longer than loading the weights
-        dtype=dtype,
-        name=name.replace('/', '.'),
-    )
+class _Layers:
+    """Makes layers with their weights.
+
+    Variables start with their values: zeros first would take the memory of all weights again.
+    """
+
+    def __init__(self, weights: Mapping[str, np.ndarray], dtype: str, is_standardized: bool):
+        self._weights = weights
+        self.dtype = dtype
+        self._prepare = np.asarray if is_standardized else checkpoint.standardize
+
+    def conv(self, name: str, channels: int, kernel_px: int = 1, stride: int = 1) -> layers.Conv2D:
+        return layers.Conv2D(
+            channels,
+            kernel_px,
+            stride,
+            use_bias=False,
+            kernel_initializer=self._given(checkpoint.kernel_name(name), self._prepare),
+            dtype=self.dtype,
+            name=name.replace('/', '.'),
+        )
+
+    def norm(self, name: str) -> GroupNormRelu:
+        path = f'{name}/group_norm'.lstrip('/')
+        gamma, beta = (self._given(f'resnet/{path}/{part}') for part in ('gamma', 'beta'))
+        return GroupNormRelu(path.replace('/', '.'), gamma, beta)
+
+    def head(self, classes: int) -> layers.Dense:
+        kernel, bias = (self._given(f'resnet/head/conv2d/{part}') for part in ('kernel', 'bias'))
+        return layers.Dense(
+            classes,
+            kernel_initializer=kernel,
+            bias_initializer=bias,
+            dtype='float32',
+            name='head',
+        )
+
+    def padding(self, px: int) -> layers.ZeroPadding2D:
+        return layers.ZeroPadding2D(px, dtype=self.dtype)
+
+    def _given(
+        self, name: str, prepare: Callable[[np.ndarray], np.ndarray] = np.asarray
+    ) -> _Initializer:
+        def initialize(shape: tuple[int, ...], dtype: object = None) -> np.ndarray:  # noqa: ARG001
+            # The head's kernel is stored as that of a convolution.
+            return prepare(self._weights[name]).reshape(shape)
+
+        return initialize
 
 
-def _apply(unit: Unit, x: keras.KerasTensor, dtype: str) -> keras.KerasTensor:
+def _apply(unit: Unit, x: keras.KerasTensor, make: _Layers) -> keras.KerasTensor:
     """Pre-activation bottleneck; the 3 x 3 convolution carries the stride."""
-    name = unit.name.replace('/', '.')
     channels = unit.inner * EXPANSION
     shortcut = x
-    x = GroupNormRelu(f'{name}.a.group_norm')(x)
+    x = make.norm(f'{unit.name}/a')(x)
     if unit.has_projection:
-        shortcut = _conv(f'{name}.a.proj', channels, dtype, 1, unit.stride)(x)
-    x = _conv(f'{name}.a', unit.inner, dtype)(x)
-    x = GroupNormRelu(f'{name}.b.group_norm')(x)
-    x = layers.ZeroPadding2D(1, dtype=dtype)(x)
-    x = _conv(f'{name}.b', unit.inner, dtype, 3, unit.stride)(x)
-    x = GroupNormRelu(f'{name}.c.group_norm')(x)
-    x = _conv(f'{name}.c', channels, dtype)(x)
-    return layers.Add(dtype=dtype)([shortcut, x])
+        shortcut = make.conv(f'{unit.name}/a/proj', channels, 1, unit.stride)(x)
+    x = make.conv(f'{unit.name}/a', unit.inner)(x)
+    x = make.norm(f'{unit.name}/b')(x)
+    x = make.padding(1)(x)
+    x = make.conv(f'{unit.name}/b', unit.inner, 3, unit.stride)(x)
+    x = make.norm(f'{unit.name}/c')(x)
+    x = make.conv(f'{unit.name}/c', channels)(x)
+    return layers.Add(dtype=make.dtype)([shortcut, x])

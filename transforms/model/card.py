@@ -20,6 +20,7 @@ MIN_SIZE_PX, MAX_SIZE_PX = 16, 4096
 
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 _PICTURE = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._-]{0,99}')
+_SHA256 = re.compile(r'([0-9a-f]{64})?')
 _WHITE = 255.0
 
 
@@ -97,6 +98,8 @@ class ModelCard:
         and faster than the SavedModel; '' for others.
       output: name of the output with the logits, where a SavedModel has several.
       canary: what it must see in known pictures.
+      weights_sha256: hash of the weights an export was made from, '' for others: the model stays
+        the same when it is exported again by other versions of the libraries.
       source, licence: for people.
     """
 
@@ -115,6 +118,7 @@ class ModelCard:
     architecture: str = ''
     output: str = ''
     canary: tuple[Canary, ...] = ()
+    weights_sha256: str = ''
     source: str = ''
     licence: str = ''
 
@@ -147,7 +151,7 @@ class ModelCard:
         are left out: neither makes it another model.
         """
         identity = {
-            'weights': weights_sha256,
+            'weights': self.weights_sha256 or weights_sha256,
             'resize': dataclasses.asdict(self.resize),
             'mean': self.mean,
             'std': self.std,
@@ -330,6 +334,9 @@ _CHECKS = {
     'canary': _Check(
         'a list of {"image": file, "expected": WordNet id or class name, "min_score": 0 to 1}',
         _is_canary,
+    ),
+    'weights_sha256': _Check(
+        '64 hex digits, or ""', lambda v: isinstance(v, str) and _SHA256.fullmatch(v) is not None
     ),
     'source': _Check('text', _is_text),
     'licence': _Check('text', _is_text),

@@ -3,6 +3,7 @@
 Knows nothing of Keras, so that names, sizes and wrong files can be told before it is imported.
 """
 
+import hashlib
 import math
 import re
 import zipfile
@@ -215,6 +216,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
 
     Attributes:
       shapes: shape of each tensor, from the headers.
+      digests: hex SHA-256 over type, shape and values of each tensor that was read.
 
     Raises:
       ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
@@ -222,6 +224,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path):
         self._path = path
+        self.digests: dict[str, str] = {}
         try:
             self._file = zipfile.ZipFile(path)
         except OSError as e:
@@ -258,9 +261,13 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
             raise KeyError(name)
         try:
             with self._file.open(f'{name}.npy') as member:
-                return np.lib.format.read_array(member, allow_pickle=False)
+                value = np.lib.format.read_array(member, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
             raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
+        digest = hashlib.sha256(f'{value.dtype.str} {value.shape} '.encode())
+        digest.update(np.ascontiguousarray(value).data)
+        self.digests[name] = digest.hexdigest()
+        return value
 
     def _names(self) -> list[str]:
         names = self._file.namelist()

@@ -1,5 +1,6 @@
 """Writes the weights of an official checkpoint as a SavedModel that anyone can call."""
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -114,6 +115,7 @@ def export(
         temporary.mkdir(parents=True)
         module = _Export(network, card)
         tf.saved_model.save(module, str(temporary), signatures=module.signatures())
+        card = card.with_changes(weights_sha256=_digest(checkpoint))
         if card.labels:
             (temporary / card.labels).write_text(vocabulary.to_table(), encoding='utf-8')
         (temporary / CARD_FILE).write_text(
@@ -126,3 +128,8 @@ def export(
         raise ModelError(f'{folder}: cannot be written: {type(e).__name__}') from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _digest(checkpoint: NpzCheckpoint) -> str:
+    lines = [f'{name} {digest}\n' for name, digest in sorted(checkpoint.digests.items())]
+    return hashlib.sha256(''.join(lines).encode()).hexdigest()
