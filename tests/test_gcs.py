@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.verify import compare, verify
 from tests import support
+from transforms.model.sources import resolve_model
 from transforms.publish import discard
 from transforms.storage import store_for
 
@@ -55,7 +56,7 @@ def test_more_objects_than_a_page_of_the_listing_holds(bucket, tmp_path):
 
 def test_a_manifest_in_a_bucket_and_what_an_interrupted_run_left(bucket, pictures):
     output = bucket.uri('out')
-    folder = 'predictions/model=efficientnet-lite0-3098da1a/run=again'
+    folder = f'predictions/model={resolve_model("embedded").id}/run=again'
     left = f'out/{folder}/part-00002-of-00007.parquet'
     bucket.put(left, b'half a file')
     lines = [{'uri': f'in/{name}'} for name in NAMES] + [{'uri': str(pictures / '0001.jpg')}]
