@@ -84,6 +84,7 @@ def test_the_template_is_a_card():
         ({'max_labels': 0}, "'max_labels' is 0"),
         ({'max_labels': True}, "'max_labels' is true"),
         ({'batch_size': 1.5}, "'batch_size' is 1.5"),
+        ({'weights_sha256': 'ABC'}, "'weights_sha256' is"),
         ({'canary': [{'image': 'cat.jpg'}]}, "'canary' is"),
         ({'canary': [{'image': '../x', 'expected': 'cat'}]}, "'canary' is"),
         ({'canary': {'image': 'cat.jpg', 'expected': 'cat'}}, "'canary' is"),
@@ -123,6 +124,11 @@ def test_the_fingerprint_covers_what_makes_scores_and_nothing_else():
         assert other.fingerprint('weights', 'classes') != before
     assert card.fingerprint('others', 'classes') != before
     assert card.fingerprint('weights', 'others') != before
+    # An export is known by the checkpoint it was made from, but not where its card was copied to.
+    one, other = 'a' * 64, 'b' * 64
+    export = parse(weights_sha256=one, saved_model_sha256=other)
+    assert export.fingerprint(other, 'classes') == card.fingerprint(one, 'classes')
+    assert export.fingerprint('weights', 'classes') == before
     same = parse(threshold=0.9, max_labels=1, batch_size=3, source='x', licence='y', name='z')
     assert same.fingerprint('weights', 'classes') == before
 

@@ -222,8 +222,8 @@ def test_weights_from_a_bucket_and_a_server(npz, exported, bucket, server, tmp_p
     for i, location in enumerate(locations):
         output = tmp_path / str(i)
         assert main(['export-model', '--weights', location, '--output', str(output)]) == 0
-        ids.add(resolve_model(str(output), cache=str(tmp_path)).card)
-    assert ids == {resolve_model(str(exported), cache=str(tmp_path)).card}
+        ids.add(resolve_model(str(output), cache=str(tmp_path)).id)
+    assert ids == {resolve_model(str(exported), cache=str(tmp_path)).id}
     missing = server.put('/nothere.npz', status(404)) + '?X-Amz-Signature=secret'
     assert main(['export-model', '--weights', missing, '--output', str(tmp_path / 'x')]) == 1
     errors = capsys.readouterr().err
@@ -454,6 +454,7 @@ class TestStrangers:
         with pytest.raises(ModelError, match="no output 'c'"):
             predict(folder, self.pixels, tmp_path)
         with_card(folder, 3, **self.card | {'output': 'b'})
+        assert predict(folder, self.pixels, tmp_path)[0].features is None
         found, _ = predict(folder, self.pixels, tmp_path, features=True)
         np.testing.assert_allclose(self.scores(found)[0], [-1, 0, 0], atol=1e-6)
         assert found.features.shape == (2, 12)

@@ -98,8 +98,9 @@ class ModelCard:
         and faster than the SavedModel; '' for others.
       output: name of the output with the logits, where a SavedModel has several.
       canary: what it must see in known pictures.
-      weights_sha256: hash of the weights an export was made from, '' for others: the model stays
-        the same when it is exported again by other versions of the libraries.
+      weights_sha256, saved_model_sha256: of an export, hashes of the checkpoint it was made from
+        and of what came out.  The model stays the same when it is exported again by other versions
+        of the libraries; a card that was copied to another model says nothing of that one.
       source, licence: for people.
     """
 
@@ -119,6 +120,7 @@ class ModelCard:
     output: str = ''
     canary: tuple[Canary, ...] = ()
     weights_sha256: str = ''
+    saved_model_sha256: str = ''
     source: str = ''
     licence: str = ''
 
@@ -150,8 +152,9 @@ class ModelCard:
         Defaults a run can override (threshold, number of labels, batch size) and library versions
         are left out: neither makes it another model.
         """
+        is_export = weights_sha256 == self.saved_model_sha256
         identity = {
-            'weights': self.weights_sha256 or weights_sha256,
+            'weights': self.weights_sha256 if is_export else weights_sha256,
             'resize': dataclasses.asdict(self.resize),
             'mean': self.mean,
             'std': self.std,
@@ -292,6 +295,10 @@ def _are_positive(value: Any) -> bool:
     )
 
 
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
 def _is_canary(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(each, dict)
@@ -335,9 +342,8 @@ _CHECKS = {
         'a list of {"image": file, "expected": WordNet id or class name, "min_score": 0 to 1}',
         _is_canary,
     ),
-    'weights_sha256': _Check(
-        '64 hex digits, or ""', lambda v: isinstance(v, str) and _SHA256.fullmatch(v) is not None
-    ),
+    'weights_sha256': _Check('64 hex digits, or ""', _is_sha256),
+    'saved_model_sha256': _Check('64 hex digits, or ""', _is_sha256),
     'source': _Check('text', _is_text),
     'licence': _Check('text', _is_text),
 }

@@ -14,6 +14,7 @@ from transforms.errors import ModelError
 from transforms.model import bit, saved_model
 from transforms.model.card import CARD_FILE, ModelCard
 from transforms.model.checkpoint import Architecture, NpzCheckpoint
+from transforms.model.hub import tree_sha256
 from transforms.model.sparse import sparse_labels
 from transforms.model.vocabulary import Vocabulary
 
@@ -115,7 +116,9 @@ def export(
         temporary.mkdir(parents=True)
         module = _Export(network, card)
         tf.saved_model.save(module, str(temporary), signatures=module.signatures())
-        card = card.with_changes(weights_sha256=_digest(checkpoint))
+        card = card.with_changes(
+            weights_sha256=_digest(checkpoint), saved_model_sha256=tree_sha256(temporary)
+        )
         if card.labels:
             (temporary / card.labels).write_text(vocabulary.to_table(), encoding='utf-8')
         (temporary / CARD_FILE).write_text(

@@ -47,7 +47,11 @@ class Network(NamedTuple):
 
 
 def load_network(
-    source: ModelSource, precision: str, batch_size: int, with_features: bool
+    source: ModelSource,
+    precision: str,
+    batch_size: int,
+    with_features: bool,
+    may_be_float32: bool = False,
 ) -> Network:
     """Loads a model.
 
@@ -56,6 +60,7 @@ def load_network(
       precision: type to compute in.
       batch_size: images a call.
       with_features: whether features are wanted.
+      may_be_float32: whether float32 will do where the precision cannot be had.
 
     Raises:
       ModelError: it cannot be loaded, or not in this precision, or has no features.
@@ -76,10 +81,10 @@ def load_network(
             return _of_keras(model, card, precision, with_features)._replace(
                 mean=127.5, std=127.5, is_bgr=False
             )
-    if precision != FLOAT32:
+    if precision != FLOAT32 and not may_be_float32:
         raise ModelError(
-            f'--precision {precision}: {card.name} computes as it was exported, because its '
-            'weights are not those of the BiT network that its card names'
+            f'--precision {precision}: {card.name} computes as it was saved, because its tensors '
+            'are not those of the BiT network that its card names'
         )
     size = card.resize.size_px
     loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
@@ -92,9 +97,9 @@ def load_network(
         for output, seen in zip(found, (logits, features), strict=True):
             if output is not None:
                 output.set_shape(seen.shape)
-        return found
+        return found[0], found[1] if with_features else None
 
-    return Network(call, card.mean, card.std, card.channels == BGR, precision, SAVED, loaded.model)
+    return Network(call, card.mean, card.std, card.channels == BGR, FLOAT32, SAVED, loaded.model)
 
 
 def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model | None:

@@ -81,10 +81,15 @@ class Predictor:
         if precision == AUTO:
             is_fast = device != 'CPU' and source.can_be_rebuilt
             precision = 'bfloat16' if is_fast else 'float32'
-        if precision == 'float32':
-            # Otherwise GPUs round the factors to 10 bits.
-            tf.config.experimental.enable_tensor_float_32_execution(False)
-        self._network = load_network(source, precision, options.batch_size, options.features)
+        # Where float32 is computed, it is: GPUs would round the factors to 10 bits.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        self._network = load_network(
+            source,
+            precision,
+            options.batch_size,
+            options.features,
+            may_be_float32=options.precision == AUTO,
+        )
         network = self._network
         size = source.card.resize.size_px
         self._shape = (options.batch_size, size, size, 3)
