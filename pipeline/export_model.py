@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import re
 import secrets
+import shlex
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,24 +15,17 @@ from typing import Any
 from pipeline import options
 from pipeline.progress import DownloadReporter
 from transforms import uris
-from transforms.errors import UsageError
+from transforms.errors import ModelError, UsageError
 from transforms.model import hub, registry
 from transforms.model.card import MAX_SIZE_PX, MIN_SIZE_PX, Activation, ModelCard
-from transforms.model.checkpoint import Architecture, NpzCheckpoint, check, identify
-from transforms.model.sources import resolve_model
-from transforms.model.vocabulary import (
-    NONE,
-    Vocabulary,
-    load_vocabulary,
-    parse_labels,
-    unnamed_classes,
-    vocabulary_names,
-)
+from transforms.model.checkpoint import Architecture, NpzCheckpoint, identify
+from transforms.model.sources import printable_location, resolve_model
+from transforms.model.vocabulary import load_vocabulary, parse_labels, vocabulary_names
+from transforms.process import TEMPORARIES
 from transforms.storage import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
-_LABELS = 'labels.tsv'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,18 +78,19 @@ def run(args: argparse.Namespace) -> int:
     folder = _target(args.output)
     with _local_weights(args.weights, folder) as path, NpzCheckpoint(path) as checkpoint:
         architecture, classes = identify(checkpoint.shapes)
-        card, vocabulary = _describe(args, architecture, classes)
-        check(checkpoint.shapes, architecture, len(vocabulary) or None)
+        card, labels = _describe(args, architecture, classes)
         from transforms.model.runtime import import_tensorflow
 
         import_tensorflow()
         from transforms.model.export import export
 
-        export(checkpoint, card, vocabulary, folder)
+        export(checkpoint, card, classes, labels, folder)
     source = resolve_model(str(folder), cache=str(folder))
-    print(f'BiT-{architecture} with {len(vocabulary):,} classes: {folder}')
+    print(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
     print(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
-    print(f'label with it: lemmabeam label --model {folder} --input X --output DIR')
+    print(
+        f'label with it: lemmabeam label --model {shlex.quote(str(folder))} --input X --output DIR'
+    )
     return 0
 
 
@@ -105,8 +101,13 @@ def _target(output: str) -> Path:
             f'--output {output}: expected a local folder; copy it to a bucket afterwards'
         )
     folder = Path(uri)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f'--output {output}: is there already, and not empty')
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISLNK(folder.lstat().st_mode) or any(folder.iterdir()):
+                raise UsageError(f'--output {output}: is there already, and not an empty folder')
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f'--output {output}: cannot be written: {e.strerror}') from e
     return folder
 
 
@@ -118,46 +119,50 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
         yield Path(uris.absolute(location))
         return
     if scheme not in ('gs', 'http', 'https'):
-        raise UsageError(f'--weights {uris.printable(location)}: local, gs:// or https:// only')
-    temporary = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.npz')
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    try:
+        raise UsageError(f'--weights {printable_location(location)}: local, gs:// or https:// only')
+    name = f'.{folder.name}.{secrets.token_hex(4)}.npz'
+    with TEMPORARIES.hold(folder.with_name(name)) as temporary:
         if scheme == 'gs':
             uri = uris.absolute(location)
-            with store_for(uri).open(uri) as source, temporary.open('xb') as target:
-                shutil.copyfileobj(source, target, 2**23)
+            try:
+                with store_for(uri).open(uri) as source, temporary.open('xb') as target:
+                    shutil.copyfileobj(source, target, 2**23)
+            except OSError as e:
+                raise ModelError(f'{uri}: cannot be copied: {e.strerror}') from e
         else:
             hub.download(location, temporary, DownloadReporter())
         yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _describe(
     args: argparse.Namespace, architecture: Architecture, classes: int | None
-) -> tuple[ModelCard, Vocabulary]:
-    """Card and class list of a checkpoint."""
-    stem = uris.without_secrets(args.weights) if '://' in args.weights else args.weights
-    stem = stem.partition('?')[0].rpartition('/')[2].removesuffix('.npz')
+) -> tuple[ModelCard, bytes]:
+    """The card of a checkpoint, and the content of the class list it names."""
+    stem = printable_location(args.weights).rpartition('/')[2].removesuffix('.npz')
     official = _OFFICIAL.fullmatch(stem)
     name = args.name or (stem.lower() if official else stem)
     if not _SLUG.fullmatch(name):
         if args.name:
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
         name = f'bit-{architecture}'.lower()
-    vocabulary = _classes(args, name, classes)
+    known = {len(load_vocabulary(each)): each for each in vocabulary_names()}
+    vocabulary = '' if args.labels or classes is None else known.get(classes, '')
     card = registry.bit_card(
         name,
         architecture,
-        vocabulary.name if vocabulary.is_packaged and classes else '',
+        vocabulary,
         value_range=(0.0, 1.0),
         source=stem,
         licence='Apache-2.0' if official else '',
     )
     changes: dict[str, Any] = {}
-    if classes and not vocabulary.is_packaged:
-        changes |= {'labels': _LABELS, 'activation': Activation.SOFTMAX, 'threshold': 0.05}
+    labels = b''
+    if classes is not None and not vocabulary:
+        labels, file_name = _labels(args, name, classes)
+        changes |= {'labels': file_name, 'activation': Activation.SOFTMAX, 'threshold': 0.05}
         changes['max_labels'] = min(5, classes)
+    elif args.labels:
+        raise UsageError(f'--labels {printable_location(args.labels)}: this checkpoint has no head')
     if args.activation is not None:
         changes['activation'] = Activation(args.activation)
     if args.model_size is not None:
@@ -166,29 +171,23 @@ def _describe(
                 f'--model_size {args.model_size}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
             )
         changes['resize'] = card.resize.to_size(args.model_size)
-    return card.with_changes(**changes), vocabulary
+    return card.with_changes(**changes), labels
 
 
-def _classes(args: argparse.Namespace, name: str, classes: int | None) -> Vocabulary:
-    if args.labels is not None:
-        if classes is None:
-            raise UsageError(f'--labels {args.labels}: this checkpoint has no head')
-        uri = uris.absolute(args.labels)
-        with store_for(uri).open(uri) as file:
-            vocabulary = parse_labels(name, file.read(), args.labels)
-        if len(vocabulary) != classes:
-            raise UsageError(
-                f'--labels {args.labels}: {len(vocabulary)} classes, but the head has {classes}'
-            )
-        return vocabulary
-    if classes is None:
-        return load_vocabulary(NONE)
-    for known in vocabulary_names():
-        if len(load_vocabulary(known)) == classes:
-            return load_vocabulary(known)
-    print(
-        f'lemmabeam: no known class list has {classes} classes: they are named class 0 to class '
-        f'{classes - 1}; --labels names them',
-        file=sys.stderr,
-    )
-    return unnamed_classes(name, classes)
+def _labels(args: argparse.Namespace, name: str, classes: int) -> tuple[bytes, str]:
+    """Content and name of the file of class names; the content is kept as it is."""
+    if args.labels is None:
+        print(
+            f'lemmabeam: no known class list has {classes} classes: they are named class 0 to '
+            f'class {classes - 1}; --labels names them',
+            file=sys.stderr,
+        )
+        return ''.join(f'class {i}\n' for i in range(classes)).encode(), 'labels.txt'
+    where = printable_location(args.labels)
+    uri = uris.absolute(args.labels)
+    with store_for(uri).open(uri) as file:
+        data = file.read()
+    vocabulary = parse_labels(name, data, where)
+    if len(vocabulary) != classes:
+        raise UsageError(f'--labels {where}: {len(vocabulary)} classes, but the head has {classes}')
+    return data, 'labels.tsv' if where.endswith('.tsv') else 'labels.txt'

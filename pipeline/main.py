@@ -47,9 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
     parser, command, arguments = _parse_command(sys.argv[1:] if argv is None else list(argv))
     from transforms.errors import LemmabeamError, UsageError
+    from transforms.process import TEMPORARIES
 
     try:
-        return command(parser, arguments)
+        with _stopping_on_signals('', TEMPORARIES.remove_all):
+            return command(parser, arguments)
     except UsageError as e:
         print(f'lemmabeam: {e}', file=sys.stderr)
         return 2
@@ -129,7 +131,8 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     except (ValueError, ImportError) as e:
         raise UsageError(f'--runner: {e}') from e
     lease.acquire(layout, args.break_lease)
-    with _stopping_on_signals(layout.run_id, lambda: lease.release(layout)):
+    advice = f'; run {layout.run_id} is incomplete, start it again with --run_id {layout.run_id}'
+    with _stopping_on_signals(advice, lambda: lease.release(layout)):
         try:
             options.check_output(layout)
             clean_up(layout)  # of an attempt that was killed
@@ -265,21 +268,24 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(run_id: str, at_exit: Callable[[], None]) -> Iterator[None]:
+def _stopping_on_signals(advice: str, at_exit: Callable[[], None]) -> Iterator[None]:
     """Stops at once on Ctrl-C and SIGTERM: threads of engine and model cannot be interrupted.
 
-    A local run is published by renaming, so that an exit at any moment leaves no partial file among
-    the predictions; in an object store the next attempt of the same run removes what is there.
+    An exception would not do: raised within somebody's callback, it is ignored.  A local run is
+    published by renaming, so that an exit at any moment leaves no partial file among the
+    predictions; in an object store the next attempt of the same run removes what is there.
+
+    Args:
+      advice: what to say behind the name of the signal.
+      at_exit: called before the end, for a few seconds at most.
     """
     # Standard error may be held back while TensorFlow is imported.
     errors = os.dup(2)
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        message = (
-            f'\nlemmabeam: stopped by {signal.Signals(number).name}; run {run_id} is incomplete, '
-            f'start it again with --run_id {run_id}\n'
+        os.write(
+            errors, f'\nlemmabeam: stopped by {signal.Signals(number).name}{advice}\n'.encode()
         )
-        os.write(errors, message.encode())
         # Beside the signal handler: a store may be slow, or its locks held by this very thread.
         last = threading.Thread(target=at_exit, daemon=True)
         last.start()

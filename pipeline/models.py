@@ -12,13 +12,17 @@ from transforms import uris
 from transforms.decode import decode
 from transforms.errors import ImageError, UsageError
 from transforms.model import canary, registry
-from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, Predictor
+from transforms.model.predictor import (
+    AUTO,
+    PRECISIONS,
+    InferenceOptions,
+    Predictor,
+    check_precision,
+)
 from transforms.model.sources import ModelSource, printable_location
 from transforms.model.vocabulary import load_vocabulary
 from transforms.process import cpu_count, shared
 from transforms.storage import store_for
-
-_CHECKED_BATCH = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,13 +93,15 @@ def _print_known(console: Console) -> None:
 def _check(args: argparse.Namespace) -> int:
     source = options.find_model(args, DownloadReporter())
     card = source.card
-    console = Console()
+    console = Console(emoji=False)
     for name, value in _facts(source).items():
         _say(console, name, value)
-    mode = canary.default_mode(card)
+    mode = args.canary or canary.default_mode(card)
+    canary.check_mode(mode, source)
+    check_precision(args.precision, source)
     inference = InferenceOptions(
         model=source,
-        batch_size=min(_CHECKED_BATCH, card.batch_size),
+        batch_size=card.batch_size,
         threshold=card.threshold,
         max_labels=min(card.max_labels, len(source.vocabulary)),
         min_labels=0,
@@ -109,7 +115,7 @@ def _check(args: argparse.Namespace) -> int:
     computed = predictor.computed
     said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
     _say(console, 'computed', said)
-    _say(console, 'canary', f'{mode}, passed')
+    _say(console, 'canary', mode if mode == canary.OFF else f'{mode}, passed')
     batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
     batch[0] = pixels
     found = predictor(batch)

@@ -208,14 +208,6 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='stop at once where TensorFlow sees no GPU, instead of working on the CPU',
     )
     model.add_argument(
-        '--canary',
-        choices=canary.MODES,
-        help='what each worker asks of the model before it labels anything. strict: it must see '
-        'what its card says in known pictures; finite: its scores must be finite, in range and not '
-        'the same for two pictures; off: nothing (default: strict where the card says what must '
-        'be seen, else finite)',
-    )
-    model.add_argument(
         '--intra_op_threads',
         type=positive,
         metavar='N',
@@ -304,6 +296,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         '--model_sha256',
         metavar='HEX',
         help='refuse a model whose weights have another hash; each run prints the one it used',
+    )
+    model.add_argument(
+        '--canary',
+        choices=canary.MODES,
+        help='what each worker asks of the model before it labels anything. strict: it must see '
+        'what its card says in known pictures; finite: its scores must be finite, in range and not '
+        'the same for two pictures; off: nothing (default: strict where the card says what must '
+        'be seen, else finite)',
     )
 
 

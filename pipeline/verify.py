@@ -17,6 +17,7 @@ from transforms import dead_letters, uris, write
 from transforms.errors import UsageError
 from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
+from transforms.model.card import Activation
 from transforms.partitions import unescape
 from transforms.rows import Reason, Stage
 from transforms.storage import store_for
@@ -233,7 +234,10 @@ def _check_prediction(
     problems = []
     if order != sorted(order):
         problems.append(f'{where}: labels are not by falling score, ties by index')
-    if not all(0 <= label['score'] <= 1 for label in labels):
+    if report['metadata']['activation'] == Activation.NONE.value:
+        if not all(math.isfinite(label['score']) for label in labels):
+            problems.append(f'{where}: a score is not finite')
+    elif not all(0 <= label['score'] <= 1 for label in labels):
         problems.append(f'{where}: a score is not from 0 to 1')
     if len(labels) > int(report['metadata']['max_labels']):
         problems.append(f'{where}: {len(labels)} labels')

@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from transforms.errors import ModelError, UsageError
-from transforms.model import registry, vocabulary
+from transforms.model import registry
 from transforms.model.card import (
     Activation,
     Canary,
@@ -16,7 +16,7 @@ from transforms.model.card import (
     parse_card,
 )
 from transforms.model.registry import find_by_location, find_model, known_models
-from transforms.model.sources import resolve_model
+from transforms.model.sources import printable_location, resolve_model
 from transforms.model.vocabulary import is_under, load_vocabulary, parse_labels
 
 CARD = {
@@ -64,6 +64,8 @@ def test_the_template_is_a_card():
     [
         ({'treshold': 0.5}, "unknown key 'treshold', did you mean 'threshold'?"),
         ({'name': None}, "lacks the key 'name'"),
+        ({'source': '\ud800x'}, "'source' is"),
+        ({'range': [0, 10**400]}, "'range' is"),
         ({'name': 'a/b'}, '\'name\' is "a/b", expected letters, digits'),
         ({'resize': {'size_px': 5}}, "'resize' is"),
         ({'resize': {'size_px': 224.5}}, "'resize' is"),
@@ -98,7 +100,7 @@ def test_all_that_is_wrong_with_a_card_is_named(changes, message):
     assert "unknown key 'colour'" in str(caught.value)
 
 
-@pytest.mark.parametrize('text', [b'', b'{', b'\xff', b'[]', b'7'])
+@pytest.mark.parametrize('text', [b'', b'{', b'\xff', b'[]', b'7', b'[' * 100_000])
 def test_what_is_no_card(text):
     with pytest.raises(UsageError, match=r'the card: (not valid JSON|expected a JSON object)'):
         parse_card(text, 'the card')
@@ -225,18 +227,20 @@ def test_class_lists_of_ones_own():
     table = parse_labels('mine', b'wnid\tlemmas\nn1\tcat, kitty\n\tdog\n', 'labels.tsv')
     assert table.names == ('cat', 'dog')
     assert table.wnids == ('n1', None)
-    assert parse_labels('mine', table.to_table().encode(), 'x.tsv') == table
+    commas = parse_labels('mine', b'Smith, John\nb\x0bc\td\n', 'x.txt')
+    assert commas.names == ('Smith, John', 'b\x0bc\td')
     assert parse_labels('mine', b'cat\n', 'x').sha256 != own.sha256
 
 
 @pytest.mark.parametrize(
     ('data', 'name', 'message'),
     [
-        (b'', 'labels.txt', 'is empty'),
+        (b'', 'labels.txt', 'line 1 is empty'),
         (b'cat\n\ndog\n', 'labels.txt', 'line 2 is empty'),
         (b'c\xe4t\n', 'labels.txt', 'not UTF-8 text, at byte 1'),
         (b'name\ncat\n', 'labels.tsv', 'line 2 has no lemmas'),
         (b'lemmas\n', 'labels.tsv', 'holds no class'),
+        (b'lemmas\n' + b'x' * 200_000, 'labels.tsv', 'no table'),
     ],
 )
 def test_class_lists_that_cannot_be_used(data, name, message):
@@ -281,8 +285,8 @@ class TestSources:
         ('card', 'labels', 'message'),
         [
             (None, None, 'brings no model_card.json: write one'),
-            (CARD, None, "'labels.txt' that model_card.json names is not beside it"),
-            (CARD, '', 'labels.txt: is empty'),
+            (CARD, None, "'labels.txt' that the model card names is not beside it"),
+            (CARD, '', 'labels.txt: line 1 is empty'),
             (CARD | {'labels': '', 'vocabulary': 'moon'}, None, "no class list 'moon'"),
             (CARD | {'architecture': 'R7x1'}, 'cat\n', "no BiT architecture 'R7x1'"),
             (CARD | {'size': 1}, 'cat\n', "model_card.json: unknown key 'size'"),
@@ -300,7 +304,10 @@ class TestSources:
             find_model('bit-m-r50x1').card
         )
         (tmp_path / 'card.json').write_text(json.dumps(CARD))
-        assert resolve_model(folder, card=str(tmp_path / 'card.json'), cache=cache).card == parse()
+        (tmp_path / 'labels.txt').write_text('bird\n')  # it lies beside its card
+        given = resolve_model(folder, card=str(tmp_path / 'card.json'), cache=cache)
+        assert given.card == parse()
+        assert given.vocabulary.names == ('bird',)
         with pytest.raises(UsageError, match="--model_card 'moon': neither"):
             resolve_model(folder, card='moon', cache=cache)
         with pytest.raises(UsageError, match='has a card of its own'):
@@ -329,14 +336,18 @@ class TestSources:
     def test_a_canarys_picture_lies_beside_the_card_or_in_the_package(self, tmp_path):
         card = CARD | {'canary': [{'image': 'bird.jpg', 'expected': 'cat', 'min_score': 0.5}]}
         folder = self.folder(tmp_path, card)
+        with pytest.raises(UsageError, match=r"'bird\.jpg' that the model card names is not"):
+            resolve_model(folder, cache=str(tmp_path / 'cache'))
+        (tmp_path / 'model' / 'bird.jpg').write_bytes(b'picture')
         source = resolve_model(folder, cache=str(tmp_path / 'cache'))
         assert source.card.canary == (Canary('bird.jpg', 'cat', 0.5),)
-        with pytest.raises(ModelError, match=r"'bird\.jpg' of the model card is not there"):
-            source.picture('bird.jpg')
-        (tmp_path / 'model' / 'bird.jpg').write_bytes(b'picture')
         assert source.picture('bird.jpg') == b'picture'
         assert source.picture('cat.jpg').startswith(b'\xff\xd8')
+        (tmp_path / 'model' / 'labels.txt').write_text('dog\n')
+        with pytest.raises(UsageError, match=r"expects 'cat' in 'bird\.jpg', but no class"):
+            resolve_model(folder, cache=str(tmp_path / 'cache'))
 
-
-def test_names_for_classes_that_have_none():
-    assert vocabulary.unnamed_classes('x', 2).names == ('class 0', 'class 1')
+    def test_no_query_of_a_url_is_told(self):
+        url = 'https://me:password@host/model/1?token=secret'
+        assert printable_location(url) == 'https://host/model/1'
+        assert printable_location('/tmp/a?b') == '/tmp/a?b'

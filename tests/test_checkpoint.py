@@ -2,7 +2,9 @@
 
 import io
 import math
+import os
 import pickle
+import struct
 import zipfile
 
 import numpy as np
@@ -160,6 +162,35 @@ def test_other_members_and_types_are_refused(tmp_path):
         NpzCheckpoint(path)
     with pytest.raises(ModelError, match='cannot be read: No such file'):
         NpzCheckpoint(tmp_path / 'nothere.npz')
+    os.mkfifo(tmp_path / 'fifo.npz')
+    with pytest.raises(ModelError, match='not a file'):
+        NpzCheckpoint(tmp_path / 'fifo.npz')
+
+
+HEADERS = [
+    b"{'descr': '<f4', (",
+    b"  {'descr': '<f4'}\n x",
+    b'-' * 9000 + b'1',
+    b"{1: 2, 'shape': (1,)}",
+    b"{'descr': ('<f4',), 'fortran_order': False, 'shape': (1,)}",
+]
+
+
+@pytest.mark.parametrize('header', HEADERS)
+def test_headers_of_arrays_are_not_trusted(tmp_path, header):
+    path = tmp_path / 'x.npz'
+    with zipfile.ZipFile(path, 'w') as file:
+        file.writestr('a.npy', b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header)) + header)
+    with pytest.raises(ModelError, match="the tensor 'a' is damaged"):
+        NpzCheckpoint(path)
+
+
+@pytest.mark.parametrize('classes', [0, 10**12])
+def test_heads_of_no_size_are_refused(classes):
+    shapes = checkpoint.layout(ARCHITECTURE, 10)
+    shapes[checkpoint.HEAD_KERNEL] = (1, 1, 2048, classes)
+    with pytest.raises(ModelError, match=f'a head of {classes} classes; expected 1 to 1000000'):
+        identify(shapes)
 
 
 def test_standardized_kernels_have_mean_0_and_variance_1_with_the_authors_epsilon():

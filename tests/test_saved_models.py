@@ -7,6 +7,8 @@ exported SavedModel, and the same SavedModel by `hub.load` from a server.
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -189,10 +191,13 @@ def test_features_beside_labels(exported, tmp_path, tf):
         (('--labels', 'LABELS'), '2 classes, but the head has 100'),
         (('--name', 'a/b'), "--name 'a/b': letters, digits"),
         (('--model_size', '9'), '--model_size 9: expected 16'),
-        (('--output', 'TAKEN'), 'is there already, and not empty'),
+        (('--output', 'TAKEN'), 'is there already, and not an empty folder'),
         (('--output', 'gs://bucket/model'), 'expected a local folder'),
+        (('--output', '/dev/null/x'), '--output /dev/null/x: cannot be written: Not a directory'),
+        (('--output', f'/tmp/{"x" * 300}'), 'cannot be written: File name too long'),
         (('--weights', 'nothere.npz'), 'cannot be read: No such file'),
         (('--weights', 's3://bucket/x.npz'), 'local, gs:// or https:// only'),
+        (('--weights', 'ftp://me:secret@host/x'), '--weights ftp://host/x: local'),
     ],
 )
 def test_what_cannot_be_exported(npz, tmp_path, capsys, arguments, message):
@@ -448,7 +453,7 @@ class TestStrangers:
             return {'a': means(x), 'b': -means(x), 'features': tf.repeat(means(x), 4, axis=1)}
 
         folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
-        with pytest.raises(ModelError, match=r"several outputs: 'a' \(2, 3\), 'b' \(2, 3\)"):
+        with pytest.raises(ModelError, match=r"2 outputs: 'a' \(2, 3\), 'b' \(2, 3\)"):
             predict(folder, self.pixels, tmp_path)
         with_card(folder, 3, **self.card | {'output': 'c'})
         with pytest.raises(ModelError, match="no output 'c'"):
@@ -566,7 +571,7 @@ def test_a_checkpoint_route_and_its_own_export_agree_to_the_bit(exported, tmp_pa
 
 def test_activation_of_an_export_can_be_chosen(npz, tmp_path):
     labels = tmp_path / 'labels.txt'
-    labels.write_text(''.join(f'thing {i}\n' for i in range(CLASSES)))
+    labels.write_text(''.join(f'thing, {i}\t.\n' for i in range(CLASSES)))
     folder = tmp_path / 'model'
     arguments = ['--labels', str(labels), '--activation', 'sigmoid', '--name', 'things']
     arguments += ['--model_size', '96']
@@ -575,4 +580,49 @@ def test_activation_of_an_export_can_be_chosen(npz, tmp_path):
     assert source.card.activation is Activation.SIGMOID
     assert source.card.name == 'things'
     assert source.card.resize.size_px == 96
-    assert source.vocabulary.names[7] == 'thing 7'
+    assert source.vocabulary.names[7] == 'thing, 7\t.'
+
+
+@pytest.mark.parametrize('changes', [{'channels': 'BGR'}, {'range': [0, 255]}])
+def test_a_card_that_says_otherwise_is_obeyed(weights, exported, reference, tmp_path, changes):
+    """The network of the weights knows RGB from 0 to 1 only; then the SavedModel itself runs."""
+    pixels = reference['images_photos224']
+    folder = tmp_path / 'copy'
+    shutil.copytree(exported, folder)
+    with_card(folder, **changes)
+    found, how = predict(folder, pixels, tmp_path)
+    assert how['network'] == 'as it was saved'
+    expected, _ = predict(exported, pixels, tmp_path)
+    assert np.abs(found.scores - expected.scores).max() > 1e-3
+    if changes.get('channels'):
+        swapped, _ = predict(exported, pixels[..., ::-1], tmp_path)
+        np.testing.assert_allclose(found.scores, swapped.scores, rtol=0, atol=1e-5)
+
+
+def test_half_copied_weights_are_named(exported, tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(exported, folder)
+    data = next(folder.glob('variables/*.data*'))
+    data.write_bytes(data.read_bytes()[:5_000_000])
+    pixels = np.zeros((1, 224, 224, 3), np.uint8)
+    with pytest.raises(ModelError, match='cannot be read'):
+        predict(folder, pixels, tmp_path)
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_download_leaves_nothing(server, npz, tmp_path, number):
+    from tests.hub_server import stall
+
+    data = npz.read_bytes()
+    url = server.put('/w.npz', stall(data, len(data) // 2))
+    arguments = ['export-model', '--weights', url, '--output', str(tmp_path / 'model')]
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'pipeline', *arguments], stderr=subprocess.PIPE, text=True
+    )
+    assert server.sent.wait(30)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert f'stopped by {signal.Signals(number).name}' in errors
+    assert 'Traceback' not in errors
+    assert list(tmp_path.iterdir()) == []

@@ -109,7 +109,7 @@ def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
             row |= {
                 'stage': Stage.INFER.value,
                 'reason': Reason.NONFINITE_SCORES.value,
-                'detail': 'the model gave infinite or undefined logits',
+                'detail': 'the model gave infinite or undefined outputs',
                 'size_bytes': outcome.size_bytes,
             }
         else:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -41,6 +42,39 @@ def cpu_count() -> int:
         quota, period = Path('/sys/fs/cgroup/cpu.max').read_text().split()
         cores = min(cores or 1, max(1, round(int(quota) / int(period))))
     return cores or 1
+
+
+class Temporaries:
+    """Files and folders that go at the end of a with block, or when a signal ends the process."""
+
+    def __init__(self) -> None:
+        self._paths: set[Path] = set()
+
+    @contextlib.contextmanager
+    def hold(self, path: Path) -> Iterator[Path]:
+        """Removes what is at a path afterwards, if anything is left there."""
+        self._paths.add(path)
+        try:
+            yield path
+        finally:
+            _remove(path)
+            self._paths.discard(path)
+
+    def remove_all(self) -> None:
+        """For a process that is about to end."""
+        for path in list(self._paths):
+            _remove(path)
+
+
+TEMPORARIES = Temporaries()
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class ByteBudget:

@@ -21,6 +21,8 @@ MIN_SIZE_PX, MAX_SIZE_PX = 16, 4096
 _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 _PICTURE = re.compile(r'[A-Za-z0-9_][A-Za-z0-9._-]{0,99}')
 _SHA256 = re.compile(r'([0-9a-f]{64})?')
+_SURROGATE = re.compile('[\ud800-\udfff]')
+_MOST = 1e12
 _WHITE = 255.0
 
 
@@ -182,7 +184,7 @@ def parse_card(text: bytes, where: str) -> ModelCard:
     """
     try:
         card = json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise UsageError(f'{where}: not valid JSON') from e
     if not isinstance(card, dict):
         raise UsageError(f'{where}: expected a JSON object with the keys {_listed(_CHECKS)}')
@@ -242,7 +244,7 @@ class _Check:
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and low <= value <= high
+    return abs(value) <= _MOST and low <= value <= high  # nor NaN
 
 
 def _is_count(value: object, high: float = math.inf) -> bool:
@@ -250,7 +252,8 @@ def _is_count(value: object, high: float = math.inf) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+    # JSON can hold halves of surrogate pairs, which no file can.
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _is_file(value: object) -> bool:
@@ -311,6 +314,7 @@ def _is_canary(value: object) -> bool:
     )
 
 
+_FILE_CHARACTERS = 'letters, digits, ".", "_" and "-"'
 _NUMBERS = 'a number, or a list of one for each of the three channels'
 _CHECKS = {
     'name': _Check(
@@ -331,7 +335,7 @@ _CHECKS = {
         lambda v: v in [each.value for each in Activation],
     ),
     'vocabulary': _Check('the name of a class list of this package', _is_text),
-    'labels': _Check('the name of a file beside the card', _is_file),
+    'labels': _Check(f'the name of a file beside the card, of {_FILE_CHARACTERS}', _is_file),
     'threshold': _Check('a number', _is_number),
     'max_labels': _Check('a whole number, 1 or more', _is_count),
     'batch_size': _Check('a whole number, 1 or more', _is_count),
@@ -339,7 +343,8 @@ _CHECKS = {
     'architecture': _Check('the name of a BiT architecture such as "R101x3"', _is_text),
     'output': _Check('the name of an output', _is_text),
     'canary': _Check(
-        'a list of {"image": file, "expected": WordNet id or class name, "min_score": 0 to 1}',
+        'a list of {"image": file, "expected": WordNet id or class name, "min_score": 0 to 1}; '
+        f'files are named by {_FILE_CHARACTERS}',
         _is_canary,
     ),
     'weights_sha256': _Check('64 hex digits, or ""', _is_sha256),

@@ -4,8 +4,11 @@ Knows nothing of Keras, so that names, sizes and wrong files can be told before 
 """
 
 import hashlib
+import lzma
 import math
 import re
+import stat
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
@@ -26,7 +29,24 @@ _UNITS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36
 _HEAD = 'resnet/head/conv2d'
 HEAD_KERNEL = f'{_HEAD}/kernel'
 _SHOWN = 8
+_MOST_CLASSES = 1_000_000
 _UNIT = re.compile(r'resnet/block(\d+)/unit(\d+)/')
+
+# What zip files and the headers of arrays raise, which numpy reads as Python literals.
+_DAMAGES = (
+    OSError,
+    ValueError,
+    EOFError,
+    TypeError,
+    LookupError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -177,6 +197,8 @@ def identify(shapes: Shapes) -> tuple[Architecture, int | None]:
     architecture = Architecture(depth, width)
     head = shapes.get(HEAD_KERNEL) or shapes.get(f'{_HEAD}/bias')
     classes = head[-1] if head else None
+    if classes is not None and not 0 < classes <= _MOST_CLASSES:
+        raise ModelError(f'a head of {classes} classes; expected 1 to {_MOST_CLASSES}')
     check(shapes, architecture, classes)
     return architecture, classes
 
@@ -222,14 +244,16 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
       ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: str | Path):
+        self._path = path = Path(path)
         self.digests: dict[str, str] = {}
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
+                raise ModelError(f'{path}: not a file')
             self._file = zipfile.ZipFile(path)
         except OSError as e:
             raise ModelError(f'{path}: cannot be read: {e.strerror}') from e
-        except zipfile.BadZipFile as e:
+        except _DAMAGES as e:
             raise ModelError(
                 f'{path}: no .npz file, or one that breaks off, at {path.stat().st_size} bytes'
             ) from e
@@ -262,7 +286,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
         try:
             with self._file.open(f'{name}.npy') as member:
                 value = np.lib.format.read_array(member, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        except _DAMAGES as e:
             raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
         digest = hashlib.sha256(f'{value.dtype.str} {value.shape} '.encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -286,7 +310,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = read(member)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as e:
+        except _DAMAGES as e:
             raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
         if dtype.hasobject:
             raise ModelError(f'{self._path}: {name!r} holds Python objects, which are never loaded')

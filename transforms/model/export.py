@@ -3,7 +3,6 @@
 import hashlib
 import json
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from transforms.model.card import CARD_FILE, ModelCard
 from transforms.model.checkpoint import Architecture, NpzCheckpoint
 from transforms.model.hub import tree_sha256
 from transforms.model.sparse import sparse_labels
-from transforms.model.vocabulary import Vocabulary
+from transforms.process import TEMPORARIES
 
 
 class _Export(tf.Module):
@@ -87,7 +86,7 @@ def _both(network: keras.Model, has_classes: bool) -> Any:
 
 
 def export(
-    checkpoint: NpzCheckpoint, card: ModelCard, vocabulary: Vocabulary, folder: Path
+    checkpoint: NpzCheckpoint, card: ModelCard, classes: int | None, labels: bytes, folder: Path
 ) -> None:
     """Writes a SavedModel.
 
@@ -102,35 +101,34 @@ def export(
     Args:
       checkpoint: the weights; each tensor is read once.
       card: with its `architecture`, and `labels` where the class list is no packaged one.
-      vocabulary: the classes of the head.
+      classes: of the head, or None.
+      labels: content of the file that the card names as `labels`.
       folder: must not exist, or be empty; appears whole or not at all.
 
     Raises:
       ModelError: the checkpoint is not one of the card's architecture, or the folder cannot be
         written.
     """
-    classes = len(vocabulary) or None
     network = bit.build(Architecture.parse(card.architecture), classes, checkpoint)
-    temporary = folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.tmp')
     try:
-        temporary.mkdir(parents=True)
-        module = _Export(network, card)
-        tf.saved_model.save(module, str(temporary), signatures=module.signatures())
-        card = card.with_changes(
-            weights_sha256=_digest(checkpoint), saved_model_sha256=tree_sha256(temporary)
-        )
-        if card.labels:
-            (temporary / card.labels).write_text(vocabulary.to_table(), encoding='utf-8')
-        (temporary / CARD_FILE).write_text(
-            json.dumps(card.to_dict(), indent=2, ensure_ascii=False) + '\n', encoding='utf-8'
-        )
-        temporary.rename(folder)
+        with TEMPORARIES.hold(
+            folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.tmp')
+        ) as new:
+            new.mkdir(parents=True)
+            module = _Export(network, card)
+            tf.saved_model.save(module, str(new), signatures=module.signatures())
+            card = card.with_changes(
+                weights_sha256=_digest(checkpoint), saved_model_sha256=tree_sha256(new)
+            )
+            if card.labels:
+                (new / card.labels).write_bytes(labels)
+            text = json.dumps(card.to_dict(), indent=2, ensure_ascii=False)
+            (new / CARD_FILE).write_text(f'{text}\n', encoding='utf-8')
+            new.rename(folder)
     except OSError as e:
         raise ModelError(f'{folder}: cannot be written: {e.strerror}') from e
     except tf.errors.OpError as e:  # a full disk, above all
-        raise ModelError(f'{folder}: cannot be written: {type(e).__name__}') from e
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise ModelError(f'{folder}: cannot be written: {saved_model.first_words(e)}') from e
 
 
 def _digest(checkpoint: NpzCheckpoint) -> str:

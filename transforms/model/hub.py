@@ -33,6 +33,7 @@ import urllib3
 from transforms import uris
 from transforms.errors import ModelError, StoreError, UsageError
 from transforms.hashing import content_hash
+from transforms.process import TEMPORARIES
 from transforms.storage import store_for
 
 _GRAPH = 'saved_model.pb'
@@ -173,22 +174,20 @@ def download(
       ModelError: no answer or not the right one, it stalls or ends early, three times where
         waiting may help, or the file cannot be written.
     """
-    temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
-    try:
-        for tries, pause_sec in enumerate((*_PAUSES_SEC, None), 1):
-            try:
-                _download_once(url, temporary, on_progress, auth, if_refused)
-                break
-            except _TransientError as e:
-                if pause_sec is None:
-                    raise ModelError(f'{_shown(url)}: {e}, {tries} times') from e
-                time.sleep(pause_sec)
-        temporary.replace(path)
-    except OSError as e:
-        raise _cannot_write(path, e) from e
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    name = f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp'
+    with TEMPORARIES.hold(path.with_name(name)) as temporary:
+        try:
+            for tries, pause_sec in enumerate((*_PAUSES_SEC, None), 1):
+                try:
+                    _download_once(url, temporary, on_progress, auth, if_refused)
+                    break
+                except _TransientError as e:
+                    if pause_sec is None:
+                        raise ModelError(f'{_shown(url)}: {e}, {tries} times') from e
+                    time.sleep(pause_sec)
+            temporary.replace(path)
+        except OSError as e:
+            raise _cannot_write(path, e) from e
 
 
 # --- by kind of location
@@ -418,10 +417,8 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_open_as(file.fileno(), path):
                 continue  # deleted by the one we waited for
-            try:
+            with TEMPORARIES.hold(path):
                 yield
-            finally:
-                path.unlink(missing_ok=True)
             return
 
 
@@ -438,12 +435,9 @@ def _temporary(cache: Path, key: str) -> Iterator[Path]:
     # What killed processes have left; the names that tensorflow_hub gives are longer.
     for leftover in cache.glob(f'{key}.{"[0-9a-f]" * 8}.tmp'):
         shutil.rmtree(leftover, ignore_errors=True)
-    folder = cache / f'{key}.{secrets.token_hex(4)}.tmp'
-    folder.mkdir()
-    try:
+    with TEMPORARIES.hold(cache / f'{key}.{secrets.token_hex(4)}.tmp') as folder:
+        folder.mkdir()
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- downloads

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from transforms.errors import ModelError
 from transforms.model import bit, efficientnet_lite, saved_model
-from transforms.model.card import BGR, ModelCard
+from transforms.model.card import BGR, RGB, ModelCard
 from transforms.model.checkpoint import Architecture, check
 from transforms.model.sources import ModelSource, embedded_weights
 
@@ -77,10 +77,8 @@ def load_network(
     if card.architecture:
         model = _rebuild(source, folder, precision)
         if model is not None:
-            # Whatever range its graph takes, the network of the weights takes [-1, 1].
-            return _of_keras(model, card, precision, with_features)._replace(
-                mean=127.5, std=127.5, is_bgr=False
-            )
+            # Its graph takes [0, 1], the network of the weights [-1, 1].
+            return _of_keras(model, card, precision, with_features)._replace(mean=127.5, std=127.5)
     if precision != FLOAT32 and not may_be_float32:
         raise ModelError(
             f'--precision {precision}: {card.name} computes as it was saved, because its tensors '
@@ -94,10 +92,11 @@ def load_network(
     def call(images: Any) -> tuple[Any, Any]:
         # A SavedModel may not know the shape of what it returns; it was seen a moment ago.
         found = loaded.call(images)
-        for output, seen in zip(found, (logits, features), strict=True):
+        wanted = (found[0], found[1] if with_features else None)
+        for output, seen in zip(wanted, (logits, features), strict=True):
             if output is not None:
                 output.set_shape(seen.shape)
-        return found[0], found[1] if with_features else None
+        return wanted
 
     return Network(call, card.mean, card.std, card.channels == BGR, FLOAT32, SAVED, loaded.model)
 
@@ -109,8 +108,11 @@ def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model |
       The network; None where the tensors are not recognized, or where it does not compute what the
       SavedModel does, as of somebody who keeps other tensors under the official names.
     """
+    card = source.card
+    if (card.mean, card.std, card.channels) != (0.0, 255.0, RGB):
+        return None  # it says of the SavedModel what is not so of the network of its weights
     tensors = saved_model.read_tensors(folder)
-    architecture = Architecture.parse(source.card.architecture)
+    architecture = Architecture.parse(card.architecture)
     classes = len(source.vocabulary) or None
     try:
         check(tensors.shapes, architecture, classes)
@@ -118,7 +120,7 @@ def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model |
         if tensors.is_standardized:  # an export of ours, and its card says something else
             raise
         return None
-    if not tensors.is_standardized and not _is_same(source.card, folder, tensors, classes):
+    if not tensors.is_standardized and not _is_same(card, folder, tensors, classes):
         return None
     return bit.build(
         architecture,
@@ -143,8 +145,7 @@ def _is_same(
             loaded = saved_model.load(folder, card, shape)
         except ModelError:  # of a fixed size, perhaps; it is loaded once more, as it is
             return False
-        mean, std = np.asarray(card.mean, np.float32), np.asarray(card.std, np.float32)
-        theirs = loaded.call((pixels - mean) / std)
+        theirs = loaded.call(pixels / 255)
         network = bit.build(Architecture.parse(card.architecture), classes, tensors)
         ours = network((pixels - 127.5) / 127.5)
     expected = np.asarray(theirs[1] if classes is None else theirs[0])
@@ -174,10 +175,11 @@ def _check_outputs(
     logits: Any, features: Any, source: ModelSource, batch_size: int, with_features: bool
 ) -> None:
     classes = len(source.vocabulary)
-    for name, output in (('logits', logits), ('features', features)):
-        if output is not None and (output.shape.rank != 2 or output.shape[0] != batch_size):
+    for name, output in (('logits', logits), ('features', features if with_features else None)):
+        shape = None if output is None else output.shape
+        if shape is not None and (shape.rank != 2 or shape[0] != batch_size or shape[1] == 0):
             raise ModelError(
-                f'the SavedModel gives {name} of the shape {tuple(output.shape)} for {batch_size} '
+                f'the SavedModel gives {name} of the shape {tuple(shape)} for {batch_size} '
                 f'images, expected ({batch_size}, number)'
             )
     if logits is not None and logits.shape[1] != classes:

@@ -125,10 +125,16 @@ class Predictor:
         self._features: int | None = None  # their length, once it was seen
         # One batch runs; a second one would only share the device and double its memory.
         self._device = threading.Lock()
-        if options.canary == canary.OFF:
-            self(np.zeros(self._shape, np.uint8))
-        else:
-            canary.run_canary(options.canary, source, self._see)
+        try:
+            if options.canary == canary.OFF:
+                self(np.zeros(self._shape, np.uint8))
+            else:
+                canary.run_canary(options.canary, source, self._see)
+        except tf.errors.OpError as e:
+            from transforms.model.saved_model import first_words
+
+            jit = ', compiled by XLA (--jit)' if options.jit else ''
+            raise ModelError(f'the model fails in its first call{jit}: {first_words(e)}') from e
         self.computed = {
             'network': network.route,
             'precision': network.precision,

@@ -25,11 +25,17 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+    backend = os.environ['KERAS_BACKEND']
     with _without_startup_messages():
-        import keras
         import tensorflow as tf
 
         tf.config.list_physical_devices()
+        try:
+            import keras
+        except (ImportError, ValueError) as e:  # of another backend that is not there
+            raise ModelError(
+                f'Keras cannot be imported with KERAS_BACKEND={backend!r}; set it to tensorflow'
+            ) from e
     if keras.backend.backend() != 'tensorflow':
         raise ModelError(
             f'Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow'

@@ -57,16 +57,23 @@ def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> Loa
         import tensorflow_hub as hub
     try:
         model = hub.load(str(folder))
-    except (OSError, ValueError, RuntimeError, tf.errors.OpError) as e:
-        raise ModelError(f'{folder}: no SavedModel that TensorFlow can load: {_line(e)}') from e
+    except Exception as e:  # of a damaged one, TensorFlow may raise anything
+        raise ModelError(
+            f'{folder}: no SavedModel that TensorFlow can load: {first_words(e)}'
+        ) from e
     problems = []
     for name, function in _functions(model):
         try:
             outputs = function(tf.zeros(shape, tf.float32))
         except (TypeError, ValueError, tf.errors.OpError) as e:
-            problems.append(f'{name}: {_line(e)}')
+            problems.append(f'{name}: {first_words(e)}')
             continue
-        _pick(outputs, card)  # says what is wrong before the function is taken
+        try:
+            _pick(outputs, card)  # what is wrong is said before the function is taken
+        except (TypeError, ValueError, AttributeError, tf.errors.OpError) as e:
+            raise ModelError(
+                f'{folder}: {name} gives something else than tensors of numbers'
+            ) from e
         return LoadedModel(functools.partial(_call, function, card), model)
     raise ModelError(
         f'{folder}: the SavedModel has nothing that takes images of the shape {shape}, float32'
@@ -85,7 +92,7 @@ def _functions(model: Any) -> Iterator[tuple[str, Callable[[Any], Any]]]:
         yield 'its call', model
         yield 'its call with training=False', lambda images: model(images, training=False)
     signatures = getattr(model, 'signatures', {})
-    for name in ('serving_default', 'default', *sorted(signatures)):
+    for name in dict.fromkeys(('serving_default', 'default', *sorted(signatures))):
         if name in signatures:
             yield f'the signature {name!r}', _by_signature(signatures[name])
 
@@ -114,21 +121,27 @@ def _pick(outputs: Any, card: ModelCard) -> tuple[Any, Any]:
         named = {card.output or LOGITS: outputs}
     features = named.get(FEATURES)
     if not card.has_classes:
-        found = features if features is not None else _only(named, card)
-        return None, tf.cast(found, tf.float32)
-    logits = tf.cast(_only(named, card), tf.float32)
-    return logits, None if features is None else tf.cast(features, tf.float32)
+        if features is None or card.output:
+            features = _only(named, card)
+        return None, _numbers(features)
+    return _numbers(_only(named, card)), None if features is None else _numbers(features)
+
+
+def _numbers(output: Any) -> Any:
+    if not isinstance(output, tf.Tensor):
+        raise TypeError(type(output).__name__)
+    return tf.cast(output, tf.float32)
 
 
 def _only(named: Mapping[str, Any], card: ModelCard) -> Any:
     others = {name: value for name, value in named.items() if name != FEATURES}
-    for name in (card.output, LOGITS):
-        if name in named:
-            return named[name]
+    wanted_name = card.output or LOGITS
+    if wanted_name in named:
+        return named[wanted_name]
     if not card.output and len(others) == 1:
         return next(iter(others.values()))
     shapes = ', '.join(f'{name!r} {tuple(value.shape)}' for name, value in sorted(named.items()))
-    wanted = f'no output {card.output!r}' if card.output else 'several outputs'
+    wanted = f'no output {card.output!r}' if card.output else f'{len(others)} outputs'
     raise ModelError(
         f"the SavedModel has {wanted}: {shapes}; name the one with the logits as 'output' in its "
         'model card'
@@ -143,8 +156,8 @@ def _static_batch_hint(model: Any, batch_size: int) -> str:
     return ''
 
 
-def _line(error: Exception) -> str:
-    """The first words of an error of TensorFlow, which may go on for pages."""
+def first_words(error: Exception) -> str:
+    """The beginning of an error of TensorFlow, which may go on for pages."""
     words = ' '.join(str(error).split())
     return words if len(words) <= 400 else f'{words[:400]}…'
 
@@ -174,7 +187,11 @@ class Tensors(Mapping[str, np.ndarray]):
         return iter(self._keys)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self._reader.get_tensor(self._keys[name])).reshape(self.shapes[name])
+        try:
+            value = self._reader.get_tensor(self._keys[name])
+        except Exception as e:  # as above
+            raise ModelError(f'the tensor {name!r} cannot be read: {first_words(e)}') from e
+        return np.asarray(value).reshape(self.shapes[name])
 
 
 def read_tensors(folder: Path) -> Tensors:
@@ -192,8 +209,8 @@ def read_tensors(folder: Path) -> Tensors:
         graph = TrackableObjectGraph()
         with contextlib.suppress(tf.errors.NotFoundError):  # a module of TensorFlow 1
             graph.ParseFromString(reader.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
-    except (ValueError, tf.errors.OpError) as e:
-        raise ModelError(f'{folder}: its variables cannot be read: {_line(e)}') from e
+    except Exception as e:  # of a damaged file, TensorFlow may raise anything
+        raise ModelError(f'{folder}: its variables cannot be read: {first_words(e)}') from e
     own = _export_keys(graph)
     if own:
         return Tensors(reader, own, is_standardized=True)

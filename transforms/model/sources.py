@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.resources
+import os
 import re
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transforms.model.vocabulary import NONE, Vocabulary, load_vocabulary, parse
 
 _DATA = importlib.resources.files('transforms.model') / 'data'
 _SHA256 = re.compile(r'[0-9a-f]{64}')
-_MAX_SMALL_FILE_BYTES = 64 * 2**20
+_MAX_SMALL_FILE_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ModelSource:
       location: where its weights are, as given; may hold a secret.
       weights_sha256: hex hash over the weights, see `transforms.model.hub.tree_sha256`.
       cache: folder on each machine that holds what was downloaded.
+      pictures: those of its canary that lie beside its card, by name.
     """
 
     card: ModelCard
@@ -43,6 +45,7 @@ class ModelSource:
     location: str
     weights_sha256: str
     cache: str
+    pictures: tuple[tuple[str, bytes], ...] = ()
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -82,19 +85,9 @@ class ModelSource:
         return folder
 
     def picture(self, name: str) -> bytes:
-        """A canary's picture: a file beside the card, or one that comes with the package.
-
-        Raises:
-          ModelError: there is none of this name.
-        """
-        if not self.is_embedded and self.card.canary:
-            path = hub.fetch_model(self.location, self.cache) / name
-            if path.is_file():
-                return path.read_bytes()
-        packaged = _DATA / 'canary' / name
-        if not packaged.is_file():
-            raise ModelError(f'the canary picture {name!r} of the model card is not there')
-        return packaged.read_bytes()
+        """A canary's picture: one from beside the card, or one that comes with the package."""
+        own = dict(self.pictures)
+        return own[name] if name in own else (_DATA / 'canary' / name).read_bytes()
 
 
 def resolve_model(
@@ -124,6 +117,7 @@ def resolve_model(
     folder_of_cache = str(cache or hub.default_cache())
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
+    pictures: tuple[tuple[str, bytes], ...] = ()
     known = registry.find_model(name)
     if known is not None and known.location == registry.EMBEDDED:
         if card is not None:
@@ -134,8 +128,9 @@ def resolve_model(
         location = name if known is None else known.location
         folder = hub.fetch_model(location, folder_of_cache, on_progress)
         weights_sha256 = hub.tree_sha256(folder)
-        model_card = _find_card(folder, location, card)
-        vocabulary = _find_vocabulary(folder, model_card)
+        model_card, beside = _find_card(folder, location, card)
+        vocabulary = _find_vocabulary(beside, model_card)
+        pictures = _find_pictures(beside, model_card, vocabulary)
     if sha256 is not None and weights_sha256 != sha256:
         raise ModelError(
             f'--model {printable_location(name)!r} has the SHA-256 {weights_sha256}, '
@@ -147,12 +142,16 @@ def resolve_model(
                 f'--model_size {size_px}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
             )
         model_card = model_card.to_size(size_px)
-    return ModelSource(model_card, vocabulary, location, weights_sha256, folder_of_cache)
+    return ModelSource(model_card, vocabulary, location, weights_sha256, folder_of_cache, pictures)
 
 
 def printable_location(location: str) -> str:
-    """A location fit for messages and reports: without userinfo and signing parameters."""
-    return uris.printable(location)
+    """A location fit for messages and reports.
+
+    Of a URL without userinfo and query: nobody can tell which parameters are secret.
+    """
+    text = uris.printable(location)
+    return text.partition('?')[0] if uris.scheme_of(location) in ('http', 'https') else text
 
 
 def embedded_weights() -> bytes:
@@ -165,42 +164,73 @@ def _embedded_sha256() -> str:
     return hashlib.sha256(embedded_weights()).hexdigest()
 
 
-def _find_card(folder: Path, location: str, given: str | None) -> ModelCard:
-    where = printable_location(location)
-    own = folder / CARD_FILE
+def _find_card(folder: Path, location: str, given: str | None) -> tuple[ModelCard, Path]:
+    """The card of a model, and the folder in which its class list and pictures lie."""
     if given is not None:
         known = registry.find_model(given)
         if known is not None:
-            return known.card
-        if not Path(given).is_file():
-            raise UsageError(f'--model_card {given!r}: neither a known model nor a file')
-        card = parse_card(_small_file(Path(given)), given)
-    elif own.is_file():
-        card = parse_card(_small_file(own), f'{where}: {CARD_FILE}')
-    else:
-        published = registry.find_by_location(location)
-        if published is None:
+            return known.card, folder
+        if not os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
             raise UsageError(
-                f'--model {where!r} brings no {CARD_FILE}: write one into its folder, such as '
-                f'{card_template()}, or pass --model_card with a file or, for a copy of a '
-                'published model, its name'
+                f'--model_card {printable_location(given)!r}: neither a known model nor a file'
             )
-        return published.card
+        return _parse_card(Path(given), given), Path(given).parent
+    where = printable_location(location)
+    own = folder / CARD_FILE
+    if own.is_file():
+        return _parse_card(own, f'{where}: {CARD_FILE}'), folder
+    published = registry.find_by_location(location)
+    if published is None:
+        raise UsageError(
+            f'--model {where!r} brings no {CARD_FILE}: write one into its folder, such as '
+            f'{card_template()}, or pass --model_card with a file or, for a copy of a published '
+            'model, its name'
+        )
+    return published.card, folder
+
+
+def _parse_card(path: Path, where: str) -> ModelCard:
+    card = parse_card(_small_file(path), where)
     if card.architecture:
         try:
             Architecture.parse(card.architecture)
         except ModelError as e:
-            raise UsageError(f'{where}: {CARD_FILE}: {e}') from e
+            raise UsageError(f'{where}: {e}') from e
     return card
 
 
-def _find_vocabulary(folder: Path, card: ModelCard) -> Vocabulary:
+def _find_vocabulary(beside: Path, card: ModelCard) -> Vocabulary:
     if card.labels:
-        path = folder / card.labels
+        path = beside / card.labels
         if not path.is_file():
-            raise UsageError(f'the file {card.labels!r} that {CARD_FILE} names is not beside it')
+            raise UsageError(f'the file {card.labels!r} that the model card names is not beside it')
         return parse_labels(card.name, _small_file(path), card.labels)
     return load_vocabulary(card.vocabulary or NONE)
+
+
+def _find_pictures(
+    beside: Path, card: ModelCard, vocabulary: Vocabulary
+) -> tuple[tuple[str, bytes], ...]:
+    """The pictures of a canary that are no packaged ones.
+
+    Raises:
+      UsageError: one is missing, or must show what no class of the model is.
+    """
+    pictures = {}
+    for canary in card.canary:
+        path = beside / canary.image
+        if path.is_file():
+            pictures[canary.image] = _small_file(path)
+        elif not (_DATA / 'canary' / canary.image).is_file():
+            raise UsageError(
+                f'the canary picture {canary.image!r} that the model card names is not beside it'
+            )
+        if not vocabulary.has(canary.expected):
+            raise UsageError(
+                f'the canary of the model card expects {canary.expected!r} in {canary.image!r}, '
+                'but no class of the model has this name or lies below this WordNet id'
+            )
+    return tuple(sorted(pictures.items()))
 
 
 def _small_file(path: Path) -> bytes:

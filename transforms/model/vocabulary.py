@@ -64,11 +64,14 @@ class Vocabulary:
         """Name of its Parquet file below `vocabularies/`."""
         return f'{self.name}-{self.sha256[:8]}.parquet'
 
-    def to_table(self) -> str:
-        """The vocabulary as `parse_table` reads it."""
-        rows = zip(self.wnids, self.lemmas, self.definitions, strict=True)
-        lines = [f'{wnid or ""}\t{", ".join(words)}\t{text or ""}' for wnid, words, text in rows]
-        return '\n'.join(['wnid\tlemmas\tdefinition', *lines, ''])
+    def is_it(self, index: int, expected: str) -> bool:
+        """Whether a class has this name, or is this synset or lies below it."""
+        wnid = self.wnids[index]
+        return self.names[index] == expected or (wnid is not None and is_under(wnid, expected))
+
+    def has(self, expected: str) -> bool:
+        """Whether any class does."""
+        return any(self.is_it(index, expected) for index in range(len(self)))
 
     def to_parquet(self) -> bytes:
         """The vocabulary as a Parquet file, one row a class.
@@ -134,12 +137,11 @@ def parse_labels(name: str, data: bytes, where: str) -> Vocabulary:
     """
     if where.endswith('.tsv'):
         return parse_table(name, data, where)
-    lines = _text(data, where).splitlines()
+    # Not splitlines, to which many a control character is the end of a line.
+    lines = _text(data, where).replace('\r\n', '\n').removesuffix('\n').split('\n')
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise UsageError(f'{where}: line {number} is empty; expected one class name a line')
-    if not lines:
-        raise UsageError(f'{where}: is empty; expected one class name a line')
     nothing = (None,) * len(lines)
     return Vocabulary(name, nothing, tuple((line.strip(),) for line in lines), nothing)
 
@@ -151,9 +153,12 @@ def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
       UsageError: it is no such table, holds no class, or a class has no name.
     """
     text = _text(data, where)
-    rows = list(csv.DictReader(io.StringIO(text), delimiter='\t', quoting=csv.QUOTE_NONE))
+    try:
+        rows = list(csv.DictReader(io.StringIO(text), delimiter='\t', quoting=csv.QUOTE_NONE))
+    except csv.Error as e:
+        raise UsageError(f'{where}: no table of tab-separated columns') from e
     for number, row in enumerate(rows, 2):
-        if not row.get('lemmas'):
+        if not (row.get('lemmas') or '').strip():
             raise UsageError(f'{where}: line {number} has no lemmas; the header must name them')
     if not rows:
         raise UsageError(f'{where}: holds no class')
@@ -163,12 +168,6 @@ def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
         tuple(tuple(row['lemmas'].split(', ')) for row in rows),
         tuple(row.get('definition') or None for row in rows),
     )
-
-
-def unnamed_classes(name: str, count: int) -> Vocabulary:
-    """A list of 'class 0', 'class 1', … for a head of which no more is known."""
-    nothing = (None,) * count
-    return Vocabulary(name, nothing, tuple((f'class {i}',) for i in range(count)), nothing)
 
 
 def _text(data: bytes, where: str) -> str:
