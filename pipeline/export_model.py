@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
       ModelError: the file is no such checkpoint, or the folder cannot be written.
     """
     folder = _target(args.output)
-    with _local_weights(args.weights, folder) as path, NpzCheckpoint(path) as checkpoint:
+    where = printable_location(args.weights)
+    with _local_weights(args.weights, folder) as path, NpzCheckpoint(path, where) as checkpoint:
         architecture, classes = identify(checkpoint.shapes)
         card, labels = _describe(args, architecture, classes)
         from transforms.model.runtime import import_tensorflow
@@ -146,7 +147,8 @@ def _describe(
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
         name = f'bit-{architecture}'.lower()
     known = {len(load_vocabulary(each)): each for each in vocabulary_names()}
-    vocabulary = '' if args.labels or classes is None else known.get(classes, '')
+    # Other names for the classes of a known head do not make it another head.
+    vocabulary = known.get(classes or 0, '')
     card = registry.bit_card(
         name,
         architecture,
@@ -157,12 +159,16 @@ def _describe(
     )
     changes: dict[str, Any] = {}
     labels = b''
-    if classes is not None and not vocabulary:
+    if classes is None:
+        if args.labels:
+            where = printable_location(args.labels)
+            raise UsageError(f'--labels {where}: this checkpoint has no head')
+    elif args.labels or not vocabulary:
         labels, file_name = _labels(args, name, classes)
-        changes |= {'labels': file_name, 'activation': Activation.SOFTMAX, 'threshold': 0.05}
-        changes['max_labels'] = min(5, classes)
-    elif args.labels:
-        raise UsageError(f'--labels {printable_location(args.labels)}: this checkpoint has no head')
+        changes |= {'labels': file_name, 'vocabulary': '', 'canary': ()}
+        if not vocabulary:
+            changes |= {'activation': Activation.SOFTMAX, 'threshold': 0.05}
+            changes['max_labels'] = min(5, classes)
     if args.activation is not None:
         changes['activation'] = Activation(args.activation)
     if args.model_size is not None:

@@ -169,6 +169,8 @@ def _tell_model(config: 'RunConfig') -> None:
     if not model.is_embedded:
         print(f'lemmabeam: model {model.id}', file=sys.stderr)
         print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
+    if not model.card.has_classes:
+        print('lemmabeam: this model has no classes: features only, no labels', file=sys.stderr)
     mode = config.inference.canary
     if mode != canary.STRICT:
         said = {

@@ -14,7 +14,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline import __version__
-from transforms import dead_letters, listing, uris, write
+from transforms import dead_letters, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
 from transforms.layout import SCHEMA_VERSION, Layout, check_dataset
@@ -22,6 +22,7 @@ from transforms.listing import Columns, Input
 from transforms.load import LoadOptions
 from transforms.model import canary
 from transforms.model.card import ModelCard
+from transforms.model.checkpoint import Architecture
 from transforms.model.hub import Progress
 from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, check_precision
 from transforms.model.registry import EMBEDDED
@@ -34,6 +35,9 @@ _MIB = 2**20
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
 _UNITS |= {'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
 _BASELINE_JPEG_FACTOR = 4
+_ROWS_PER_FILE = 1_000_000
+_FEATURES_PER_FILE_BYTES = 256 * _MIB
+_USUAL_FEATURES = 2048
 _GENERATED_RUN_ID = re.compile(r'\d{8}T\d{6}Z-[0-9a-f]{4}')
 _RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}')
 _COLUMN = re.compile(r'[^\W\d]\w*')
@@ -132,9 +136,9 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         '--rows_per_file',
         type=positive,
-        default=1_000_000,
         metavar='N',
-        help='rows a Parquet file, about (default: 1000000)',
+        help='rows a Parquet file, about (default: 1000000; with --features so many that they '
+        'have 256 MiB of them)',
     )
     where.add_argument(
         '--run_id',
@@ -379,6 +383,7 @@ def make_config(
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
+    has_features = args.features or not card.has_classes
     check_precision(args.precision, model)
     canary_mode = args.canary or canary.default_mode(card)
     canary.check_mode(canary_mode, model)
@@ -389,7 +394,7 @@ def make_config(
         model_id=model.id,
         carry=columns.carry,
         partition_by=columns.partition_by,
-        rows_per_file=args.rows_per_file,
+        rows_per_file=args.rows_per_file or _rows_per_file(model, has_features),
     )
     store_for(layout.output)
     inputs = tuple(listing.resolve(value, columns) for value in args.input)
@@ -406,7 +411,7 @@ def make_config(
         jit=args.jit,
         canary=canary_mode,
         require_gpu=args.require_gpu,
-        features=args.features or not model.vocabulary,
+        features=has_features,
     )
     load = LoadOptions(
         resize=card.resize,
@@ -432,6 +437,7 @@ def make_config(
             **vars(args),
             **inference._asdict(),
             'model': printable_location(args.model),
+            'rows_per_file': layout.rows_per_file,
             'run_id': layout.run_id,
         },
         versions=versions,
@@ -456,6 +462,14 @@ def check_output(layout: Layout) -> None:
     probe = layout.uri(f'_work/{layout.run_id}.probe')
     store.write(probe, b'')
     store.delete(probe)
+
+
+def _rows_per_file(model: ModelSource, has_features: bool) -> int:
+    """A file is put together in memory, where a million feature vectors would not fit."""
+    if not has_features:
+        return _ROWS_PER_FILE
+    length = model.card.architecture and Architecture.parse(model.card.architecture).features
+    return min(_ROWS_PER_FILE, _FEATURES_PER_FILE_BYTES // (2 * (length or _USUAL_FEATURES)))
 
 
 def _max_labels(args: argparse.Namespace, model: ModelSource) -> int:
@@ -513,7 +527,7 @@ def _metadata(inference: InferenceOptions, versions: dict[str, str]) -> dict[str
 
 def _columns(args: argparse.Namespace) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
-    taken = {'model', 'run'}
+    taken = {'model', 'run', outcomes.FEATURES}
     taken |= {name.lower() for name in write.prediction_schema((), {}).names}
     taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
     for column in carry:

@@ -45,6 +45,10 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     rate = report['images_per_sec']
     table.add_row('images/s, all included', '-' if rate is None else f'{rate:,.1f}')
     console.print(table)
+    for way in report['model']['computed']:
+        text = f'{way["network"]}, {way["precision"]} on {way["device"]}'
+        line = f'Model: {report["model"]["id"]}, {text}'
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     folder = layout.uri(layout.run_folder(write.KIND))
     console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
     if counts['dead_lettered']:

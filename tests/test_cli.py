@@ -97,6 +97,7 @@ USAGE = {
     'threshold out of range': (('--threshold', '2'), "'2': expected a number from 0 to 1"),
     'odd size': (('--max_bytes', '3XB'), "'3XB': expected bytes"),
     'chunk and batch': (('--chunk_size', '100'), '--chunk_size 100 is not a multiple'),
+    'column named as ours': (('--carry', 'features'), "--carry 'features': the output has"),
     'column of a folder': (('--carry', 'split'), 'a folder without columns'),
     'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
     'unknown runner': (('--runner', 'Bogus'), 'Unexpected pipeline runner: Bogus'),

@@ -382,6 +382,27 @@ def test_a_module_with_other_tensors_under_the_official_names_is_run_as_it_is(
     np.testing.assert_array_equal(found.indices[:, 0], logits.argmax(1))
 
 
+@pytest.mark.parametrize(('precision', 'tolerance'), [('bfloat16', 0.02), ('float16', 0.004)])
+def test_bit_in_other_precisions(exported, reference, tmp_path, precision, tolerance):
+    pixels = reference['images_photos224']
+    expected, _ = predict(exported, pixels, tmp_path)
+    found, how = predict(exported, pixels, tmp_path, precision=precision, features=True)
+    assert how['precision'] == precision
+    np.testing.assert_array_equal(found.indices[:, 0], expected.indices[:, 0])
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=tolerance)
+    # Statistics, pooling and head are float32: features are no rounded bfloat16 numbers.
+    assert len(np.unique(found.features)) > 500
+
+
+def test_a_local_model_wins_over_a_name_that_looks_alike(exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('bit-m-r50x1', 'bit-mine'):
+        (tmp_path / name).symlink_to(exported)
+        source = resolve_model(name, cache=str(tmp_path / 'cache'))
+        assert source.location == str(tmp_path / name)
+        assert source.id == resolve_model(str(exported)).id
+
+
 class TestStrangers:
     """SavedModels of which nothing is known but their card."""
 

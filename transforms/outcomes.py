@@ -86,7 +86,7 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
     """
     facts = [json.loads(way) for way in sorted(set(ways))]
     precisions = sorted({fact['precision'] for fact in facts})
-    known = {'precision': '+'.join(precisions)} if precisions else {}
+    known = {'precision': '+'.join(precisions) or 'none'}
     lengths = {fact['features'] for fact in facts} - {None}
     if lengths:
         known['features'] = str(max(lengths))

@@ -57,7 +57,8 @@ def check_mode(mode: str, source: ModelSource) -> None:
     if mode == STRICT and not _expected(source):
         raise UsageError(
             f'--canary strict: the card of {source.card.name} names no picture and what must be '
-            "seen in it ('canary'), and its class list has no WordNet ids; use --canary finite"
+            "seen in it ('canary'), and none of its classes is a feline of WordNet; use --canary "
+            'finite'
         )
 
 
@@ -86,8 +87,7 @@ def run_canary(
 def _expected(source: ModelSource) -> tuple[Canary, ...]:
     if source.card.canary:
         return source.card.canary
-    # Felines are among the classes of every list from WordNet that comes with the package.
-    return (CAT,) if source.vocabulary.is_packaged and len(source.vocabulary) else ()
+    return (CAT,) if source.vocabulary.has(CAT.expected) else ()
 
 
 def _decode(source: ModelSource, name: str) -> np.ndarray:

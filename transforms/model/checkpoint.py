@@ -234,7 +234,7 @@ def _some(texts: list[str]) -> str:
 class NpzCheckpoint(Mapping[str, np.ndarray]):
     """The tensors of a .npz file, each read when it is asked for; nothing is ever unpickled.
 
-    Use it as a context manager.
+    Use it as a context manager.  Messages call it `shown`, by default its path.
 
     Attributes:
       shapes: shape of each tensor, from the headers.
@@ -244,18 +244,20 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
       ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
     """
 
-    def __init__(self, path: str | Path):
-        self._path = path = Path(path)
+    def __init__(self, path: str | Path, shown: str = ''):
+        path = Path(path)
+        self._path = shown or str(path)
         self.digests: dict[str, str] = {}
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
-                raise ModelError(f'{path}: not a file')
+                raise ModelError(f'{self._path}: not a file')
             self._file = zipfile.ZipFile(path)
         except OSError as e:
-            raise ModelError(f'{path}: cannot be read: {e.strerror}') from e
+            raise ModelError(f'{self._path}: cannot be read: {e.strerror}') from e
         except _DAMAGES as e:
             raise ModelError(
-                f'{path}: no .npz file, or one that breaks off, at {path.stat().st_size} bytes'
+                f'{self._path}: no .npz file, or one that breaks off, at '
+                f'{path.stat().st_size} bytes'
             ) from e
         try:
             self.shapes = {name: self._shape(name) for name in self._names()}

@@ -36,7 +36,7 @@ class ModelSource:
       vocabulary: its classes.
       location: where its weights are, as given; may hold a secret.
       weights_sha256: hex hash over the weights, see `transforms.model.hub.tree_sha256`.
-      cache: folder on each machine that holds what was downloaded.
+      cache: folder on each machine that holds what was downloaded; None for the default there.
       pictures: those of its canary that lie beside its card, by name.
     """
 
@@ -44,7 +44,7 @@ class ModelSource:
     vocabulary: Vocabulary
     location: str
     weights_sha256: str
-    cache: str
+    cache: str | None
     pictures: tuple[tuple[str, bytes], ...] = ()
 
     @functools.cached_property
@@ -74,7 +74,7 @@ class ModelSource:
           ModelError: it cannot be fetched, or is not what the launcher saw.
           UsageError: there is nothing at its location.
         """
-        folder = hub.fetch_model(self.location, self.cache)
+        folder = hub.fetch_model(self.location, self.cache or hub.default_cache())
         found = hub.tree_sha256(folder)
         if found != self.weights_sha256:
             raise ModelError(
@@ -114,19 +114,19 @@ def resolve_model(
       UsageError: there is no such model, or its card or class list cannot be used.
       ModelError: it cannot be fetched, or has another hash.
     """
-    folder_of_cache = str(cache or hub.default_cache())
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
     pictures: tuple[tuple[str, bytes], ...] = ()
-    known = registry.find_model(name)
+    local = _local(name)
+    known = None if local else registry.find_model(name)
     if known is not None and known.location == registry.EMBEDDED:
         if card is not None:
             raise UsageError(f'--model_card {card!r}: the model {name!r} has a card of its own')
         model_card, vocabulary = known.card, load_vocabulary(known.card.vocabulary)
         location, weights_sha256 = known.location, _embedded_sha256()
     else:
-        location = name if known is None else known.location
-        folder = hub.fetch_model(location, folder_of_cache, on_progress)
+        location = local or (name if known is None else known.location)
+        folder = hub.fetch_model(location, cache or hub.default_cache(), on_progress)
         weights_sha256 = hub.tree_sha256(folder)
         model_card, beside = _find_card(folder, location, card)
         vocabulary = _find_vocabulary(beside, model_card)
@@ -142,7 +142,14 @@ def resolve_model(
                 f'--model_size {size_px}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
             )
         model_card = model_card.to_size(size_px)
-    return ModelSource(model_card, vocabulary, location, weights_sha256, folder_of_cache, pictures)
+    return ModelSource(model_card, vocabulary, location, weights_sha256, cache, pictures)
+
+
+def _local(name: str) -> str | None:
+    """The absolute path of a local model, which wins over a name or handle that looks alike."""
+    if uris.scheme_of(name) or name in ('', registry.EMBEDDED):
+        return None
+    return uris.absolute(name) if os.path.exists(name) else None  # noqa: PTH110 (never an error)
 
 
 def printable_location(location: str) -> str:
@@ -167,14 +174,14 @@ def _embedded_sha256() -> str:
 def _find_card(folder: Path, location: str, given: str | None) -> tuple[ModelCard, Path]:
     """The card of a model, and the folder in which its class list and pictures lie."""
     if given is not None:
+        if os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
+            return _parse_card(Path(given), given), Path(given).parent
         known = registry.find_model(given)
-        if known is not None:
-            return known.card, folder
-        if not os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
+        if known is None:
             raise UsageError(
                 f'--model_card {printable_location(given)!r}: neither a known model nor a file'
             )
-        return _parse_card(Path(given), given), Path(given).parent
+        return known.card, folder
     where = printable_location(location)
     own = folder / CARD_FILE
     if own.is_file():
