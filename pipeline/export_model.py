@@ -17,7 +17,7 @@ from pipeline.progress import DownloadReporter
 from transforms import uris
 from transforms.errors import ModelError, UsageError
 from transforms.model import hub, registry
-from transforms.model.card import MAX_SIZE_PX, MIN_SIZE_PX, Activation, ModelCard
+from transforms.model.card import Activation, ModelCard
 from transforms.model.checkpoint import Architecture, NpzCheckpoint, identify
 from transforms.model.sources import printable_location, resolve_model
 from transforms.model.vocabulary import load_vocabulary, parse_labels, vocabulary_names
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         from transforms.model.export import export
 
         export(checkpoint, card, classes, labels, folder)
-    source = resolve_model(str(folder), cache=str(folder))
+    source = resolve_model(str(folder))
     print(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
     print(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
     print(
@@ -172,10 +172,6 @@ def _describe(
     if args.activation is not None:
         changes['activation'] = Activation(args.activation)
     if args.model_size is not None:
-        if not MIN_SIZE_PX <= args.model_size <= MAX_SIZE_PX:
-            raise UsageError(
-                f'--model_size {args.model_size}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
-            )
         changes['resize'] = card.resize.to_size(args.model_size)
     return card.with_changes(**changes), labels
 

@@ -18,7 +18,7 @@ _GROUPS = 32
 _NORM_EPSILON = 1e-5
 
 FEATURES = 'features'
-"""Name of the layer that gives the pooled features, (N, 2048 x width) float32."""
+"""Name of the layer that gives the pooled features, (N, length) float32, in every network here."""
 
 
 class GroupNormRelu(layers.Layer):

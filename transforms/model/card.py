@@ -50,7 +50,15 @@ class Resize:
     filter: str
 
     def to_size(self, size_px: int) -> 'Resize':
-        """The same rule for another square."""
+        """The same rule for another square.
+
+        Raises:
+          UsageError: no network works on a square of this size.
+        """
+        if not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
+            raise UsageError(
+                f'--model_size {size_px}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
+            )
         short = self.short_side_px
         if short is not None:
             short = round(short * size_px / self.size_px)

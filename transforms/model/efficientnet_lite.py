@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 
 from transforms.errors import ModelError
+from transforms.model.bit import FEATURES
 
 
 class _Stage(NamedTuple):
@@ -34,10 +35,6 @@ _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
 
 
-FEATURES = 'features'
-"""Name of the layer that gives the pooled features, (N, 1280) float32."""
-
-
 def build(
     weights: dict[str, np.ndarray], size_px: int, classes: int, *, precision: str = 'float32'
 ) -> keras.Model:
@@ -52,7 +49,8 @@ def build(
         'float16'; pooling and head are float32 always.
 
     Returns:
-      A model from (N, size_px, size_px, 3) float32 to (N, classes) float32 logits.
+      A model from (N, size_px, size_px, 3) float32 to (N, classes) float32 logits; its layer
+      `FEATURES` gives the pooled features, (N, 1280) float32.
 
     Raises:
       ModelError: a tensor is missing, unknown or of another shape.

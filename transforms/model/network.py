@@ -179,16 +179,12 @@ def _check_outputs(
                 f'images, expected ({batch_size}, number)'
             )
     if logits is not None and logits.shape[1] != classes:
-        raise _wrong_width(logits.shape[1], source)
+        raise ModelError(
+            f'{source.card.name} has a head of {logits.shape[1]} classes, but its class list '
+            f'{source.vocabulary.name!r} has {classes}'
+        )
     if with_features and features is None:
         raise ModelError(
             f'--features: {source.card.name} is a SavedModel without an output named '
             f'{saved_model.FEATURES!r}'
         )
-
-
-def _wrong_width(width: int, source: ModelSource) -> ModelError:
-    return ModelError(
-        f'{source.card.name} has a head of {width} classes, but its class list '
-        f'{source.vocabulary.name!r} has {len(source.vocabulary)}'
-    )

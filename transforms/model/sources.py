@@ -13,8 +13,6 @@ from transforms.errors import ModelError, UsageError
 from transforms.model import hub, registry
 from transforms.model.card import (
     CARD_FILE,
-    MAX_SIZE_PX,
-    MIN_SIZE_PX,
     ModelCard,
     card_template,
     parse_card,
@@ -137,10 +135,6 @@ def resolve_model(
             f'--model_sha256 wants {sha256}'
         )
     if size_px is not None:
-        if not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
-            raise UsageError(
-                f'--model_size {size_px}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
-            )
         model_card = model_card.to_size(size_px)
     return ModelSource(model_card, vocabulary, location, weights_sha256, cache, pictures)
 
