@@ -108,7 +108,6 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from transforms import lease
     from transforms.errors import StoreError, UsageError
     from transforms.publish import clean_up
-    from transforms.storage import store_for
 
     parser.epilog = _EPILOG
     options.add_label_arguments(parser)
@@ -143,7 +142,7 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
                 lease.release(layout)
     if code:
         return code
-    report = json.loads(store_for(layout.output).read(layout.uri(layout.report_path)) or b'null')
+    report = json.loads(layout.store.read(layout.uri(layout.report_path)) or b'null')
     if report is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(report, layout, Console())
@@ -200,6 +199,7 @@ def _run(root: 'beam.Pipeline', config: 'RunConfig', is_verbose: bool) -> int:
 
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline.options import add_store_arguments, store_options
     from pipeline.verify import compare, verify
     from transforms import uris
 
@@ -218,11 +218,17 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         metavar='T',
         help='largest difference of two scores that still counts as equal (default: 0)',
     )
+    add_store_arguments(parser)
     args = parser.parse_args(argv)
-    problems = verify(args.folder)
+    stores = store_options(args)
+    problems = verify(args.folder, stores)
     if args.other is not None and not problems:
-        problems = verify(args.other) or compare(
-            args.folder, args.other, by_name=args.by_name, tolerance=args.tolerance
+        problems = verify(args.other, stores) or compare(
+            args.folder,
+            args.other,
+            by_name=args.by_name,
+            tolerance=args.tolerance,
+            stores=stores,
         )
     for problem in problems:
         print(uris.printable(problem))

@@ -29,7 +29,7 @@ from transforms.model.registry import EMBEDDED
 from transforms.model.sources import ModelSource, printable_location, resolve_model
 from transforms.process import cpu_count
 from transforms.rows import FetchLimits
-from transforms.storage import store_for
+from transforms.storage import StoreOptions
 
 _MIB = 2**20
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
@@ -152,6 +152,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='start although another run seems to be writing into DIR',
     )
 
+    add_store_arguments(parser)
     add_model_arguments(parser)
     model = parser.add_argument_group('labels and inference')
     model.add_argument(
@@ -264,6 +265,22 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SHARE',
         help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
     )
+
+
+def add_store_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say how object stores are reached."""
+    stores = parser.add_argument_group('stores')
+    stores.add_argument(
+        '--user_project',
+        metavar='PROJECT',
+        help='Google Cloud project that pays for requests to requester-pays buckets (default: '
+        'none; such buckets refuse)',
+    )
+
+
+def store_options(args: argparse.Namespace) -> StoreOptions:
+    """What the options of `add_store_arguments` say."""
+    return StoreOptions(user_project=args.user_project)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -388,6 +405,7 @@ def make_config(
     canary_mode = args.canary or canary.default_mode(card)
     canary.check_mode(canary_mode, model)
     columns = _columns(args)
+    stores = store_options(args)
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
         run_id=_run_id(args.run_id, now),
@@ -395,9 +413,10 @@ def make_config(
         carry=columns.carry,
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, has_features),
+        stores=stores,
     )
-    store_for(layout.output)
-    inputs = tuple(listing.resolve(value, columns) for value in args.input)
+    _ = layout.store  # a scheme that cannot be written is found first
+    inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
     for source in inputs:
         _check_apart(source, layout.output)
     inference = InferenceOptions(
@@ -420,6 +439,7 @@ def make_config(
         pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
         memory_budget_bytes=args.memory_budget,
         threads=args.loader_threads,
+        stores=stores,
     )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     versions |= {'lemmabeam': __version__, 'python': platform.python_version()}
@@ -454,7 +474,7 @@ def check_output(layout: Layout) -> None:
       StoreError: the folder cannot be written.
     """
     check_dataset(layout)
-    store = store_for(layout.output)
+    store = layout.store
     if store.stat(layout.uri(layout.report_path)) is not None:
         raise UsageError(
             f'--run_id {layout.run_id}: this run is complete in {layout.output}; choose another id'

@@ -13,7 +13,6 @@ from transforms.errors import BooksError
 from transforms.model.sources import printable_location
 from transforms.publish import clean_up, publish, to_json
 from transforms.rows import WrittenFile
-from transforms.storage import store_for
 
 _DEAD = 'dead_lettered/'
 _TOP_LABELS = 10
@@ -75,7 +74,10 @@ def make_report(
         'batches': int(batches),
         'batch_fill': round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
         'top_labels': [{'name': name, 'images': n} for name, n in common],
-        'inputs': [source._asdict() for source in config.inputs],
+        'inputs': [
+            {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern}
+            for source in config.inputs
+        ],
         'options': config.options,
         'model': {
             'id': model.id,
@@ -109,7 +111,7 @@ class _ReportDoFn(beam.DoFn):
         publish(layout, files, self._config.inference.model.vocabulary)
         now = datetime.datetime.now(datetime.UTC)
         report = make_report(self._config, files, counts, stats, top_labels, computed, now)
-        store_for(layout.output).write(layout.uri(layout.report_path), to_json(report))
+        layout.store.write(layout.uri(layout.report_path), to_json(report))
         if not report['balanced']:
             raise BooksError(
                 f'the books of run {layout.run_id} do not balance: {report["counts"]}; its '

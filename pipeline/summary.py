@@ -11,7 +11,6 @@ from rich.text import Text
 
 from transforms import dead_letters, uris, write
 from transforms.layout import Layout
-from transforms.storage import store_for
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
@@ -72,7 +71,7 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
 
 
 def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
-    store = store_for(layout.output)
+    store = layout.store
     for file in report['files']:
         if file['path'].startswith(f'{kind}/') and file['rows']:
             data = store.read(layout.uri(file['path']))

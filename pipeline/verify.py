@@ -20,7 +20,7 @@ from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
 from transforms.partitions import unescape
 from transforms.rows import Reason, Stage
-from transforms.storage import store_for
+from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _KINDS = (write.KIND, dead_letters.KIND)
 _SHOWN = 10
@@ -42,9 +42,9 @@ class _Dataset:
       paths: every file below the root, outside `_work`, relative to it.
     """
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str, stores: StoreOptions):
         self.root = uris.absolute(folder).rstrip('/')
-        self._store = store_for(self.root)
+        self._store = store_for(self.root, stores)
         if not self._store.is_folder(self.root):
             raise UsageError(f'{folder}: no such folder')
         prefix = len(uris.join(self.root, ''))
@@ -77,7 +77,7 @@ class _Dataset:
                 yield row | columns
 
 
-def verify(folder: str) -> list[str]:
+def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
     """Checks one output folder.
 
     Every file on the list of a complete run is there with its bytes, rows, schema and metadata;
@@ -90,7 +90,7 @@ def verify(folder: str) -> list[str]:
       UsageError: it is no output folder.
     """
     try:
-        return _verify(_Dataset(folder))
+        return _verify(_Dataset(folder, stores))
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         return [f'dataset.json or a report.json is damaged: {type(e).__name__}']
 
@@ -253,7 +253,14 @@ def _path_columns(path: str) -> dict[str, str | None]:
     return {name: unescape(value) for name, _, value in parts}
 
 
-def compare(folder: str, other: str, *, by_name: bool = False, tolerance: float = 0.0) -> list[str]:
+def compare(
+    folder: str,
+    other: str,
+    *,
+    by_name: bool = False,
+    tolerance: float = 0.0,
+    stores: StoreOptions = DEFAULT_OPTIONS,
+) -> list[str]:
     """Compares two output folders that `verify` found whole.
 
     Args:
@@ -261,11 +268,12 @@ def compare(folder: str, other: str, *, by_name: bool = False, tolerance: float 
       by_name: pair rows by object name below each dataset's common folder, and leave out `uri`
         and `object_version`; otherwise files must be the same bytes.
       tolerance: largest difference of two scores that counts as equal.
+      stores: how both are reached.
 
     Returns:
       The first differences, a line each; empty when they are the same.
     """
-    ours, theirs = _Dataset(folder), _Dataset(other)
+    ours, theirs = _Dataset(folder, stores), _Dataset(other, stores)
     if not by_name and tolerance == 0 and _bytes(ours) == _bytes(theirs):
         return []
     differences = (

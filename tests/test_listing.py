@@ -109,7 +109,7 @@ def test_a_name_that_exists_wins_over_its_reading_as_a_glob(tmp_path):
     (tmp_path / 'c?').mkdir()
     (tmp_path / 'cd').mkdir()
     for name in ('a[1].jpg', 'b*.jpg'):
-        assert resolve(f'{tmp_path}/{name}', PLAIN) == ('file', f'{tmp_path}/{name}', '')
+        assert resolve(f'{tmp_path}/{name}', PLAIN)[:3] == ('file', f'{tmp_path}/{name}', '')
     assert resolve(f'{tmp_path}/c?', PLAIN).kind == 'folder'
     (tmp_path / 'a[1].jpg').unlink()
     source = resolve(f'{tmp_path}/a[1].jpg', PLAIN)
@@ -262,7 +262,7 @@ def test_names_in_a_bucket_are_listed_and_matched(bucket):
         found = list_input(resolve(bucket.uri(pattern), PLAIN), PLAIN)
         assert sorted(ref.uri for ref in found) == sorted(bucket.uri(name) for name in matched)
     for name in names:
-        assert resolve(bucket.uri(name), PLAIN) == ('file', bucket.uri(name), '')
+        assert resolve(bucket.uri(name), PLAIN)[:3] == ('file', bucket.uri(name), '')
 
 
 def test_a_manifest_in_a_bucket_is_relative_to_itself(bucket):

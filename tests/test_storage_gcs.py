@@ -17,7 +17,7 @@ import zlib
 import google_crc32c
 import pytest
 
-from transforms import storage_gcs
+from transforms import http_pool, storage_gcs
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
@@ -50,7 +50,7 @@ def test_odd_names_are_listed_looked_at_and_fetched(store, bucket):
         entry = entries[bucket.uri(name)]
         assert entry == store.stat(entry.uri)
         assert entry.size_bytes == len(name.encode())
-        assert fetch(store, entry.uri) == (name.encode(), entry.version)
+        assert fetch(store, entry.uri)[:2] == (name.encode(), entry.version)
 
 
 def test_a_listing_of_several_pages_is_whole(store, bucket):
@@ -150,7 +150,7 @@ def test_open_is_a_seekable_stream(store, bucket):
 
 def test_objects_stored_as_gzip_are_unpacked(store, bucket):
     uri = bucket.put('a.jpg', gzip.compress(BODY), 'gzip')
-    assert fetch(store, uri) == (BODY, store.stat(uri).version)
+    assert fetch(store, uri)[:2] == (BODY, store.stat(uri).version)
 
 
 def test_too_many_bytes_are_never_asked_for(store, bucket):
@@ -223,7 +223,7 @@ class Server:
 @pytest.fixture
 def serve(monkeypatch):
     """Starts a server with these answers; returns it and a store in front of it."""
-    monkeypatch.setattr(storage_gcs, '_BACKOFF_SEC', (0.01, 0.05))
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.01, 0.05))
     with contextlib.ExitStack() as stack:
 
         def start(*answers):
@@ -351,6 +351,15 @@ def drip(handler, stopping):
         handler.wfile.flush()
 
 
+def drip_headers(handler, stopping):
+    handler.send_response(200)
+    for _ in range(500):
+        if stopping.wait(0.02):
+            return
+        handler.send_header('X-Padding', 'x')
+        handler.flush_headers()
+
+
 def reason_of(store, limits=SHORT):
     with pytest.raises(ImageError) as caught:
         fetch(store, 'gs://bucket/a.jpg', limits)
@@ -367,7 +376,7 @@ def reason_of(store, limits=SHORT):
 )
 def test_passing_faults_are_retried(serve, fault):
     server, store = serve(fault, fault, good)
-    assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7')
+    assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', 2)
     assert server.requests == 3
 
 
@@ -382,6 +391,7 @@ def test_passing_faults_are_retried(serve, fault):
         (stall, 'deadline'),
         (stall_within, 'deadline'),
         (drip, 'deadline'),
+        (drip_headers, 'deadline'),
     ],
 )
 def test_the_deadline_holds_whatever_the_server_does(serve, fault, reason):
@@ -507,7 +517,7 @@ def test_an_object_without_checksum_is_taken(serve):
         handler.wfile.write(b'abc')
 
     _, store = serve(plain)
-    assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '')
+    assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '', 0)
 
 
 def test_no_credentials_is_said_in_one_line(monkeypatch, tmp_path):

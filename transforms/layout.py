@@ -8,7 +8,7 @@ from transforms import uris
 from transforms.errors import StoreError, UsageError
 from transforms.hashing import uri_hash
 from transforms.partitions import folder_of_values
-from transforms.storage import store_for
+from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 SCHEMA_VERSION = 1
 
@@ -24,6 +24,7 @@ class Layout:
       carry: carried columns, in order.
       partition_by: those of them that are folders.
       rows_per_file: rows a Parquet file, about.
+      stores: how the output is reached.
     """
 
     output: str
@@ -32,6 +33,12 @@ class Layout:
     carry: tuple[str, ...]
     partition_by: tuple[str, ...]
     rows_per_file: int
+    stores: StoreOptions = DEFAULT_OPTIONS
+
+    @property
+    def store(self) -> Store:
+        """The store of the output."""
+        return store_for(self.output, self.stores)
 
     @property
     def file_columns(self) -> tuple[str, ...]:
@@ -105,7 +112,7 @@ def check_dataset(layout: Layout) -> bool:
       UsageError: the run does not fit; both layouts are named.
     """
     uri = layout.uri('dataset.json')
-    data = store_for(uri).read(uri)
+    data = layout.store.read(uri)
     if data is None:
         return False
     try:

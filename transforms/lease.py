@@ -13,7 +13,6 @@ from typing import Any
 
 from transforms.errors import UsageError
 from transforms.layout import Layout
-from transforms.storage import store_for
 
 _PATH = '_work/_lease.json'
 
@@ -25,7 +24,7 @@ def acquire(layout: Layout, break_lease: bool) -> None:
       UsageError: another run holds it and may be alive.
     """
     uri = layout.uri(_PATH)
-    store = store_for(uri)
+    store = layout.store
     ours = json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
     for _ in range(2):
         if store.create(uri, ours):
@@ -49,7 +48,7 @@ def acquire(layout: Layout, break_lease: bool) -> None:
 def release(layout: Layout) -> None:
     """Gives the lease back, if it is ours."""
     uri = layout.uri(_PATH)
-    store = store_for(uri)
+    store = layout.store
     if _parse(store.read(uri)) == {'run_id': layout.run_id, **_identity(os.getpid())}:
         store.delete(uri)
         if layout.is_local:

@@ -15,7 +15,7 @@ from transforms.hashing import content_hash
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
 from transforms.rows import Entry, Reason, Ref
-from transforms.storage import store_for
+from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 _GLOB = re.compile(r'[*?\[]')
 _TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
@@ -29,11 +29,13 @@ class Input(NamedTuple):
       kind: 'folder', 'glob', 'manifest' or 'file'.
       uri: absolute; for a glob its folder, up to the first part with a wildcard.
       pattern: the whole glob, otherwise ''.
+      stores: how it is reached.
     """
 
     kind: str
     uri: str
     pattern: str
+    stores: StoreOptions = DEFAULT_OPTIONS
 
 
 class Columns(NamedTuple):
@@ -53,7 +55,7 @@ class Columns(NamedTuple):
 NO_CARRIED = '[]'
 
 
-def resolve(value: str, columns: Columns) -> Input:
+def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS) -> Input:
     """Finds out what an --input is; a name that exists wins over its reading as a glob.
 
     Reads the first entry of a manifest, so that a missing column is found before the run starts.
@@ -63,29 +65,29 @@ def resolve(value: str, columns: Columns) -> Input:
       ManifestError: it is a manifest and broken.
     """
     uri = uris.absolute(value)
-    store = store_for(uri)
-    found = _resolve(uri, store.stat(uri) is not None, store.is_folder(uri.rstrip('/') or '/'))
+    store = store_for(uri, stores)
+    found = _resolve(uri, store)
     if found is None:
         raise UsageError(f'--input {value!r}: no such file, folder or prefix')
     if found.kind == 'manifest':
-        next(manifest.read_manifest(uri, columns.uri, columns.carry), None)
+        next(manifest.read_manifest(uri, columns.uri, columns.carry, stores), None)
     elif columns.carry:
         raise UsageError(
             f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
             'without columns; '
             'carried columns come from a manifest (.csv, .jsonl or .parquet)'
         )
-    return found
+    return found._replace(stores=stores)
 
 
-def _resolve(uri: str, is_file: bool, is_folder: bool) -> Input | None:
-    if is_file:
+def _resolve(uri: str, store: Store) -> Input | None:
+    if store.stat(uri) is not None:
         return Input('manifest' if manifest.is_manifest(uri) else 'file', uri, '')
-    if is_folder:
+    if store.is_folder(uri.rstrip('/') or '/'):
         return Input('folder', uri.rstrip('/') or '/', '')
     if _GLOB.search(uri):
         folder = uris.folder_of(_literal(uri))
-        if store_for(uri).is_folder(folder):
+        if store.is_folder(folder):
             return Input('glob', folder, uri)
     return None
 
@@ -137,10 +139,10 @@ def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
 
     None stands for a file of a folder that is left out because its suffix is no image's.
     """
-    store = store_for(source.uri)
+    store = store_for(source.uri, source.stores)
     match source.kind:
         case 'manifest':
-            yield from _manifest_refs(source.uri, columns)
+            yield from _manifest_refs(source, columns)
         case 'file':
             entry = store.stat(source.uri)
             yield _ref(entry or Entry(source.uri, '', -1))
@@ -164,10 +166,11 @@ def _ref(entry: Entry) -> Ref:
     return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
 
 
-def _manifest_refs(uri: str, columns: Columns) -> Iterator[Ref]:
+def _manifest_refs(source: Input, columns: Columns) -> Iterator[Ref]:
+    uri = source.uri
     base = uris.folder_of(uri)
     partitions = [columns.carry.index(column) for column in columns.partition_by]
-    for line in manifest.read_manifest(uri, columns.uri, columns.carry):
+    for line in manifest.read_manifest(uri, columns.uri, columns.carry, source.stores):
         name = f'{uri}:{line.number}'
         try:
             values = _checked_values(line.carried, partitions, columns)

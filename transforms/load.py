@@ -22,7 +22,7 @@ from transforms.errors import ImageError
 from transforms.model.card import Resize
 from transforms.process import LIVE, ByteBudget, cpu_count, shared
 from transforms.rows import Batch, Chunk, Failure, FetchLimits, Image, Item, Stage
-from transforms.storage import store_for
+from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 
 class LoadOptions(NamedTuple):
@@ -35,6 +35,7 @@ class LoadOptions(NamedTuple):
       pixels: limits of one picture.
       memory_budget_bytes: encoded and decoded images in flight in a process, half of it for each.
       threads: images in flight in a process; only as many as there are cores decode at a time.
+      stores: how stores are reached.
     """
 
     resize: Resize
@@ -43,6 +44,7 @@ class LoadOptions(NamedTuple):
     pixels: PixelLimits
     memory_budget_bytes: int
     threads: int
+    stores: StoreOptions = DEFAULT_OPTIONS
 
 
 class Loader:
@@ -71,8 +73,8 @@ class Loader:
         fetched_at = decode_at = started
         try:
             with self._encoded.admission() as admit:
-                store = store_for(item.uri)
-                data, version = store.fetch(item.uri, self._options.fetch, admit)
+                store = store_for(item.uri, self._options.stores)
+                data, version, _ = store.fetch(item.uri, self._options.fetch, admit)
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
                 stage = Stage.DECODE

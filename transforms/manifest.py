@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from transforms import uris
 from transforms.errors import ManifestError, UsageError
-from transforms.storage import store_for
+from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _TEXT_KINDS = ('.txt', '.csv', '.jsonl')
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
@@ -43,20 +43,23 @@ def is_manifest(uri: str) -> bool:
     return uri.lower().endswith(SUFFIXES)
 
 
-def read_manifest(uri: str, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
+def read_manifest(
+    uri: str, uri_column: str, carry: Sequence[str], stores: StoreOptions = DEFAULT_OPTIONS
+) -> Iterator[Line]:
     """Yields the entries of a manifest as they are read.
 
     Args:
       uri: absolute URI of the manifest.
       uri_column: the column of the URIs; ignored for text manifests.
       carry: columns to carry along as text, in this order.
+      stores: how the manifest is reached.
 
     Raises:
       UsageError: it cannot be opened, or lacks a column.
       ManifestError: it is not of the kind its suffix says, or breaks off.
     """
     lower = uri.lower()
-    with store_for(uri).open(uri) as file:
+    with store_for(uri, stores).open(uri) as file:
         if lower.endswith('.parquet'):
             yield from _read_parquet(uri, file, uri_column, carry)
             return

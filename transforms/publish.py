@@ -10,7 +10,6 @@ from transforms.errors import StoreError
 from transforms.layout import Layout, check_dataset, dataset_spec
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import WrittenFile
-from transforms.storage import store_for
 
 _KINDS = (write.KIND, dead_letters.KIND)
 
@@ -25,7 +24,7 @@ def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabula
       StoreError: a file is missing or the store fails.
       UsageError: another run has pinned another layout meanwhile.
     """
-    store = store_for(layout.output)
+    store = layout.store
     store.create(layout.uri('dataset.json'), to_json(dataset_spec(layout)))
     check_dataset(layout)
     store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
@@ -47,7 +46,7 @@ def clean_up(layout: Layout) -> None:
 def discard(layout: Layout) -> None:
     """Removes everything of a run that has no report: nothing of it counts."""
     clean_up(layout)
-    if store_for(layout.output).stat(layout.uri(layout.report_path)) is None:
+    if layout.store.stat(layout.uri(layout.report_path)) is None:
         for kind in _KINDS:
             _remove_tree(layout, layout.run_folder(kind))
 
@@ -61,7 +60,7 @@ def _remove_tree(layout: Layout, path: str) -> None:
     if layout.is_local:
         shutil.rmtree(layout.uri(path), ignore_errors=True)
         return
-    store = store_for(layout.output)
+    store = layout.store
     for entry in store.list(layout.uri(path)):
         store.delete(entry.uri)
 
@@ -81,7 +80,7 @@ def _rename(layout: Layout, kind: str) -> None:
 
 
 def _remove_others(layout: Layout, folder: str, paths: Collection[str]) -> None:
-    store = store_for(folder)
+    store = layout.store
     if layout.is_local and not store.is_folder(folder):
         return
     listed = {layout.staged_uri(path) for path in paths}

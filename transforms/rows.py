@@ -75,10 +75,11 @@ class Entry(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A whole object and the version that was read."""
+    """A whole object, the version that was read, and how many tries failed before."""
 
     data: bytes
     version: str
+    retries: int = 0
 
 
 class FetchLimits(NamedTuple):

@@ -5,7 +5,7 @@ A store tells two kinds of failure apart: `ImageError` is one object's, `StoreEr
 """
 
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 from transforms import uris
 from transforms.errors import UsageError
@@ -15,6 +15,19 @@ from transforms.storage_gcs import GcsStore
 from transforms.storage_local import LocalStore
 
 SCHEMES = ('', 'gs')
+
+
+class StoreOptions(NamedTuple):
+    """How stores are reached; the same for every URI of a run.
+
+    Attributes:
+      user_project: Google Cloud project that pays for requests to requester-pays buckets.
+    """
+
+    user_project: str | None = None
+
+
+DEFAULT_OPTIONS = StoreOptions()
 
 
 class Store(Protocol):
@@ -76,7 +89,7 @@ class Store(Protocol):
         """Deletes an object; none is fine, too."""
 
 
-def store_for(uri: str) -> Store:
+def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
     """The store of a URI, one a process.
 
     Raises:
@@ -86,8 +99,9 @@ def store_for(uri: str) -> Store:
     if scheme not in SCHEMES:
         known = ', '.join(f'{name}://' for name in SCHEMES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
-    return shared(_make_store, scheme)
+    return shared(_make_store, (scheme, options))
 
 
-def _make_store(scheme: str) -> Store:
-    return GcsStore() if scheme == 'gs' else LocalStore()
+def _make_store(key: tuple[str, StoreOptions]) -> Store:
+    scheme, options = key
+    return GcsStore(options.user_project) if scheme == 'gs' else LocalStore()

@@ -16,7 +16,6 @@ from transforms import outcomes
 from transforms.layout import Layout
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
-from transforms.storage import store_for
 
 KIND = 'predictions'
 _ROW_GROUP_ROWS = 65_536
@@ -158,8 +157,7 @@ def to_parquet(table: pa.Table) -> bytes:
 def write_file(path: str, table: pa.Table, layout: Layout) -> WrittenFile:
     """Writes one file of a run to where it waits for publication."""
     data = to_parquet(table)
-    uri = layout.staged_uri(path)
-    store_for(uri).write(uri, data)
+    layout.store.write(layout.staged_uri(path), data)
     return WrittenFile(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
 
 

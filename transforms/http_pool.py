@@ -1,0 +1,255 @@
+"""Whole objects over HTTP: pooled connections, retries, and deadlines that are total.
+
+Time-outs of sockets bound each read, not their sum: a server that sends one byte a second would
+never meet one.  Here the time left is set anew before every read, of headers as of bodies.
+"""
+
+import http.client
+import io
+import socket
+import threading
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import urllib3
+from google.api_core import exceptions as api_exceptions
+from google.api_core.retry import Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from transforms.errors import ImageError
+from transforms.rows import FetchLimits, Reason
+
+POOL_SIZE = 64
+_READ_BYTES = 256 * 1024
+_ERROR_BYTES = 64 * 1024
+_SOCKET_TIMEOUT_SEC = 20.0
+_BACKOFF_SEC = (0.2, 8.0)
+
+
+class TransientError(Exception):
+    """Worth another try; becomes an ImageError when the deadline leaves none."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Answer(NamedTuple):
+    """A whole body, the headers it came with, and how many tries failed before."""
+
+    data: bytes
+    headers: Any
+    retries: int
+
+
+class _Deadline(threading.local):
+    ends_at = float('inf')
+
+
+_deadline = _Deadline()
+
+
+def seconds_left() -> float:
+    """What the next read of the object that this thread is fetching may take.
+
+    Raises:
+      TimeoutError: no time is left.
+    """
+    left = _deadline.ends_at - time.monotonic()
+    if left <= 0:
+        raise TimeoutError('the deadline is over')
+    return min(left, _SOCKET_TIMEOUT_SEC)
+
+
+class _PatientSocket(io.RawIOBase):
+    """Reads from a socket, never longer than the deadline allows."""
+
+    def __init__(self, sock: socket.socket):
+        self._sock = sock
+        self._raw = sock.makefile('rb', buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(seconds_left())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any):
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_PatientSocket(sock))
+
+
+class PooledHttpConnection(HTTPConnection):
+    """A connection whose answers keep the deadline of the thread that asks."""
+
+    response_class = _Response
+
+
+class PooledHttpsConnection(HTTPSConnection):
+    """The same over TLS."""
+
+    response_class = _Response
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = PooledHttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = PooledHttpsConnection
+
+
+def make_pool(endpoint: str) -> urllib3.PoolManager:
+    """Connections to one endpoint, through the proxy that the environment names for it."""
+    url = urlsplit(endpoint)
+    proxy = urllib.request.getproxies().get(url.scheme)
+    options: dict[str, Any] = {'maxsize': POOL_SIZE, 'retries': False}
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ''):
+        pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
+    else:
+        pool = urllib3.PoolManager(**options)
+    pool.pool_classes_by_scheme = {'http': _HttpPool, 'https': _HttpsPool}
+    return pool
+
+
+def read_object(
+    ask: Callable[[], urllib3.BaseHTTPResponse],
+    check: Callable[[Any, bytes], None],
+    limits: FetchLimits,
+    admit: Callable[[int], None],
+) -> Answer:
+    """Reads an object, again and again until it is whole or its time is over.
+
+    Args:
+      ask: sends one request, through a pool of connections of this module and with
+        `preload_content=False`; returns the answer whose body is the object.
+      check: called with headers and body of an answer that came whole.
+      limits: refuse larger objects, give up later.
+      admit: see `transforms.storage.Store.fetch`.
+
+    Raises:
+      ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not the gzip it
+        claims to be, and what `ask` and `check` raise.
+      StoreError: what `ask` raises.
+    """
+    failures: list[Exception] = []
+    initial, maximum = _BACKOFF_SEC
+    retry = Retry(
+        predicate=lambda e: isinstance(e, TransientError),
+        initial=initial,
+        maximum=maximum,
+        timeout=limits.deadline_sec,
+        on_error=failures.append,
+    )
+    _deadline.ends_at = time.monotonic() + limits.deadline_sec
+    try:
+        data, headers = retry(_read_once)(ask, check, limits, admit)
+    except api_exceptions.RetryError as e:
+        if not isinstance(e.cause, TransientError):
+            raise
+        # The last try may have had no time left; what the store said before tells more.
+        tries = [each for each in failures if isinstance(each, TransientError)]
+        told = [each for each in tries if each.reason is not Reason.DEADLINE]
+        last = told[-1] if told else e.cause
+        detail = f'{last.detail}, until {limits.deadline_sec:g} s were over'
+        raise ImageError(last.reason, detail) from e
+    finally:
+        _deadline.ends_at = float('inf')
+    return Answer(data, headers, len(failures))
+
+
+def _read_once(
+    ask: Callable[[], urllib3.BaseHTTPResponse],
+    check: Callable[[Any, bytes], None],
+    limits: FetchLimits,
+    admit: Callable[[int], None],
+) -> tuple[bytes, Any]:
+    response: urllib3.BaseHTTPResponse | None = None
+    try:
+        response = ask()
+        size = response.length_remaining
+        _check_size(size or 0, limits)
+        is_packed = 'gzip' in response.headers.get('Content-Encoding', '')
+        # A size that is not known is taken for the largest.
+        waiting_since = time.monotonic()
+        admit(limits.max_bytes if size is None or is_packed else size)
+        # Waiting for our own memory is not the store's fault.
+        _deadline.ends_at += time.monotonic() - waiting_since
+        data = _read_body(response, limits)
+    except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as e:
+        what = 'no answer' if response is None else 'the object was not read'
+        raise TransientError(Reason.DEADLINE, what) from e
+    except urllib3.exceptions.HTTPError as e:
+        what = 'no connection' if response is None else 'the connection broke off'
+        raise TransientError(Reason.STORE_ERROR, what) from e
+    finally:
+        if response is not None:
+            _let_go(response)
+    check(response.headers, data)
+    return (_unpack(data, limits) if is_packed else data), response.headers
+
+
+def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := response.read1(_READ_BYTES, decode_content=False):
+        pieces.append(piece)
+        size += len(piece)
+        _check_size(size, limits)
+    return b''.join(pieces)
+
+
+def _unpack(data: bytes, limits: FetchLimits) -> bytes:
+    """Unpacks what was stored with Content-Encoding gzip, no further than the limit."""
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = unpacker.decompress(data, limits.max_bytes + 1)
+    except zlib.error as e:
+        raise ImageError(Reason.DECODE_ERROR, 'stored as gzip, but is not', len(data)) from e
+    _check_size(len(unpacked), limits)
+    if not unpacker.eof:
+        raise ImageError(Reason.TRUNCATED, 'stored as gzip, and breaks off', len(data))
+    return unpacked
+
+
+def _let_go(response: urllib3.BaseHTTPResponse) -> None:
+    """Gives a connection back if its answer was read to the end; closes it otherwise."""
+    if response.closed:
+        response.release_conn()
+    else:
+        response.close()
+
+
+def read_error(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The beginning of the body of an answer that is no object, so that its connection lives on."""
+    pieces: list[bytes] = []
+    try:
+        while sum(map(len, pieces)) < _ERROR_BYTES:
+            piece = response.read1(_ERROR_BYTES, decode_content=False)
+            if not piece:
+                break
+            pieces.append(piece)
+    finally:
+        _let_go(response)
+    return b''.join(pieces)
+
+
+def _check_size(size_bytes: int, limits: FetchLimits) -> None:
+    if size_bytes > limits.max_bytes:
+        raise ImageError(
+            Reason.TOO_MANY_BYTES, f'{size_bytes} bytes, limit {limits.max_bytes}', size_bytes
+        )
