@@ -31,7 +31,9 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
         | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
         | 'LoadImages' >> LoadImages(config.load)
     )
-    finished, stats = batches | 'LabelImages' >> LabelImages(config.inference)
+    finished, stats = batches | 'LabelImages' >> LabelImages(
+        config.inference, config.load.fail_fast_after
+    )
 
     # Only the workers know in what precision, and on what, they computed.
     computed = (

@@ -259,6 +259,15 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         'time (default: 16)',
     )
     limits.add_argument(
+        '--fail_fast_after',
+        type=_natural,
+        default=20,
+        metavar='N',
+        help='stop when the first N images of a process, or 90 %% of its last 500, fail alike as '
+        'they do when permissions, the store or the model are at fault; 0 goes on regardless '
+        '(default: 20)',
+    )
+    limits.add_argument(
         '--max_failure_rate',
         type=_share,
         default=0.05,
@@ -439,6 +448,7 @@ def make_config(
         pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
         memory_budget_bytes=args.memory_budget,
         threads=args.loader_threads,
+        fail_fast_after=args.fail_fast_after,
         stores=stores,
     )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}

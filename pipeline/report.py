@@ -2,12 +2,14 @@
 
 import datetime
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 
 from pipeline.options import RunConfig
+from pipeline.verdict import make_verdict
 from transforms import outcomes
 from transforms.errors import BooksError
 from transforms.model.sources import printable_location
@@ -25,6 +27,7 @@ def make_report(
     stats: Mapping[str, float],
     top_labels: Iterable[tuple[str, int]],
     computed: Sequence[str],
+    publish_sec: float,
     finished_at: datetime.datetime,
 ) -> dict[str, Any]:
     """The report of a run as JSON values.
@@ -36,6 +39,7 @@ def make_report(
       stats: thread-seconds by activity ('fetch_sec', …), 'batches' and 'filled_slots'.
       top_labels: how often each name is the first label of an image.
       computed: how the model computed, one JSON object for each way.
+      publish_sec: seconds the publication took.
       finished_at: UTC.
     """
     model = config.inference.model
@@ -46,6 +50,8 @@ def make_report(
     labeled = counts.get('labeled', 0)
     duplicates = counts.get('duplicates', 0)
     unchanged = counts.get('unchanged', 0)
+    files = sorted(files)
+    stats = {**stats, 'write_sec': publish_sec + sum(file.write_sec for file in files)}
     wall_sec = (finished_at - config.started_at).total_seconds()
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
@@ -71,6 +77,7 @@ def make_report(
             for key, seconds in sorted(stats.items())
             if key.endswith('_sec')
         },
+        'verdict': make_verdict(stats, wall_sec),
         'batches': int(batches),
         'batch_fill': round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
         'top_labels': [{'name': name, 'images': n} for name, n in common],
@@ -90,7 +97,7 @@ def make_report(
         },
         'metadata': outcomes.with_computed(config.metadata, computed),
         'versions': config.versions,
-        'files': [file._asdict() for file in sorted(files)],
+        'files': [file._asdict() for file in files],
     }
 
 
@@ -108,9 +115,13 @@ class _ReportDoFn(beam.DoFn):
         computed: Sequence[str],
     ) -> None:
         layout = self._config.layout
+        started = time.perf_counter()
         publish(layout, files, self._config.inference.model.vocabulary)
+        publish_sec = time.perf_counter() - started
         now = datetime.datetime.now(datetime.UTC)
-        report = make_report(self._config, files, counts, stats, top_labels, computed, now)
+        report = make_report(
+            self._config, files, counts, stats, top_labels, computed, publish_sec, now
+        )
         layout.store.write(layout.uri(layout.report_path), to_json(report))
         if not report['balanced']:
             raise BooksError(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.verdict import describe
 from transforms import dead_letters, uris, write
 from transforms.layout import Layout
 
@@ -44,6 +45,9 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     rate = report['images_per_sec']
     table.add_row('images/s, all included', '-' if rate is None else f'{rate:,.1f}')
     console.print(table)
+    line = describe(report['verdict'])
+    if line:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     for way in report['model']['computed']:
         text = f'{way["network"]}, {way["precision"]} on {way["device"]}'
         line = f'Model: {report["model"]["id"]}, {text}'

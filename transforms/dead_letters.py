@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from transforms import outcomes
 from transforms.layout import Layout
+from transforms.metrics import counter
 from transforms.rows import DeadLetter, Reason, WrittenFile
 from transforms.write import write_file
 
@@ -58,9 +59,12 @@ class _WriteDoFn(beam.DoFn):
         path, found = element
         letters = [letter for letter in found if letter is not None]
         metadata = outcomes.with_computed(self._metadata, computed)
-        table = dead_letter_table(letters, self._layout.carry, metadata)
-        yield write_file(path, table, self._layout)
+        file, _ = write_file(
+            path, self._layout, lambda: dead_letter_table(letters, self._layout.carry, metadata)
+        )
+        yield file
         for reason, count in Counter(letter.reason for letter in letters).items():
+            counter(f'dead_letters_{reason}').inc(count)
             yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
 
 

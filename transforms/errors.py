@@ -23,8 +23,19 @@ class StoreError(LemmabeamError):
     """A store refused or failed in a way that is no single image's fault."""
 
 
+class DecodeError(LemmabeamError):
+    """A decoder does not come back, and a thread cannot be stopped; names the image."""
+
+
 class ModelError(LemmabeamError):
     """A model, card or vocabulary cannot be used."""
+
+
+class InferenceError(Exception):
+    """One call of the model failed; whether an image is to blame is not known yet.
+
+    `__cause__` is what TensorFlow raised.
+    """
 
 
 class BooksError(LemmabeamError):

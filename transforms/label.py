@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
+from transforms.metrics import distribution
 from transforms.model.handler import ImageModelHandler
 from transforms.model.predictor import InferenceOptions
 from transforms.outcomes import outcome_table, to_ipc
-from transforms.rows import Batch, Image, LabeledBatch
+from transforms.rows import Batch, Image, LabeledBatch, Stage
 
 
 class _FinishChunksDoFn(beam.DoFn):
@@ -18,6 +19,10 @@ class _FinishChunksDoFn(beam.DoFn):
     is fused and one to one.
     """
 
+    def __init__(self) -> None:
+        self._infer_msec = distribution('infer_msec')
+        self._batch_images = distribution('batch_images')
+
     def start_bundle(self) -> None:
         self._batches: list[LabeledBatch] = []
 
@@ -25,7 +30,11 @@ class _FinishChunksDoFn(beam.DoFn):
         self._batches.append(batch)
         for name, seconds in batch.timings.items():
             yield beam.pvalue.TaggedOutput('stats', (f'{name}_sec', seconds))
-        filled = sum(isinstance(outcome, Image) for outcome in batch.outcomes)
+        filled = sum(
+            isinstance(outcome, Image) or outcome.stage is Stage.INFER for outcome in batch.outcomes
+        )
+        self._infer_msec.update(round(1000 * batch.timings['infer']))
+        self._batch_images.update(filled)
         yield beam.pvalue.TaggedOutput('stats', ('batches', 1.0))
         yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
         if batch.start + len(batch.outcomes) == len(batch.chunk.items):
@@ -40,20 +49,25 @@ class _FinishChunksDoFn(beam.DoFn):
 class LabelImages(beam.PTransform):
     """Runs the model and finishes the chunks.
 
+    Args:
+      options: the model, and how it is called.
+      fail_fast_after: see `transforms.faults.FaultPolicy`.
+
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
     `transforms.outcomes.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
     """
 
-    def __init__(self, options: InferenceOptions):
+    def __init__(self, options: InferenceOptions, fail_fast_after: int):
         super().__init__()
         self._options = options
+        self._fail_fast_after = fail_fast_after
 
     def expand(
         self, batches: beam.PCollection[Batch]
     ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:
         finished = (
             batches
-            | 'Infer' >> RunInference(ImageModelHandler(self._options))
+            | 'Infer' >> RunInference(ImageModelHandler(self._options, self._fail_fast_after))
             | 'FinishChunks'
             >> beam.ParDo(_FinishChunksDoFn())
             .with_output_types(bytes, stats=tuple[str, float])

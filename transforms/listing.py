@@ -12,6 +12,7 @@ from transforms import manifest, uris
 from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, UsageError
 from transforms.hashing import content_hash
+from transforms.metrics import counter
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
 from transforms.rows import Entry, Reason, Ref
@@ -210,6 +211,7 @@ def _checked_values(
 class _ListDoFn(beam.DoFn):
     def __init__(self, columns: Columns):
         self._columns = columns
+        self._listed = counter('listed_refs')
 
     def process(self, source: Input) -> Iterable[Ref | beam.pvalue.TaggedOutput]:
         skipped = 0
@@ -218,6 +220,7 @@ class _ListDoFn(beam.DoFn):
                 skipped += 1
             else:
                 LIVE.add(listed=1)
+                self._listed.inc()
                 yield ref
         yield beam.pvalue.TaggedOutput('counts', ('skipped_not_image', skipped))
 

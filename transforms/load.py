@@ -5,9 +5,11 @@ never further ahead than the look-ahead and the memory budget allow.
 """
 
 import collections
+import contextlib
 import hashlib
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,11 +20,16 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import decode
 from transforms.decode import PixelLimits
-from transforms.errors import ImageError
+from transforms.errors import DecodeError, ImageError, StoreError
+from transforms.faults import FaultPolicy
+from transforms.metrics import counter, distribution
 from transforms.model.card import Resize
 from transforms.process import LIVE, ByteBudget, cpu_count, shared
 from transforms.rows import Batch, Chunk, Failure, FetchLimits, Image, Item, Stage
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
+
+_WATCH_SEC = 1.0
+_DECODE_DEADLINES = 10
 
 
 class LoadOptions(NamedTuple):
@@ -33,8 +40,10 @@ class LoadOptions(NamedTuple):
       batch_size: slots a batch.
       fetch: limits of one fetch.
       pixels: limits of one picture.
-      memory_budget_bytes: encoded and decoded images in flight in a process, half of it for each.
+      memory_budget_bytes: encoded and decoded images in flight in a process, half of it for each;
+        batches that are loaded ahead have a quarter of it on top.
       threads: images in flight in a process; only as many as there are cores decode at a time.
+      fail_fast_after: see `transforms.faults.FaultPolicy`.
       stores: how stores are reached.
     """
 
@@ -44,6 +53,7 @@ class LoadOptions(NamedTuple):
     pixels: PixelLimits
     memory_budget_bytes: int
     threads: int
+    fail_fast_after: int
     stores: StoreOptions = DEFAULT_OPTIONS
 
 
@@ -53,13 +63,62 @@ class Loader:
     def __init__(self, options: LoadOptions):
         self._options = options
         self._pool = ThreadPoolExecutor(options.threads, 'load')
-        self._decoding = threading.BoundedSemaphore(cpu_count())
+        self._cores = cpu_count()
+        self._decoding = threading.BoundedSemaphore(self._cores)
         self._encoded = ByteBudget(options.memory_budget_bytes // 2)
         self._decoded = ByteBudget(options.memory_budget_bytes // 2)
+        self._policy = FaultPolicy(options.fail_fast_after, StoreError)
+        self._decodes: dict[int, tuple[str, float]] = {}  # what each thread decodes, since when
+        self._lock = threading.Lock()
+        self._batch_bytes = 0
+
+    def empty_batch(self) -> np.ndarray:
+        """Room for the pixels of a batch: (batch_size, S, S, 3) uint8 of zeros."""
+        side = self._options.resize.size_px
+        pixels = np.zeros((self._options.batch_size, side, side, 3), np.uint8)
+        with self._lock:
+            self._batch_bytes += pixels.nbytes
+        # Whatever becomes of a bundle, its batches are counted as long as they are there.
+        weakref.finalize(pixels, self._forget, pixels.nbytes).atexit = False
+        return pixels
+
+    def _forget(self, size_bytes: int) -> None:
+        with self._lock:
+            self._batch_bytes -= size_bytes
+
+    @property
+    def may_look_ahead(self) -> bool:
+        """Whether all bundles of this process together may hold another batch."""
+        return self._batch_bytes < self._options.memory_budget_bytes // 4
 
     def submit(self, item: Item, pixels: np.ndarray) -> 'Future[_Loaded]':
         """Starts to load an image into its slot."""
         return self._pool.submit(self.load, item, pixels)
+
+    def result(self, future: 'Future[_Loaded]') -> '_Loaded':
+        """Waits for what `submit` has started.
+
+        Raises:
+          DecodeError: some decoding takes ten times as long as a fetch may.
+          StoreError: a fault that is no single image's.
+        """
+        while True:
+            try:
+                return future.result(_WATCH_SEC)
+            except TimeoutError:
+                if future.done():
+                    raise
+                self._check_decodes()
+
+    def _check_decodes(self) -> None:
+        longest_sec = _DECODE_DEADLINES * self._options.fetch.deadline_sec
+        for uri, since in list(self._decodes.values()):
+            if time.perf_counter() - since > longest_sec:
+                raise DecodeError(
+                    f'{uri}: decoding takes longer than {longest_sec:g} s (ten times '
+                    '--fetch_deadline_sec) and cannot be stopped; take it out of the input, and '
+                    'look at where it comes from'
+                )
 
     def load(self, item: Item, pixels: np.ndarray) -> '_Loaded':
         """Loads an image into its slot, a (S, S, 3) uint8 array, which stays as it is on failure.
@@ -71,14 +130,15 @@ class Loader:
         stage = Stage.FETCH
         size_bytes = item.size_bytes
         fetched_at = decode_at = started
+        retries = 0
         try:
             with self._encoded.admission() as admit:
                 store = store_for(item.uri, self._options.stores)
-                data, version, _ = store.fetch(item.uri, self._options.fetch, admit)
+                data, version, retries = store.fetch(item.uri, self._options.fetch, admit)
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
                 stage = Stage.DECODE
-                with self._decoding:
+                with self._decoding, self._watched(item.uri):
                     decode_at = time.perf_counter()
                     image = self._decode(data, version, pixels)
         except ImageError as e:
@@ -89,9 +149,36 @@ class Loader:
         else:
             outcome = image
         ended = time.perf_counter()
+        self._policy.record(item.uri, outcome if isinstance(outcome, Failure) else None)
         if stage is Stage.FETCH:
-            return _Loaded(outcome, ended - started, 0.0)
-        return _Loaded(outcome, fetched_at - started, ended - decode_at)
+            return _Loaded(outcome, ended - started, 0.0, retries)
+        return _Loaded(outcome, fetched_at - started, ended - decode_at, retries)
+
+    @contextlib.contextmanager
+    def _watched(self, uri: str) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._decodes[thread] = (uri, time.perf_counter())
+        try:
+            yield
+        finally:
+            del self._decodes[thread]
+
+    def timings(self, images: Sequence['_Loaded'], waited_sec: float = 0.0) -> dict[str, float]:
+        """Seconds by activity: of threads, and how long the model waited for which of them.
+
+        The wait is split by how long each would have taken alone, with all its threads or cores.
+        """
+        fetch_sec = sum(image.fetch_sec for image in images)
+        decode_sec = sum(image.decode_sec for image in images)
+        fetch_alone_sec = fetch_sec / self._options.threads
+        decode_alone_sec = decode_sec / self._cores
+        share = fetch_alone_sec / ((fetch_alone_sec + decode_alone_sec) or 1.0)
+        return {
+            'fetch': fetch_sec,
+            'decode': decode_sec,
+            'fetch_wait': share * waited_sec,
+            'decode_wait': (1 - share) * waited_sec,
+        }
 
     def _decode(self, data: bytes, version: str, pixels: np.ndarray) -> Image:
         opened = decode.open_image(data, self._options.resize, self._options.pixels)
@@ -111,6 +198,7 @@ class _Loaded(NamedTuple):
     outcome: Image | Failure
     fetch_sec: float
     decode_sec: float
+    retries: int
 
 
 class _Pending(NamedTuple):
@@ -123,23 +211,11 @@ class _Pending(NamedTuple):
 def load_chunk(chunk: Chunk, loader: Loader, options: LoadOptions) -> Iterator[Batch]:
     """The batches of one chunk, one image after the other: what the pipeline must equal."""
     for start in range(0, len(chunk.items), options.batch_size):
-        pixels = _empty_pixels(options)
+        pixels = loader.empty_batch()
         items = chunk.items[start : start + options.batch_size]
         images = [loader.load(item, pixels[slot]) for slot, item in enumerate(items)]
-        yield _batch(chunk, start, pixels, images)
-
-
-def _empty_pixels(options: LoadOptions) -> np.ndarray:
-    side = options.resize.size_px
-    return np.zeros((options.batch_size, side, side, 3), np.uint8)
-
-
-def _batch(chunk: Chunk, start: int, pixels: np.ndarray, images: Sequence[_Loaded]) -> Batch:
-    timings = {
-        'fetch': sum(image.fetch_sec for image in images),
-        'decode': sum(image.decode_sec for image in images),
-    }
-    return Batch(chunk, start, [image.outcome for image in images], pixels, timings)
+        outcomes = [image.outcome for image in images]
+        yield Batch(chunk, start, outcomes, pixels, loader.timings(images))
 
 
 class _LoadDoFn(beam.DoFn):
@@ -151,6 +227,12 @@ class _LoadDoFn(beam.DoFn):
 
     def __init__(self, options: LoadOptions):
         self._options = options
+        self._fetch_msec = distribution('fetch_msec')
+        self._fetch_retries = counter('fetch_retries')
+        self._decode_msec = distribution('decode_msec')
+        self._image_bytes = distribution('image_bytes')
+        self._wait_msec = distribution('load_wait_msec')
+        self._ready_batches = distribution('look_ahead_ready_batches')
 
     def setup(self) -> None:
         self._loader = shared(Loader, self._options)
@@ -168,9 +250,11 @@ class _LoadDoFn(beam.DoFn):
     ) -> Iterator[Batch]:
         self._window, self._timestamp = window, timestamp
         for start in range(0, len(chunk.items), self._options.batch_size):
-            while len(self._pending) >= self._look_ahead:
+            while self._pending and (
+                len(self._pending) >= self._look_ahead or not self._loader.may_look_ahead
+            ):
                 yield self._next()
-            pixels = _empty_pixels(self._options)
+            pixels = self._loader.empty_batch()
             items = chunk.items[start : start + self._options.batch_size]
             images = [self._loader.submit(item, pixels[i]) for i, item in enumerate(items)]
             self._pending.append(_Pending(chunk, start, pixels, images))
@@ -180,17 +264,30 @@ class _LoadDoFn(beam.DoFn):
             yield WindowedValue(self._next(), self._timestamp, [self._window])
 
     def _next(self) -> Batch:
-        pending = self._pending[0]
+        ready = sum(all(image.done() for image in each.images) for each in self._pending)
+        started = time.perf_counter()
         try:
-            images = [future.result() for future in pending.images]
+            images = [self._loader.result(future) for future in self._pending[0].images]
         except BaseException:
             for left in self._pending:
                 for future in left.images:
                     future.cancel()
             raise
-        self._pending.popleft()
-        LIVE.add(failed=sum(isinstance(image.outcome, Failure) for image in images))
-        return _batch(pending.chunk, pending.start, pending.pixels, images)
+        waited_sec = time.perf_counter() - started
+        pending = self._pending.popleft()
+        outcomes = [image.outcome for image in images]
+        LIVE.add(failed=sum(isinstance(outcome, Failure) for outcome in outcomes))
+        self._ready_batches.update(ready)
+        self._wait_msec.update(round(1000 * waited_sec))
+        self._fetch_retries.inc(sum(image.retries for image in images))
+        for image in images:
+            self._fetch_msec.update(round(1000 * image.fetch_sec))
+            if image.decode_sec:
+                self._decode_msec.update(round(1000 * image.decode_sec))
+            if image.outcome.size_bytes is not None:
+                self._image_bytes.update(image.outcome.size_bytes)
+        timings = self._loader.timings(images, waited_sec)
+        return Batch(pending.chunk, pending.start, outcomes, pending.pixels, timings)
 
 
 class LoadImages(beam.PTransform):

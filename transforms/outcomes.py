@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from transforms.rows import DeadLetter, Image, LabeledBatch, Reason, Stage
+from transforms.rows import DeadLetter, Image, LabeledBatch
 
 FEATURES = 'features'
 """Column of the pooled features, a fixed-size list of float16, where they were asked for."""
@@ -87,6 +87,9 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
     facts = [json.loads(way) for way in sorted(set(ways))]
     precisions = sorted({fact['precision'] for fact in facts})
     known = {'precision': '+'.join(precisions) or 'none'}
+    sizes = {fact['batch_size'] for fact in facts}
+    if len(sizes) > 1 or sizes - {int(metadata.get('batch_size', 0))}:
+        known['batch_size'] = '+'.join(str(size) for size in sorted(sizes))
     lengths = {fact['features'] for fact in facts} - {None}
     if lengths:
         known['features'] = str(max(lengths))
@@ -95,8 +98,7 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
 
 def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
     rows = []
-    for slot, outcome in enumerate(batch.outcomes):
-        item = batch.chunk.items[batch.start + slot]
+    for slot, (item, outcome) in enumerate(zip(batch.items, batch.outcomes, strict=True)):
         row: dict[str, Any] = {'uri': item.uri, 'carried': list(item.carried)}
         if not isinstance(outcome, Image):
             row |= {
@@ -105,14 +107,8 @@ def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
                 'detail': outcome.detail,
                 'size_bytes': outcome.size_bytes,
             }
-        elif (count := int(batch.counts[slot])) < 0:
-            row |= {
-                'stage': Stage.INFER.value,
-                'reason': Reason.NONFINITE_SCORES.value,
-                'detail': 'the model gave infinite or undefined outputs',
-                'size_bytes': outcome.size_bytes,
-            }
         else:
+            count = int(batch.counts[slot])
             row |= {
                 'object_version': outcome.object_version,
                 'content_sha256': outcome.content_sha256,

@@ -136,12 +136,16 @@ class DeadLetter(NamedTuple):
 
 
 class WrittenFile(NamedTuple):
-    """One published file: its path below the output folder, `/`-separated."""
+    """One published file: its path below the output folder, `/`-separated.
+
+    `write_sec` is what it took to put it together and to write it.
+    """
 
     path: str
     rows: int
     size_bytes: int
     sha256: str
+    write_sec: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -193,10 +197,10 @@ class LabeledBatch:
     """A batch after inference.
 
     Attributes:
-      chunk, start, outcomes: as in `Batch`.
+      chunk, start, outcomes: as in `Batch`, with the failures of the model added.
       indices: (batch_size, k) int32 class indices by falling score, ties by index.
       scores: (batch_size, k) float32.
-      counts: (batch_size,) int32, how many of the k are labels; -1 where an output is not finite.
+      counts: (batch_size,) int32, how many of the k are labels.
       features: (batch_size, length) float16, or None.
       timings: as in `Batch`, with the inference added.
       computed: how the model computed, as JSON.
@@ -211,3 +215,8 @@ class LabeledBatch:
     features: np.ndarray | None
     timings: dict[str, float]
     computed: str
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """What the slots hold, or would hold, one for each outcome."""
+        return self.chunk.items[self.start : self.start + len(self.outcomes)]

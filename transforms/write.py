@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -14,11 +15,16 @@ import pyarrow.parquet as pq
 
 from transforms import outcomes
 from transforms.layout import Layout
+from transforms.metrics import distribution
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
 
 KIND = 'predictions'
 _ROW_GROUP_ROWS = 65_536
+
+_WRITE_MSEC = distribution('write_msec')
+_FILE_BYTES = distribution('file_bytes')
+_FILE_ROWS = distribution('file_rows')
 
 _LABEL = pa.struct(
     [
@@ -154,11 +160,20 @@ def to_parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def write_file(path: str, table: pa.Table, layout: Layout) -> WrittenFile:
+def write_file(
+    path: str, layout: Layout, make_table: Callable[[], pa.Table]
+) -> tuple[WrittenFile, pa.Table]:
     """Writes one file of a run to where it waits for publication."""
+    started = time.perf_counter()
+    table = make_table()
     data = to_parquet(table)
     layout.store.write(layout.staged_uri(path), data)
-    return WrittenFile(path, table.num_rows, len(data), hashlib.sha256(data).hexdigest())
+    sha256 = hashlib.sha256(data).hexdigest()
+    write_sec = time.perf_counter() - started
+    _WRITE_MSEC.update(round(1000 * write_sec))
+    _FILE_BYTES.update(len(data))
+    _FILE_ROWS.update(table.num_rows)
+    return WrittenFile(path, table.num_rows, len(data), sha256, write_sec), table
 
 
 class _RouteDoFn(beam.DoFn):
@@ -180,10 +195,14 @@ class _WriteDoFn(beam.DoFn):
         self, element: tuple[str, Iterable[bytes]], computed: Sequence[str]
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, parts = element
-        routed = [outcomes.from_ipc(data) for data in parts if data]
         metadata = outcomes.with_computed(self._metadata, computed)
-        table = prediction_table(routed, self._vocabulary, self._layout, metadata)
-        yield write_file(path, table, self._layout)
+
+        def make_table() -> pa.Table:
+            routed = [outcomes.from_ipc(data) for data in parts if data]
+            return prediction_table(routed, self._vocabulary, self._layout, metadata)
+
+        file, table = write_file(path, self._layout, make_table)
+        yield file
         yield beam.pvalue.TaggedOutput('counts', ('labeled', table.num_rows))
         first = pc.list_slice(table['labels'], 0, 1)
         for count in pc.value_counts(pc.struct_field(pc.list_flatten(first), 'name')).to_pylist():

@@ -43,7 +43,7 @@ class Predictor:
         indices = np.broadcast_to(np.arange(options.max_labels, dtype=np.int32), shape)
         counts = np.full(options.batch_size, 3, np.int32)
         self._labels = Prediction(indices, np.full(shape, 0.1, np.float32), counts, None)
-        self.computed = {'precision': 'none', 'features': None}
+        self.computed = {'precision': 'none', 'features': None, 'batch_size': options.batch_size}
 
     def __call__(self, pixels):
         return self._labels

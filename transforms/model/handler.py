@@ -12,30 +12,54 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
+from transforms.errors import ModelError
+from transforms.faults import FaultPolicy
 from transforms.model.predictor import InferenceOptions, Prediction, Predictor
+from transforms.model.rescue import predict_or_rescue
 from transforms.process import LIVE, shared
-from transforms.rows import Batch, Image, LabeledBatch
+from transforms.rows import Batch, Failure, Image, LabeledBatch, Reason, Stage
 
 
 def label_batch(batch: Batch, predictor: Predictor) -> LabeledBatch:
-    """Calls the model on a batch; one without any image is not worth a call."""
+    """Calls the model on a batch; one without any image is not worth a call.
+
+    Raises:
+      ModelError: the model fails, and no image is to blame.
+    """
     started = time.perf_counter()
-    if any(isinstance(outcome, Image) for outcome in batch.outcomes):
-        found = predictor(batch.pixels)
+    outcomes = list(batch.outcomes)
+    images = {i: each for i, each in enumerate(outcomes) if isinstance(each, Image)}
+    if images:
+        found, guilty = predict_or_rescue(predictor, batch.pixels, list(images))
     else:
         nothing = np.zeros((0, 0), np.float32)
         found = Prediction(nothing.astype(np.int32), nothing, np.zeros(0, np.int32), None)
+        guilty = {}
+    for slot, image in images.items():
+        if slot in guilty:
+            reason, detail = Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}'
+        elif found.counts[slot] < 0:
+            reason, detail = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
+        else:
+            continue
+        outcomes[slot] = Failure(Stage.INFER, reason, detail, image.size_bytes)
     timings = {**batch.timings, 'infer': time.perf_counter() - started}
     computed = json.dumps(predictor.computed, sort_keys=True)
-    return LabeledBatch(batch.chunk, batch.start, batch.outcomes, *found, timings, computed)
+    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, computed)
 
 
 class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
-    """Takes whole batches as single elements: chunks have cut them already."""
+    """Takes whole batches as single elements: chunks have cut them already.
 
-    def __init__(self, options: InferenceOptions):
+    Args:
+      options: the model, and how it is called.
+      fail_fast_after: see `transforms.faults.FaultPolicy`.
+    """
+
+    def __init__(self, options: InferenceOptions, fail_fast_after: int):
         super().__init__()
         self._options = options
+        self._fail_fast_after = fail_fast_after
 
     def load_model(self) -> Predictor:
         """The predictor of this process."""
@@ -48,11 +72,16 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
     ) -> list[LabeledBatch]:
         """Labels each batch; a list, because Beam does not count the failures of a generator."""
+        policy = shared(_make_policy, self._fail_fast_after)
         labeled = [label_batch(each, model) for each in batch]
         for each in labeled:
-            slots = [i for i, outcome in enumerate(each.outcomes) if isinstance(outcome, Image)]
-            bad = sum(each.counts[slot] < 0 for slot in slots)
-            LIVE.add(labeled=len(slots) - bad, failed=bad)
+            for item, outcome in zip(each.items, each.outcomes, strict=True):
+                if isinstance(outcome, Image):
+                    LIVE.add(labeled=1)
+                    policy.record(item.uri, None)
+                elif outcome.stage is Stage.INFER:
+                    LIVE.add(failed=1)
+                    policy.record(item.uri, outcome)
         return labeled
 
     def get_num_bytes(self, batch: Sequence[Batch]) -> int:
@@ -66,3 +95,7 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
     def get_metrics_namespace(self) -> str:
         """Where Beam counts."""
         return 'lemmabeam'
+
+
+def _make_policy(fail_fast_after: int) -> FaultPolicy:
+    return FaultPolicy(fail_fast_after, ModelError)

@@ -95,7 +95,7 @@ def load_network(
         wanted = (found[0], found[1] if with_features else None)
         for output, seen in zip(wanted, (logits, features), strict=True):
             if output is not None:
-                output.set_shape(seen.shape)
+                output.set_shape((images.shape[0], *seen.shape[1:]))
         return wanted
 
     return Network(call, card.mean, card.std, card.channels == BGR, FLOAT32, SAVED, loaded.model)

@@ -1,12 +1,12 @@
 """A compiled model: whole batches of pixels in, the few labels of each image out."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from transforms.errors import ModelError
+from transforms.errors import InferenceError, ModelError
 from transforms.model import canary
 from transforms.model.canary import Seen
 from transforms.model.runtime import device_name, import_tensorflow
@@ -63,18 +63,17 @@ class Prediction(NamedTuple):
 class Predictor:
     """A compiled model that has passed its canary; one a process, see `transforms.process.shared`.
 
-    Attributes:
-      computed: how it computes, for the report: precision, device and whether XLA compiled it.
+    When the device runs out of memory, fewer images go into a call from then on.
 
     Raises:
       ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
     """
 
     def __init__(self, options: InferenceOptions):
-        tf = import_tensorflow(options.intra_op_threads)
+        self._tf = tf = import_tensorflow(options.intra_op_threads)
+        self._options = options
         device = device_name(tf, options.require_gpu)
         from transforms.model.network import load_network
-        from transforms.model.sparse import sparse_labels
 
         source = options.model
         precision = options.precision
@@ -90,13 +89,42 @@ class Predictor:
             options.features,
             may_be_float32=options.precision == AUTO,
         )
-        network = self._network
-        size = source.card.resize.size_px
-        self._shape = (options.batch_size, size, size, 3)
+        size_px = source.card.resize.size_px
+        self._shape = (options.batch_size, size_px, size_px, 3)
+        self._call_size = options.batch_size
+        self._compiled: dict[int, Any] = {}
+        self._computed = {
+            'network': self._network.route,
+            'precision': self._network.precision,
+            'device': device,
+            'jit': options.jit,
+        }
+        self._features: int | None = None  # their length, once it was seen
+        # One batch runs; a second one would only share the device and double its memory.
+        self._device = threading.Lock()
+        try:
+            if options.canary == canary.OFF:
+                self(np.zeros(self._shape, np.uint8))
+            else:
+                canary.run_canary(options.canary, source, self._see)
+        except InferenceError as e:
+            jit = ', compiled by XLA (--jit)' if options.jit else ''
+            raise ModelError(f'the model fails in its first call{jit}: {e}') from e
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """How it computes, for the report: precision, device, XLA, and images a call."""
+        return {**self._computed, 'features': self._features, 'batch_size': self._call_size}
+
+    def _compile(self, size: int) -> Any:
+        """The model for calls of so many images: one shape a function, so nothing is retraced."""
+        tf, options, network = self._tf, self._options, self._network
+        from transforms.model.sparse import sparse_labels
+
         mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
 
         @tf.function(
-            input_signature=[tf.TensorSpec(self._shape, tf.uint8)],
+            input_signature=[tf.TensorSpec((size, *self._shape[1:]), tf.uint8)],
             jit_compile=options.jit or None,
             autograph=False,
         )
@@ -106,13 +134,13 @@ class Predictor:
                 images = tf.reverse(images, [-1])
             logits, features = network.call((images - mean) / std)
             if logits is None:
-                indices = tf.zeros((options.batch_size, 0), tf.int32)
-                scores = tf.zeros((options.batch_size, 0), tf.float32)
-                counts = tf.zeros(options.batch_size, tf.int32)
+                indices = tf.zeros((size, 0), tf.int32)
+                scores = tf.zeros((size, 0), tf.float32)
+                counts = tf.zeros(size, tf.int32)
             else:
                 indices, scores, counts = sparse_labels(
                     logits,
-                    source.card.activation,
+                    options.model.card.activation,
                     options.threshold,
                     options.max_labels,
                     options.min_labels,
@@ -121,36 +149,20 @@ class Predictor:
             outputs = (indices, scores, counts)
             return outputs if features is None else (*outputs, features)
 
-        self._predict = predict
-        self._features: int | None = None  # their length, once it was seen
-        # One batch runs; a second one would only share the device and double its memory.
-        self._device = threading.Lock()
-        try:
-            if options.canary == canary.OFF:
-                self(np.zeros(self._shape, np.uint8))
-            else:
-                canary.run_canary(options.canary, source, self._see)
-        except tf.errors.OpError as e:
-            from transforms.model.saved_model import first_words
-
-            jit = ', compiled by XLA (--jit)' if options.jit else ''
-            raise ModelError(f'the model fails in its first call{jit}: {first_words(e)}') from e
-        self.computed = {
-            'network': network.route,
-            'precision': network.precision,
-            'device': device,
-            'jit': options.jit,
-            'features': self._features,
-        }
+        return predict
 
     def __call__(self, pixels: np.ndarray) -> Prediction:
         """Labels a batch of the fixed size.
 
         Args:
           pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255].
+
+        Raises:
+          InferenceError: TensorFlow fails.
+          ModelError: the device has not enough memory, however few images go into a call.
         """
         with self._device:
-            indices, scores, counts, *wide = (x.numpy() for x in self._predict(pixels))
+            indices, scores, counts, *wide = self._call(pixels)
         if not wide:
             return Prediction(indices, scores, counts, None)
         with np.errstate(over='ignore'):
@@ -158,6 +170,37 @@ class Predictor:
         self._features = features.shape[1]
         counts = np.where(np.isfinite(features).all(axis=1), counts, -1)
         return Prediction(indices, scores, counts, features)
+
+    def _call(self, pixels: np.ndarray) -> list[np.ndarray]:
+        from transforms.model.saved_model import first_words
+
+        errors = self._tf.errors
+        while True:
+            size = self._call_size
+            try:
+                if size not in self._compiled:
+                    self._compiled = {size: self._compile(size)}
+                parts = [
+                    [output.numpy() for output in self._compiled[size](part)]
+                    for part in _parts(pixels, size)
+                ]
+                break
+            except errors.ResourceExhaustedError as e:
+                if size == 1:
+                    raise ModelError(
+                        f'the device has not enough memory for one image: {first_words(e)}'
+                    ) from e
+                self._call_size = size // 2
+            except errors.OpError as e:
+                raise InferenceError(first_words(e)) from e
+            except (TypeError, ValueError) as e:
+                if size == self._options.batch_size:
+                    raise
+                raise ModelError(
+                    f'the device has not enough memory for {self._options.batch_size} images a '
+                    'call, and the SavedModel takes no other number; lower --batch_size'
+                ) from e
+        return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
 
     def _see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:
         seen = []
@@ -176,6 +219,15 @@ class Predictor:
                 for i in range(len(part))
             ]
         return seen
+
+
+def _parts(pixels: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Cuts a batch into calls of one size; the last one may have slots without an image."""
+    for start in range(0, len(pixels), size):
+        part = pixels[start : start + size]
+        if len(part) < size:
+            part = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), np.uint8)])
+        yield part
 
 
 def check_precision(precision: str, source: ModelSource) -> None:

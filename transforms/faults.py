@@ -1,0 +1,75 @@
+"""Tells faults of single images from faults of everything.
+
+An image that fails is a dead letter.  When nearly all of them fail, and alike, it is the
+credentials, the store or the model, and a million dead letters would hide that.
+"""
+
+import collections
+import threading
+
+from transforms.errors import LemmabeamError
+from transforms.rows import Failure, Reason
+
+_WINDOW = 500
+_MOST_ALIKE = 0.9 * _WINDOW
+
+_ADVICE = {
+    Reason.FORBIDDEN: 'give the account read access there',
+    Reason.STORE_ERROR: 'is the store down, or the network?',
+    Reason.DEADLINE: 'the store stalls, or is too slow for --fetch_deadline_sec',
+    Reason.MODEL_ERROR: 'the model does not work',
+    Reason.NONFINITE_SCORES: 'the model does not work in this precision, or at all',
+}
+
+
+class FaultPolicy:
+    """Stops a run in which what may be everybody's fault happens to nearly everybody.
+
+    Thread-safe; one a process and stage, because workers share no state.
+
+    Args:
+      fail_fast_after: stop when so many images, the first of this process, fail alike; or when 90 %
+        of its last 500 do.  0 never stops.
+      error: what is raised.
+    """
+
+    def __init__(self, fail_fast_after: int, error: type[LemmabeamError]):
+        self._fail_fast_after = fail_fast_after
+        self._error = error
+        self._lock = threading.Lock()
+        self._reset()
+
+    def record(self, uri: str, failure: Failure | None) -> None:
+        """Takes note of how one image ended.
+
+        Raises:
+          LemmabeamError: of the kind that was chosen; counting begins anew then.
+        """
+        reason = failure.reason if failure and failure.reason in _ADVICE else None
+        if not self._fail_fast_after:
+            return
+        with self._lock:
+            self._seen += 1
+            if len(self._last) == _WINDOW:
+                self._counts[self._last[0]] -= 1
+            self._last.append(reason)
+            self._counts[reason] += 1
+            if failure is None or reason is None:
+                return
+            alike = self._counts[reason]
+            if alike == self._seen == self._fail_fast_after:
+                which = f'the first {alike} images of this process all'
+            elif len(self._last) == _WINDOW and alike >= _MOST_ALIKE:
+                which = f'{alike} of the last {_WINDOW} images of this process'
+            else:
+                return
+            self._reset()
+        raise self._error(
+            f'{which} failed with {reason.value} ({failure.detail}), the last one {uri}: '
+            f'{_ADVICE[reason]} (--fail_fast_after 0 goes on nonetheless)'
+        )
+
+    def _reset(self) -> None:
+        self._seen = 0
+        self._last: collections.deque[Reason | None] = collections.deque(maxlen=_WINDOW)
+        self._counts: collections.Counter[Reason | None] = collections.Counter()

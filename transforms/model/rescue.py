@@ -1,0 +1,88 @@
+"""Saves the images of a batch on which the model failed, but for those that are guilty."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from transforms.errors import InferenceError, ModelError
+from transforms.model.predictor import Prediction
+
+Predict = Callable[[np.ndarray], Prediction]
+
+
+def predict_or_rescue(
+    predict: Predict, pixels: np.ndarray, slots: Sequence[int]
+) -> tuple[Prediction, dict[int, str]]:
+    """Calls the model on a batch, and on parts of it if that fails.
+
+    Every call is of the whole size, with each image in the slot it had: the last bits of a score
+    depend on both, and on nothing else.
+
+    Args:
+      predict: the model; takes (N, S, S, 3) uint8.
+      pixels: (N, S, S, 3) uint8 RGB in [0, 255].
+      slots: where images lie.
+
+    Returns:
+      What the model says of the batch, and for each slot on which it fails also alone, how.
+
+    Raises:
+      ModelError: it fails without any image, too, so that none is to blame.
+    """
+    try:
+        return predict(pixels), {}
+    except InferenceError as e:
+        _blame_the_model(predict, pixels, e)
+    guilty: dict[int, str] = {}
+    rescued: Prediction | None = None
+    waiting = [list(slots)]
+    if len(slots) > 1:  # alone it has a second try; more of them have it in their halves
+        waiting = _halves(slots)
+    while waiting:
+        part = waiting.pop()
+        alone = np.zeros_like(pixels)
+        alone[part] = pixels[part]
+        try:
+            found = predict(alone)
+        except InferenceError as e:
+            if len(part) > 1:
+                waiting += _halves(part)
+                continue
+            _blame_the_model(predict, pixels, e)
+            guilty[part[0]] = type(e.__cause__ or e).__name__
+            continue
+        rescued = found if rescued is None else _merged(rescued, found, part)
+    if rescued is None:
+        rescued = predict(np.zeros_like(pixels))
+    return rescued, guilty
+
+
+def _blame_the_model(predict: Predict, pixels: np.ndarray, error: InferenceError) -> None:
+    try:
+        predict(np.zeros_like(pixels))
+    except InferenceError:
+        raise ModelError(f'the model fails, also without any image: {error}') from error
+
+
+def _halves(slots: Sequence[int]) -> list[list[int]]:
+    middle = len(slots) // 2
+    return [list(slots[:middle]), list(slots[middle:])]
+
+
+def _merged(one: Prediction, other: Prediction, slots: Sequence[int]) -> Prediction:
+    """`one`, with these rows of `other`."""
+
+    def rows(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        both = ours.copy()
+        both[slots] = theirs[slots]
+        return both
+
+    features = None
+    if one.features is not None and other.features is not None:
+        features = rows(one.features, other.features)
+    return Prediction(
+        rows(one.indices, other.indices),
+        rows(one.scores, other.scores),
+        rows(one.counts, other.counts),
+        features,
+    )
