@@ -63,5 +63,5 @@ setup(
             'ruff>=0.14,<1',
         ],
     },
-    entry_points={'console_scripts': ['lemmabeam = pipeline.main:main']},
+    entry_points={'console_scripts': ['lemmabeam = pipeline.main:console']},
 )

@@ -1,7 +1,5 @@
 """`python -m pipeline` is the console script."""
 
-import sys
+from pipeline.main import console
 
-from pipeline.main import main
-
-sys.exit(main())
+console()

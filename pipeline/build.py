@@ -29,11 +29,9 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     batches = (
         items
         | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
-        | 'LoadImages' >> LoadImages(config.load)
+        | 'LoadImages' >> LoadImages(config.load, config.preflight, config.fail_fast)
     )
-    finished, stats = batches | 'LabelImages' >> LabelImages(
-        config.inference, config.load.fail_fast_after
-    )
+    finished, stats = batches | 'LabelImages' >> LabelImages(config.inference, config.fail_fast)
 
     # Only the workers know in what precision, and on what, they computed.
     computed = (

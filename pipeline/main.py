@@ -60,6 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def console() -> NoReturn:
+    """The console script."""
+    code = main()
+    if code == 1:
+        # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 _Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
 
 
@@ -105,8 +116,9 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline import options
     from pipeline.progress import DownloadReporter
     from pipeline.summary import print_summary
-    from transforms import lease
+    from transforms import lease, preflight
     from transforms.errors import StoreError, UsageError
+    from transforms.process import shared
     from transforms.publish import clean_up
 
     parser.epilog = _EPILOG
@@ -135,6 +147,7 @@ def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         try:
             options.check_output(layout)
             clean_up(layout)  # of an attempt that was killed
+            shared(preflight.check, config.preflight)
             code = _run(root, config, args.verbose)
         finally:
             # A store that is gone has been reported already.
@@ -310,4 +323,4 @@ def _stopping_on_signals(advice: str, at_exit: Callable[[], None]) -> Iterator[N
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    console()

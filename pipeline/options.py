@@ -17,6 +17,7 @@ from pipeline import __version__
 from transforms import dead_letters, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
+from transforms.faults import FailFast
 from transforms.layout import SCHEMA_VERSION, Layout, check_dataset
 from transforms.listing import Columns, Input
 from transforms.load import LoadOptions
@@ -27,6 +28,7 @@ from transforms.model.hub import Progress
 from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, check_precision
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import ModelSource, printable_location, resolve_model
+from transforms.preflight import Preflight
 from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import StoreOptions
@@ -64,6 +66,8 @@ class RunConfig:
       max_images: refuse more images than this, or None.
       chunk_size: images a chunk.
       load: how images are loaded.
+      preflight: what launcher and workers try first.
+      fail_fast: when failing images stop the run.
       inference: the model, and how it is called.
       layout: where results go.
       metadata: key-value metadata of the Parquet files.
@@ -79,6 +83,8 @@ class RunConfig:
     max_images: int | None
     chunk_size: int
     load: LoadOptions
+    preflight: Preflight
+    fail_fast: FailFast
     inference: InferenceOptions
     layout: Layout
     metadata: dict[str, str]
@@ -448,7 +454,6 @@ def make_config(
         pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
         memory_budget_bytes=args.memory_budget,
         threads=args.loader_threads,
-        fail_fast_after=args.fail_fast_after,
         stores=stores,
     )
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
@@ -460,6 +465,9 @@ def make_config(
         max_images=args.max_images,
         chunk_size=args.chunk_size,
         load=load,
+        # Who wants to go on whatever fails wants to start, too.
+        preflight=Preflight(inputs if args.fail_fast_after else (), columns, load.fetch, layout),
+        fail_fast=FailFast(args.fail_fast_after, layout.run_id),
         inference=inference,
         layout=layout,
         metadata=_metadata(inference, versions),
@@ -481,17 +489,12 @@ def check_output(layout: Layout) -> None:
 
     Raises:
       UsageError: the run is complete already, or does not fit the dataset in the folder.
-      StoreError: the folder cannot be written.
     """
     check_dataset(layout)
-    store = layout.store
-    if store.stat(layout.uri(layout.report_path)) is not None:
+    if layout.store.stat(layout.uri(layout.report_path)) is not None:
         raise UsageError(
             f'--run_id {layout.run_id}: this run is complete in {layout.output}; choose another id'
         )
-    probe = layout.uri(f'_work/{layout.run_id}.probe')
-    store.write(probe, b'')
-    store.delete(probe)
 
 
 def _rows_per_file(model: ModelSource, has_features: bool) -> int:

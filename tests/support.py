@@ -16,7 +16,10 @@ from PIL import Image
 
 from pipeline import options
 from pipeline.build import build
+from transforms.decode import decode
 from transforms.model.predictor import Predictor
+from transforms.model.registry import EMBEDDED
+from transforms.model.sources import resolve_model
 from transforms.process import shared
 from transforms.storage import store_for
 
@@ -97,11 +100,21 @@ def rows(folder: Path, kind: str) -> list[dict]:
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs `lemmabeam` as a person would."""
+    return python('-m', 'pipeline', *arguments, **environment)
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a fresh Python."""
     return subprocess.run(
-        [sys.executable, '-m', 'pipeline', *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=180,
         env=os.environ | environment,
         check=False,
     )
+
+
+def decode_224(path: Path) -> np.ndarray:
+    """The pixels the embedded model is given of a picture."""
+    return decode(path.read_bytes(), resolve_model(EMBEDDED).card.resize)

@@ -196,6 +196,7 @@ class TestComputing:
             'device': 'CPU',
             'jit': False,
             'features': 1280,
+            'batch_size': 2,
         }
 
     @pytest.mark.parametrize(

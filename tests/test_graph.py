@@ -11,6 +11,7 @@ import pytest
 from pipeline.verify import compare, verify
 from tests import support
 from transforms import chunks, listing, outcomes, write
+from transforms.faults import fetch_policy
 from transforms.load import Loader, load_chunk
 from transforms.model.handler import label_batch
 from transforms.model.sources import resolve_model
@@ -63,7 +64,7 @@ def plain_loop(config):
     for chunk in cut:
         batches = [
             label_batch(batch, support.predictor(config))
-            for batch in load_chunk(chunk, loader, config.load)
+            for batch in load_chunk(chunk, loader, config.load, fetch_policy(config.fail_fast))
         ]
         dead += outcomes.dead_letters(outcomes.outcome_table(batches))
         for batch in batches:

@@ -6,8 +6,10 @@ credentials, the store or the model, and a million dead letters would hide that.
 
 import collections
 import threading
+from typing import NamedTuple
 
-from transforms.errors import LemmabeamError
+from transforms.errors import LemmabeamError, ModelError, StoreError
+from transforms.process import shared
 from transforms.rows import Failure, Reason
 
 _WINDOW = 500
@@ -22,19 +24,27 @@ _ADVICE = {
 }
 
 
+class FailFast(NamedTuple):
+    """When a run stops.
+
+    Attributes:
+      after: when so many images, the first of a process, fail alike; or when 90 % of its last 500
+        do.  0 never stops.
+      run_id: the run, for a process may see several.
+    """
+
+    after: int
+    run_id: str
+
+
 class FaultPolicy:
     """Stops a run in which what may be everybody's fault happens to nearly everybody.
 
-    Thread-safe; one a process and stage, because workers share no state.
-
-    Args:
-      fail_fast_after: stop when so many images, the first of this process, fail alike; or when 90 %
-        of its last 500 do.  0 never stops.
-      error: what is raised.
+    Thread-safe; one a process, run and stage (see `fetch_policy`), because workers share no state.
     """
 
-    def __init__(self, fail_fast_after: int, error: type[LemmabeamError]):
-        self._fail_fast_after = fail_fast_after
+    def __init__(self, fail_fast: FailFast, error: type[LemmabeamError]):
+        self._fail_fast_after = fail_fast.after
         self._error = error
         self._lock = threading.Lock()
         self._reset()
@@ -43,7 +53,7 @@ class FaultPolicy:
         """Takes note of how one image ended.
 
         Raises:
-          LemmabeamError: of the kind that was chosen; counting begins anew then.
+          LemmabeamError: of the kind that fits the stage; counting begins anew then.
         """
         reason = failure.reason if failure and failure.reason in _ADVICE else None
         if not self._fail_fast_after:
@@ -73,3 +83,17 @@ class FaultPolicy:
         self._seen = 0
         self._last: collections.deque[Reason | None] = collections.deque(maxlen=_WINDOW)
         self._counts: collections.Counter[Reason | None] = collections.Counter()
+
+
+def fetch_policy(fail_fast: FailFast) -> FaultPolicy:
+    """The one for fetching and decoding; raises StoreError."""
+    return shared(_make_policy, (fail_fast, StoreError))
+
+
+def inference_policy(fail_fast: FailFast) -> FaultPolicy:
+    """The one for the model; raises ModelError."""
+    return shared(_make_policy, (fail_fast, ModelError))
+
+
+def _make_policy(key: tuple[FailFast, type[LemmabeamError]]) -> FaultPolicy:
+    return FaultPolicy(*key)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
+from transforms.faults import FailFast
 from transforms.metrics import distribution
 from transforms.model.handler import ImageModelHandler
 from transforms.model.predictor import InferenceOptions
@@ -51,23 +52,23 @@ class LabelImages(beam.PTransform):
 
     Args:
       options: the model, and how it is called.
-      fail_fast_after: see `transforms.faults.FaultPolicy`.
+      fail_fast: when a failing model stops the run.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
     `transforms.outcomes.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
     """
 
-    def __init__(self, options: InferenceOptions, fail_fast_after: int):
+    def __init__(self, options: InferenceOptions, fail_fast: FailFast):
         super().__init__()
         self._options = options
-        self._fail_fast_after = fail_fast_after
+        self._fail_fast = fail_fast
 
     def expand(
         self, batches: beam.PCollection[Batch]
     ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:
         finished = (
             batches
-            | 'Infer' >> RunInference(ImageModelHandler(self._options, self._fail_fast_after))
+            | 'Infer' >> RunInference(ImageModelHandler(self._options, self._fail_fast))
             | 'FinishChunks'
             >> beam.ParDo(_FinishChunksDoFn())
             .with_output_types(bytes, stats=tuple[str, float])

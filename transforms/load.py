@@ -20,10 +20,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import decode
 from transforms.decode import PixelLimits
-from transforms.errors import DecodeError, ImageError, StoreError
-from transforms.faults import FaultPolicy
+from transforms.errors import DecodeError, ImageError
+from transforms.faults import FailFast, FaultPolicy, fetch_policy
 from transforms.metrics import counter, distribution
 from transforms.model.card import Resize
+from transforms.preflight import Preflight, check
 from transforms.process import LIVE, ByteBudget, cpu_count, shared
 from transforms.rows import Batch, Chunk, Failure, FetchLimits, Image, Item, Stage
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
@@ -43,7 +44,6 @@ class LoadOptions(NamedTuple):
       memory_budget_bytes: encoded and decoded images in flight in a process, half of it for each;
         batches that are loaded ahead have a quarter of it on top.
       threads: images in flight in a process; only as many as there are cores decode at a time.
-      fail_fast_after: see `transforms.faults.FaultPolicy`.
       stores: how stores are reached.
     """
 
@@ -53,7 +53,6 @@ class LoadOptions(NamedTuple):
     pixels: PixelLimits
     memory_budget_bytes: int
     threads: int
-    fail_fast_after: int
     stores: StoreOptions = DEFAULT_OPTIONS
 
 
@@ -67,7 +66,6 @@ class Loader:
         self._decoding = threading.BoundedSemaphore(self._cores)
         self._encoded = ByteBudget(options.memory_budget_bytes // 2)
         self._decoded = ByteBudget(options.memory_budget_bytes // 2)
-        self._policy = FaultPolicy(options.fail_fast_after, StoreError)
         self._decodes: dict[int, tuple[str, float]] = {}  # what each thread decodes, since when
         self._lock = threading.Lock()
         self._batch_bytes = 0
@@ -91,9 +89,9 @@ class Loader:
         """Whether all bundles of this process together may hold another batch."""
         return self._batch_bytes < self._options.memory_budget_bytes // 4
 
-    def submit(self, item: Item, pixels: np.ndarray) -> 'Future[_Loaded]':
-        """Starts to load an image into its slot."""
-        return self._pool.submit(self.load, item, pixels)
+    def submit(self, item: Item, pixels: np.ndarray, policy: FaultPolicy) -> 'Future[_Loaded]':
+        """Starts to `load` an image."""
+        return self._pool.submit(self.load, item, pixels, policy)
 
     def result(self, future: 'Future[_Loaded]') -> '_Loaded':
         """Waits for what `submit` has started.
@@ -120,8 +118,10 @@ class Loader:
                     'look at where it comes from'
                 )
 
-    def load(self, item: Item, pixels: np.ndarray) -> '_Loaded':
+    def load(self, item: Item, pixels: np.ndarray, policy: FaultPolicy) -> '_Loaded':
         """Loads an image into its slot, a (S, S, 3) uint8 array, which stays as it is on failure.
+
+        The policy takes note of how it ended.
 
         Raises:
           StoreError: a fault that is no single image's.
@@ -149,7 +149,7 @@ class Loader:
         else:
             outcome = image
         ended = time.perf_counter()
-        self._policy.record(item.uri, outcome if isinstance(outcome, Failure) else None)
+        policy.record(item.uri, outcome if isinstance(outcome, Failure) else None)
         if stage is Stage.FETCH:
             return _Loaded(outcome, ended - started, 0.0, retries)
         return _Loaded(outcome, fetched_at - started, ended - decode_at, retries)
@@ -208,12 +208,14 @@ class _Pending(NamedTuple):
     images: Sequence['Future[_Loaded]']
 
 
-def load_chunk(chunk: Chunk, loader: Loader, options: LoadOptions) -> Iterator[Batch]:
+def load_chunk(
+    chunk: Chunk, loader: Loader, options: LoadOptions, policy: FaultPolicy
+) -> Iterator[Batch]:
     """The batches of one chunk, one image after the other: what the pipeline must equal."""
     for start in range(0, len(chunk.items), options.batch_size):
         pixels = loader.empty_batch()
         items = chunk.items[start : start + options.batch_size]
-        images = [loader.load(item, pixels[slot]) for slot, item in enumerate(items)]
+        images = [loader.load(item, pixels[slot], policy) for slot, item in enumerate(items)]
         outcomes = [image.outcome for image in images]
         yield Batch(chunk, start, outcomes, pixels, loader.timings(images))
 
@@ -225,8 +227,10 @@ class _LoadDoFn(beam.DoFn):
     ones of the next are on their way.
     """
 
-    def __init__(self, options: LoadOptions):
+    def __init__(self, options: LoadOptions, preflight: Preflight, fail_fast: FailFast):
         self._options = options
+        self._preflight = preflight
+        self._fail_fast = fail_fast
         self._fetch_msec = distribution('fetch_msec')
         self._fetch_retries = counter('fetch_retries')
         self._decode_msec = distribution('decode_msec')
@@ -235,7 +239,9 @@ class _LoadDoFn(beam.DoFn):
         self._ready_batches = distribution('look_ahead_ready_batches')
 
     def setup(self) -> None:
+        shared(check, self._preflight)
         self._loader = shared(Loader, self._options)
+        self._policy = fetch_policy(self._fail_fast)
         # One batch is with the model; two more, or enough to keep every thread busy, are loading.
         self._look_ahead = 1 + max(2, -(-2 * self._options.threads // self._options.batch_size))
 
@@ -256,7 +262,9 @@ class _LoadDoFn(beam.DoFn):
                 yield self._next()
             pixels = self._loader.empty_batch()
             items = chunk.items[start : start + self._options.batch_size]
-            images = [self._loader.submit(item, pixels[i]) for i, item in enumerate(items)]
+            images = [
+                self._loader.submit(item, pixels[i], self._policy) for i, item in enumerate(items)
+            ]
             self._pending.append(_Pending(chunk, start, pixels, images))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -294,11 +302,19 @@ class LoadImages(beam.PTransform):
     """PCollection[Chunk] to PCollection[Batch], every image in the slot of its rank.
 
     Images that cannot be loaded are `Failure`s in the batch.
+
+    Args:
+      options: how they are loaded.
+      preflight: what each worker tries before.
+      fail_fast: when failing images stop the run.
     """
 
-    def __init__(self, options: LoadOptions):
+    def __init__(self, options: LoadOptions, preflight: Preflight, fail_fast: FailFast):
         super().__init__()
         self._options = options
+        self._preflight = preflight
+        self._fail_fast = fail_fast
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Batch]:
-        return chunks | 'Load' >> beam.ParDo(_LoadDoFn(self._options)).with_output_types(Batch)
+        load = _LoadDoFn(self._options, self._preflight, self._fail_fast)
+        return chunks | 'Load' >> beam.ParDo(load).with_output_types(Batch)

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.errors import ModelError
-from transforms.faults import FaultPolicy
+from transforms.faults import FailFast, inference_policy
 from transforms.model.predictor import InferenceOptions, Prediction, Predictor
 from transforms.model.rescue import predict_or_rescue
 from transforms.process import LIVE, shared
@@ -53,13 +52,13 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
 
     Args:
       options: the model, and how it is called.
-      fail_fast_after: see `transforms.faults.FaultPolicy`.
+      fail_fast: when a failing model stops the run.
     """
 
-    def __init__(self, options: InferenceOptions, fail_fast_after: int):
+    def __init__(self, options: InferenceOptions, fail_fast: FailFast):
         super().__init__()
         self._options = options
-        self._fail_fast_after = fail_fast_after
+        self._fail_fast = fail_fast
 
     def load_model(self) -> Predictor:
         """The predictor of this process."""
@@ -72,7 +71,7 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
     ) -> list[LabeledBatch]:
         """Labels each batch; a list, because Beam does not count the failures of a generator."""
-        policy = shared(_make_policy, self._fail_fast_after)
+        policy = inference_policy(self._fail_fast)
         labeled = [label_batch(each, model) for each in batch]
         for each in labeled:
             for item, outcome in zip(each.items, each.outcomes, strict=True):
@@ -95,7 +94,3 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
     def get_metrics_namespace(self) -> str:
         """Where Beam counts."""
         return 'lemmabeam'
-
-
-def _make_policy(fail_fast_after: int) -> FaultPolicy:
-    return FaultPolicy(fail_fast_after, ModelError)

@@ -1,0 +1,245 @@
+"""What is told apart: an image's own fault, and a fault of everything.
+
+What is not checked here: servers that misbehave (test_faults), a model that fails (test_rescue).
+"""
+
+import threading
+import time
+
+import pytest
+
+from tests import support
+from transforms import load, preflight
+from transforms.errors import DecodeError, ImageError, StoreError
+from transforms.faults import FailFast, FaultPolicy
+from transforms.load import Loader
+from transforms.process import shared
+from transforms.rows import Failure, Item, Reason, Stage
+from transforms.storage_local import LocalStore
+
+FORBIDDEN = Failure(Stage.FETCH, Reason.FORBIDDEN, 'HTTP 403', None)
+BUSY = Failure(Stage.FETCH, Reason.STORE_ERROR, 'HTTP 503', None)
+BROKEN = Failure(Stage.DECODE, Reason.TRUNCATED, 'JPEG ends early', 10)
+
+
+def record(policy, failures):
+    for failure in failures:
+        policy.record('gs://b/x.jpg', failure)
+
+
+def make(after=20):
+    return FaultPolicy(FailFast(after, 'a'), StoreError)
+
+
+def test_the_first_ones_failing_alike_stop_the_run():
+    policy = make()
+    record(policy, [FORBIDDEN] * 19)
+    message = (
+        r'the first 20 images of this process all failed with forbidden \(HTTP 403\), the last'
+    )
+    with pytest.raises(StoreError, match=message) as caught:
+        record(policy, [FORBIDDEN])
+    assert 'gs://b/x.jpg' in str(caught.value)
+    assert '--fail_fast_after 0' in str(caught.value)
+    # A runner's second attempt is judged anew.
+    record(policy, [FORBIDDEN] * 19)
+    with pytest.raises(StoreError, match='the first 20'):
+        record(policy, [FORBIDDEN])
+
+
+@pytest.mark.parametrize(
+    'failures',
+    [
+        [None] + [FORBIDDEN] * 300,
+        [FORBIDDEN, BUSY] * 200,
+        [BROKEN] * 1000,
+        ([None] * 51 + [FORBIDDEN] * 449) * 3,
+    ],
+    ids=['one was read', 'not alike', 'images at fault', 'just below 90 %'],
+)
+def test_what_does_not_stop_it(failures):
+    record(make(), failures)
+
+
+def test_most_of_the_last_ones_failing_alike_stop_the_run():
+    policy = make()
+    record(policy, [None] * 10_000 + [FORBIDDEN] * 449)
+    with pytest.raises(StoreError, match='450 of the last 500 images of this process failed'):
+        record(policy, [FORBIDDEN])
+
+
+def test_nothing_stops_it_with_0():
+    record(make(0), [FORBIDDEN] * 2000)
+
+
+def test_another_number():
+    with pytest.raises(StoreError, match='the first 3 images'):
+        record(make(3), [BUSY] * 3)
+    record(make(700), [None] + [BUSY] * 400)
+
+
+def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch):
+    support.write_pictures(tmp_path / 'in', 60)
+    fetch = LocalStore.fetch
+    refused = []
+
+    def refuse(store, uri, limits, admit):
+        if uri.endswith(('0.jpg', '00.png')):  # of which the preflight finds one
+            return fetch(store, uri, limits, admit)
+        refused.append(uri)
+        raise ImageError(Reason.FORBIDDEN, 'permission denied')
+
+    monkeypatch.setattr(LocalStore, 'fetch', refuse)
+    arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+    report = support.label(*arguments, '--run_id', 'regardless', '--fail_fast_after', '0')
+    assert report['balanced']
+    assert report['counts']['dead_lettered_by_reason']['forbidden'] == len(refused) > 50
+
+    monkeypatch.setattr(LocalStore, 'fetch', lambda *_: refuse(None, 'x', None, None))
+    monkeypatch.setattr(preflight, '_read_one', lambda *_: None)
+    with pytest.raises(Exception, match='the first 20 images of this process all failed'):
+        support.label(*arguments, '--run_id', 'stopping')
+    assert not (tmp_path / 'out/runs/stopping').exists()
+
+
+class TestPreflight:
+    def label(self, tmp_path, *more):
+        return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out', *more)
+
+    def refuse(self, monkeypatch, refused, reason=Reason.FORBIDDEN):
+        fetch = LocalStore.fetch
+
+        def some(store, uri, limits, admit):
+            if any(name in uri for name in refused):
+                raise ImageError(reason, 'for a test')
+            return fetch(store, uri, limits, admit)
+
+        monkeypatch.setattr(LocalStore, 'fetch', some)
+
+    def test_what_cannot_be_read_is_found_out_first(self, tmp_path, monkeypatch):
+        support.write_pictures(tmp_path / 'in', 10)
+        self.refuse(monkeypatch, ['/in/'])
+        with pytest.raises(Exception, match=r'cannot be read, nor what is .*forbidden: for a test'):
+            self.label(tmp_path)
+
+    def test_one_that_cannot_be_read_is_one_dead_letter(self, tmp_path, monkeypatch):
+        support.write_pictures(tmp_path / 'in', 10)
+        self.refuse(monkeypatch, ['0000', '0001'])
+        report = self.label(tmp_path)
+        assert report['counts']['dead_lettered_by_reason']['forbidden'] == 2
+
+    def test_images_that_are_bad_in_themselves_do_not_stop_it(self, tmp_path):
+        (tmp_path / 'in').mkdir()
+        for i in range(5):
+            (tmp_path / 'in' / f'{i}.jpg').write_bytes(b'')
+        assert self.label(tmp_path)['counts']['dead_lettered_by_reason'] == {'empty': 5}
+
+    def test_an_output_that_cannot_be_written_or_deleted(self, tmp_path, monkeypatch):
+        support.write_pictures(tmp_path / 'in', 2)
+
+        def denied(self, uri):
+            raise StoreError(f'{uri}: denied')
+
+        monkeypatch.setattr(LocalStore, 'delete', denied)
+        with pytest.raises(Exception, match=r'out/_work/.*/probe-.*: denied'):
+            self.label(tmp_path)
+
+    def test_each_process_tries_once(self, tmp_path, monkeypatch):
+        support.write_pictures(tmp_path / 'in', 2)
+        tried = []
+        read_one = preflight._read_one
+        monkeypatch.setattr(
+            preflight, '_read_one', lambda *a: tried.append(threading.get_ident()) or read_one(*a)
+        )
+        self.label(
+            tmp_path, '--direct_num_workers=3', '--direct_running_mode=multi_threading',
+            '--batch_size', '1', '--chunk_size', '1',
+        )  # fmt: skip
+        assert len(tried) == 1
+
+
+class TestDecoderThatHangs:
+    def loader(self, tmp_path, *more):
+        arguments = ('--input', support.SAMPLE, '--output', tmp_path, '--fetch_deadline_sec', '0.1')
+        return Loader(support.make_config(*arguments, *more)[0].load)
+
+    def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(load, '_WATCH_SEC', 0.05)
+        monkeypatch.setattr(load, 'cpu_count', lambda: 1)
+        let_go = threading.Event()
+        monkeypatch.setattr(load.decode, 'render', lambda *_: let_go.wait(20))
+        loader = self.loader(tmp_path)
+        pixels = loader.empty_batch()
+        names = ['cat.jpg', 'coffee.jpg']
+        started = time.monotonic()
+        try:
+            futures = []
+            for i, name in enumerate(names):
+                item = Item(str(support.SAMPLE / name), '', -1, ['[]'])
+                futures.append(loader.submit(item, pixels[i], make()))
+                time.sleep(0.2)  # the second one waits for the core that the first one holds
+            with pytest.raises(DecodeError, match=r'cat\.jpg: decoding takes longer than 1 s'):
+                loader.result(futures[1])
+        finally:
+            let_go.set()
+        assert time.monotonic() - started < 10
+
+    def test_the_command_ends_nonetheless(self, tmp_path):
+        code = (
+            'import sys, time; from transforms import decode, load; load._WATCH_SEC = 0.05\n'
+            'render = decode.render\n'
+            'def hang(opened, resize):\n'
+            '    time.sleep(60 * (opened.width == 750))\n'
+            '    return render(opened, resize)\n'
+            'decode.render = hang\n'
+            'from pipeline.main import console; console()'
+        )
+        images = tmp_path / 'in'
+        images.mkdir()
+        (images / 'fine.jpg').write_bytes(support.picture(1))
+        (images / 'hostile.jpg').write_bytes(support.picture(2, (750, 500)))
+        started = time.monotonic()
+        done = support.python(
+            '-c', code, 'label', '--input', images, '--output', tmp_path / 'out',
+            '--fetch_deadline_sec', '0.5',
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert 'hostile.jpg: decoding takes longer than 5 s' in done.stderr
+        assert 'Traceback' not in done.stderr
+        assert time.monotonic() - started < 50
+        assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
+
+
+class TestOneProcessWithManyThreads:
+    """As service runners have it: twelve bundles at a time in one process."""
+
+    def test_all_share_one_loader_and_one_model(self, tmp_path, monkeypatch):
+        support.write_pictures(tmp_path / 'in', 60)
+        made = []
+        init = Loader.__init__
+
+        def counting(loader, options):
+            made.append(loader)
+            init(loader, options)
+
+        monkeypatch.setattr(Loader, '__init__', counting)
+        threads = ('--direct_num_workers=12', '--direct_running_mode=multi_threading')
+        # A budget that no other test has, so that its loader was not made before.
+        flags = ('--memory_budget', '321MiB', '--batch_size', '2', '--chunk_size', '2')
+        report = support.label(
+            '--input', tmp_path / 'in', '--output', tmp_path / 'out', *threads, *flags
+        )
+        assert report['counts']['labeled'] == 60
+        assert len(made) == 1
+
+    def test_their_look_ahead_is_bounded_together(self, tmp_path):
+        arguments = ('--input', support.SAMPLE, '--output', tmp_path, '--batch_size', '8')
+        options = support.make_config(*arguments, '--memory_budget', '8MiB')[0].load
+        loader = shared(Loader, options)
+        batch_bytes = 8 * 224 * 224 * 3
+        batches = []
+        while loader.may_look_ahead:
+            batches.append(loader.empty_batch())
+        assert len(batches) == -(-(2 * 2**20) // batch_bytes)
+        batches.clear()
+        assert loader.may_look_ahead, 'batches that are gone count no more'
