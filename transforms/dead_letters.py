@@ -10,7 +10,7 @@ from transforms import outcomes
 from transforms.layout import Layout
 from transforms.metrics import counter
 from transforms.rows import DeadLetter, Reason, WrittenFile
-from transforms.write import write_file
+from transforms.write import ROW_GROUP_ROWS, write_file
 
 KIND = 'dead_letters'
 
@@ -29,12 +29,20 @@ def dead_letter_schema(carry: Sequence[str], metadata: Mapping[str, str]) -> pa.
     return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
 
 
-def dead_letter_table(
-    letters: Iterable[DeadLetter], carry: Sequence[str], metadata: Mapping[str, str]
+def dead_letter_tables(
+    letters: Iterable[DeadLetter], carry: Sequence[str], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The rows of one file, sorted by URI and carried values, a part at a time."""
+    ordered = sorted(letters, key=lambda letter: (letter.uri, letter.carried))
+    for start in range(0, len(ordered), ROW_GROUP_ROWS):
+        yield _dead_letter_table(ordered[start : start + ROW_GROUP_ROWS], carry, schema)
+
+
+def _dead_letter_table(
+    letters: Sequence[DeadLetter], carry: Sequence[str], schema: pa.Schema
 ) -> pa.Table:
-    """The rows of one file, sorted by URI and carried values."""
     rows = []
-    for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried)):
+    for letter in letters:
         row = {
             'uri': letter.uri,
             'stage': letter.stage,
@@ -45,7 +53,7 @@ def dead_letter_table(
         }
         values = outcomes.carried_values(letter.carried)
         rows.append(row | dict(zip(carry, values or [None] * len(carry), strict=True)))
-    return pa.Table.from_pylist(rows, dead_letter_schema(carry, metadata))
+    return pa.Table.from_pylist(rows, schema)
 
 
 class _WriteDoFn(beam.DoFn):
@@ -58,11 +66,10 @@ class _WriteDoFn(beam.DoFn):
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, found = element
         letters = [letter for letter in found if letter is not None]
-        metadata = outcomes.with_computed(self._metadata, computed)
-        file, _ = write_file(
-            path, self._layout, lambda: dead_letter_table(letters, self._layout.carry, metadata)
-        )
-        yield file
+        carry = self._layout.carry
+        schema = dead_letter_schema(carry, outcomes.with_computed(self._metadata, computed))
+        tables = dead_letter_tables(letters, carry, schema)
+        yield write_file(path, self._layout, schema, tables)
         for reason, count in Counter(letter.reason for letter in letters).items():
             counter(f'dead_letters_{reason}').inc(count)
             yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))

@@ -27,6 +27,7 @@ from transforms.rows import FetchLimits, Reason
 POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
 _ERROR_BYTES = 64 * 1024
+_BUFFER_BYTES = 32 * 1024
 _SOCKET_TIMEOUT_SEC = 20.0
 _BACKOFF_SEC = (0.2, 8.0)
 
@@ -90,7 +91,7 @@ class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any):
         super().__init__(sock, *args, **kwargs)
         self.fp.close()
-        self.fp = io.BufferedReader(_PatientSocket(sock))
+        self.fp = io.BufferedReader(_PatientSocket(sock), _BUFFER_BYTES)
 
 
 class PooledHttpConnection(HTTPConnection):
@@ -114,9 +115,9 @@ class _HttpsPool(HTTPSConnectionPool):
 
 
 def make_pool(endpoint: str) -> urllib3.PoolManager:
-    """Connections to one endpoint, through the proxy that the environment names for it."""
+    """Connections to one endpoint; with TLS, through the proxy that the environment names."""
     url = urlsplit(endpoint)
-    proxy = urllib.request.getproxies().get(url.scheme)
+    proxy = urllib.request.getproxies().get('https') if url.scheme == 'https' else None
     options: dict[str, Any] = {'maxsize': POOL_SIZE, 'retries': False}
     if proxy and not urllib.request.proxy_bypass(url.hostname or ''):
         pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)

@@ -136,9 +136,13 @@ def dead_letters(table: pa.Table) -> list[DeadLetter]:
 
 
 def to_ipc(table: pa.Table) -> bytes:
-    """A table as an Arrow IPC stream."""
+    """A table as an Arrow IPC stream.
+
+    Compressed: engines hold them in memory, several copies of each, until the last chunk is done.
+    """
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression='zstd')
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     data: bytes = sink.getvalue().to_pybytes()
     return data

@@ -56,8 +56,10 @@ class GcsStore:
                 'GOOGLE_APPLICATION_CREDENTIALS to a key file'
             ) from e
         self._endpoint = (emulator or self._client.api_endpoint).rstrip('/')
-        self._pool = make_pool(self._endpoint)
-        self._auth_request = google.auth.transport.urllib3.Request(self._pool)
+        pool = make_pool(self._endpoint)
+        self._auth_request = google.auth.transport.urllib3.Request(pool)
+        # Past the manager, which would parse the URL of every object.
+        self._connections = pool.connection_from_url(self._endpoint)
 
     def stat(self, uri: str) -> Entry | None:
         bucket, name = uris.split_object(uri)
@@ -89,35 +91,42 @@ class GcsStore:
         bucket, name = uris.split_object(uri)
         if name.endswith('/'):
             raise ImageError(Reason.NOT_A_FILE, 'a folder')
-        url = (
-            f'{self._endpoint}/download/storage/v1/b/{urllib.parse.quote(bucket, safe="")}'
+        path = (
+            f'/download/storage/v1/b/{urllib.parse.quote(bucket, safe="")}'
             f'/o/{urllib.parse.quote(name, safe="")}?alt=media'
         )
         if self._user_project:
-            url += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
-        answer = read_object(lambda: self._ask(url), _check_crc32c, limits, admit)
+            path += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
+        answer = read_object(lambda: self._ask(path), _check_crc32c, limits, admit)
         version = answer.headers.get('x-goog-generation', '')
         return Fetched(answer.data, version, answer.retries)
 
-    def _ask(self, url: str) -> urllib3.BaseHTTPResponse:
-        response = self._get(url)
+    def _ask(self, path: str) -> urllib3.BaseHTTPResponse:
+        response = self._get(path)
         if response.status == 401:
             # Revoked before its time, or a clock that is wrong: a fresh token may do.
             read_error(response)
             with _authentication():
                 self._credentials.refresh(self._auth_request)
-            response = self._get(url)
+            response = self._get(path)
         if response.status != 200:
             read_error(response)
             _raise_for_status(response.status)
         return response
 
-    def _get(self, url: str) -> urllib3.BaseHTTPResponse:
+    def _get(self, path: str) -> urllib3.BaseHTTPResponse:
         headers = {'Accept-Encoding': 'gzip'}  # as stored: the checksum is of the stored bytes
         with _authentication():
-            self._credentials.before_request(self._auth_request, 'GET', url, headers)
-        return self._pool.request(
-            'GET', url, headers=headers, preload_content=False, timeout=seconds_left()
+            self._credentials.before_request(
+                self._auth_request, 'GET', self._endpoint + path, headers
+            )
+        return self._connections.urlopen(
+            'GET',
+            path,
+            headers=headers,
+            retries=False,
+            preload_content=False,
+            timeout=seconds_left(),
         )
 
     def open(self, uri: str) -> BinaryIO:

@@ -3,8 +3,8 @@
 import hashlib
 import io
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -20,7 +20,7 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
 
 KIND = 'predictions'
-_ROW_GROUP_ROWS = 65_536
+ROW_GROUP_ROWS = 65_536
 
 _WRITE_MSEC = distribution('write_msec')
 _FILE_BYTES = distribution('file_bytes')
@@ -107,19 +107,34 @@ def _no_values(layout: Layout) -> str:
     return outcomes.carried_text([None] * len(layout.carry))
 
 
-def prediction_table(
-    routed: Sequence[pa.Table],
-    vocabulary: Vocabulary,
-    layout: Layout,
-    metadata: Mapping[str, str],
-) -> pa.Table:
-    """The rows of one file, sorted by URI and carried values, with the names of their labels."""
-    schema = prediction_schema(layout.file_columns, metadata)
+def prediction_tables(
+    routed: Sequence[pa.Table], vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The rows of one file, sorted by URI and carried values, with the names of their labels.
+
+    One row group at a time: names and columns of a whole file would take as much memory again as
+    its rows.
+
+    Args:
+      routed: what `route` gave for the file.
+      vocabulary: names of the labels.
+      layout: the output.
+      schema: of `prediction_schema`.
+    """
     if not routed:
-        return schema.empty_table()
-    rows = pa.concat_tables(routed).sort_by([('uri', 'ascending'), ('carried', 'ascending')])
+        return
+    rows = pa.concat_tables(routed)
     if rows['uri'].num_chunks > 1:
         rows = rows.combine_chunks()
+    order = pc.sort_indices(rows, [('uri', 'ascending'), ('carried', 'ascending')])
+    for start in range(0, len(order), ROW_GROUP_ROWS):
+        part = rows.take(order.slice(start, ROW_GROUP_ROWS))
+        yield _prediction_table(part, vocabulary, layout, schema)
+
+
+def _prediction_table(
+    rows: pa.Table, vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
+) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
     columns['labels'] = _labels(rows, vocabulary, schema.field('labels').type)
     if outcomes.FEATURES in schema.names:
@@ -153,27 +168,36 @@ def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as a Parquet file; the same table gives the same bytes."""
+def to_parquet(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
+    """Tables as one Parquet file; the same tables give the same bytes."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression='zstd', row_group_size=_ROW_GROUP_ROWS)
+    with pq.ParquetWriter(sink, schema, compression='zstd') as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
     return sink.getvalue()
 
 
 def write_file(
-    path: str, layout: Layout, make_table: Callable[[], pa.Table]
-) -> tuple[WrittenFile, pa.Table]:
+    path: str, layout: Layout, schema: pa.Schema, tables: Iterable[pa.Table]
+) -> WrittenFile:
     """Writes one file of a run to where it waits for publication."""
     started = time.perf_counter()
-    table = make_table()
-    data = to_parquet(table)
+    rows = 0
+
+    def counted() -> Iterator[pa.Table]:
+        nonlocal rows
+        for table in tables:
+            rows += table.num_rows
+            yield table
+
+    data = to_parquet(schema, counted())
     layout.store.write(layout.staged_uri(path), data)
     sha256 = hashlib.sha256(data).hexdigest()
     write_sec = time.perf_counter() - started
     _WRITE_MSEC.update(round(1000 * write_sec))
     _FILE_BYTES.update(len(data))
-    _FILE_ROWS.update(table.num_rows)
-    return WrittenFile(path, table.num_rows, len(data), sha256, write_sec), table
+    _FILE_ROWS.update(rows)
+    return WrittenFile(path, rows, len(data), sha256, write_sec)
 
 
 class _RouteDoFn(beam.DoFn):
@@ -196,17 +220,22 @@ class _WriteDoFn(beam.DoFn):
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, parts = element
         metadata = outcomes.with_computed(self._metadata, computed)
+        schema = prediction_schema(self._layout.file_columns, metadata)
+        first_labels: Counter[str] = Counter()
 
-        def make_table() -> pa.Table:
+        def tables() -> Iterator[pa.Table]:
             routed = [outcomes.from_ipc(data) for data in parts if data]
-            return prediction_table(routed, self._vocabulary, self._layout, metadata)
+            for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
+                first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))
+                for count in pc.value_counts(pc.struct_field(first, 'name')).to_pylist():
+                    first_labels[count['values']] += count['counts']
+                yield table
 
-        file, table = write_file(path, self._layout, make_table)
+        file = write_file(path, self._layout, schema, tables())
         yield file
-        yield beam.pvalue.TaggedOutput('counts', ('labeled', table.num_rows))
-        first = pc.list_slice(table['labels'], 0, 1)
-        for count in pc.value_counts(pc.struct_field(pc.list_flatten(first), 'name')).to_pylist():
-            yield beam.pvalue.TaggedOutput('top_labels', (count['values'], count['counts']))
+        yield beam.pvalue.TaggedOutput('counts', ('labeled', file.rows))
+        for pair in first_labels.items():
+            yield beam.pvalue.TaggedOutput('top_labels', pair)
 
 
 class WritePredictions(beam.PTransform):
