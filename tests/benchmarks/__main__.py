@@ -14,7 +14,15 @@ from pathlib import Path
 from tests.benchmarks.measure import Row
 from transforms.process import cpu_count
 
-_BENCHMARKS = ('decoding', 'network', 'throughput', 'memory')
+_BENCHMARKS = (
+    'decoding',
+    'fetching',
+    'network',
+    'throughput',
+    'parallelism',
+    'scale',
+    'memory',
+)
 _RESULTS = Path(__file__).with_name('RESULTS.md')
 
 

@@ -14,7 +14,8 @@ _ROOT = Path(__file__).parents[2]
 _LAUNCHER = """
 import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(code)
 """
 
@@ -69,6 +70,7 @@ class Process:
     """What a finished process took."""
 
     wall_sec: float
+    cpu_sec: float
     peak_bytes: int
     errors: str
 
@@ -85,4 +87,5 @@ def run_python(*arguments: str | Path) -> Process:
     wall_sec = time.perf_counter() - started
     if done.returncode:
         raise RuntimeError(f'{arguments} exited with {done.returncode}:\n{done.stderr[-2000:]}')
-    return Process(wall_sec, 1024 * int(done.stdout), done.stderr)
+    peak_kib, cpu_sec = done.stdout.split()
+    return Process(wall_sec, float(cpu_sec), 1024 * int(peak_kib), done.stderr)

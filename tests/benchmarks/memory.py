@@ -27,32 +27,6 @@ _ = items | beam.combiners.Count.Globally()
 root.run().wait_until_finish()
 """
 
-# The whole graph without the model and the decoding: many images in little time.
-_LABEL_NOTHING = """
-import sys
-import numpy as np
-from transforms.load import Loader
-from transforms.model import handler
-from transforms.model.predictor import Prediction
-from transforms.rows import Image
-from pipeline.main import main
-
-class Predictor:
-    def __init__(self, options):
-        shape = (options.batch_size, options.max_labels)
-        indices = np.broadcast_to(np.arange(options.max_labels, dtype=np.int32), shape)
-        counts = np.full(options.batch_size, 3, np.int32)
-        self._labels = Prediction(indices, np.full(shape, 0.1, np.float32), counts, None)
-        self.computed = {'precision': 'none', 'features': None, 'batch_size': options.batch_size}
-
-    def __call__(self, pixels):
-        return self._labels
-
-handler.Predictor = Predictor
-Loader._decode = lambda *_: Image('1-1', 64 * '0', 500, 375, 'JPEG', 1)
-sys.exit(main(sys.argv[1:]))
-"""
-
 
 def label(images: Path, output: Path) -> Process:
     """Labels a folder in a fresh process."""
@@ -98,20 +72,6 @@ def large_rows(folder: Path, small: int, size_px: tuple[int, int], rounds: int) 
     ]
 
 
-def result_rows(folder: Path, few: int, many: int) -> list[Row]:
-    """What a run holds at most for each image that is listed, labelled and written."""
-    paths = write_jpegs(folder / 'distinct', 1)
-    peaks = {}
-    for count in (few, many):
-        images = folder / f'images-{count}'
-        link_jpegs(images, count, paths)
-        arguments = ('label', '--input', images, '--output', folder / f'output-{count}')
-        peaks[count] = run_python('-c', _LABEL_NOTHING, *arguments).peak_bytes
-    grown_bytes = (peaks[many] - peaks[few]) / (many - few)
-    name = f'peak of a run without model and decoding, {few:,} to {many:,} images'
-    return [Row(name, grown_bytes, 'bytes an image')]
-
-
 def listing_rows(folder: Path, few: int, many: int) -> list[Row]:
     """What listing a manifest and dropping its duplicates holds and takes for each ref."""
     folder.mkdir()
@@ -136,13 +96,11 @@ def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     if is_quick:
         return [
             *listing_rows(folder / 'listing', 1_000, 5_000),
-            *result_rows(folder / 'results', 100, 500),
             *large_rows(folder / 'large', 8, (2_000, 2_000), 1),
             *growth_rows(folder / 'growth', 16, 64, 16, 1),
         ]
     return [
         *listing_rows(folder / 'listing', 50_000, 250_000),
-        *result_rows(folder / 'results', 10_000, 50_000),
         *large_rows(folder / 'large', 100, _LARGE_PX, 3),
-        *growth_rows(folder / 'growth', 500, 5_000, 1_000, 1),
+        *growth_rows(folder / 'growth', 2_000, 20_000, 1_000, 1),
     ]
