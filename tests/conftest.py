@@ -3,6 +3,7 @@
 Table of contents:
   emulator  a storage emulator as a process of its own, one for the whole session
   bucket    a fresh, empty bucket in it for one test, with `put` to fill it
+  proxy     a proxy before it that spoils reads for one test, see tests.fault_proxy
   server    a hub on loopback for one test, see tests.hub_server
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from tests.fault_proxy import FaultProxy
 from tests.hub_server import HubServer
 
 _BINARY = Path(sys.executable).with_name('fake-gcs-server')
@@ -76,11 +78,25 @@ def emulator() -> Iterator[str]:
 @pytest.fixture
 def bucket(emulator: str) -> Iterator[Bucket]:
     """A fresh bucket."""
+    with fresh_bucket(emulator) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def fresh_bucket(emulator: str) -> Iterator[Bucket]:
+    """A new bucket, for fixtures that keep one longer than a test."""
     name = f'b-{uuid.uuid4().hex[:16]}'
     with urllib3.PoolManager() as pool:
         made = pool.request('POST', f'{emulator}/storage/v1/b?project=test', json={'name': name})
         assert made.status == 200, made.data
         yield Bucket(name, emulator, pool)
+
+
+@pytest.fixture
+def proxy(emulator: str) -> Iterator[FaultProxy]:
+    """A proxy that does no harm yet."""
+    with contextlib.closing(FaultProxy(emulator)) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,0 +1,370 @@
+"""A store that misbehaves: every kind of fault, some and all of the time; and full disks.
+
+Images are read through `tests.fault_proxy`, mostly by the loader alone, which needs no model.  What
+a single answer does to a single request is looked at in test_storage_gcs; signals in test_cli.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.verify import verify
+from tests import support
+from tests.conftest import Bucket, fresh_bucket
+from tests.fault_proxy import KINDS, Fault
+from transforms import decode, load, storage_gcs
+from transforms.decode import PixelLimits
+from transforms.load import Loader, LoadOptions
+from transforms.model.card import Resize
+from transforms.rows import Failure, FetchLimits, Image, Item, Stage
+from transforms.storage import store_for
+
+COUNT = 200
+THREADS = 16
+RESIZE = Resize(size_px=16, short_side_px=None, filter='bilinear')
+# What a fetch may take beyond its deadline on a busy machine.
+SLACK_SEC = 1.0
+
+# By which reasons an object is given up whose every request is spoiled.
+REASONS = {
+    '429': 'store_error',
+    '500': 'store_error',
+    '503': 'store_error',
+    'reset': 'store_error',
+    'truncate': 'store_error',
+    'corrupt': 'checksum',
+    'stall': 'deadline',
+    'stall_within': 'deadline',
+    'drip': 'deadline',
+    'drip_headers': 'deadline',
+}
+# Faults that are over at once, or by the time a socket is given up: another try fits in.
+PASSING = tuple(kind for kind in KINDS if not kind.startswith('drip'))
+# A drip looks alive: one takes all the time there is.
+DRIPPING = tuple(kind for kind in KINDS if kind.startswith('drip'))
+
+
+@dataclasses.dataclass(frozen=True)
+class Objects:
+    """Small pictures in a bucket, and what each must become."""
+
+    bucket: Bucket
+    data: dict[str, bytes]
+
+    def items(self) -> list[Item]:
+        return [Item(self.bucket.uri(name), '', -1, ('[]',)) for name in self.data]
+
+
+@pytest.fixture(scope='module')
+def objects(emulator):
+    kinds = ('JPEG', 'PNG', 'WEBP')
+    data = {f'in/{i:03d}.img': support.picture(i, (40, 30), kinds[i % 3]) for i in range(COUNT)}
+    with fresh_bucket(emulator) as bucket:
+        for name, body in data.items():
+            bucket.put(name, body)
+        yield Objects(bucket, data)
+
+
+@pytest.fixture
+def store(proxy, monkeypatch):
+    """A store of this test alone, behind the proxy, that tries again soon and gives up soon."""
+    monkeypatch.setattr(storage_gcs, '_BACKOFF_SEC', (0.01, 0.05))
+    monkeypatch.setattr(storage_gcs, '_SOCKET_TIMEOUT_SEC', 0.4)
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
+    made = storage_gcs.GcsStore()
+    monkeypatch.setattr(load, 'store_for', lambda uri: made)
+    yield made
+    made._pool.clear()
+
+
+def load_options(deadline_sec: float) -> LoadOptions:
+    fields = {}
+    if 'fail_fast_after' in LoadOptions._fields:
+        fields['fail_fast_after'] = 0  # what happens to each image is what is looked at
+    return LoadOptions(
+        RESIZE, 8, FetchLimits(100_000, deadline_sec), PixelLimits(), 2**26, THREADS, **fields
+    )
+
+
+def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure]:
+    """Loads every object; the books, the deadlines and each slot are checked on the way."""
+    loader = Loader(load_options(deadline_sec))
+    pixels = np.full((COUNT, RESIZE.size_px, RESIZE.size_px, 3), 7, np.uint8)
+    most_sec = COUNT / THREADS * deadline_sec + 15
+    try:
+        futures = [loader.submit(item, pixels[i]) for i, item in enumerate(objects.items())]
+        _, late = concurrent.futures.wait(futures, most_sec)
+        assert not late, f'{len(late)} of {COUNT} fetches are not over after {most_sec:g} s'
+    finally:
+        loader._pool.shutdown(wait=False, cancel_futures=True)
+    loaded = [future.result() for future in futures]
+    assert len(loaded) == COUNT
+    slowest_sec = max(each.fetch_sec for each in loaded)
+    assert slowest_sec < deadline_sec + SLACK_SEC
+    for (name, data), each, slot in zip(objects.data.items(), loaded, pixels, strict=True):
+        match each.outcome:
+            case Image() as image:
+                assert image.content_sha256 == hashlib.sha256(data).hexdigest(), name
+                np.testing.assert_array_equal(slot, decode.decode(data, RESIZE), name)
+            case Failure() as failure:
+                assert failure.stage is Stage.FETCH
+                assert failure.reason.retryable
+                assert (slot == 7).all(), 'a failed image leaves its slot as it is'
+    assert loader._encoded._used_bytes == 0
+    assert loader._decoded._used_bytes == 0
+    return {name: each.outcome for name, each in zip(objects.data, loaded, strict=True)}
+
+
+def failures(outcomes: dict[str, Image | Failure]) -> dict[str, str]:
+    return {
+        name: outcome.reason.value
+        for name, outcome in outcomes.items()
+        if isinstance(outcome, Failure)
+    }
+
+
+def parts(*values: float, quick: tuple[str, ...], kinds: tuple[str, ...] = tuple(KINDS)):
+    """Every kind with every share; in `make test` only the quick kinds, and a fifth spoiled."""
+    return pytest.mark.parametrize(
+        ('kind', 'part'),
+        [
+            pytest.param(
+                kind,
+                part,
+                marks=[] if kind in quick and part >= 0.2 else pytest.mark.slow,
+                id=f'{kind}-{part:.0%}',
+            )
+            for kind in kinds
+            for part in values
+        ],
+    )
+
+
+def is_about(count: int, part: float) -> bool:
+    """Whether so many of all requests are the share that was meant to be chosen."""
+    return 0.4 * part * COUNT <= count <= 2.5 * part * COUNT
+
+
+@parts(0.01, 0.2, quick=PASSING, kinds=PASSING)
+def test_passing_faults_cost_no_image(kind, part, proxy, store, objects):
+    proxy.set(Fault(kind, part, seed=1))
+    assert failures(load_all(objects, 10.0)) == {}
+    spoiled = sum(proxy.spoiled.values())
+    assert is_about(spoiled, part)
+    assert sum(proxy.attempts.values()) == COUNT + spoiled, 'nothing is asked for twice in vain'
+
+
+@parts(0.01, 0.2, quick=('drip',), kinds=DRIPPING)
+def test_a_drip_costs_the_image_that_drips(kind, part, proxy, store, objects):
+    proxy.set(Fault(kind, part, seed=1))
+    found = failures(load_all(objects, 1.0))
+    assert found == dict.fromkeys(proxy.spoiled, 'deadline')
+    assert is_about(len(found), part)
+
+
+@parts(0.01, 0.2, quick=('503', 'stall_within', 'drip_headers'))
+def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store, objects):
+    fault = Fault(kind, part, is_lasting=True, seed=2)
+    proxy.set(fault)
+    found = failures(load_all(objects, 1.0))
+    chosen = {name for name in objects.data if fault.hits(name, 1)}
+    assert found == dict.fromkeys(chosen, REASONS[kind])
+    assert is_about(len(chosen), part)
+
+
+@parts(1.0, quick=('503', 'corrupt', 'drip'))
+def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, store, objects):
+    proxy.set(Fault(kind, part))
+    outcomes = load_all(objects, 0.25)
+    found = Counter(failures(outcomes).values())
+    assert found.total() == COUNT
+    # On a busy machine the first answer may be late.
+    assert set(found) <= {REASONS[kind], 'deadline'}
+    assert found[REASONS[kind]] >= 0.9 * COUNT
+    details = {outcome.detail for outcome in outcomes.values()}
+    assert all(detail.endswith(', until 0.25 s were over') for detail in details)
+    if kind.isdigit():
+        assert f'HTTP {kind}, until 0.25 s were over' in details
+
+
+# --- through the whole pipeline
+
+
+def label_through(proxy, objects, pattern, output, *arguments):
+    """Runs the command in a process of its own, whose store is the proxy."""
+    source = ('--input', objects.bucket.uri(pattern), '--output', output)
+    return support.command('label', *source, *arguments, STORAGE_EMULATOR_HOST=proxy.url)
+
+
+def test_a_run_through_a_store_that_often_fails_labels_every_image(proxy, objects, tmp_path):
+    proxy.set(Fault('503', 0.2, seed=3))
+    pattern = 'in/0[0-5]*'
+    done = label_through(proxy, objects, pattern, tmp_path / 'out', '--max_failure_rate', '0')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    assert proxy.spoiled.total() >= 6
+    assert verify(str(tmp_path / 'out')) == []
+    found = {row['uri'] for row in support.rows(tmp_path / 'out', 'predictions')}
+    assert found == {item.uri for item in objects.items()[:60]}
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_a_few_lasting_faults_leave(proxy, objects, tmp_path):
+    fault = Fault('reset', 0.03, is_lasting=True, seed=4)
+    proxy.set(fault)
+    limits = ('--fetch_deadline_sec', 3, '--max_failure_rate', '0.1')
+    done = label_through(proxy, objects, 'in/**', tmp_path / 'out', *limits)
+    assert done.returncode == 0, done.stderr
+    assert verify(str(tmp_path / 'out')) == []
+    chosen = {objects.bucket.uri(name) for name in objects.data if fault.hits(name, 1)}
+    dead = support.rows(tmp_path / 'out', 'dead_letters')
+    assert 2 <= len(chosen) < 15
+    assert {row['uri'] for row in dead} == chosen
+    for row in dead:
+        assert (row['stage'], row['reason'], row['retryable']) == ('fetch', 'store_error', True)
+    assert len(support.rows(tmp_path / 'out', 'predictions')) == COUNT - len(chosen)
+
+
+def test_a_run_through_a_store_that_never_answers_stops_soon(proxy, objects, tmp_path):
+    proxy.set(Fault('503', 1.0))
+    started = time.monotonic()
+    done = label_through(proxy, objects, 'in/**', tmp_path / 'out', '--fetch_deadline_sec', 2)
+    assert done.returncode == 1, done.stderr
+    assert time.monotonic() - started < 60
+    assert 'HTTP 503' in done.stderr
+    assert objects.bucket.uri('in/') in done.stderr
+    assert 'Traceback' not in done.stderr
+    assert sum(name in proxy.spoiled for name in objects.data) < COUNT, 'not every one was tried'
+    assert not list((tmp_path / 'out').glob('**/*.parquet'))
+    assert not (tmp_path / 'out' / 'runs').exists()
+
+
+def test_what_is_overwritten_or_deleted_after_the_listing(bucket, tmp_path, monkeypatch):
+    before, after = support.picture(1), support.picture(2, (90, 70), 'PNG')
+    for name in ('changed.jpg', 'gone.jpg', 'same.jpg'):
+        bucket.put(f'in/{name}', before)
+    listed = {}
+    lists = storage_gcs.GcsStore.list
+
+    def list_then_change(store, folder, *arguments, **options):
+        for entry in list(lists(store, folder, *arguments, **options)):
+            listed[entry.uri] = entry.version
+            yield entry
+        if folder == bucket.uri('in'):
+            bucket.put('in/changed.jpg', after)
+            store.delete(bucket.uri('in/gone.jpg'))
+
+    monkeypatch.setattr(storage_gcs.GcsStore, 'list', list_then_change)
+    output = tmp_path / 'out'
+    report = support.label('--input', bucket.uri('in'), '--output', output)
+    assert report['balanced']
+    assert verify(str(output)) == []
+    rows = {row['uri']: row for row in support.rows(output, 'predictions')}
+    assert set(rows) == {bucket.uri('in/changed.jpg'), bucket.uri('in/same.jpg')}
+    for name, data, size in (('same.jpg', before, (160, 120)), ('changed.jpg', after, (90, 70))):
+        row = rows[bucket.uri(f'in/{name}')]
+        now = store_for(row['uri']).stat(row['uri'])
+        assert row['object_version'] == now.version
+        assert row['content_sha256'] == hashlib.sha256(data).hexdigest()
+        assert (row['width'], row['height']) == size
+        assert (row['object_version'] == listed[row['uri']]) == (name == 'same.jpg')
+    (dead,) = support.rows(output, 'dead_letters')
+    assert (dead['uri'], dead['reason']) == (bucket.uri('in/gone.jpg'), 'not_found')
+    assert not dead['retryable']
+
+
+# --- full disks
+
+# A mount of its own, which nobody else sees and which goes with its last process.
+FULL_DISK = """
+mount -t tmpfs -o size="$1" tmpfs "$2" || exit 77
+head -c "$3" /dev/zero > "$2/filler"
+shift 3
+"$@" 2> first.err > first.out
+echo $? > first.code
+find "$disk" -mindepth 1 -not -name filler > first.left
+rm -f "$disk/filler"
+mount -o remount,size=50m "$disk"
+python=$1
+while [ "$1" != label ]; do shift; done
+"$python" -m tests.without_model "$@" 2> second.err > second.out
+echo $? > second.code
+cp -r "$disk/out" kept
+"""
+
+
+# The disk is filled by somebody else while the report is being made.
+FULL_AT_THE_END = """
+import contextlib, logging, os, sys
+logging.basicConfig(level=logging.ERROR)
+from pipeline import report
+from tests import without_model
+make_report = report.make_report
+
+def make_report_late(*arguments):
+    with contextlib.suppress(OSError), open(os.environ['disk'] + '/filler', 'ab', 0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    return make_report(*arguments)
+
+report.make_report = make_report_late
+sys.exit(without_model.run())
+"""
+
+
+@pytest.mark.parametrize(
+    ('size', 'filler_bytes', 'what'),
+    [
+        pytest.param('4k', 4096, '_work/_lease.json', marks=pytest.mark.slow),
+        pytest.param('64k', 0, 'part-0', marks=pytest.mark.slow),
+        pytest.param('128k', 0, 'vocabularies/', marks=pytest.mark.slow),
+        ('1m', 0, 'runs/full/report.json'),
+    ],
+)
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(size, filler_bytes, what, tmp_path):
+    lines = [f'/photos/{i:04d}.jpg,{random.Random(i).randbytes(90).hex()}' for i in range(600)]
+    (tmp_path / 'list.csv').write_text('\n'.join(['uri,note', *lines, '']))
+    disk = tmp_path / 'disk'
+    disk.mkdir()
+    script = ('unshare', '-Urm', 'sh', '-c', FULL_DISK, 'sh', size, disk, str(filler_bytes))
+    program = ('-c', FULL_AT_THE_END) if size == '1m' else ('-m', 'tests.without_model')
+    run = (sys.executable, *program, 'label')
+    run += ('--input', tmp_path / 'list.csv', '--carry', 'note', '--run_id', 'full')
+    done = subprocess.run(
+        [*script, *run, '--output', disk / 'out'],
+        env=os.environ | {'disk': str(disk), 'PYTHONPATH': str(Path(__file__).parents[1])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode != 0 and not (tmp_path / 'first.code').exists():
+        pytest.skip(f'no disk can be mounted here: {done.stderr.strip() or done.returncode}')
+
+    def said(name):
+        return (tmp_path / name).read_text()
+
+    assert said('first.code') == '1\n', said('first.err')
+    lines = said('first.err').splitlines()
+    assert lines[0].startswith(f'lemmabeam: cannot write {disk}/out/')
+    assert what in lines[0]
+    assert lines[0].endswith(': No space left on device')
+    assert len(lines) <= 2, 'and that the run is incomplete'
+    left = said('first.left')
+    assert '.parquet' not in left.replace('/vocabularies/ilsvrc2012-c106702a.parquet', '')
+    for name in ('report.json', 'run=full', '_lease.json', '.tmp'):
+        assert name not in left
+    assert said('second.code') == '0\n', said('second.err')
+    assert verify(str(tmp_path / 'kept')) == []
+    assert len(support.rows(tmp_path / 'kept', 'predictions')) == 600
