@@ -570,6 +570,10 @@ def _tiff_directories() -> Iterator[Case]:
     yield Case('tiff_text_outside.tif', grey_tiff(48, 40, samples, t270=(2, 99, 1 << 30)), LABELED)
     yield Case('tiff_no_strips.tif', tiff([(256, 4, 1, 8), (257, 4, 1, 8)]), DECODE_ERROR)
     yield Case('tiff_0_wide.tif', grey_tiff(0, 8, samples), DECODE_ERROR)
+    # Pillow logs this one as an error, too.
+    yield Case(
+        'tiff_65535_samples.tif', grey_tiff(48, 40, samples, t277=(3, 1, 65535)), DECODE_ERROR
+    )
     yield Case(
         'tiff_huge_tile.tif',
         tiled_tiff(t322=(4, 1, 60000), t323=(4, 1, 60000), t259=(3, 1, 8)),
@@ -804,6 +808,8 @@ def _cut_files() -> Iterator[Case]:
         yield Case(f'{name}_no_end_marker.jpg', data[:-2], LABELED)
         yield Case(f'{name}_half_end_marker.jpg', data[:-1], LABELED)
         yield Case(f'{name}_half_a_scan.jpg', data[: len(data) * 3 // 4], TRUNCATED)
+    until_scan = _jpeg().partition(b'\xff\xda')[0]
+    yield Case('jpeg_scan_header_empty.jpg', until_scan + b'\xff\xda\x00\x02', TRUNCATED)
     whole = encode(picture(), 'PNG')
     yield Case('png_no_end_chunk.png', whole[:-12], LABELED)
     yield Case('png_last_byte_lost.png', whole[:-1], LABELED)

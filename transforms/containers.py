@@ -64,7 +64,7 @@ def jpeg_scans(data: bytes) -> JpegScans:
     for marker, start, end in _jpeg_segments(data):
         if marker in _FRAMES and end - start >= 10:
             frame_marker, frame_components = marker, data[start + 9]
-        if marker == _SOS:
+        if marker == _SOS and end - start >= 5:
             is_single_pass = frame_marker in (0xC0, 0xC1) and data[start + 4] == frame_components
             return JpegScans(is_single_pass, data.count(b'\xff\xda', start))
     return JpegScans(False, data.count(b'\xff\xda'))

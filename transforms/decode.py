@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import dataclasses
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -53,6 +54,9 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Pillow warns of damaged metadata, which spoils no picture; with warnings turned into errors it
 # would.
 warnings.filterwarnings('ignore', module=r'PIL\.')
+
+# What it logs of hostile files ends as the reason of a dead letter.
+logging.getLogger('PIL').setLevel(logging.CRITICAL)
 
 # libtiff writes what it dislikes of a file to standard error, and Pillow has no switch for it.
 for _library in (Path(PILImage.__file__).parents[1] / 'pillow.libs').glob('libtiff*'):

@@ -1,0 +1,102 @@
+"""Decoding of very many files that nobody would make, each in processes of their own.
+
+Nothing but ImageError may come out, soon, without a word of a library, and memory must not grow.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import mutations
+
+_ROOT = Path(__file__).parents[1]
+_MAX_GROWTH_BYTES = 40_000_000
+# The slowest takes a tenth of it; a busy machine takes its time.
+_MAX_SEC = 5.0
+
+_DECODE = """
+import collections, json, sys, time
+from pathlib import Path
+from tests import mutations
+from transforms import decode
+from transforms.errors import ImageError
+from transforms.model.card import Resize
+
+COUNT, SEED = map(int, sys.argv[1:])
+RESIZE = Resize(224, 256, 'bicubic')
+LIMITS = decode.PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
+
+def resident_bytes():
+    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096
+
+outcomes, slowest_sec, warm_bytes = collections.Counter(), 0.0, 0
+for i, data in enumerate(mutations.mutated(COUNT, SEED)):
+    if i == COUNT // 4:
+        warm_bytes = resident_bytes()
+    started = time.perf_counter()
+    try:
+        pixels = decode.decode(data, RESIZE, LIMITS)
+        outcome = 'labeled'
+        assert pixels.shape == (224, 224, 3)
+    except ImageError as e:
+        outcome = e.reason.value
+        assert e.size_bytes == len(data)
+    except BaseException:
+        print(f'file {i} of seed {SEED}: {data[:5000].hex()}', file=sys.stderr)
+        raise
+    outcomes[outcome] += 1
+    slowest_sec = max(slowest_sec, time.perf_counter() - started)
+grown_bytes = resident_bytes() - warm_bytes
+print(json.dumps({'outcomes': outcomes, 'slowest_sec': slowest_sec, 'grown_bytes': grown_bytes}))
+"""
+
+
+@pytest.mark.parametrize(
+    ('count', 'seed'), [(20_000, 1), pytest.param(200_000, 2, marks=pytest.mark.slow)]
+)
+def test_mutated_files_raise_nothing_but_image_error_and_leave_nothing(count, seed):
+    done = subprocess.run(
+        [sys.executable, '-c', _DECODE, str(count), str(seed)],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+    found = json.loads(done.stdout)
+    outcomes = found['outcomes']
+    assert sum(outcomes.values()) == count
+    # That the decoders were reached, and refused in every way they can.
+    assert outcomes['labeled'] > count / 10
+    assert set(outcomes) == {
+        *('labeled', 'empty', 'not_an_image', 'unsupported_format', 'truncated'),
+        *('too_many_pixels', 'decode_error'),
+    }
+    assert found['slowest_sec'] < _MAX_SEC
+    assert found['grown_bytes'] < _MAX_GROWTH_BYTES
+
+
+def test_the_mutations_are_the_same_for_the_same_seed():
+    first, again, other = (list(mutations.mutated(50, seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert len(set(first)) > 40
+
+
+@pytest.mark.slow
+def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'tests.fuzz_decode', '--seconds', '60', '--crashers', tmp_path],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert list(tmp_path.iterdir()) == []
+    assert int(done.stdout.split()[0]) > 1000, 'executions'
