@@ -52,6 +52,8 @@ setup(
         'aws': ['boto3>=1.40,<2'],
         'heif': ['pillow-heif>=1.1,<2'],
         'dev': [
+            # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
+            "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
             'duckdb>=1.3,<3',
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.

@@ -1,5 +1,6 @@
 """Image files that nobody would make: files of every format, changed in the ways fuzzers do."""
 
+import functools
 import random
 import struct
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ _MARKS += (
 _MARKS += (b'II*\x00', b'MM\x00*', b'Exif\x00\x00', b'\x00\x00\x01\x00', b'P6 ', b'qoif', b'BM')
 
 
+@functools.cache
 def seeds() -> list[bytes]:
     """Valid and hostile files of all formats."""
     cases = [case.data for case in corpus.corpus() if len(case.data) <= _MAX_SEED_BYTES]

@@ -172,7 +172,7 @@ def test_a_drip_costs_the_image_that_drips(kind, part, proxy, store, objects):
     assert is_about(len(found), part)
 
 
-@parts(0.01, 0.2, quick=('503', 'stall_within', 'drip_headers'))
+@parts(0.01, 0.2, quick=('stall_within', 'drip_headers'))
 def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store, objects):
     fault = Fault(kind, part, is_lasting=True, seed=2)
     proxy.set(fault)
@@ -182,7 +182,7 @@ def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store,
     assert is_about(len(chosen), part)
 
 
-@parts(1.0, quick=('503', 'corrupt', 'drip'))
+@parts(1.0, quick=('503', 'corrupt'))
 def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, store, objects):
     proxy.set(Fault(kind, part))
     outcomes = load_all(objects, 0.25)

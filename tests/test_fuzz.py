@@ -4,6 +4,7 @@ Nothing but ImageError may come out, soon, without a word of a library, and memo
 """
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,9 @@ def test_the_mutations_are_the_same_for_the_same_seed():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ('linux', 'x86_64'), reason='no wheels of the fuzzer'
+)
 def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'tests.fuzz_decode', '--seconds', '60', '--crashers', tmp_path],
