@@ -22,8 +22,10 @@ from pipeline.verify import verify
 from tests import support
 from tests.conftest import Bucket, fresh_bucket
 from tests.fault_proxy import KINDS, Fault
-from transforms import decode, load, storage_gcs
+from transforms import decode, http_pool, load, storage_gcs
 from transforms.decode import PixelLimits
+from transforms.errors import StoreError
+from transforms.faults import FailFast, FaultPolicy
 from transforms.load import Loader, LoadOptions
 from transforms.model.card import Resize
 from transforms.rows import Failure, FetchLimits, Image, Item, Stage
@@ -78,31 +80,29 @@ def objects(emulator):
 @pytest.fixture
 def store(proxy, monkeypatch):
     """A store of this test alone, behind the proxy, that tries again soon and gives up soon."""
-    monkeypatch.setattr(storage_gcs, '_BACKOFF_SEC', (0.01, 0.05))
-    monkeypatch.setattr(storage_gcs, '_SOCKET_TIMEOUT_SEC', 0.4)
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.01, 0.05))
+    monkeypatch.setattr(http_pool, '_SOCKET_TIMEOUT_SEC', 0.4)
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
     made = storage_gcs.GcsStore()
-    monkeypatch.setattr(load, 'store_for', lambda uri: made)
+    monkeypatch.setattr(load, 'store_for', lambda *_: made)
     yield made
     made._pool.clear()
 
 
 def load_options(deadline_sec: float) -> LoadOptions:
-    fields = {}
-    if 'fail_fast_after' in LoadOptions._fields:
-        fields['fail_fast_after'] = 0  # what happens to each image is what is looked at
-    return LoadOptions(
-        RESIZE, 8, FetchLimits(100_000, deadline_sec), PixelLimits(), 2**26, THREADS, **fields
-    )
+    return LoadOptions(RESIZE, 8, FetchLimits(100_000, deadline_sec), PixelLimits(), 2**26, THREADS)
 
 
 def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure]:
     """Loads every object; the books, the deadlines and each slot are checked on the way."""
     loader = Loader(load_options(deadline_sec))
     pixels = np.full((COUNT, RESIZE.size_px, RESIZE.size_px, 3), 7, np.uint8)
+    going_on = FaultPolicy(FailFast(0, ''), StoreError)  # each image's own end is looked at
     most_sec = COUNT / THREADS * deadline_sec + 15
     try:
-        futures = [loader.submit(item, pixels[i]) for i, item in enumerate(objects.items())]
+        futures = [
+            loader.submit(item, pixels[i], going_on) for i, item in enumerate(objects.items())
+        ]
         _, late = concurrent.futures.wait(futures, most_sec)
         assert not late, f'{len(late)} of {COUNT} fetches are not over after {most_sec:g} s'
     finally:
@@ -197,6 +197,29 @@ def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, sto
         assert f'HTTP {kind}, until 0.25 s were over' in details
 
 
+@pytest.mark.parametrize(
+    ('kind', 'said'), [('503', 'HTTP 503, until'), ('corrupt', None), ('stall', 'no answer')]
+)
+def test_faults_everywhere_stop_a_run_that_is_to_stop(kind, said, proxy, store, objects):
+    proxy.set(Fault(kind, 1.0))
+    loader = Loader(load_options(0.25))
+    policy = FaultPolicy(FailFast(20, 'run'), StoreError)
+    items = objects.items()[:20]
+    pixels = np.zeros((RESIZE.size_px, RESIZE.size_px, 3), np.uint8)
+    futures = [loader.submit(item, pixels, policy) for item in items]
+    errors = [error for future in futures if (error := future.exception(15))]
+    loader._pool.shutdown()
+    if said is None:  # an object whose bytes are wrong is that object's fault
+        assert errors == []
+        return
+    (error,) = errors
+    assert isinstance(error, StoreError)
+    message = str(error)
+    assert 'the first 20 images of this process all failed with ' + REASONS[kind] in message
+    assert said in message
+    assert any(item.uri in message for item in items)
+
+
 # --- through the whole pipeline
 
 
@@ -266,7 +289,10 @@ def test_what_is_overwritten_or_deleted_after_the_listing(bucket, tmp_path, monk
 
     monkeypatch.setattr(storage_gcs.GcsStore, 'list', list_then_change)
     output = tmp_path / 'out'
-    report = support.label('--input', bucket.uri('in'), '--output', output)
+    # Nothing is tried first, which would list, too.
+    once = ('--fail_fast_after', '0')
+    report = support.label('--input', bucket.uri('in'), '--output', output, *once)
+    assert len(listed) == 3
     assert report['balanced']
     assert verify(str(output)) == []
     rows = {row['uri']: row for row in support.rows(output, 'predictions')}

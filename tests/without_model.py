@@ -27,21 +27,21 @@ def run() -> int:
             counts = np.full(options.batch_size, 3, np.int32)
             self._labels = Prediction(indices, np.full(shape, 0.1, np.float32), counts, None)
             self.computed = dict.fromkeys(('network', 'precision', 'device'), 'none')
-            self.computed['features'] = None
+            self.computed |= {'features': None, 'batch_size': options.batch_size}
 
         def __call__(self, pixels):
             return self._labels
 
     class Store:
         def fetch(self, uri, limits, admit):
-            return Fetched(uri.encode(), '1-1')
+            return Fetched(uri.encode(), '1-1', 0)
 
     def decode(loader, data, version, pixels):
         return Image(version, hashlib.sha256(data).hexdigest(), 500, 375, 'JPEG', len(data))
 
     handler.Predictor = Predictor
     load.Loader._decode = decode
-    load.store_for = lambda uri: Store()
+    load.store_for = lambda *_: Store()
     return main()
 
 
