@@ -62,6 +62,13 @@ def emulator() -> Iterator[str]:
 
     One for the session, because a process keeps one client (`transforms.process.shared`).
     """
+    with running_emulator() as endpoint:
+        yield endpoint
+
+
+@contextlib.contextmanager
+def running_emulator() -> Iterator[str]:
+    """The endpoint of an emulator that STORAGE_EMULATOR_HOST names for the length of the block."""
     if not _BINARY.exists():
         pytest.fail(f'no emulator at {_BINARY}; build it with: make .venv/bin/{_BINARY.name}')
     for _ in range(3):  # another process may take the port that was free

@@ -1,8 +1,10 @@
 """`lemmabeam` without network, decoder and store of images: many images in little time.
 
-Run as `python -m tests.without_model label …`: every image can be read, and has the same labels.
+Run as `python -m tests.without_model [--labels N] [--real_fetch] label …`: every image has N labels
+with random scores (default 3), and can be read, or is really fetched.
 """
 
+import argparse
 import hashlib
 import logging
 import sys
@@ -10,8 +12,8 @@ import sys
 import numpy as np
 
 
-def run() -> int:
-    """Runs the command line of this process; its exit code."""
+def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None) -> int:
+    """Runs a command line, by default that of this process; its exit code."""
     # Beam logs what it misses while it is being imported.
     logging.basicConfig(level=logging.ERROR)
     from pipeline.main import main
@@ -23,9 +25,13 @@ def run() -> int:
     class Predictor:
         def __init__(self, options):
             shape = (options.batch_size, options.max_labels)
-            indices = np.broadcast_to(np.arange(options.max_labels, dtype=np.int32), shape)
-            counts = np.full(options.batch_size, 3, np.int32)
-            self._labels = Prediction(indices, np.full(shape, 0.1, np.float32), counts, None)
+            chance = np.random.default_rng(0)
+            self._labels = Prediction(
+                chance.integers(0, len(options.model.vocabulary), shape, np.int32),
+                -np.sort(-chance.random(shape, np.float32)),
+                np.full(options.batch_size, min(labels, options.max_labels), np.int32),
+                None,
+            )
             self.computed = dict.fromkeys(('network', 'precision', 'device'), 'none')
             self.computed |= {'features': None, 'batch_size': options.batch_size}
 
@@ -41,9 +47,14 @@ def run() -> int:
 
     handler.Predictor = Predictor
     load.Loader._decode = decode
-    load.store_for = lambda *_: Store()
-    return main()
+    if not real_fetch:
+        load.store_for = lambda *_: Store()
+    return main(argv)
 
 
 if __name__ == '__main__':
-    sys.exit(run())
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument('--labels', type=int, default=3)
+    parser.add_argument('--real_fetch', action='store_true')
+    ours, rest = parser.parse_known_args(sys.argv[1:])
+    sys.exit(run(ours.labels, ours.real_fetch, rest))
