@@ -24,19 +24,17 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
 
     class Predictor:
         def __init__(self, options):
-            shape = (options.batch_size, options.max_labels)
-            chance = np.random.default_rng(0)
-            self._labels = Prediction(
-                chance.integers(0, len(options.model.vocabulary), shape, np.int32),
-                -np.sort(-chance.random(shape, np.float32)),
-                np.full(options.batch_size, min(labels, options.max_labels), np.int32),
-                None,
-            )
+            self._shape = (options.batch_size, options.max_labels)
+            self._classes = len(options.model.vocabulary)
+            self._counts = np.full(options.batch_size, min(labels, options.max_labels), np.int32)
+            self._chance = np.random.default_rng(0)
             self.computed = dict.fromkeys(('network', 'precision', 'device'), 'none')
             self.computed |= {'features': None, 'batch_size': options.batch_size}
 
         def __call__(self, pixels):
-            return self._labels
+            indices = self._chance.integers(0, self._classes, self._shape, np.int32)
+            scores = -np.sort(-self._chance.random(self._shape, np.float32))
+            return Prediction(indices, scores, self._counts, None)
 
     class Store:
         def fetch(self, uri, limits, admit):
