@@ -1,0 +1,94 @@
+"""What bounded a run: four runs, each held up by one stage on purpose, and Beam's metrics."""
+
+import time
+
+import apache_beam as beam
+import pytest
+
+from pipeline.build import build
+from pipeline.verdict import describe, make_verdict
+from tests import support
+from transforms import load
+from transforms.storage_local import LocalStore
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pictures')
+    support.write_pictures(folder, 40)
+    return folder
+
+
+def slow(function, seconds, only=''):
+    def slowed(first, *args):
+        if only in str(args):
+            time.sleep(seconds)
+        return function(first, *args)
+
+    return slowed
+
+
+SLOW = {
+    'fetch': (LocalStore, 'fetch', 0.25, ''),
+    'decode': (load.decode, 'render', 0.15, ''),
+    'write': (LocalStore, 'write', 4.0, 'predictions/'),
+}
+
+
+@pytest.mark.parametrize('stage', ['fetch', 'decode', 'inference', 'write'])
+def test_the_stage_that_holds_a_run_up_is_named(pictures, tmp_path, monkeypatch, stage):
+    arguments = ('--input', pictures, '--output', tmp_path, '--batch_size', '8')
+    support.predictor(support.make_config(*arguments)[0])  # loaded before the clock runs
+    if stage in SLOW:
+        where, name, seconds, only = SLOW[stage]
+        monkeypatch.setattr(where, name, slow(getattr(where, name), seconds, only))
+    else:
+        arguments += ('--batch_size', '40', '--chunk_size', '400')  # most of its slots are empty
+    report = support.label(*arguments, '--loader_threads', '4')
+    verdict = report['verdict']
+    assert verdict['bounded_by'] == stage
+    assert max(verdict['share'], key=verdict['share'].get) == stage
+    assert sum(verdict['share'].values()) == pytest.approx(1, abs=1e-3)
+    assert 0 < verdict['share_of_wall'] <= 1
+    assert verdict['advice']
+
+
+def test_the_line_for_people():
+    stats = {'fetch_wait_sec': 60.0, 'decode_wait_sec': 20.0, 'infer_sec': 15.0, 'write_sec': 5.0}
+    line = describe(make_verdict(stats, 110.0))
+    assert line.startswith('Bounded by fetch (fetch 60%, decode 20%, inference 15%, write 5%)')
+    assert '--loader_threads' in line
+    line = describe(make_verdict(stats, 1000.0))
+    assert line.startswith('Most of the time went into starting')
+    assert describe(make_verdict({}, 3.0)) == ''
+    assert make_verdict({}, 0.0)['share_of_wall'] is None
+
+
+def test_metrics_of_every_stage_have_units(pictures, tmp_path):
+    config, beam_options = support.make_config('--input', pictures, '--output', tmp_path)
+    root = beam.Pipeline(options=beam_options)
+    build(root, config)
+    result = root.run()
+    result.wait_until_finish()
+    found = result.metrics().query(beam.metrics.MetricsFilter().with_namespace('lemmabeam'))
+    counters = {each.key.metric.name: each.committed for each in found['counters']}
+    distributions = {}
+    for each in found['distributions']:
+        distributions.setdefault(each.key.metric.name, []).append(each.committed)
+    assert counters['listed_refs'] == 43
+    assert counters['fetch_retries'] == 0
+    assert counters['dead_letters_empty'] == 1
+    for name in ('fetch_msec', 'image_bytes'):
+        assert distributions[name][0].count == 43
+    # The empty one and the one that is no image never reach the decoder's clock, or do at 0.
+    assert 40 <= distributions['decode_msec'][0].count <= 43
+    sizes = [path.stat().st_size for path in pictures.iterdir()]
+    assert distributions['image_bytes'][0].sum == sum(sizes)
+    assert distributions['image_bytes'][0].max == max(sizes)
+    assert distributions['batch_images'][0].sum == 40
+    assert distributions['infer_msec'][0].count == distributions['batch_images'][0].count
+    assert distributions['load_wait_msec'][0].count == distributions['infer_msec'][0].count
+    assert distributions['look_ahead_ready_batches'][0].min >= 0
+    assert sum(each.sum for each in distributions['file_rows']) == 43
+    assert all(each.min > 0 for each in distributions['file_bytes'])
+    assert len(distributions['write_msec']) == 2
