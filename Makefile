@@ -7,7 +7,7 @@ READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
 OUTPUT := output
 
-.PHONY: run test test-slow lint bench clean lock
+.PHONY: run test test-slow lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
@@ -27,8 +27,11 @@ lint: $(READY)
 bench: $(READY) $(EMULATOR)
 	$(BIN)/python -m tests.benchmarks
 
+bench-peers: $(READY) .venvs/peers-engines/ready .venvs/peers-img2dataset/ready
+	$(BIN)/python -m tests.benchmarks.peers
+
 clean:
-	rm -rf $(VENV) $(OUTPUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venvs $(OUTPUT) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock setup.py
@@ -38,6 +41,13 @@ $(READY): requirements.lock setup.py
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# What Lemmabeam is compared with; the wheel of torch brings 5 GB of CUDA along.
+.venvs/peers-%/ready: tests/benchmarks/peers/%.lock | $(READY)
+	@echo 'Setting up $(@D): minutes the first time'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # A real storage emulator, built from its Go module; without Go on the machine, Go comes as a wheel.
@@ -50,3 +60,4 @@ $(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
 # The lock file serves Python 3.11 and 3.12; making it anew needs uv.
 lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
+	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done

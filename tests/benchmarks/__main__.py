@@ -1,18 +1,16 @@
 """Runs benchmarks and prints their figures; `--write` keeps them in RESULTS.md."""
 
 import argparse
-import datetime
 import importlib
 import logging
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.benchmarks.markdown import aligned, figure, machine, page
 from tests.benchmarks.measure import Row
-from transforms.process import cpu_count
 
 _BENCHMARKS = (
     'decoding',
@@ -47,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # TensorFlow and Beam speak while they are imported, which happens with the benchmarks.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     logging.basicConfig(level=logging.ERROR)
-    print(_machine(), flush=True)
+    print(machine(), flush=True)
     parts = []
     with tempfile.TemporaryDirectory(prefix='lemmabeam-bench-') as temporary:
         for name in args.names or _BENCHMARKS:
@@ -62,17 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Figures as a Markdown table that is aligned for a terminal, too."""
-    cells = [('figure', 'value', 'unit', 'target', 'met'), *(_cells(row) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(5)]
-    lines = [
-        '| '
-        + ' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + ' |'
-        for line in cells
-    ]
-    lines.insert(1, '| ' + ' | '.join('-' * width for width in widths) + ' |')
-    return '\n'.join(lines)
+    """Figures as a Markdown table."""
+    return aligned([('figure', 'value', 'unit', 'target', 'met'), *(_cells(row) for row in rows)])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -82,35 +71,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     elif row.at_least is not None:
         target = f'at least {row.at_least:g}'
     met = {None: '', True: 'yes', False: 'NO'}[row.is_met]
-    return row.name, _figure(row.value), row.unit, target, met
-
-
-def _figure(value: float) -> str:
-    return f'{value:.0f}' if abs(value) >= 1000 else f'{value:.3g}'
-
-
-def _machine() -> str:
-    gpu = 'a GPU' if Path('/proc/driver/nvidia').exists() else 'no GPU'
-    return (
-        f'{datetime.date.today()}, {cpu_count()} CPU cores, {gpu}, '
-        f'Python {platform.python_version()} on {platform.system()} {platform.machine()}'
-    )
+    return row.name, figure(row.value), row.unit, target, met
 
 
 def _page(parts: Sequence[str]) -> str:
-    return (
-        '\n\n'.join(
-            [
-                '# Benchmark results',
-                'Written by `python -m tests.benchmarks --write`; `make bench` prints them anew.',
-                f'Machine: {_machine()}.',
-                'What is compared was measured in turns within one run; figures are medians. '
-                'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
-                *parts,
-                '',
-            ]
-        ).rstrip('\n')
-        + '\n'
+    return page(
+        'Benchmark results',
+        'Written by `python -m tests.benchmarks --write`; `make bench` prints them anew.',
+        'What is compared was measured in turns within one run; figures are medians. '
+        'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
+        parts,
     )
 
 

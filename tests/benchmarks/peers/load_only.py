@@ -1,0 +1,51 @@
+"""Our steps from a manifest to batches of pixels, without a model."""
+
+import json
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from transforms.chunks import DropDuplicates, MakeChunks
+from transforms.decode import DEFAULT_LIMITS
+from transforms.listing import Columns, ReadRefs, resolve
+from transforms.load import LoadImages, LoadOptions
+from transforms.model.card import Resize
+from transforms.rows import Batch, FetchLimits, Image
+
+_COLUMNS = Columns('uri', (), ())
+_OPTIONS = LoadOptions(
+    # The centre square, as img2dataset's center_crop takes it.
+    resize=Resize(224, short_side_px=224, filter='bilinear'),
+    batch_size=32,
+    fetch=FetchLimits(max_bytes=64 * 2**20, deadline_sec=60.0),
+    pixels=DEFAULT_LIMITS,
+    memory_budget_bytes=512 * 2**20,
+    threads=16,
+)
+
+
+def _loaded(batch: Batch) -> int:
+    return sum(isinstance(outcome, Image) for outcome in batch.outcomes)
+
+
+def main(manifest: Path, output: Path) -> None:
+    """Writes into a new folder how many images of a manifest were loaded, as JSON."""
+    output.mkdir()
+    with beam.Pipeline(options=PipelineOptions(['--runner=FnApiRunner'])) as root:
+        refs, _ = root | 'ReadRefs' >> ReadRefs((resolve(str(manifest), _COLUMNS),), _COLUMNS, None)
+        items, _, _ = refs | 'DropDuplicates' >> DropDuplicates()
+        (
+            items
+            | 'MakeChunks' >> MakeChunks(1024, None)
+            | 'LoadImages' >> LoadImages(_OPTIONS)
+            | 'CountLoaded' >> beam.Map(_loaded)
+            | 'Sum' >> beam.CombineGlobally(sum)
+            | 'ToJson' >> beam.Map(json.dumps)
+            | 'Write' >> beam.io.WriteToText(str(output / 'count'), num_shards=1)
+        )
+
+
+if __name__ == '__main__':
+    main(*map(Path, sys.argv[1:]))
