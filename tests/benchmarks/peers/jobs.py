@@ -125,7 +125,7 @@ LABELLING = {
     'beam': _scripted(
         "Beam's TFModelHandler and WriteToParquet", 'beam_stock.py', '--runner=FnApiRunner'
     ),
-    # One worker process was slower on two cores.
+    # One worker or two: a single noisy round of each did not tell which is faster on two cores.
     'torch': _scripted('torch DataLoader, two processes', 'torch_loader.py', 2, python=_ENGINES),
     'ray': _scripted('Ray Data', 'ray_data.py', python=_ENGINES),
     'daft': _scripted(
