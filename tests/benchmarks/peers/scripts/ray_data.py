@@ -28,7 +28,8 @@ def main(images, output, card_file, batch_size):
 
     (
         ray.data.read_binary_files(images, include_paths=True)
-        .map(load)
+        # With other needs than the model's actor, or Ray would run both in it, one after the other.
+        .map(load, num_cpus=0.5)
         .map_batches(
             Label,
             fn_constructor_args=(card,),
