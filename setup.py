@@ -54,10 +54,13 @@ setup(
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            'boto3>=1.40,<2',
             'duckdb>=1.3,<3',
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',
+            # An S3 to test against, as a process of its own.
+            'moto[server]>=5.1,<6',
             'mypy>=1.18,<3',
             'pandas>=2.2,<4',
             'pillow-heif>=1.1,<2',

@@ -42,6 +42,7 @@ _FEATURES_PER_FILE_BYTES = 256 * _MIB
 _USUAL_FEATURES = 2048
 _GENERATED_RUN_ID = re.compile(r'\d{8}T\d{6}Z-[0-9a-f]{4}')
 _RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}')
+_ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _COLUMN = re.compile(r'[^\W\d]\w*')
 _LIBRARIES = (
     'apache-beam',
@@ -102,7 +103,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         metavar='X',
         help='a folder or prefix, a glob with * and **, a manifest (.txt, .csv, .jsonl, each also '
-        '.gz, or .parquet) or an image; local or gs://; may be repeated',
+        '.gz, or .parquet) or an image; local, gs:// or s3://; may be repeated',
     )
     what.add_argument(
         '--uri_column',
@@ -131,7 +132,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     where = parser.add_argument_group('where to write')
-    where.add_argument('--output', metavar='DIR', help='a folder, local or gs://')
+    where.add_argument('--output', metavar='DIR', help='a folder, local, gs:// or s3://')
     where.add_argument(
         '--partition_by',
         type=_names,
@@ -291,11 +292,31 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         help='Google Cloud project that pays for requests to requester-pays buckets (default: '
         'none; such buckets refuse)',
     )
+    stores.add_argument(
+        '--s3_endpoint_url',
+        metavar='URL',
+        help="where S3 is (default: $AWS_ENDPOINT_URL_S3, the profile, or Amazon's)",
+    )
+    stores.add_argument(
+        '--s3_region_name',
+        metavar='REGION',
+        help='region of S3 (default: $AWS_REGION, the profile, or us-east-1); that of a bucket '
+        'elsewhere is asked for',
+    )
 
 
 def store_options(args: argparse.Namespace) -> StoreOptions:
-    """What the options of `add_store_arguments` say."""
-    return StoreOptions(user_project=args.user_project)
+    """What the options of `add_store_arguments` say.
+
+    Raises:
+      UsageError: a value cannot be used.
+    """
+    endpoint = args.s3_endpoint_url
+    if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+        raise UsageError(
+            f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
+        )
+    return StoreOptions(args.user_project, endpoint, args.s3_region_name)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -349,14 +370,14 @@ def parse_label_arguments(
     """Splits the command line into our options and Beam's.
 
     Raises:
-      UsageError: an option is neither ours nor Beam's.
+      UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
     """
     args, rest = parser.parse_known_args(argv)
     beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for group in _option_classes(PipelineOptions):
         group._add_argparse_args(beam_parser)
     try:
-        _, unknown = beam_parser.parse_known_args(rest)
+        beam_args, unknown = beam_parser.parse_known_args(rest)
     except argparse.ArgumentError as e:
         raise UsageError(str(e)) from e
     if unknown:
@@ -364,6 +385,14 @@ def parse_label_arguments(
         near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
         hint = f'; did you mean {near[0]}?' if near else ''
         raise UsageError(f'unknown option {unknown[0]!r}{hint}')
+    for name, value in vars(beam_args).items():
+        if name.startswith('s3_') and value:
+            # Beam would put the keys into the description of the job, for all to read.
+            raise UsageError(
+                f'--{name} is not read: keys come from the environment (AWS_ACCESS_KEY_ID, '
+                'AWS_PROFILE) or the role of the machine, other settings from ~/.aws/config; '
+                '--s3_endpoint_url and --s3_region_name say where S3 is'
+            )
     for flag, value in (('--input', args.input), ('--output', args.output)):
         if value is None:  # after the unknown ones: one of those may be meant for it
             raise UsageError(f'{flag} is missing; lemmabeam label --help tells more')

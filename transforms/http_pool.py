@@ -114,11 +114,16 @@ class _HttpsPool(HTTPSConnectionPool):
     ConnectionCls = PooledHttpsConnection
 
 
-def make_pool(endpoint: str) -> urllib3.PoolManager:
-    """Connections to one endpoint; with TLS, through the proxy that the environment names."""
+def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager:
+    """Connections to one endpoint; with TLS, through the proxy that the environment names.
+
+    Args:
+      endpoint: its URL.
+      ca_certs: file of the certificates to trust, instead of the system's.
+    """
     url = urlsplit(endpoint)
     proxy = urllib.request.getproxies().get('https') if url.scheme == 'https' else None
-    options: dict[str, Any] = {'maxsize': POOL_SIZE, 'retries': False}
+    options: dict[str, Any] = {'maxsize': POOL_SIZE, 'retries': False, 'ca_certs': ca_certs}
     if proxy and not urllib.request.proxy_bypass(url.hostname or ''):
         pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
     else:

@@ -13,8 +13,9 @@ from transforms.process import shared
 from transforms.rows import Entry, Fetched, FetchLimits
 from transforms.storage_gcs import GcsStore
 from transforms.storage_local import LocalStore
+from transforms.storage_s3 import S3Store
 
-SCHEMES = ('', 'gs')
+SCHEMES = ('', *uris.OBJECT_STORES)
 
 
 class StoreOptions(NamedTuple):
@@ -22,9 +23,13 @@ class StoreOptions(NamedTuple):
 
     Attributes:
       user_project: Google Cloud project that pays for requests to requester-pays buckets.
+      s3_endpoint_url: where S3 is, if not at Amazon's or where AWS_ENDPOINT_URL_S3 says.
+      s3_region_name: region of the buckets of S3, if not the one that its profile says.
     """
 
     user_project: str | None = None
+    s3_endpoint_url: str | None = None
+    s3_region_name: str | None = None
 
 
 DEFAULT_OPTIONS = StoreOptions()
@@ -104,4 +109,9 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
 
 def _make_store(key: tuple[str, StoreOptions]) -> Store:
     scheme, options = key
-    return GcsStore(options.user_project) if scheme == 'gs' else LocalStore()
+    match scheme:
+        case 'gs':
+            return GcsStore(options.user_project)
+        case 's3':
+            return S3Store(options.s3_endpoint_url, options.s3_region_name)
+    return LocalStore()

@@ -13,10 +13,16 @@ _URL = re.compile(r'https?://', re.IGNORECASE)
 _USERINFO = re.compile(r'://[^/?#]*@')
 _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
 _UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f]')
-_BUCKET = re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]')
+# What names a bucket, by the scheme of its store.
+OBJECT_STORES = {
+    'gs': re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]'),
+    's3': re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'),
+}
+_OTHER_NAMES = {'s3a': 's3', 's3n': 's3'}  # Hadoop's
 _NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
 _NO_NAMES = ('', '.', '..')  # as object names refused by the store, or taken for another request
 _MAX_CHARS = 4096
+_MAX_NAME_BYTES = 1024  # of an object, in all stores
 
 # Query parameters by which S3, GCS and Azure sign a URL (lower case); the x-amz- and x-goog-
 # families go as a whole.
@@ -33,7 +39,7 @@ def scheme_of(uri: str) -> str:
 
 
 def split_object(uri: str) -> tuple[str, str]:
-    """Bucket and object name of 'gs://bucket/name'; the name may be empty."""
+    """Bucket and object name of 'gs://bucket/name' or 's3://bucket/name'; the name may be empty."""
     bucket, _, name = uri.partition('://')[2].partition('/')
     return bucket, name
 
@@ -67,10 +73,13 @@ def absolute(uri: str) -> str:
     except UnicodeEncodeError as e:
         raise UsageError(f'{printable(uri)}: the name is not valid UTF-8') from e
     match scheme_of(uri):
-        case 'gs':
-            if not _BUCKET.fullmatch(split_object(uri)[0]):
-                raise UsageError(f'{uri!r}: expected gs://bucket or gs://bucket/name')
-            return f'gs://{uri.partition("://")[2]}'
+        case scheme if scheme in OBJECT_STORES:
+            if not OBJECT_STORES[scheme].fullmatch(split_object(uri)[0]):
+                form = f'{scheme}://bucket'
+                raise UsageError(f'{printable(uri)!r}: expected {form} or {form}/name')
+            return f'{scheme}://{uri.partition("://")[2]}'
+        case scheme if scheme in _OTHER_NAMES:
+            raise UsageError(f'{printable(uri)!r}: write {_OTHER_NAMES[scheme]}://bucket/name')
         case 'file':
             return _local_path(uri, UsageError(f'{printable(uri)!r}: expected file:///path'))
         case '':
@@ -111,11 +120,14 @@ def normalize(raw: str, base: str) -> str:
     if _CONTROL.search(raw):
         raise ImageError(Reason.BAD_URI, 'a control character in the URI')
     match scheme_of(raw):
-        case 'gs':
+        case scheme if scheme in OBJECT_STORES:
             bucket, name = split_object(raw)
-            if not _BUCKET.fullmatch(bucket) or name in _NO_NAMES:
-                raise ImageError(Reason.BAD_URI, 'not of the form gs://bucket/object')
-            return f'gs://{bucket}/{name}'
+            if not OBJECT_STORES[scheme].fullmatch(bucket) or name in _NO_NAMES:
+                raise ImageError(Reason.BAD_URI, f'not of the form {scheme}://bucket/object')
+            return _object_uri(scheme, bucket, name)
+        case scheme if scheme in _OTHER_NAMES:
+            hint = f'write {_OTHER_NAMES[scheme]}://'
+            raise ImageError(Reason.BAD_URI, f'the scheme {scheme}:// is not read: {hint}')
         case 'file':
             return _local_path(raw, ImageError(Reason.BAD_URI, 'not of the form file:///path'))
         case '':
@@ -136,7 +148,13 @@ def _below_prefix(base: str, raw: str) -> str:
     name = name.lstrip('/')
     if name in _NO_NAMES:
         raise ImageError(Reason.BAD_URI, 'a bucket, not an object')
-    return f'gs://{bucket}/{name}'
+    return _object_uri(scheme_of(base), bucket, name)
+
+
+def _object_uri(scheme: str, bucket: str, name: str) -> str:
+    if (size := len(name.encode())) > _MAX_NAME_BYTES:
+        raise ImageError(Reason.BAD_URI, f'a name of {size} bytes, limit {_MAX_NAME_BYTES}')
+    return f'{scheme}://{bucket}/{name}'
 
 
 def printable(raw: str) -> str:
