@@ -4,6 +4,8 @@ Table of contents:
   emulator  a storage emulator as a process of its own, one for the whole session
   bucket    a fresh, empty bucket in it for one test, with `put` to fill it
   proxy     a proxy before it that spoils reads for one test, see tests.fault_proxy
+  s3        an S3 server as a process of its own, one for the whole session
+  s3_bucket a fresh, empty bucket in it for one test
   server    a hub on loopback for one test, see tests.hub_server
 """
 
@@ -18,6 +20,7 @@ import urllib.parse
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
@@ -27,6 +30,17 @@ from tests.hub_server import HubServer
 
 _BINARY = Path(sys.executable).with_name('fake-gcs-server')
 _START_SEC = 20.0
+
+# Nothing outside is asked for keys, and none of the machine's own are found.
+AWS_ENVIRONMENT = {
+    'AWS_ACCESS_KEY_ID': 'AKIATESTTESTTESTTEST',
+    'AWS_SECRET_ACCESS_KEY': 's3cr3t-s3cr3t-s3cr3t',
+    'AWS_SESSION_TOKEN': 't0k3n-t0k3n-t0k3n',
+    'AWS_DEFAULT_REGION': 'us-east-1',
+    'AWS_EC2_METADATA_DISABLED': 'true',
+    'AWS_CONFIG_FILE': '/nonexistent/config',
+    'AWS_SHARED_CREDENTIALS_FILE': '/nonexistent/credentials',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +87,18 @@ def running_emulator() -> Iterator[str]:
         pytest.fail(f'no emulator at {_BINARY}; build it with: make .venv/bin/{_BINARY.name}')
     for _ in range(3):  # another process may take the port that was free
         port = _free_port()
-        with _running(port) as is_ready, pytest.MonkeyPatch.context() as patch:
+        address = f'127.0.0.1:{port}'
+        command = [str(_BINARY), '-scheme', 'http', '-host', '127.0.0.1', '-port', str(port)]
+        command += ['-backend', 'memory', '-public-host', address]
+        command += ['-external-url', f'http://{address}']
+        with (
+            _running(command, f'http://{address}/_internal/healthcheck') as is_ready,
+            pytest.MonkeyPatch.context() as patch,
+        ):
             if not is_ready:
                 continue
-            patch.setenv('STORAGE_EMULATOR_HOST', f'http://127.0.0.1:{port}')
-            yield f'http://127.0.0.1:{port}'
+            patch.setenv('STORAGE_EMULATOR_HOST', f'http://{address}')
+            yield f'http://{address}'
             return
     pytest.fail(f'{_BINARY} did not answer within {_START_SEC:g} s, three times')
 
@@ -97,6 +118,61 @@ def fresh_bucket(emulator: str) -> Iterator[Bucket]:
         made = pool.request('POST', f'{emulator}/storage/v1/b?project=test', json={'name': name})
         assert made.status == 200, made.data
         yield Bucket(name, emulator, pool)
+
+
+@dataclasses.dataclass(frozen=True)
+class S3Bucket:
+    """A bucket of the S3 server; `client` is the tests' own."""
+
+    name: str
+    client: Any
+
+    def uri(self, name: str = '') -> str:
+        """'s3://bucket/name', the name raw."""
+        return f's3://{self.name}/{name}'
+
+    def put(self, name: str, data: bytes, **options: str) -> str:
+        """Uploads an object and returns its URI."""
+        self.client.put_object(Bucket=self.name, Key=name, Body=data, **options)
+        return self.uri(name)
+
+
+@pytest.fixture(scope='session')
+def s3() -> Iterator[str]:
+    """The endpoint of a running S3 server, which AWS_ENDPOINT_URL_S3 names from now on.
+
+    One for the session, because a process keeps one client (`transforms.process.shared`).
+    """
+    for _ in range(3):
+        port = _free_port()
+        address = f'127.0.0.1:{port}'
+        command = [sys.executable, '-m', 'moto.server', '-H', '127.0.0.1', '-p', str(port)]
+        with (
+            _running(command, f'http://{address}/moto-api/data.json') as is_ready,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            if not is_ready:
+                continue
+            for name in [name for name in os.environ if name.startswith('AWS_')]:
+                patch.delenv(name)
+            for name, value in AWS_ENVIRONMENT.items():
+                patch.setenv(name, value)
+            patch.setenv('AWS_ENDPOINT_URL_S3', f'http://{address}')
+            yield f'http://{address}'
+            return
+    pytest.fail(f'moto.server did not answer within {_START_SEC:g} s, three times')
+
+
+@pytest.fixture
+def s3_bucket(s3: str) -> Iterator[S3Bucket]:
+    """A fresh bucket."""
+    import botocore.session
+
+    client = botocore.session.Session().create_client('s3')
+    bucket = S3Bucket(f'b-{uuid.uuid4().hex[:16]}', client)
+    client.create_bucket(Bucket=bucket.name)
+    with contextlib.closing(client):
+        yield bucket
 
 
 @pytest.fixture
@@ -120,10 +196,7 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(port: int) -> Iterator[bool]:
-    address = f'127.0.0.1:{port}'
-    command = [str(_BINARY), '-scheme', 'http', '-host', '127.0.0.1', '-port', str(port)]
-    command += ['-backend', 'memory', '-public-host', address, '-external-url', f'http://{address}']
+def _running(command: list[str], health: str) -> Iterator[bool]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -132,7 +205,7 @@ def _running(port: int) -> Iterator[bool]:
         env={key: value for key, value in os.environ.items() if 'proxy' not in key.lower()},
     )
     try:
-        yield _answers(process, address)
+        yield _answers(process, health)
     finally:
         process.terminate()
         try:
@@ -142,12 +215,12 @@ def _running(port: int) -> Iterator[bool]:
             process.wait()
 
 
-def _answers(process: subprocess.Popen, address: str) -> bool:
+def _answers(process: subprocess.Popen, health: str) -> bool:
     ends_at = time.monotonic() + _START_SEC
     with urllib3.PoolManager(retries=False) as pool:
         while process.poll() is None and time.monotonic() < ends_at:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
-                response = pool.request('GET', f'http://{address}/_internal/healthcheck')
+                response = pool.request('GET', health)
                 return response.status == 200
             time.sleep(0.05)
     return False

@@ -56,6 +56,9 @@ def test_names_are_taken_raw(name):
         ('a//b.jpg', 'gs://bucket/x', 'gs://bucket/x/a//b.jpg'),
         ('/b.jpg', 'gs://bucket/x', '/b.jpg'),
         ('b.jpg', 'gs://bucket', 'gs://bucket/b.jpg'),
+        ('S3://bucket/A.jpg', '/', 's3://bucket/A.jpg'),
+        ('../b.jpg', 's3://bucket/x/y', 's3://bucket/x/b.jpg'),
+        ('b c.jpg', 's3://bucket', 's3://bucket/b c.jpg'),
     ],
 )
 def test_normalize(raw, base, uri):
@@ -76,7 +79,11 @@ def test_normalize(raw, base, uri):
         ('file://host/a.jpg', '/', 'bad_uri'),
         ('file://', '/', 'bad_uri'),
         ('http://host/a.jpg', '/', 'bad_uri'),
-        ('s3://bucket/a.jpg', '/', 'bad_uri'),
+        ('s3://my_bucket/a.jpg', '/', 'bad_uri'),
+        ('s3://bucket', '/', 'bad_uri'),
+        ('s3a://bucket/a.jpg', '/', 'bad_uri'),
+        ('s3://bucket/' + 'ä' * 513, '/', 'bad_uri'),
+        ('..', 's3://bucket/x', 'bad_uri'),
         (' gs://bucket/a.jpg', '/', 'bad_uri'),
         ('"https://host/a.jpg"', '/', 'bad_uri'),
         ('a\nb.jpg', '/', 'bad_uri'),
@@ -125,12 +132,29 @@ def test_relative_inputs_are_below_the_working_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'text', ['', 'gs://', 'gs:///a', 'gs://b*cket/a', 'gs://-a/b', 'file://host/a', 'file://']
+    'text',
+    [
+        '',
+        's3://a',
+        's3://A_b/c',
+        'gs://',
+        'gs:///a',
+        'gs://b*cket/a',
+        'gs://-a/b',
+        'file://host/a',
+        'file://',
+    ],
 )
 def test_unusable_inputs_are_named(text):
     with pytest.raises(UsageError, match='expected') as caught:
         uris.absolute(text)
     assert repr(text) in str(caught.value)
+
+
+def test_hadoops_schemes_are_told_their_other_name():
+    for scheme in ('s3a', 'S3N'):
+        with pytest.raises(UsageError, match='write s3://bucket/name'):
+            uris.absolute(f'{scheme}://bucket/a')
 
 
 @pytest.mark.parametrize(
