@@ -109,8 +109,9 @@ class S3Store:
             self._client = _make_client(session, endpoint_url, region_name)
             ca_certs = session.get_config_variable('ca_bundle')
         self._pool = make_pool(self._client.meta.endpoint_url, ca_certs)
-        # It logs the URL of every request, and ours are as good as a password for an hour.
+        # At DEBUG they log signed URLs, which are as good as a password for an hour, and tokens.
         logging.getLogger('urllib3.connectionpool').addFilter(_is_unsigned)
+        logging.getLogger('botocore').setLevel(logging.INFO)
         self._lock = threading.Lock()
         self._located: set[str] = set()
 
@@ -286,6 +287,7 @@ class _Stream(io.RawIOBase):
 
 def _make_client(session: Any, endpoint_url: str | None, region_name: str | None) -> Any:
     from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
 
     config = Config(
         signature_version='s3v4',
@@ -303,6 +305,8 @@ def _make_client(session: Any, endpoint_url: str | None, region_name: str | None
     try:
         client = make(config)
     except ValueError as e:
+        if isinstance(e, BotoCoreError):  # about something else, of which `_systemic` knows
+            raise
         raise UsageError('--s3_endpoint_url or AWS_ENDPOINT_URL_S3: not a URL') from e
     ours = client.meta.config.s3 or {}
     host = urllib.parse.urlsplit(client.meta.endpoint_url).hostname or ''
