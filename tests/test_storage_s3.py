@@ -352,7 +352,7 @@ def test_streams_and_small_objects_survive_or_say_so_properly(serve, monkeypatch
 )
 def test_wrong_checksums_are_found(serve, wrong):
     _, store = serve(answer(**wrong))
-    with pytest.raises(ImageError, match='checksum: .* the store says otherwise, until'):
+    with pytest.raises(ImageError, match=r'checksum: .* the store says otherwise, until'):
         fetch(store, 's3://bucket/a.jpg', SHORT._replace(deadline_sec=0.1))
 
 
