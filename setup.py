@@ -42,6 +42,8 @@ setup(
         'requests>=2.32,<3',
         # read1 on responses, which total deadlines need.
         'urllib3>=2.5,<3',
+        # Host names outside ASCII, as browsers read them.
+        'idna>=3.7,<4',
         # Files are the same bytes within one version only; list_slice, run-ends and sort as used.
         'pyarrow>=21,<26',
         'numpy>=2.1,<3',

@@ -103,7 +103,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         metavar='X',
         help='a folder or prefix, a glob with * and **, a manifest (.txt, .csv, .jsonl, each also '
-        '.gz, or .parquet) or an image; local, gs:// or s3://; may be repeated',
+        '.gz, or .parquet) or an image; local, gs:// or s3://, in manifests also http(s)://; '
+        'may be repeated',
     )
     what.add_argument(
         '--uri_column',
@@ -303,6 +304,13 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         help='region of S3 (default: $AWS_REGION, the profile, or us-east-1); that of a bucket '
         'elsewhere is asked for',
     )
+    stores.add_argument(
+        '--allow_private_hosts',
+        action='store_true',
+        help='let http(s) URLs of manifests lead to addresses that are not public (this machine, '
+        'its network), by name, number or redirect; only for manifests you trust. Addresses where '
+        'clouds hand out credentials stay closed (default: public addresses only)',
+    )
 
 
 def store_options(args: argparse.Namespace) -> StoreOptions:
@@ -316,7 +324,7 @@ def store_options(args: argparse.Namespace) -> StoreOptions:
         raise UsageError(
             f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
         )
-    return StoreOptions(args.user_project, endpoint, args.s3_region_name)
+    return StoreOptions(args.user_project, endpoint, args.s3_region_name, args.allow_private_hosts)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -450,6 +458,8 @@ def make_config(
     canary.check_mode(canary_mode, model)
     columns = _columns(args)
     stores = store_options(args)
+    if uris.scheme_of(args.output) in ('http', 'https'):
+        raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
         run_id=_run_id(args.run_id, now),

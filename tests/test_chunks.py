@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge_refs
-from transforms.rows import Item, Ref
+from transforms.rows import Chunk, Item, Ref
 
 pure = settings(derandomize=True, max_examples=200, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
@@ -34,6 +34,7 @@ refs_of_one_uri = st.lists(
         carried,
         st.sampled_from(['', '', 'bad_uri', 'bad_name']),
         st.sampled_from(['', 'why']),
+        st.sampled_from(['', 'https://h/a.jpg?sig=1', 'https://h/a.jpg?sig=2']),
     ),
     min_size=1,
     max_size=8,
@@ -110,7 +111,7 @@ def test_a_chunk_id_names_what_a_chunk_contains():
     ]
     assert len({chunk_id(part) for part in parts}) == len(parts)
     # The size is no content: a listing that does not know it makes the same chunk.
-    assert chunk_id([Item('/a', '1', -1, ['[]'])]) == chunk_id(parts[0])
+    assert chunk_id([Item('/a', '1', -1, ['[]'], 'https://secret@h/a')]) == chunk_id(parts[0])
 
 
 @pure
@@ -146,3 +147,13 @@ def test_merged_refs_do_not_depend_on_their_order(refs, random):
 def test_bad_refs_that_differ_in_their_reason_only_have_no_order():
     refs = [Ref('/a', '', -1, '[]', reason, 'why') for reason in ('bad_uri', 'bad_name')]
     assert len({str(merge_refs(order)) for order in itertools.permutations(refs)}) == 1
+
+
+def test_the_largest_way_to_fetch_an_image_is_taken_and_makes_no_other_image():
+    signed = [f'https://h/a.jpg?sig={i}' for i in range(3)]
+    refs = [Ref('https://h/a.jpg', '', -1, '[]', '', '', access) for access in ('', *signed)]
+    for shuffled in itertools.permutations(refs):
+        item, dead, duplicates = merge_refs(shuffled)
+        assert item == Item('https://h/a.jpg', '', -1, ['[]'], signed[-1])
+        assert (dead, duplicates) == ([], 3)
+    assert 'sig' not in repr(Chunk('x', [item]))

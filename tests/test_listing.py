@@ -137,9 +137,17 @@ def test_inputs_that_are_not_there_are_named(tmp_path, name):
         resolve(f'{tmp_path}/{name}', PLAIN)
 
 
-@pytest.mark.parametrize('value', ['s3://bucket/x', 'http://host/x.jpg', 'https://me:pw@host/x'])
-def test_other_schemes_are_refused_without_their_secrets(value):
-    with pytest.raises(UsageError, match='expected a local path or one of gs://') as caught:
+@pytest.mark.parametrize(
+    ('value', 'message'),
+    [
+        ('s3://bucket/x', 'expected a local path or one of gs://'),
+        ('http://host/x.jpg', 'put the URL into a manifest'),
+        ('https://me:pw@host/x', 'put the URL into a manifest'),
+        ('HTTPS://me:pw@host/list.txt', 'put the URL into a manifest'),
+    ],
+)
+def test_other_schemes_are_refused_without_their_secrets(value, message):
+    with pytest.raises(UsageError, match=message) as caught:
         resolve(value, PLAIN)
     assert 'pw' not in str(caught.value)
 
@@ -228,6 +236,7 @@ def test_lines_of_a_manifest_are_refs_or_dead_letters(tmp_path):
         {'uri': '\ud800.jpg', 'split': None, 'n': 4},
         {'uri': 'c.jpg', 'split': 'x', 'n': '\udfff'},
         {'uri': 5, 'split': 'x', 'n': 6},
+        {'uri': 'https://me:pw@host:x/x.jpg?sig=s', 'split': 'x', 'n': 7},
     ]
     path = tmp_path / 'list.jsonl'
     path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
@@ -235,12 +244,15 @@ def test_lines_of_a_manifest_are_refs_or_dead_letters(tmp_path):
     assert [(ref.uri, ref.reason, ref.carried) for ref in refs] == [
         (f'{tmp_path}/a b.jpg', '', '["x", "1"]'),
         (f'{path}:2', 'bad_uri', '["x", null]'),
-        ('https://host/x.jpg', 'bad_uri', '[null, "2"]'),
+        ('https://host/x.jpg', '', '[null, "2"]'),
         ('b.jpg', 'bad_name', '[null, null]'),
         ('\\ud800.jpg', 'bad_name', '[null, "4"]'),
         ('c.jpg', 'bad_name', '[null, null]'),
         (f'{path}:7', 'bad_uri', '["x", "6"]'),
+        ('https://host:x/x.jpg', 'bad_uri', '["x", "7"]'),
     ]
+    assert [ref.access for ref in refs if ref.access] == ['https://me:pw@host/x.jpg?sig=s']
+    assert 'pw' not in repr(refs)
     assert all(ref.detail.startswith(f'line {i}: ') for i, ref in enumerate(refs, 1) if ref.reason)
 
 

@@ -552,7 +552,7 @@ def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(s3, s3_bucket, tmp_
     manifest = s3_bucket.put('list.jsonl', ''.join(json.dumps(x) + '\n' for x in lines).encode())
     report = support.label('--input', manifest, '--output', theirs, '--run_id', 'again')
     assert report['counts']['labeled'] == len(NAMES) + 1
-    assert report['counts']['dead_lettered'] == {'not_found': 1, 'bad_uri': 1}
+    assert report['counts']['dead_lettered_by_reason'] == {'bad_uri': 1, 'not_found': 1}
     assert verify(theirs) == []
     objects = {
         entry.uri: store_for(theirs).read(entry.uri) for entry in store_for(theirs).list(theirs)

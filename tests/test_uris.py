@@ -59,6 +59,22 @@ def test_names_are_taken_raw(name):
         ('S3://bucket/A.jpg', '/', 's3://bucket/A.jpg'),
         ('../b.jpg', 's3://bucket/x/y', 's3://bucket/x/b.jpg'),
         ('b c.jpg', 's3://bucket', 's3://bucket/b c.jpg'),
+        ('HTTP://Host.Example:80/A%2f%zz ü?Q=%C3#f', '/', 'http://host.example/A%2f%zz ü?Q=%C3'),
+        ('https://host', '/', 'https://host/'),
+        ('https://host?x', '/', 'https://host/?x'),
+        ('https://host:0443/a/../b//', '/', 'https://host/a/../b//'),
+        ('https://host:80/a', '/', 'https://host:80/a'),
+        ('https://host:/a', '/', 'https://host/a'),
+        ('https://host./a', '/', 'https://host./a'),
+        ('https://my_bucket.host/@me/a', '/', 'https://my_bucket.host/@me/a'),
+        ('https://Bücher.example/a', '/', 'https://xn--bcher-kva.example/a'),
+        ('https://[2001:DB8:0::1]:8/a', '/', 'https://[2001:db8::1]:8/a'),
+        ('http://2130706433/', '/', 'http://2130706433/'),
+        ('https://me:pw@host/a?v=1&sig=s', '/', 'https://host/a?v=1'),
+        ('https://h/a?&&x=?', '/', 'https://h/a?&&x=?'),
+        ('https://h/a?', '/', 'https://h/a?'),
+        ('http:/h/a', '/x', '/x/http:/h/a'),
+        ('//h/a', 'gs://b/x', '/h/a'),
     ],
 )
 def test_normalize(raw, base, uri):
@@ -78,12 +94,33 @@ def test_normalize(raw, base, uri):
         ('..', 'gs://bucket/x', 'bad_uri'),
         ('file://host/a.jpg', '/', 'bad_uri'),
         ('file://', '/', 'bad_uri'),
-        ('http://host/a.jpg', '/', 'bad_uri'),
         ('s3://my_bucket/a.jpg', '/', 'bad_uri'),
         ('s3://bucket', '/', 'bad_uri'),
         ('s3a://bucket/a.jpg', '/', 'bad_uri'),
         ('s3://bucket/' + 'ä' * 513, '/', 'bad_uri'),
         ('..', 's3://bucket/x', 'bad_uri'),
+        ('http://', '/', 'bad_uri'),
+        ('http:///a.jpg', '/', 'bad_uri'),
+        ('http://host:x/a', '/', 'bad_uri'),
+        ('http://host:0/a', '/', 'bad_uri'),
+        ('http://host:65536/a', '/', 'bad_uri'),
+        ('http://host:１/a', '/', 'bad_uri'),
+        ('http://good\\@evil/', '/', 'bad_uri'),
+        ('http://evil\\.good/', '/', 'bad_uri'),
+        ('http://a@b@c/', '/', 'bad_uri'),
+        ('http://a b@c/', '/', 'bad_uri'),
+        ('http://a b/', '/', 'bad_uri'),
+        ('http://a..b/', '/', 'bad_uri'),
+        ('http://%31/', '/', 'bad_uri'),
+        ('http://a／b/', '/', 'bad_uri'),
+        ('http://[fe80::1%25eth0]/', '/', 'bad_uri'),
+        ('http://[fe80::1%eth0]/', '/', 'bad_uri'),
+        ('http://[::1/', '/', 'bad_uri'),
+        ('http://::1/', '/', 'bad_uri'),
+        ('http://' + 'a' * 64 + '/', '/', 'bad_uri'),
+        ('http://' + 'a.' * 128 + '/', '/', 'bad_uri'),
+        ('http://h/\ta', '/', 'bad_uri'),
+        ('ftp://host/a.jpg', '/', 'bad_uri'),
         (' gs://bucket/a.jpg', '/', 'bad_uri'),
         ('"https://host/a.jpg"', '/', 'bad_uri'),
         ('a\nb.jpg', '/', 'bad_uri'),
@@ -219,10 +256,53 @@ def test_printable_is_bounded():
         'https://h/a?X%2DAmz%2DSignature=s',
         'https://h/a?sv=1&se=2&sr=b&sp=r&sig=s&skoid=s&sktid=s',
         'https://s:s@h/a',
+        'https://s:s/s@h/a',
+        'https://h/a?Expires=1&KeyName=k&Signature=s',
+        'https://h/a?Policy=p&Signature=s&Key-Pair-Id=k&Hash-Algorithm=SHA256',
+        'https://h/a?sv=1&ss=b&srt=o&sp=r&st=1&se=2&spr=https&sip=1&ses=e&sdd=1&rsct=x&sig=s',
+        'https://h/a?skoid=1&sktid=2&skt=3&ske=4&sks=b&skv=5&saoid=6&suoid=7&scid=8&sig=s',
     ],
 )
 def test_signatures_are_dropped(signed):
     assert uris.without_secrets(signed) == 'https://h/a'
+
+
+def test_what_signs_nothing_may_tell_images_apart():
+    for url in ('https://h/a?si=1&sp=2&st=3', 'https://h/a?policy=x&expires=1'):
+        assert uris.without_secrets(url) == url
+
+
+def test_access_is_what_carries_secrets():
+    assert uris.access_url('HTTPS://h/a?b#c') == uris.access_url('/a?sig=s') == ''
+    assert uris.access_url('HTTPS://u:p@H/a?sig=s#f') == 'https://u:p@h/a?sig=s'
+    assert uris.access_url('https://h:443/a?sig=s') == 'https://h/a?sig=s'
+
+
+urls = st.builds(
+    '{}://{}{}{}{}'.format,
+    st.sampled_from(['http', 'HTTPS', 'https']),
+    st.sampled_from(['', 'u@', 'u:p@', '@', ':@', 'a@b@']),
+    st.sampled_from(['h', 'H.Example.', '[::1]', '127.1', 'bücher.de', 'ﬀ.de', '0x7f', 'ＡＢ', 'ß'])
+    | st.text(max_size=4),
+    st.sampled_from(['', ':80', ':443', ':00081', ':']),
+    st.lists(
+        st.sampled_from(['/', '?', '#', '&', 'sig=s', 'se=1', 'x', '%2f', '%', ' ', '@', 'é', '\\'])
+    ).map(''.join),
+)
+
+
+@pure
+@given(urls)
+def test_normalize_of_urls_is_idempotent_and_knows_no_secrets(raw):
+    try:
+        once = uris.normalize(raw, '/')
+    except ImageError:
+        return
+    assert uris.normalize(once, '/elsewhere') == once
+    assert uris.access_url(once) == ''
+    assert uris.normalize(uris.access_url(raw) or once, '/') == once
+    assert uris.split_url(once).userinfo == ''
+    assert 'sig=s' not in once.partition('?')[2].split('&')
 
 
 def test_other_parameters_are_kept_in_order():

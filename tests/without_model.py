@@ -32,7 +32,8 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
             self.computed |= {'features': None, 'batch_size': options.batch_size}
 
         def __call__(self, pixels):
-            indices = self._chance.integers(0, self._classes, self._shape, np.int32)
+            first = self._chance.integers(0, self._classes, (self._shape[0], 1), np.int32)
+            indices = (first + 97 * np.arange(self._shape[1], dtype=np.int32)) % self._classes
             scores = -np.sort(-self._chance.random(self._shape, np.float32))
             return Prediction(indices, scores, self._counts, None)
 

@@ -44,12 +44,13 @@ def merge_refs(refs: Iterable[Ref]) -> tuple[Item | None, list[DeadLetter], int]
     item = None
     if good:
         best = max(good, key=_preference)
-        item = Item(best.uri, best.version, best.size_bytes, [ref.carried for ref in good])
+        carried = [ref.carried for ref in good]
+        item = Item(best.uri, best.version, best.size_bytes, carried, best.access)
     return item, dead, listed - len(distinct)
 
 
-def _preference(ref: Ref) -> tuple[bool, str, int, str, str]:
-    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason)
+def _preference(ref: Ref) -> tuple[bool, str, int, str, str, str]:
+    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason, ref.access)
 
 
 def bucket_count(images: int, chunk_size: int) -> int:

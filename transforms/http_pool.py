@@ -28,6 +28,7 @@ POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
 _ERROR_BYTES = 64 * 1024
 _BUFFER_BYTES = 32 * 1024
+_MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can hold
 _SOCKET_TIMEOUT_SEC = 20.0
 _BACKOFF_SEC = (0.2, 8.0)
 
@@ -68,6 +69,14 @@ def seconds_left() -> float:
     return min(left, _SOCKET_TIMEOUT_SEC)
 
 
+def wait(seconds: float) -> bool:
+    """Waits before the next try, or says at once that the deadline does not leave so long."""
+    if time.monotonic() + seconds >= _deadline.ends_at:
+        return False
+    time.sleep(seconds)
+    return True
+
+
 class _PatientSocket(io.RawIOBase):
     """Reads from a socket, never longer than the deadline allows."""
 
@@ -106,11 +115,15 @@ class PooledHttpsConnection(HTTPSConnection):
     response_class = _Response
 
 
-class _HttpPool(HTTPConnectionPool):
+class PlainPool(HTTPConnectionPool):
+    """Connections to one host."""
+
     ConnectionCls = PooledHttpConnection
 
 
-class _HttpsPool(HTTPSConnectionPool):
+class TlsPool(HTTPSConnectionPool):
+    """The same over TLS."""
+
     ConnectionCls = PooledHttpsConnection
 
 
@@ -128,7 +141,7 @@ def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager
         pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
     else:
         pool = urllib3.PoolManager(**options)
-    pool.pool_classes_by_scheme = {'http': _HttpPool, 'https': _HttpsPool}
+    pool.pool_classes_by_scheme = {'http': PlainPool, 'https': TlsPool}
     return pool
 
 
@@ -188,8 +201,10 @@ def _read_once(
     try:
         response = ask()
         size = response.length_remaining
+        if size is not None:
+            size = min(size, _MOST_BYTES)
         _check_size(size or 0, limits)
-        is_packed = 'gzip' in response.headers.get('Content-Encoding', '')
+        is_packed = 'gzip' in response.headers.get('Content-Encoding', '').lower()
         # A size that is not known is taken for the largest.
         waiting_since = time.monotonic()
         admit(limits.max_bytes if size is None or is_packed else size)

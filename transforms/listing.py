@@ -187,7 +187,8 @@ def _manifest_refs(source: Input, columns: Columns) -> Iterator[Ref]:
             name = uris.printable(line.uri) or name
             if not line.uri:
                 raise ImageError(Reason.BAD_URI, 'an empty URI')
-            yield Ref(uris.normalize(line.uri, base), '', -1, carried, '', '')
+            found = uris.normalize(line.uri, base)
+            yield Ref(found, '', -1, carried, '', '', uris.access_url(line.uri))
         except ImageError as e:
             yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
 

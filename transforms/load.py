@@ -134,7 +134,9 @@ class Loader:
         try:
             with self._encoded.admission() as admit:
                 store = store_for(item.uri, self._options.stores)
-                data, version, retries = store.fetch(item.uri, self._options.fetch, admit)
+                data, version, retries = store.fetch(
+                    item.access or item.uri, self._options.fetch, admit
+                )
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
                 stage = Stage.DECODE

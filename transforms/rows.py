@@ -92,12 +92,21 @@ class FetchLimits(NamedTuple):
     deadline_sec: float
 
 
+def _repr_without_access(row: 'Ref | Item') -> str:
+    """Engines put elements into their messages."""
+    fields = [f'{name}={value!r}' for name, value in row._asdict().items() if name != 'access']
+    return f'{type(row).__name__}({", ".join(fields)})'
+
+
 class Ref(NamedTuple):
     """One listed line or object.
 
     `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps
     the coder small and the row comparable.  A ref that can already be seen to be bad names its
     `reason`; otherwise that is ''.
+
+    `access` is the URL to fetch where it is not `uri` because it carries secrets: userinfo or
+    signing parameters.  It is written nowhere, and nothing is named by it.
     """
 
     uri: str
@@ -106,15 +115,26 @@ class Ref(NamedTuple):
     carried: str
     reason: str
     detail: str
+    access: str = ''
+
+    def __repr__(self) -> str:
+        return _repr_without_access(self)
 
 
 class Item(NamedTuple):
-    """One image to label: a distinct URI with every distinct set of carried values."""
+    """One image to label: a distinct URI with every distinct set of carried values.
+
+    `access` as in `Ref`.
+    """
 
     uri: str
     version: str
     size_bytes: int
     carried: Sequence[str]
+    access: str = ''
+
+    def __repr__(self) -> str:
+        return _repr_without_access(self)
 
 
 class Chunk(NamedTuple):

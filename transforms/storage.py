@@ -12,10 +12,11 @@ from transforms.errors import UsageError
 from transforms.process import shared
 from transforms.rows import Entry, Fetched, FetchLimits
 from transforms.storage_gcs import GcsStore
+from transforms.storage_http import HttpStore
 from transforms.storage_local import LocalStore
 from transforms.storage_s3 import S3Store
 
-SCHEMES = ('', *uris.OBJECT_STORES)
+SCHEMES = ('', *uris.OBJECT_STORES, 'http', 'https')
 
 
 class StoreOptions(NamedTuple):
@@ -25,11 +26,13 @@ class StoreOptions(NamedTuple):
       user_project: Google Cloud project that pays for requests to requester-pays buckets.
       s3_endpoint_url: where S3 is, if not at Amazon's or where AWS_ENDPOINT_URL_S3 says.
       s3_region_name: region of the buckets of S3, if not the one that its profile says.
+      allow_private_hosts: whether http(s) URLs may lead to addresses that are not public.
     """
 
     user_project: str | None = None
     s3_endpoint_url: str | None = None
     s3_region_name: str | None = None
+    allow_private_hosts: bool = False
 
 
 DEFAULT_OPTIONS = StoreOptions()
@@ -104,7 +107,8 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
     if scheme not in SCHEMES:
         known = ', '.join(f'{name}://' for name in SCHEMES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
-    return shared(_make_store, (scheme, options))
+    # Redirects lead from http to https: both share their connections.
+    return shared(_make_store, ('https' if scheme == 'http' else scheme, options))
 
 
 def _make_store(key: tuple[str, StoreOptions]) -> Store:
@@ -114,4 +118,6 @@ def _make_store(key: tuple[str, StoreOptions]) -> Store:
             return GcsStore(options.user_project)
         case 's3':
             return S3Store(options.s3_endpoint_url, options.s3_region_name)
+        case 'https':
+            return HttpStore(options.allow_private_hosts)
     return LocalStore()

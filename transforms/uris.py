@@ -1,9 +1,13 @@
 """URIs as they are stored and compared: absolute, object names raw, local paths plain."""
 
+import ipaddress
 import os
 import posixpath
 import re
 import urllib.parse
+from typing import NamedTuple
+
+import idna
 
 from transforms.errors import ImageError, UsageError
 from transforms.rows import Reason
@@ -24,12 +28,51 @@ _NO_NAMES = ('', '.', '..')  # as object names refused by the store, or taken fo
 _MAX_CHARS = 4096
 _MAX_NAME_BYTES = 1024  # of an object, in all stores
 
-# Query parameters by which S3, GCS and Azure sign a URL (lower case); the x-amz- and x-goog-
-# families go as a whole.
-_SIGNING = frozenset(
-    'signature expires googleaccessid awsaccesskeyid policy key-pair-id '
-    'sig se sp sv sr st spr ss srt sip si skoid sktid skt ske sks skv'.split()
-)
+_WEB = ('http', 'https')
+_PORTS = {'http': 80, 'https': 443}
+_AUTHORITY_END = re.compile(r'[/?#]')
+_HOST_PORT = re.compile(r'(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?')
+_HOST_NAME = re.compile(r'(?=.{1,254}\Z)(?:[a-z0-9_-]{1,63}\.)*[a-z0-9_-]{1,63}\.?')
+
+# Query parameters by which S3, GCS (with its CDN), CloudFront and Azure sign a URL, in lower case.
+# The x-amz- and x-goog- families go as a whole, and these always:
+_SIGNATURES = frozenset('signature sig awsaccesskeyid googleaccessid access_token'.split())
+# These go only beside their signature: alone they may tell one image from another.
+_BESIDE = {
+    'signature': frozenset('expires policy key-pair-id hash-algorithm keyname urlprefix'.split()),
+    'sig': frozenset(
+        'sv ss srt sr sp st se sip spr si sdd ses saoid suoid scid '
+        'skoid sktid skt ske sks skv skdutid sduoid rscc rscd rsce rscl rsct'.split()
+    ),
+}
+
+
+class WebUrl(NamedTuple):
+    """An http(s) URL in its parts.
+
+    Attributes:
+      scheme: 'http' or 'https'.
+      userinfo: 'user:password' as it stands, '' without.
+      host: lower case, IDNA names as A-labels, an IPv6 address in brackets.
+      port: 1 to 65535.
+      target: path and query, literally.
+    """
+
+    scheme: str
+    userinfo: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def origin(self) -> tuple[str, str, int]:
+        """What a credential is good for."""
+        return self.scheme, self.host, self.port
+
+    def __str__(self) -> str:
+        at = '@' if self.userinfo else ''
+        port = '' if self.port == _PORTS[self.scheme] else f':{self.port}'
+        return f'{self.scheme}://{self.userinfo}{at}{self.host}{port}{self.target}'
 
 
 def scheme_of(uri: str) -> str:
@@ -130,6 +173,8 @@ def normalize(raw: str, base: str) -> str:
             raise ImageError(Reason.BAD_URI, f'the scheme {scheme}:// is not read: {hint}')
         case 'file':
             return _local_path(raw, ImageError(Reason.BAD_URI, 'not of the form file:///path'))
+        case 'http' | 'https':
+            return without_secrets(str(split_url(raw)))
         case '':
             if '://' in raw:  # behind a space or a quote; a path it would only be by accident
                 raise ImageError(Reason.BAD_URI, 'something before the scheme')
@@ -138,6 +183,52 @@ def normalize(raw: str, base: str) -> str:
             return _one_root(os.path.normpath(os.path.join(base, raw)))  # noqa: PTH118
         case scheme:
             raise ImageError(Reason.BAD_URI, f'the scheme {scheme}:// is not read')
+
+
+def access_url(raw: str) -> str:
+    """The URL by which a normalized line is fetched where that is another one; otherwise ''.
+
+    It holds what must never be written anywhere: userinfo and signing parameters.
+    """
+    if scheme_of(raw) not in _WEB:
+        return ''
+    url = str(split_url(raw))
+    return url if url != without_secrets(url) else ''
+
+
+def split_url(raw: str) -> WebUrl:
+    """The parts of an http(s) URL, read so that no other reader could see another host in it.
+
+    Raises:
+      ImageError: bad_uri.
+    """
+    scheme, _, rest = raw.partition('://')
+    scheme = scheme.lower()
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    target = rest[len(authority) :].partition('#')[0]
+    userinfo, _, host_port = authority.rpartition('@')
+    match = _HOST_PORT.fullmatch(host_port)
+    # Browsers take a backslash for a slash, and see the host before it.
+    if scheme not in _WEB or not match or '@' in userinfo or re.search(r'[\\\s]', userinfo):
+        raise ImageError(Reason.BAD_URI, 'not of the form https://host/path')
+    port = int(match[2] or _PORTS[scheme])
+    if not 1 <= port <= 65535:
+        raise ImageError(Reason.BAD_URI, 'a port that does not exist')
+    return WebUrl(
+        scheme, userinfo, _host(match[1]), port, target if target[:1] == '/' else f'/{target}'
+    )
+
+
+def _host(text: str) -> str:
+    try:
+        if text.startswith('['):
+            return f'[{ipaddress.IPv6Address(text[1:-1]).compressed}]'
+        name = text.lower() if text.isascii() else idna.encode(text, uts46=True).decode()
+    except ValueError as e:  # idna.IDNAError is one
+        raise ImageError(Reason.BAD_URI, 'a host that cannot be') from e
+    if not _HOST_NAME.fullmatch(name):
+        raise ImageError(Reason.BAD_URI, 'a host that cannot be')
+    return name
 
 
 def _below_prefix(base: str, raw: str) -> str:
@@ -175,17 +266,29 @@ def printable(raw: str) -> str:
 
 def without_secrets(url: str) -> str:
     """A URL without userinfo, signing parameters and fragment."""
-    head, _, query = url.partition('#')[0].partition('?')
-    scheme, _, rest = head.partition('://')
-    host, slash, path = rest.partition('/')
-    kept = [part for part in query.split('&') if part and not _is_signing(part)]
+    scheme, _, rest = url.partition('://')
+    authority = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    if '@' not in authority and not _HOST_PORT.fullmatch(authority):
+        # A password with a raw slash ends the authority too early; what is left of it is no port.
+        rest = rest.rpartition('@')[2]
+    head, mark, query = rest.partition('#')[0].partition('?')
+    host, slash, path = head.partition('/')
+    parts = query.split('&')
+    names = {_name_of(part) for part in parts}
+    kept = [part for part in parts if not _is_signing(_name_of(part), names)]
+    if len(kept) < len(parts):
+        kept = [part for part in kept if part]
+        mark = '?' if kept else ''
+    return f'{scheme}://{host.rpartition("@")[2]}{slash}{path}{mark}{"&".join(kept)}'
+
+
+def _name_of(parameter: str) -> str:
+    return urllib.parse.unquote(parameter.partition('=')[0]).lower()
+
+
+def _is_signing(name: str, names: set[str]) -> bool:
     return (
-        f'{scheme}://{host.rpartition("@")[2]}{slash}{path}'
-        + ('?' if kept else '')
-        + '&'.join(kept)
+        name in _SIGNATURES
+        or name.startswith(('x-amz-', 'x-goog-'))
+        or any(name in _BESIDE[signature] for signature in _BESIDE.keys() & names)
     )
-
-
-def _is_signing(parameter: str) -> bool:
-    name = urllib.parse.unquote(parameter.partition('=')[0]).lower()
-    return name in _SIGNING or name.startswith(('x-amz-', 'x-goog-'))
