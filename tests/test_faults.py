@@ -87,7 +87,7 @@ def store(proxy, monkeypatch):
     made = storage_gcs.GcsStore()
     monkeypatch.setattr(load, 'store_for', lambda *_: made)
     yield made
-    made._pool.clear()
+    made._connections.close()
 
 
 def load_options(deadline_sec: float) -> LoadOptions:

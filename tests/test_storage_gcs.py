@@ -197,7 +197,7 @@ def serve(monkeypatch):
             stack.callback(server.close)
             monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
             store = storage_gcs.GcsStore()
-            stack.callback(store._pool.clear)
+            stack.callback(store._connections.close)
             return server, store
 
         yield start

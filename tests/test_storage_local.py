@@ -77,7 +77,7 @@ def test_odd_names_are_listed_looked_at_and_fetched(tmp_path, store):
         entry = entries[f'{tmp_path}/{name}']
         assert entry == store.stat(entry.uri)
         assert entry.size_bytes == i + 1
-        assert fetch(store, entry.uri) == (bytes(i + 1), entry.version)
+        assert fetch(store, entry.uri)[:2] == (bytes(i + 1), entry.version)
 
 
 def test_the_version_is_size_and_time(tmp_path, store):
