@@ -18,6 +18,7 @@ import zlib
 
 import google_crc32c
 import pytest
+import urllib3
 
 from pipeline.verify import compare, verify
 from tests import conftest, support
@@ -45,10 +46,8 @@ ODD_NAMES = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.
 ODD_NAMES += ['[1]*.jpg', 'a//b.jpg', '/lead.jpg', 'x/../y.jpg', './z', 'a&alt=json.jpg']
 ODD_NAMES += ['control\x01.jpg', 'no-character\ufffe.jpg']  # which XML cannot hold
 NAMES = ['a b.jpg', 'x#1?.jpg', '100%25+.jpg', 'o\'x".jpg', 'ä/日本.jpg', '.hidden.jpg', '[x]*.jpg']
-SECRETS = [
-    conftest.AWS_ENVIRONMENT[f'AWS_{name}'] for name in ('SECRET_ACCESS_KEY', 'SESSION_TOKEN')
-]
-SECRETS += [conftest.AWS_ENVIRONMENT['AWS_ACCESS_KEY_ID'], 'Amz', 'Signature=']
+SECRETS = [conftest.AWS_ENVIRONMENT[f'AWS_{x}'] for x in ('SECRET_ACCESS_KEY', 'SESSION_TOKEN')]
+SECRETS += [conftest.AWS_ENVIRONMENT['AWS_ACCESS_KEY_ID'], 'X-Amz-', 'Signature=']
 
 
 @pytest.fixture
@@ -80,10 +79,11 @@ def test_odd_names_are_listed_looked_at_and_fetched(store, s3_bucket):
 
 
 def test_a_listing_of_several_pages_is_whole(store, s3_bucket):
-    names = {f'many/{i:04}.jpg' for i in range(1010)}
-    for name in sorted(names):
-        s3_bucket.put(name, b'x')
-    s3_bucket.put('many2/x.jpg', b'x')
+    names = {f'many/{i:04}+.jpg' for i in range(1010)}
+    with urllib3.PoolManager() as pool:  # the server wants no signature, and signing takes time
+        for name in sorted({*names, 'many2/x.jpg'}):
+            url = f'{store._client.meta.endpoint_url}/{s3_bucket.name}/{urllib.parse.quote(name)}'
+            assert pool.request('PUT', url, body=b'x').status == 200
     found = [entry.uri for entry in store.list(s3_bucket.uri('many'))]
     assert len(found) == 1010
     assert set(found) == {s3_bucket.uri(name) for name in names}
@@ -191,7 +191,7 @@ def test_signed_urls_are_not_logged(store, s3_bucket, caplog):
     caplog.set_level(logging.DEBUG)
     fetch(store, s3_bucket.put('a', b'1'))
     assert 'X-Amz-Signature' not in caplog.text
-    assert not any(secret in caplog.text for secret in SECRETS[:2])
+    assert not any(secret in caplog.text for secret in SECRETS)
 
 
 # --- against a server that misbehaves
@@ -554,9 +554,8 @@ def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(s3, s3_bucket, tmp_
     assert report['counts']['labeled'] == len(NAMES) + 1
     assert report['counts']['dead_lettered_by_reason'] == {'bad_uri': 1, 'not_found': 1}
     assert verify(theirs) == []
-    objects = {
-        entry.uri: store_for(theirs).read(entry.uri) for entry in store_for(theirs).list(theirs)
-    }
+    store = store_for(theirs)
+    objects = {entry.uri: store.read(entry.uri) for entry in store.list(theirs)}
     assert not any(uri.startswith(s3_bucket.uri('out/_work/')) for uri in objects)
     assert not any(secret.encode() in data for data in objects.values() for secret in SECRETS)
 

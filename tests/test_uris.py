@@ -171,15 +171,8 @@ def test_relative_inputs_are_below_the_working_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     'text',
     [
-        '',
-        's3://a',
-        's3://A_b/c',
-        'gs://',
-        'gs:///a',
-        'gs://b*cket/a',
-        'gs://-a/b',
-        'file://host/a',
-        'file://',
+        *('', 's3://a', 's3://A_b/c', 'gs://', 'gs:///a', 'gs://b*cket/a', 'gs://-a/b'),
+        *('file://host/a', 'file://'),
     ],
 )
 def test_unusable_inputs_are_named(text):

@@ -1,8 +1,7 @@
 """Amazon S3 and what speaks its protocol.
 
 botocore gives credentials, listing and conditional writes.  Images are read over one HTTP pool of
-our own, from URLs that it signs: its own download costs a multiple of the CPU, most of it under
-the interpreter lock.
+our own, from URLs that it signs: with a deadline that is total, and somewhat less CPU.
 """
 
 import base64
