@@ -163,16 +163,21 @@ def s3() -> Iterator[str]:
     pytest.fail(f'moto.server did not answer within {_START_SEC:g} s, three times')
 
 
-@pytest.fixture
-def s3_bucket(s3: str) -> Iterator[S3Bucket]:
-    """A fresh bucket."""
+@pytest.fixture(scope='session')
+def s3_client(s3: str) -> Iterator[Any]:
+    """The tests' own client of the S3 server."""
     import botocore.session
 
-    client = botocore.session.Session().create_client('s3')
-    bucket = S3Bucket(f'b-{uuid.uuid4().hex[:16]}', client)
-    client.create_bucket(Bucket=bucket.name)
-    with contextlib.closing(client):
-        yield bucket
+    with contextlib.closing(botocore.session.Session().create_client('s3')) as client:
+        yield client
+
+
+@pytest.fixture
+def s3_bucket(s3_client: Any) -> S3Bucket:
+    """A fresh bucket."""
+    bucket = S3Bucket(f'b-{uuid.uuid4().hex[:16]}', s3_client)
+    s3_client.create_bucket(Bucket=bucket.name)
+    return bucket
 
 
 @pytest.fixture

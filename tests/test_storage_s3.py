@@ -16,6 +16,7 @@ import time
 import urllib.parse
 import zlib
 
+import botocore.session
 import google_crc32c
 import pytest
 import urllib3
@@ -197,9 +198,22 @@ def test_signed_urls_are_not_logged(store, s3_bucket, caplog):
 # --- against a server that misbehaves
 
 
+@pytest.fixture(scope='module')
+def loader():
+    """What botocore knows about its services, read from its files once."""
+    return botocore.session.Session().get_component('data_loader')
+
+
 @pytest.fixture
-def serve(monkeypatch):
+def serve(monkeypatch, loader):
     """Starts a server with these answers; returns it and a store in front of it."""
+
+    class Session(botocore.session.Session):
+        def __init__(self):
+            super().__init__()
+            self.register_component('data_loader', loader)
+
+    monkeypatch.setattr(botocore.session, 'Session', Session)
     monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.01, 0.05))
     for name, value in conftest.AWS_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
