@@ -140,7 +140,7 @@ def test_inputs_that_are_not_there_are_named(tmp_path, name):
 @pytest.mark.parametrize(
     ('value', 'message'),
     [
-        ('s3://bucket/x', 'expected a local path or one of gs://'),
+        ('ftp://bucket/x', 'expected a local path or one of gs://, s3://'),
         ('http://host/x.jpg', 'put the URL into a manifest'),
         ('https://me:pw@host/x', 'put the URL into a manifest'),
         ('HTTPS://me:pw@host/list.txt', 'put the URL into a manifest'),
