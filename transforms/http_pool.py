@@ -102,6 +102,13 @@ class _Response(http.client.HTTPResponse):
         self.fp.close()
         self.fp = io.BufferedReader(_PatientSocket(sock), _BUFFER_BYTES)
 
+    def begin(self) -> None:
+        super().begin()
+        lengths = ','.join(self.headers.get_all('Content-Length', ())).split(',')
+        if len(set(map(str.strip, lengths))) > 1:
+            # urllib3 refuses it, too, but leaves the connection open.
+            raise http.client.HTTPException('more than one length')
+
 
 class PooledHttpConnection(HTTPConnection):
     """A connection whose answers keep the deadline of the thread that asks."""

@@ -192,7 +192,7 @@ class HttpStore:
 
     def __init__(self, allow_private_hosts: bool = False) -> None:
         # urllib3 logs whole URLs when headers are odd, and with them what signs them.
-        for name in ('urllib3.connection', 'urllib3.connectionpool'):
+        for name in ('urllib3.connection', 'urllib3.connectionpool', 'urllib3.response'):
             logging.getLogger(name).setLevel(logging.ERROR)
         # No proxy of the environment: the address that is checked would be the proxy's.
         self._pool = urllib3.PoolManager(
