@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.benchmarks.markdown import aligned, figure, machine, page
@@ -34,29 +34,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f'what to run: {", ".join(_BENCHMARKS)} (default: all)',
     )
     parser.add_argument('--quick', action='store_true', help='small sizes: does it run at all')
-    parser.add_argument('--write', action='store_true', help=f'write {_RESULTS.name}')
+    parser.add_argument('--write', action='store_true', help=f'write them into {_RESULTS.name}')
     args = parser.parse_args(argv)
     for name in args.names:
         if name not in _BENCHMARKS:
             parser.error(f'no benchmark {name!r}, but: {", ".join(_BENCHMARKS)}')
-    if args.write and (args.quick or args.names):
-        parser.error('--write takes a full run, without names or --quick')
+    if args.write and args.quick:
+        parser.error('--write takes full sizes, without --quick')
 
     # TensorFlow and Beam speak while they are imported, which happens with the benchmarks.
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     logging.basicConfig(level=logging.ERROR)
     print(machine(), flush=True)
-    parts = []
+    parts: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix='lemmabeam-bench-') as temporary:
         for name in args.names or _BENCHMARKS:
             folder = Path(temporary) / name
             folder.mkdir()
             benchmark = importlib.import_module(f'tests.benchmarks.{name}')
-            parts.append(f'## {name}\n\n{table(benchmark.run(args.quick, folder))}')
-            print(f'\n{parts[-1]}', flush=True)
+            rows = table(benchmark.run(args.quick, folder))
+            parts[name] = f'Machine: {machine()}.\n\n{rows}\n'
+            print(f'\n## {name}\n\n{rows}', flush=True)
     if args.write:
-        _RESULTS.write_text(_page(parts))
+        _RESULTS.write_text(_page(_kept() | parts))
     return 0
+
+
+def _kept() -> dict[str, str]:
+    """What earlier runs have written, by benchmark."""
+    _, *sections = _RESULTS.read_text().split('\n## ')
+    return {name: text.strip() + '\n' for name, _, text in (x.partition('\n') for x in sections)}
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -74,13 +81,13 @@ def _cells(row: Row) -> tuple[str, ...]:
     return row.name, figure(row.value), row.unit, target, met
 
 
-def _page(parts: Sequence[str]) -> str:
+def _page(parts: Mapping[str, str]) -> str:
     return page(
         'Benchmark results',
-        'Written by `python -m tests.benchmarks --write`; `make bench` prints them anew.',
+        'Written by `python -m tests.benchmarks --write [NAME …]`; `make bench` prints them anew.',
         'What is compared was measured in turns within one run; figures are medians. '
         'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
-        parts,
+        [f'## {name}\n\n{parts[name].strip()}' for name in _BENCHMARKS if name in parts],
     )
 
 

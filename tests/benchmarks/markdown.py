@@ -39,4 +39,4 @@ def page(title: str, origin: str, method: str, parts: Sequence[str]) -> str:
       method: how it was measured.
       parts: the rest.
     """
-    return '\n\n'.join([f'# {title}', origin, f'Machine: {machine()}.', method, *parts]) + '\n'
+    return '\n\n'.join([f'# {title}', origin, method, *parts]) + '\n'

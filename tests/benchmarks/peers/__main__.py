@@ -36,9 +36,6 @@ _ENVIRONMENT = {
 _LEAST_SAME_TOP = 0.99
 _SCORE_TOLERANCE = 1e-3
 _MS, _GB = 1e-3, 1e9
-# Until our http store is there, our half of the fetching benchmark reads the same files from disk.
-# To switch: True, and let `load_only.py` allow private hosts.
-_OURS_READS_HTTP = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.write and (args.quick or args.only):
         parser.error('--write takes a full run, without --only or --quick')
-    rounds = 1 if args.quick else 3
+    rounds = 1 if args.quick else 2
     wanted = {OURS, *(args.only or names)}
     print(f'{machine()}; {_versions()}', flush=True)
     parts = []
@@ -114,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(wanted & LABELLING.keys()) > 1:
             for model, sizes in (
                 (EMBEDDED, Sizes(64, 192) if args.quick else Sizes(100, 1000)),
-                (R50X1, Sizes(8, 24) if args.quick else Sizes(32, 160)),
+                (R50X1, Sizes(8, 24) if args.quick else Sizes(32, 192)),
             ):
                 say(label(model, sizes, rounds, wanted, folder / model.name))
         if len(wanted & LOADING.keys()) > 1:
@@ -163,26 +160,21 @@ def load(sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
         for size in ('small', 'large'):
             names = [path.name for path in sorted((folder / 'served').iterdir())]
             names = names[: getattr(sizes, size)]
-            _write_lines(folder / f'{size}-http.txt', [f'{root}/{name}' for name in names])
-            _write_lines(folder / f'{size}-file.txt', [str(folder / 'served' / n) for n in names])
+            _write_lines(folder / f'{size}.txt', [f'{root}/{name}' for name in names])
 
         def command(name: str, size: str, output: Path) -> jobs.Command:
-            kind = 'file' if name == OURS and not _OURS_READS_HTTP else 'http'
-            return some[name].command(folder / f'{size}-{kind}.txt', output)
+            return some[name].command(folder / f'{size}.txt', output)
 
         found = _measure(some, sizes, rounds, command, folder)
     for name in some:
         loaded = _count_loaded(name, folder / name)
         if loaded != sizes.large:
             raise RuntimeError(f'{name} loaded {loaded} of {sizes.large} images')
-    notes = {} if _OURS_READS_HTTP else {OURS: 'READ FROM DISK, the others over HTTP'}
     return _part(
         'Fetch, decode and resize',
         f'{sizes.large} JPEGs of 500 x 375 px from an HTTP server on this machine to 224 x 224 px.',
         some,
         found,
-        notes,
-        'remark',
     )
 
 
@@ -212,12 +204,12 @@ def _part(
     task: str,
     some: Mapping[str, Job],
     found: Mapping[str, Found],
-    last: Mapping[str, str],
-    last_title: str = 'same best label',
+    same_best: Mapping[str, str] | None = None,
 ) -> str:
     heads = ('', 'images/s', 'ours / its', 'CPU, ms an image', 'ours / its')
     ours = found[OURS]
-    lines = [(*heads, 'whole run, s', 'peak, GB', 'lines', last_title)]
+    last = ('same best label',) if same_best else ()
+    lines = [(*heads, 'whole run, s', 'peak, GB', 'lines', *last)]
     for name, job in some.items():
         each = found[name]
         lines.append(
@@ -230,7 +222,7 @@ def _part(
                 figure(median(tree.wall_sec for tree in each.large)),
                 figure(median(tree.peak_bytes for tree in each.large) / _GB),
                 str(job.lines),
-                last.get(name, ''),
+                *((same_best[name],) if same_best else ()),
             )
         )
     notes = '; '.join(f'{job.title} {job.note}' for job in some.values() if job.note)
@@ -266,7 +258,7 @@ def _agreement(
 
 def _count_loaded(name: str, output: Path) -> int:
     if name == OURS:
-        (file,) = output.iterdir()
+        (file,) = output.glob('count*')
         return int(file.read_text())
     return sum(
         pq.ParquetFile(path).read(['status']).column(0).to_pylist().count('success')
@@ -308,8 +300,8 @@ def _page(parts: Sequence[str]) -> str:
         'Other tools at the same job',
         'Written by `python -m tests.benchmarks.peers --write`; `make bench-peers` prints it anew. '
         'What each tool is told is in [peers/scripts](peers/scripts).',
-        f'With {_versions()}. All in turns within one run; figures are medians. Rates and CPU time '
-        'are those of the images between a small and a large run, each in a fresh process, so that '
+        f'Machine: {machine()}, with {_versions()}. All in turns within one run; figures are medians. '
+        'Rates and CPU time are those of the images between a small and a large run, each in a fresh process, so that '
         'starting counts for nobody; a whole run includes it. CPU time and peak are of all '
         'processes of a tool; the peak adds up proportional set sizes, looked at each second and '
         'whenever they grow. Lines are those a user writes, without imports, blanks and comments.',

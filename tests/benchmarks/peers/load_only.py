@@ -9,10 +9,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.chunks import DropDuplicates, MakeChunks
 from transforms.decode import DEFAULT_LIMITS
+from transforms.faults import FailFast
+from transforms.layout import Layout
 from transforms.listing import Columns, ReadRefs, resolve
 from transforms.load import LoadImages, LoadOptions
 from transforms.model.card import Resize
+from transforms.preflight import Preflight
 from transforms.rows import Batch, FetchLimits, Image
+from transforms.storage import StoreOptions
 
 _COLUMNS = Columns('uri', (), ())
 _OPTIONS = LoadOptions(
@@ -23,6 +27,8 @@ _OPTIONS = LoadOptions(
     pixels=DEFAULT_LIMITS,
     memory_budget_bytes=512 * 2**20,
     threads=16,
+    # The server is on this machine.
+    stores=StoreOptions(allow_private_hosts=True),
 )
 
 
@@ -36,10 +42,12 @@ def main(manifest: Path, output: Path) -> None:
     with beam.Pipeline(options=PipelineOptions(['--runner=FnApiRunner'])) as root:
         refs, _ = root | 'ReadRefs' >> ReadRefs((resolve(str(manifest), _COLUMNS),), _COLUMNS, None)
         items, _, _ = refs | 'DropDuplicates' >> DropDuplicates()
+        layout = Layout(str(output), 'bench', 'none', (), (), 1)
+        preflight = Preflight((), _COLUMNS, _OPTIONS.fetch, layout)
         (
             items
             | 'MakeChunks' >> MakeChunks(1024, None)
-            | 'LoadImages' >> LoadImages(_OPTIONS)
+            | 'LoadImages' >> LoadImages(_OPTIONS, preflight, FailFast(20, 'bench'))
             | 'CountLoaded' >> beam.Map(_loaded)
             | 'Sum' >> beam.CombineGlobally(sum)
             | 'ToJson' >> beam.Map(json.dumps)
