@@ -300,11 +300,12 @@ def _page(parts: Sequence[str]) -> str:
         'Other tools at the same job',
         'Written by `python -m tests.benchmarks.peers --write`; `make bench-peers` prints it anew. '
         'What each tool is told is in [peers/scripts](peers/scripts).',
-        f'Machine: {machine()}, with {_versions()}. All in turns within one run; figures are medians. '
-        'Rates and CPU time are those of the images between a small and a large run, each in a fresh process, so that '
-        'starting counts for nobody; a whole run includes it. CPU time and peak are of all '
-        'processes of a tool; the peak adds up proportional set sizes, looked at each second and '
-        'whenever they grow. Lines are those a user writes, without imports, blanks and comments.',
+        f'Machine: {machine()}, with {_versions()}. All in turns within one run; figures are '
+        'medians. Rates and CPU time are those of the images between a small and a large run, each '
+        'in a fresh process, so that starting counts for nobody; a whole run includes it. CPU time '
+        'and peak are of all processes of a tool; the peak adds up proportional set sizes, looked '
+        'at each second and whenever they grow. Lines are those a user writes, without imports, '
+        'blanks and comments.',
         parts,
     )
 
