@@ -47,7 +47,7 @@ def _label(images: Path, count: int, output: Path, flags: Sequence[str]) -> tupl
 
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
-    images, rounds = (16, 1) if is_quick else (2_000, 2)
+    images, rounds = (16, 1) if is_quick else (1_200, 2)
     write_jpegs(folder / 'images', images)
     grid = _grid()
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in grid}

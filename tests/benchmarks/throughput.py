@@ -192,10 +192,10 @@ def fresh_process(folder: Path, images: int) -> list[Row]:
 
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
-    images, rounds = (64, 1) if is_quick else (1000, 5)
+    images, rounds = (64, 1) if is_quick else (1000, 3)
     rows = compare('embedded', folder, images, rounds, _LOOP_THREADS)
     rows += fresh_process(folder, images)
-    name, images, rounds = ('R14x1', 8, 1) if is_quick else ('R50x1', 96, 5)
+    name, images, rounds = ('R14x1', 8, 1) if is_quick else ('R50x1', 96, 3)
     model = export_random(folder, name)
     flags = ('--model', str(model), '--canary', 'finite', '--batch_size', '8')
     bit = folder / 'bit'

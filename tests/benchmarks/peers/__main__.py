@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if len(wanted & LABELLING.keys()) > 1:
             for model, sizes in (
                 (EMBEDDED, Sizes(64, 192) if args.quick else Sizes(100, 1000)),
-                (R50X1, Sizes(8, 24) if args.quick else Sizes(32, 192)),
+                (R50X1, Sizes(8, 24) if args.quick else Sizes(32, 160)),
             ):
                 say(label(model, sizes, rounds, wanted, folder / model.name))
         if len(wanted & LOADING.keys()) > 1:
