@@ -14,7 +14,7 @@ run: $(READY)
 	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25
 
 test: $(READY) $(EMULATOR)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
 test-slow: $(READY) $(EMULATOR)
 	$(BIN)/python -m pytest -m slow

@@ -67,6 +67,7 @@ setup(
             'pandas>=2.2,<4',
             'pillow-heif>=1.1,<2',
             'pytest>=8.4,<10',
+            'pytest-xdist>=3.8,<4',
             'ruff>=0.14,<1',
         ],
     },
