@@ -12,7 +12,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -96,11 +96,19 @@ class _PatientSocket(io.RawIOBase):
         super().close()
 
 
+class _PatientFiles:
+    """What a response takes of a socket: the file it reads from."""
+
+    def __init__(self, sock: socket.socket):
+        self._sock = sock
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(_PatientSocket(self._sock), _BUFFER_BYTES)
+
+
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any):
-        super().__init__(sock, *args, **kwargs)
-        self.fp.close()
-        self.fp = io.BufferedReader(_PatientSocket(sock), _BUFFER_BYTES)
+        super().__init__(cast(socket.socket, _PatientFiles(sock)), *args, **kwargs)
 
     def begin(self) -> None:
         super().begin()
@@ -172,18 +180,37 @@ def read_object(
         claims to be, and what `ask` and `check` raise.
       StoreError: what `ask` raises.
     """
+    _deadline.ends_at = time.monotonic() + limits.deadline_sec
+    try:
+        return Answer(*_read_once(ask, check, limits, admit), 0)
+    except TransientError as e:
+        # Most objects come at once and do without this machinery, which takes CPU.
+        return _read_again(lambda: _read_once(ask, check, limits, admit), e, limits.deadline_sec)
+    finally:
+        _deadline.ends_at = float('inf')
+
+
+def _read_again(
+    read: Callable[[], tuple[bytes, Any]], first: TransientError, deadline_sec: float
+) -> Answer:
     failures: list[Exception] = []
+    unseen = [first]
     initial, maximum = _BACKOFF_SEC
     retry = Retry(
         predicate=lambda e: isinstance(e, TransientError),
         initial=initial,
         maximum=maximum,
-        timeout=limits.deadline_sec,
+        timeout=max(0.0, _deadline.ends_at - time.monotonic()),
         on_error=failures.append,
     )
-    _deadline.ends_at = time.monotonic() + limits.deadline_sec
+
+    def read_next() -> tuple[bytes, Any]:
+        if unseen:
+            raise unseen.pop()
+        return read()
+
     try:
-        data, headers = retry(_read_once)(ask, check, limits, admit)
+        data, headers = retry(read_next)()
     except api_exceptions.RetryError as e:
         if not isinstance(e.cause, TransientError):
             raise
@@ -191,10 +218,8 @@ def read_object(
         tries = [each for each in failures if isinstance(each, TransientError)]
         told = [each for each in tries if each.reason is not Reason.DEADLINE]
         last = told[-1] if told else e.cause
-        detail = f'{last.detail}, until {limits.deadline_sec:g} s were over'
+        detail = f'{last.detail}, until {deadline_sec:g} s were over'
         raise ImageError(last.reason, detail) from e
-    finally:
-        _deadline.ends_at = float('inf')
     return Answer(data, headers, len(failures))
 
 
