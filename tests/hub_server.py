@@ -1,11 +1,11 @@
 """A hub on 127.0.0.1: speaks the protocols of TF-Hub and Kaggle, and can break each promise."""
 
-import contextlib
-import http.server
 import threading
 import urllib.parse
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from tests.loopback import Handler, LoopbackServer
 
 _PIECE_BYTES = 1000
 
@@ -18,56 +18,35 @@ class Request(NamedTuple):
     headers: dict[str, str]
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """Answers as told, path by path; others are 404.
 
     Attributes:
       requests: what was asked so far.
       sent: set as soon as an answer that stalls has sent its part.
-      url: 'http://127.0.0.1:port'.
       other_name: the same server under another host name.
     """
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.sent = threading.Event()
-        self.stopping = threading.Event()
         self._answers: dict[str, list[Answer]] = {}
         self._lock = threading.Lock()
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-            timeout = 5
-            disable_nagle_algorithm = True
-
-            def do_GET(self):
+        class Answering(Handler):
+            def respond(self):
                 self.hub = outer
                 self.asked = outer._record(self.path, dict(self.headers))
-                with contextlib.suppress(OSError):
-                    outer._next_answer(self.asked.path)(self)
+                outer._next_answer(self.asked.path)(self)
 
-            def log_message(self, *args):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self._server.daemon_threads = False
-        port = self._server.server_address[1]
-        self.url = f'http://127.0.0.1:{port}'
-        self.other_name = f'http://localhost:{port}'
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
+        super().__init__(Answering)
+        self.other_name = f'http://localhost:{self.port}'
 
     def put(self, path: str, *answers: 'Answer') -> str:
         """Sets the answers of a path, one a request, the last for all that follow; its URL."""
         self._answers[path] = list(answers)
         return self.url + path
-
-    def close(self) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._thread.join(5)
-        self._server.server_close()
 
     def _record(self, path: str, headers: dict[str, str]) -> Request:
         parts = urllib.parse.urlsplit(path)
@@ -88,7 +67,7 @@ Answer = Callable[[Any], None]
 
 def _head(handler, code: int = 200, length: int | None = None, **headers: str) -> None:
     handler.send_response(code)
-    # An exception that a test keeps would keep a connection, too, and `close` would wait for it.
+    # An exception that a test keeps would keep a connection, too, and its thread would wait.
     handler.send_header('Connection', 'close')
     for name, value in headers.items():
         handler.send_header(name.replace('_', '-'), value)

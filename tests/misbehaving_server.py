@@ -4,9 +4,7 @@ Its answers carry the headers of both object stores: generation and crc32c, and 
 """
 
 import base64
-import contextlib
 import hashlib
-import http.server
 import random
 import socket
 import struct
@@ -14,10 +12,12 @@ import threading
 
 import google_crc32c
 
+from tests.loopback import Handler, LoopbackServer
+
 BODY = random.Random(0).randbytes(5000)
 
 
-class Server:
+class Server(LoopbackServer):
     """An HTTP server whose answers are given: one a request, the last one for all that follow."""
 
     _MOST_REQUESTS = 300
@@ -26,44 +26,25 @@ class Server:
         self.answers = list(answers)
         self.requests = 0
         self.connections = 0
-        self.stopping = threading.Event()
         lock = threading.Lock()
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-            timeout = 5
-            disable_nagle_algorithm = True
-
+        class Answering(Handler):
             def setup(self):
                 super().setup()
                 with lock:
                     outer.connections += 1
 
-            def do_GET(self):
+            def respond(self):
                 with lock:
                     outer.requests += 1
                     answer = outer.answers.pop(0) if len(outer.answers) > 1 else outer.answers[0]
                 if outer.requests > outer._MOST_REQUESTS:
                     answer = status(404)
-                with contextlib.suppress(OSError):
-                    answer(self, outer.stopping)
+                answer(self, outer.stopping)
 
-            def log_message(self, *args):
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-        self._server.daemon_threads = False
+        super().__init__(Answering)
         self._server.shutdown_request = self._server.close_request  # lets `reset` reset
-        self.url = f'http://127.0.0.1:{self._server.server_address[1]}'
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self):
-        self.stopping.set()
-        self._server.shutdown()
-        self._thread.join(5)
-        self._server.socket.close()
 
 
 def crc32c(data):

@@ -21,7 +21,6 @@ from transforms.model.predictor import Predictor
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import resolve_model
 from transforms.process import shared
-from transforms.storage import store_for
 
 SAMPLE = Path(options.__file__).parent / 'sample'
 PHOTOGRAPHS = sorted(
@@ -75,7 +74,7 @@ def label(*arguments: str) -> dict:
     build(root, config)
     root.run().wait_until_finish()
     layout = config.layout
-    return json.loads(store_for(layout.output).read(layout.uri(layout.report_path)))
+    return json.loads(layout.store.read(layout.uri(layout.report_path)))
 
 
 def predictor(config: options.RunConfig) -> Predictor:
@@ -103,13 +102,16 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return python('-m', 'pipeline', *arguments, **environment)
 
 
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs a fresh Python."""
+def python(
+    *arguments: str, timeout_sec: float = 180, **environment: str
+) -> subprocess.CompletedProcess:
+    """Runs a fresh Python, at the root of the project."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
+        cwd=SAMPLE.parents[1],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=timeout_sec,
         env=os.environ | environment,
         check=False,
     )

@@ -5,15 +5,12 @@ Nothing but ImageError may come out, soon, without a word of a library, and memo
 
 import json
 import platform
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests import mutations
+from tests import mutations, support
 
-_ROOT = Path(__file__).parents[1]
 _MAX_GROWTH_BYTES = 40_000_000
 # The slowest takes a tenth of it; a busy machine takes its time.
 _MAX_SEC = 5.0
@@ -59,14 +56,7 @@ print(json.dumps({'outcomes': outcomes, 'slowest_sec': slowest_sec, 'grown_bytes
     ('count', 'seed'), [(20_000, 1), pytest.param(200_000, 2, marks=pytest.mark.slow)]
 )
 def test_mutated_files_raise_nothing_but_image_error_and_leave_nothing(count, seed):
-    done = subprocess.run(
-        [sys.executable, '-c', _DECODE, str(count), str(seed)],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = support.python('-c', _DECODE, count, seed, timeout_sec=600)
     assert (done.returncode, done.stderr) == (0, '')
     found = json.loads(done.stdout)
     outcomes = found['outcomes']
@@ -93,13 +83,8 @@ def test_the_mutations_are_the_same_for_the_same_seed():
     (sys.platform, platform.machine()) != ('linux', 'x86_64'), reason='no wheels of the fuzzer'
 )
 def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-m', 'tests.fuzz_decode', '--seconds', '60', '--crashers', tmp_path],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    done = support.python(
+        *('-m', 'tests.fuzz_decode', '--seconds', 60, '--crashers', tmp_path), timeout_sec=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.iterdir()) == []

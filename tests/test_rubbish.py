@@ -7,8 +7,6 @@ where it should.
 import json
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ import pytest
 from pipeline.verify import verify
 from tests import support
 
-_ROOT = Path(__file__).parents[1]
 # Bytes that a line of a CSV may hold without ending a field, the line or the file's being text.
 _PLAIN = bytes(set(range(1, 256)) - set(b'\r\n,"'))
 
@@ -73,17 +70,10 @@ def test_each_rubbish_line_is_one_dead_letter_and_every_other_one_is_labelled(co
     assert len(good) + len(bad) == count
     assert {kind for kind, _ in bad.values()} == set(RUBBISH)
     output = tmp_path / 'out'
-    done = subprocess.run(
-        [
-            *(sys.executable, '-m', 'tests.without_model', 'label'),
-            *('--input', tmp_path / 'list.csv', '--output', output, '--carry', 'note'),
-            *('--run_id', 'rubbish'),
-        ],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
+    done = support.python(
+        *('-m', 'tests.without_model', 'label', '--input', tmp_path / 'list.csv'),
+        *('--output', output, '--carry', 'note', '--run_id', 'rubbish'),
+        timeout_sec=500,
     )
     assert (done.returncode, done.stderr) == (0, '')
     report = json.loads((output / 'runs' / 'rubbish' / 'report.json').read_text())

@@ -96,43 +96,13 @@ def test_the_version_is_the_generation(store, bucket):
     assert after.data == b'2'
 
 
-def test_markers_of_folders_are_no_objects(store, bucket):
-    uri = bucket.put('photos/', b'')
-    assert store.stat(uri) is None
-    assert list(store.list(bucket.uri())) == []
-    assert store.is_folder(bucket.uri('photos'))
-    with pytest.raises(ImageError, match='not_a_file: a folder'):
-        fetch(store, uri)
-
-
-def test_what_is_not_there(store, bucket):
-    assert store.stat(bucket.uri('absent')) is None
-    assert store.stat(bucket.uri()) is None
-    assert store.read(bucket.uri('absent')) is None
-    store.delete(bucket.uri('absent'))
-    assert store.is_folder(bucket.uri())
-    assert not store.is_folder(bucket.uri('absent'))
-    with pytest.raises(ImageError, match='not_found: HTTP 404'):
-        fetch(store, bucket.uri('absent'))
+def test_what_is_not_there_is_said(store, bucket):
     with pytest.raises(UsageError, match='no such object'):
         store.open(bucket.uri('absent'))
     with pytest.raises(UsageError, match='no such bucket'):
         list(store.list('gs://b-absent'))
     with pytest.raises(UsageError, match='no such bucket'):
         store.write('gs://b-absent/a', b'x')
-
-
-def test_write_create_read_delete(store, bucket):
-    uri = bucket.uri('größe #1?.json')
-    assert store.create(uri, b'1')
-    assert not store.create(uri, b'2')
-    assert store.read(uri) == b'1'
-    store.write(uri, b'3')
-    assert store.read(uri) == b'3'
-    store.delete(uri)
-    assert store.read(uri) is None
-    assert store.create(uri, b'')
-    assert store.read(uri) == b''
 
 
 def test_only_one_of_many_creates(store, bucket):
@@ -274,6 +244,37 @@ def test_refused_credentials_are_no_images_fault(serve):
     with pytest.raises(StoreError, match='credentials were refused'):
         fetch(store, 'gs://bucket/a.jpg')
     assert server.requests == 1
+
+
+class Tokens:
+    """Credentials whose first token has been revoked."""
+
+    token = 'revoked'
+
+    def before_request(self, request, method, url, headers):
+        headers['Authorization'] = f'Bearer {self.token}'
+
+    def refresh(self, request):
+        self.token = 'fresh'
+
+
+def test_a_token_that_was_revoked_is_refreshed_once(serve):
+    def only_fresh(handler, stopping):
+        is_fresh = handler.headers['Authorization'] == 'Bearer fresh'
+        (good if is_fresh else status(401))(handler, stopping)
+
+    server, store = serve(only_fresh)
+    store._credentials = Tokens()
+    for _ in range(2):
+        assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', 0)
+    assert server.requests == 3
+    assert server.connections == 1
+
+    server, store = serve(status(401))
+    store._credentials = Tokens()
+    with pytest.raises(StoreError, match='credentials were refused'):
+        fetch(store, 'gs://bucket/a.jpg')
+    assert server.requests == 2
 
 
 def test_details_never_hold_what_a_server_says(serve):

@@ -9,7 +9,6 @@ import datetime
 import errno
 import gzip
 import hashlib
-import http.server
 import ipaddress
 import json
 import logging
@@ -17,7 +16,6 @@ import random
 import socket
 import ssl
 import struct
-import threading
 import time
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import main
 from tests import support
+from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
 from transforms.errors import ImageError, UsageError
 from transforms.rows import FetchLimits
@@ -40,21 +39,17 @@ SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.25)
 SECRET = 's3cr3t'
 
 
-class Site:
+class Site(LoopbackServer):
     """A web server; `answers` maps paths to functions of the request's handler."""
 
     def __init__(self, context=None):
         self.answers = {}
         self.requests = []
         self.connections = 0
-        self.stopping = threading.Event()
+        self._scheme = 'http' if context is None else 'https'
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.1'
-            timeout = 5
-            disable_nagle_algorithm = True
-
+        class Answering(Handler):
             def setup(self):
                 outer.connections += 1
                 if context is not None:
@@ -65,32 +60,16 @@ class Site:
                 super().finish()
                 self.request.close()
 
-            def do_GET(self):
+            def respond(self):
                 outer.requests.append((self.path, dict(self.headers)))
                 answer = outer.answers.get(self.path.partition('?')[0], missing)
-                with contextlib.suppress(OSError):
-                    answer(self, outer.stopping)
+                answer(self, outer.stopping)
 
-            def log_message(self, *args):
-                pass
+        super().__init__(Answering)
 
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = False
-
-            def handle_error(self, *args):
-                pass
-
-        self._server = Server(('127.0.0.1', 0), Handler)
-        self.port = self._server.server_address[1]
-        self.url = f'{"http" if context is None else "https"}://127.0.0.1:{self.port}'
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def close(self):
-        self.stopping.set()
-        self._server.shutdown()
-        self._thread.join(5)
-        self._server.socket.close()
+    @property
+    def url(self):
+        return f'{self._scheme}://127.0.0.1:{self.port}'
 
 
 def answer(code=200, data=BODY, **headers):
