@@ -76,6 +76,7 @@ class RunConfig:
       versions: library versions, for the report.
       started_at: when the launcher started, UTC.
       max_failure_rate: the share of failed images above which the run exits with 3.
+      sequence: the place of the run among those of its output, from 1.
     """
 
     inputs: tuple[Input, ...]
@@ -93,6 +94,7 @@ class RunConfig:
     versions: dict[str, str]
     started_at: datetime.datetime
     max_failure_rate: float
+    sequence: int = 1
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:

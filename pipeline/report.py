@@ -58,6 +58,8 @@ def make_report(
     common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:_TOP_LABELS]
     return {
         'run_id': config.layout.run_id,
+        'sequence': config.sequence,
+        'command': 'label',
         'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
         'counts': {
             'listed': listed,

@@ -1,0 +1,74 @@
+"""The complete runs of an output folder: those with a report."""
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+from transforms import uris
+from transforms.errors import StoreError
+from transforms.storage import Store
+
+_REPORT = re.compile(r'runs/([^/]+)/report\.json')
+_THREADS = 16
+
+
+class CompleteRun(NamedTuple):
+    """A run that has its report.
+
+    Attributes:
+      sequence: its place among the runs of its folder, from 1; clocks may go back, this does not.
+      finished_at: when it was done, UTC, in ISO 8601.
+      id: its run id.
+      report: its report.json.
+    """
+
+    sequence: int
+    finished_at: str
+    id: str
+    report: dict[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        """The model whose scores it holds."""
+        model_id: str = self.report['model']['id']
+        return model_id
+
+    def files(self, kind: str) -> Iterator[dict[str, Any]]:
+        """What the report says of its files of a kind, 'predictions' or 'dead_letters'."""
+        return (file for file in self.report['files'] if file['path'].startswith(f'{kind}/'))
+
+
+def complete_runs(output: str, store: Store) -> list[CompleteRun]:
+    """The complete runs of an output folder, the oldest first.
+
+    Raises:
+      StoreError: a report is damaged.
+    """
+    prefix = len(uris.join(output, ''))
+    folder = uris.join(output, 'runs')
+    if not store.is_folder(folder):
+        return []
+    # Its own folder is listed, and nothing below: only reports and what lies beside them.
+    found = (_REPORT.fullmatch(entry.uri[prefix:]) for entry in store.list(folder))
+    ids = [match[1] for match in found if match]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        runs = pool.map(lambda run_id: _read(output, run_id, store), ids)
+        return sorted((run for run in runs if run is not None), key=lambda run: run[:3])
+
+
+def _read(output: str, run_id: str, store: Store) -> CompleteRun | None:
+    uri = uris.join(output, f'runs/{run_id}/report.json')
+    data = store.read(uri)
+    if data is None:  # removed meanwhile
+        return None
+    try:
+        report = json.loads(data)
+        run = CompleteRun(int(report.get('sequence', 0)), report['finished_at'], run_id, report)
+        _ = (run.model_id, report['counts']['labeled'], [file['path'] for file in report['files']])
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise StoreError(
+            f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
+        ) from e
+    return run
