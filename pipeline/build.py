@@ -5,8 +5,10 @@ import apache_beam as beam
 from pipeline.options import RunConfig
 from pipeline.report import RunReport
 from transforms import outcomes
-from transforms.chunks import DropDuplicates, MakeChunks
+from transforms.chunks import DropDone, MakeChunks
 from transforms.dead_letters import WriteDeadLetters
+from transforms.finished import TakeFinished
+from transforms.history import ReadHistory
 from transforms.label import LabelImages
 from transforms.listing import ReadRefs
 from transforms.load import LoadImages
@@ -21,17 +23,20 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
       root: an empty pipeline.
       config: what to label, how, and where to write it.
     """
-    refs, skipped = root | 'ReadRefs' >> ReadRefs(config.inputs, config.columns, config.sample)
+    layout = config.layout
+    refs, access, skipped = root | 'ReadRefs' >> ReadRefs(config.listing, layout)
     listed = refs | 'CountListed' >> beam.combiners.Count.Globally()
-    items, listed_dead, duplicates = refs | 'DropDuplicates' >> DropDuplicates()
+    known = root | 'ReadHistory' >> ReadHistory(config.history, layout)
+    items, listed_dead, merged = (refs, known, access) | 'DropDone' >> DropDone()
 
+    chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
+    to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
     # Pixels live between these two steps only: fused, and never shuffled.
-    batches = (
-        items
-        | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
-        | 'LoadImages' >> LoadImages(config.load, config.preflight, config.fail_fast)
+    batches = to_do | 'LoadImages' >> LoadImages(config.load, config.preflight, config.fail_fast)
+    labeled_now, label_stats = batches | 'LabelImages' >> LabelImages(
+        config.inference, config.fail_fast, layout
     )
-    finished, stats = batches | 'LabelImages' >> LabelImages(config.inference, config.fail_fast)
+    finished = (resumed, labeled_now) | 'AllChunks' >> beam.Flatten()
 
     # Only the workers know in what precision, and on what, they computed.
     computed = (
@@ -44,23 +49,28 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
         items,
         computed,
     ) | 'WritePredictions' >> WritePredictions(
-        config.layout, config.inference.model.vocabulary, config.metadata
+        layout, config.inference.model.vocabulary, config.metadata
     )
     failed = finished | 'TakeFailures' >> beam.FlatMap(
         lambda chunk: outcomes.dead_letters(outcomes.from_ipc(chunk))
     ).with_output_types(DeadLetter)
+    unchanged = finished | 'CountUnchanged' >> beam.Map(
+        lambda chunk: ('unchanged', outcomes.count_unchanged(outcomes.from_ipc(chunk)))
+    ).with_output_types(tuple[str, int])
     dead_files, dead = (
         ((listed_dead, failed) | 'AllDeadLetters' >> beam.Flatten()),
         listed,
         computed,
-    ) | 'WriteDeadLetters' >> WriteDeadLetters(config.layout, config.metadata)
+    ) | 'WriteDeadLetters' >> WriteDeadLetters(layout, config.metadata)
 
     counts = (
         (listed | 'Listed' >> beam.Map(lambda n: ('listed', n))),
         skipped,
-        duplicates,
+        merged,
+        unchanged,
         labeled,
         dead,
     ) | 'AllCounts' >> beam.Flatten()
+    stats = (resumed_stats, label_stats) | 'AllStats' >> beam.Flatten()
     files = (labeled_files, dead_files) | 'AllFiles' >> beam.Flatten()
     _ = (files, counts, stats, top_labels, computed) | 'RunReport' >> RunReport(config)

@@ -9,7 +9,7 @@ import platform
 import re
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -18,8 +18,9 @@ from transforms import dead_letters, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
 from transforms.faults import FailFast
-from transforms.layout import SCHEMA_VERSION, Layout, check_dataset
-from transforms.listing import Columns, Input
+from transforms.history import HistoryFile
+from transforms.layout import SCHEMA_VERSION, Layout
+from transforms.listing import Columns, Input, Listing
 from transforms.load import LoadOptions
 from transforms.model import canary
 from transforms.model.card import ModelCard
@@ -32,6 +33,7 @@ from transforms.preflight import Preflight
 from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import StoreOptions
+from transforms.work import RUN_ID
 
 _MIB = 2**20
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
@@ -40,9 +42,9 @@ _BASELINE_JPEG_FACTOR = 4
 _ROWS_PER_FILE = 1_000_000
 _FEATURES_PER_FILE_BYTES = 256 * _MIB
 _USUAL_FEATURES = 2048
-_GENERATED_RUN_ID = re.compile(r'\d{8}T\d{6}Z-[0-9a-f]{4}')
-_RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}')
 _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
+_AGE = re.compile(r'(\d{1,6})([mhdw])')
+_AGE_SEC = {'m': 60, 'h': 3600, 'd': 86400, 'w': 7 * 86400}
 _COLUMN = re.compile(r'[^\W\d]\w*')
 _LIBRARIES = (
     'apache-beam',
@@ -61,9 +63,9 @@ class RunConfig:
     """Everything the graph needs to know.
 
     Attributes:
-      inputs: what is listed.
-      columns: what is read of manifests.
-      sample: label only so many images, or None.
+      command: 'label', or 'retry' of an earlier run's dead letters.
+      listing: what is listed.
+      inputs: the inputs as the report has them.
       max_images: refuse more images than this, or None.
       chunk_size: images a chunk.
       load: how images are loaded.
@@ -77,11 +79,12 @@ class RunConfig:
       started_at: when the launcher started, UTC.
       max_failure_rate: the share of failed images above which the run exits with 3.
       sequence: the place of the run among those of its output, from 1.
+      history: what tells which images an earlier run has dealt with.
     """
 
-    inputs: tuple[Input, ...]
-    columns: Columns
-    sample: int | None
+    command: str
+    listing: Listing
+    inputs: tuple[dict[str, str], ...]
     max_images: int | None
     chunk_size: int
     load: LoadOptions
@@ -95,6 +98,46 @@ class RunConfig:
     started_at: datetime.datetime
     max_failure_rate: float
     sequence: int = 1
+    history: tuple[HistoryFile, ...] = ()
+
+    @property
+    def is_part(self) -> bool:
+        """Whether only a part of the inputs is listed, so that nobody can tell what is gone."""
+        listing = self.listing
+        return self.command == 'retry' or listing.sample is not None or listing.since is not None
+
+    def as_run(self, run_id: str, sequence: int, history: Sequence[HistoryFile]) -> 'RunConfig':
+        """The same as another run of its output; known only when nobody else writes there."""
+        layout = dataclasses.replace(self.layout, run_id=run_id)
+        # An account that has labelled here before can read, and a picture costs money to read.
+        inputs = () if history else self.preflight.inputs
+        return dataclasses.replace(
+            self,
+            layout=layout,
+            preflight=self.preflight._replace(layout=layout, inputs=inputs),
+            fail_fast=self.fail_fast._replace(run_id=run_id),
+            options={**self.options, 'run_id': run_id},
+            sequence=sequence,
+            history=tuple(history),
+        )
+
+
+class Retried(NamedTuple):
+    """A run whose dead letters are tried again.
+
+    Attributes:
+      dead_letters: where they lie, and which are wanted.
+      inputs: the inputs of that run as its report has them.
+    """
+
+    dead_letters: Input
+    inputs: tuple[dict[str, str], ...]
+
+    def manifests(self, stores: StoreOptions) -> tuple[Input, ...]:
+        """The manifests among its inputs: they may hold URLs that were written nowhere else."""
+        return tuple(
+            Input(stores=stores, **source) for source in self.inputs if source['kind'] == 'manifest'
+        )
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,6 +177,25 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='refuse to start inference when there are more than N distinct images',
     )
 
+    what.add_argument(
+        '--since',
+        metavar='TIME',
+        help='leave out objects last written before: a time as 2026-11-24 or 2026-11-24T01:02:03Z '
+        '(UTC), or an age as 36h or 7d; not for manifests, which tell no times (default: all)',
+    )
+    what.add_argument(
+        '--retry_dead',
+        action='store_true',
+        help='try again what an earlier run could not label and never will as it is: by default '
+        'it counts as unchanged as long as the object is the same version',
+    )
+    what.add_argument(
+        '--force',
+        action='store_true',
+        help='label everything again, whatever earlier runs have labelled, also with another '
+        'floor, --max_labels or activation than theirs',
+    )
+
     where = parser.add_argument_group('where to write')
     where.add_argument('--output', metavar='DIR', help='a folder, local, gs:// or s3://')
     where.add_argument(
@@ -153,14 +215,17 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         '--run_id',
         metavar='ID',
-        help='name of this run, starting with a letter; the same id again replaces an incomplete '
-        'run (default: the UTC time and four random hex digits)',
+        help='name of this run, starting with a letter; the same id again goes on with an '
+        'incomplete run (default: that of an incomplete run with the same options and model, or '
+        'the UTC time and four random hex digits)',
     )
     where.add_argument(
-        '--break_lease',
+        '--relist',
         action='store_true',
-        help='start although another run seems to be writing into DIR',
+        help='list the inputs anew when an incomplete run is gone on with (default: it keeps the '
+        'listing it was begun with)',
     )
+    add_lease_arguments(where)
 
     add_store_arguments(parser)
     add_model_arguments(parser)
@@ -171,6 +236,14 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='SCORE',
         help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
         '0.3 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+    )
+    model.add_argument(
+        '--keep_above',
+        type=_share,
+        metavar='SCORE',
+        help='store the classes from this score on, below the threshold, so that `lemmabeam '
+        'relabel` can lower it later without the model; --max_labels holds for them as well '
+        '(default: the threshold)',
     )
     model.add_argument(
         '--max_labels',
@@ -283,6 +356,23 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.05,
         metavar='SHARE',
         help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
+    )
+
+
+def add_lease_arguments(parser: argparse._ActionsContainer) -> None:
+    """Adds the options that say what happens when somebody else writes into the output."""
+    parser.add_argument(
+        '--wait_for_lease_sec',
+        type=_seconds,
+        default=0.0,
+        metavar='SEC',
+        help='seconds to wait for another run that is writing into DIR (default: 0, which stops '
+        'with a message)',
+    )
+    parser.add_argument(
+        '--break_lease',
+        action='store_true',
+        help='start although another run seems to be writing into DIR',
     )
 
 
@@ -434,9 +524,18 @@ def find_model(args: argparse.Namespace, on_progress: Progress | None = None) ->
 
 
 def make_config(
-    args: argparse.Namespace, now: datetime.datetime, on_progress: Progress | None = None
+    args: argparse.Namespace,
+    now: datetime.datetime,
+    on_progress: Progress | None = None,
+    retried: Retried | None = None,
 ) -> RunConfig:
     """Validates the options as a whole, fetches the model and resolves the inputs.
+
+    Args:
+      args: of `add_label_arguments`.
+      now: UTC.
+      on_progress: told of downloads.
+      retried: label its dead letters instead of --input.
 
     Raises:
       UsageError: a value cannot be used; names the flag, the value and what to do.
@@ -472,13 +571,25 @@ def make_config(
         stores=stores,
     )
     _ = layout.store  # a scheme that cannot be written is found first
-    inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
-    for source in inputs:
-        _check_apart(source, layout.output)
+    if retried is None:
+        inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
+        for source in inputs:
+            _check_apart(source, layout.output)
+        listed = Listing(inputs, columns, args.sample, _since(args.since, now, inputs))
+        described = tuple(
+            {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
+        )
+    else:
+        described = retried.inputs
+        listed = Listing((retried.dead_letters,), columns, originals=retried.manifests(stores))
+    threshold = card.threshold if args.threshold is None else args.threshold
+    floor = threshold if args.keep_above is None else args.keep_above
+    if floor > threshold:
+        raise UsageError(f'--keep_above {floor:g} is above the threshold {threshold:g}')
     inference = InferenceOptions(
         model=model,
         batch_size=batch_size,
-        threshold=card.threshold if args.threshold is None else args.threshold,
+        threshold=floor,
         max_labels=max_labels,
         min_labels=args.min_labels,
         intra_op_threads=args.intra_op_threads or cpu_count(),
@@ -500,21 +611,28 @@ def make_config(
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     versions |= {'lemmabeam': __version__, 'python': platform.python_version()}
     return RunConfig(
-        inputs=inputs,
-        columns=columns,
-        sample=args.sample,
+        command='label' if retried is None else 'retry',
+        listing=listed,
+        inputs=described,
         max_images=args.max_images,
         chunk_size=args.chunk_size,
         load=load,
         # Who wants to go on whatever fails wants to start, too.
-        preflight=Preflight(inputs if args.fail_fast_after else (), columns, load.fetch, layout),
+        preflight=Preflight(
+            listed.inputs if args.fail_fast_after and retried is None else (),
+            columns,
+            load.fetch,
+            layout,
+        ),
         fail_fast=FailFast(args.fail_fast_after, layout.run_id),
         inference=inference,
         layout=layout,
-        metadata=_metadata(inference, versions),
+        metadata=_metadata(inference, threshold, versions),
         options={
             **vars(args),
             **inference._asdict(),
+            'threshold': threshold,
+            'keep_above': floor,
             'model': printable_location(args.model),
             'rows_per_file': layout.rows_per_file,
             'run_id': layout.run_id,
@@ -525,17 +643,27 @@ def make_config(
     )
 
 
-def check_output(layout: Layout) -> None:
-    """Finds out before the first image is read whether the run can be written.
-
-    Raises:
-      UsageError: the run is complete already, or does not fit the dataset in the folder.
-    """
-    check_dataset(layout)
-    if layout.store.stat(layout.uri(layout.report_path)) is not None:
+def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) -> float | None:
+    """Seconds since 1970."""
+    if text is None:
+        return None
+    for source in inputs:
+        if source.kind == 'manifest':
+            raise UsageError(
+                f'--since {text}: --input {source.uri} is a manifest, and tells no times; leave out '
+                '--since, objects that have not changed are not read again'
+            )
+    match = _AGE.fullmatch(text)
+    if match:
+        return now.timestamp() - int(match[1]) * _AGE_SEC[match[2]]
+    try:
+        then = datetime.datetime.fromisoformat(text)
+    except ValueError as e:
         raise UsageError(
-            f'--run_id {layout.run_id}: this run is complete in {layout.output}; choose another id'
-        )
+            f'--since {text!r}: expected a time as 2026-11-24 or 2026-11-24T01:02:03Z, or an age '
+            'as 36h or 7d'
+        ) from e
+    return (then if then.tzinfo else then.replace(tzinfo=datetime.UTC)).timestamp()
 
 
 def _rows_per_file(model: ModelSource, has_features: bool) -> int:
@@ -575,7 +703,9 @@ def describe_preprocessing(card: ModelCard) -> str:
     )
 
 
-def _metadata(inference: InferenceOptions, versions: dict[str, str]) -> dict[str, str]:
+def _metadata(
+    inference: InferenceOptions, threshold: float, versions: dict[str, str]
+) -> dict[str, str]:
     model = inference.model
     return {
         'schema_version': str(SCHEMA_VERSION),
@@ -585,7 +715,7 @@ def _metadata(inference: InferenceOptions, versions: dict[str, str]) -> dict[str
         'preprocessing': describe_preprocessing(model.card),
         'activation': model.card.activation.value,
         'stored_floor': str(inference.threshold),
-        'threshold': str(inference.threshold),
+        'threshold': str(threshold),
         'max_labels': str(inference.max_labels),
         'min_labels': str(inference.min_labels),
         'vocabulary': model.vocabulary.name,
@@ -620,7 +750,7 @@ def _columns(args: argparse.Namespace) -> Columns:
 def _run_id(given: str | None, now: datetime.datetime) -> str:
     if given is None:
         return f'{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}'
-    if not _RUN_ID.fullmatch(given) and not _GENERATED_RUN_ID.fullmatch(given):
+    if not RUN_ID.fullmatch(given):
         raise UsageError(
             f'--run_id {given!r}: a letter first, then at most 99 letters, digits, ".", "_" or '
             '"-"; readers take digits or a date alone for a number'
@@ -666,6 +796,10 @@ def _positive_float(text: str) -> float:
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f'{text!r}: expected seconds, above 0')
     return value
+
+
+def _seconds(text: str) -> float:
+    return 0.0 if re.fullmatch(r'0+(\.0*)?', text) else _positive_float(text)
 
 
 def _share(text: str) -> float:

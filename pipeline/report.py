@@ -35,8 +35,10 @@ def make_report(
     Args:
       config: the run.
       files: what it wrote.
-      counts: 'listed', 'labeled', 'duplicates', 'skipped_not_image', 'dead_lettered/<reason>'.
-      stats: thread-seconds by activity ('fetch_sec', …), 'batches' and 'filled_slots'.
+      counts: 'listed', 'labeled', 'duplicates', 'unchanged', 'gone', 'dead_lettered/<reason>' and
+        why files were left out.
+      stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots' and
+        'resumed_labeled', images that an earlier attempt has labelled.
       top_labels: how often each name is the first label of an image.
       computed: how the model computed, one JSON object for each way.
       publish_sec: seconds the publication took.
@@ -53,13 +55,14 @@ def make_report(
     files = sorted(files)
     stats = {**stats, 'write_sec': publish_sec + sum(file.write_sec for file in files)}
     wall_sec = (finished_at - config.started_at).total_seconds()
+    resumed = int(stats.get('resumed_labeled', 0.0))
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
     common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:_TOP_LABELS]
     return {
         'run_id': config.layout.run_id,
         'sequence': config.sequence,
-        'command': 'label',
+        'command': config.command,
         'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
         'counts': {
             'listed': listed,
@@ -68,12 +71,15 @@ def make_report(
             'unchanged': unchanged,
             'dead_lettered': sum(dead.values()),
             'dead_lettered_by_reason': dead,
+            'gone': None if config.is_part else counts.get('gone', 0),
             'skipped_not_image': counts.get('skipped_not_image', 0),
+            'skipped_before_since': counts.get('skipped_before_since', 0),
         },
         'started_at': config.started_at.isoformat(),
         'finished_at': finished_at.isoformat(),
         'wall_sec': round(wall_sec, 3),
-        'images_per_sec': round(labeled / wall_sec, 3) if wall_sec > 0 else None,
+        'images_per_sec': round((labeled - resumed) / wall_sec, 3) if wall_sec > 0 else None,
+        'labeled_by_earlier_attempts': resumed,
         'stage_thread_sec': {
             key.removesuffix('_sec'): round(seconds, 3)
             for key, seconds in sorted(stats.items())
@@ -83,10 +89,7 @@ def make_report(
         'batches': int(batches),
         'batch_fill': round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
         'top_labels': [{'name': name, 'images': n} for name, n in common],
-        'inputs': [
-            {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern}
-            for source in config.inputs
-        ],
+        'inputs': list(config.inputs),
         'options': config.options,
         'model': {
             'id': model.id,

@@ -1,29 +1,48 @@
-"""Drops duplicates and forms chunks, the unit of work and of progress.
+"""Drops what need not be done and forms chunks, the unit of work and of progress.
 
 A chunk's content follows from the listing alone: not from the runner, the number of workers or
 what an earlier run has finished.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
 from transforms.errors import UsageError
 from transforms.hashing import content_hash, uri_hash
 from transforms.process import LIVE
-from transforms.rows import Chunk, DeadLetter, Item, Ref, Stage
+from transforms.rows import Chunk, DeadLetter, Item, Known, Ref, Stage
 
 
-def merge_refs(refs: Iterable[Ref]) -> tuple[Item | None, list[DeadLetter], int]:
-    """Merges all refs of one URI.
+class Merged(NamedTuple):
+    """What all that is known of one URI comes to.
+
+    Attributes:
+      item: the image to label; None where there is nothing to do.
+      dead: one dead letter for each distinct bad ref.
+      duplicates: how many refs said what another one had said.
+      unchanged: distinct refs that an earlier run has dealt with.
+      gone: rows of earlier runs of the same inputs, if these do not list it any more.
+    """
+
+    item: Item | None
+    dead: list[DeadLetter]
+    duplicates: int
+    unchanged: int
+    gone: int
+
+
+def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str] = ()) -> Merged:
+    """Merges all that is known of one URI.
 
     The same URI with the same carried values is a duplicate; with other carried values it is one
     image with several rows.
 
-    Returns:
-      item: the image to label; None where every ref was bad.
-      dead: one dead letter for each distinct bad ref.
-      duplicates: how many refs said what another one had said.
+    Args:
+      refs: as listed.
+      known: what earlier runs made of it.
+      access: URLs to fetch it by; of several, the one that sorts last is used.
     """
     listed = 0
     distinct: dict[str, Ref] = {}
@@ -34,23 +53,53 @@ def merge_refs(refs: Iterable[Ref]) -> tuple[Item | None, list[DeadLetter], int]
         # one that knows the version and is not bad comes first.
         if other is None or _preference(ref) > _preference(other):
             distinct[ref.carried] = ref
-    ordered = [distinct[carried] for carried in sorted(distinct)]
-    good = [ref for ref in ordered if not ref.reason]
-    dead = [
-        DeadLetter(ref.uri, Stage.LIST.value, ref.reason, ref.detail, ref.size_bytes, ref.carried)
-        for ref in ordered
-        if ref.reason
-    ]
+    newest: dict[str, Known] = {}
+    for each in known:
+        if each.carried not in newest or each > newest[each.carried]:
+            newest[each.carried] = each
+    if not distinct:
+        gone = sum(each.is_same_input and not each.reason for each in newest.values())
+        return Merged(None, [], 0, 0, gone)
+    good, dead = [], []
+    unchanged = 0
+    for values, ref in sorted(distinct.items()):
+        if _is_dealt_with(ref, newest.get(values)):
+            unchanged += 1
+        elif ref.reason:
+            stage = Stage.LIST.value
+            dead.append(
+                DeadLetter(ref.uri, stage, ref.reason, ref.detail, ref.size_bytes, ref.carried)
+            )
+        else:
+            good.append(ref)
     item = None
     if good:
         best = max(good, key=_preference)
         carried = [ref.carried for ref in good]
-        item = Item(best.uri, best.version, best.size_bytes, carried, best.access)
-    return item, dead, listed - len(distinct)
+        url = max(access, default='')
+        item = Item(best.uri, best.version, best.size_bytes, carried, url, _unless(good, newest))
+    return Merged(item, dead, listed - len(distinct), unchanged, 0)
 
 
-def _preference(ref: Ref) -> tuple[bool, str, int, str, str, str]:
-    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason, ref.access)
+def _preference(ref: Ref) -> tuple[bool, str, int, str, str]:
+    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason)
+
+
+def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
+    """Whether the listing itself tells that nothing is to be done."""
+    if known is None:
+        return False
+    if ref.reason:  # a line that is no URI stays none
+        return ref.reason == known.reason
+    return ref.version != '' and ref.version == known.version
+
+
+def _unless(refs: Sequence[Ref], newest: Mapping[str, Known]) -> str:
+    """The version of which nothing is to be done for any of the rows; '' where there is none."""
+    if any(ref.version for ref in refs):
+        return ''
+    versions = {newest[ref.carried].version if ref.carried in newest else '' for ref in refs}
+    return versions.pop() if len(versions) == 1 else ''
 
 
 def bucket_count(images: int, chunk_size: int) -> int:
@@ -73,44 +122,57 @@ def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:
 
 def chunk_id(items: Sequence[Item]) -> str:
     """16 hex digits over what a chunk contains."""
-    texts = [text for item in items for text in (item.uri, item.version, *item.carried)]
+    texts = [text for item in items for text in (item.uri, item.version, item.known, *item.carried)]
     return content_hash(*texts).hex()[:16]
 
 
-class _DropDuplicatesDoFn(beam.DoFn):
+class _MergeDoFn(beam.DoFn):
     def process(
-        self, element: tuple[str, Iterable[Ref]]
+        self, element: tuple[str, Mapping[str, Iterable[Any]]]
     ) -> Iterator[Item | beam.pvalue.TaggedOutput]:
-        item, dead, duplicates = merge_refs(element[1])
-        if item is not None:
+        found = element[1]
+        merged = merge(found['refs'], found['known'], found['access'])
+        if merged.item is not None:
             LIVE.add(total=1)
-            yield item
-        for letter in dead:
+            yield merged.item
+        for letter in merged.dead:
             yield beam.pvalue.TaggedOutput('dead', letter)
-        if duplicates:
-            yield beam.pvalue.TaggedOutput('counts', ('duplicates', duplicates))
+        for name in ('duplicates', 'unchanged', 'gone'):
+            count = getattr(merged, name)
+            if count:
+                yield beam.pvalue.TaggedOutput('counts', (name, count))
 
 
-class DropDuplicates(beam.PTransform):
-    """One `Item` a URI.
+class DropDone(beam.PTransform):
+    """One `Item` for each URI of which something is left to do: no duplicates, nothing unchanged.
 
-    Expands PCollection[Ref] to (PCollection[Item], PCollection[DeadLetter] of refs that were bad
-    in the listing already, PCollection[tuple[str, int]] of counts).
+    Expands (PCollection[Ref], PCollection[tuple[str, Known]] of what earlier runs made of which
+    URI, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
+    (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
+    PCollection[tuple[str, int]] of counts).
     """
 
     def expand(
-        self, refs: beam.PCollection[Ref]
+        self,
+        inputs: tuple[
+            beam.PCollection[Ref],
+            beam.PCollection[tuple[str, Known]],
+            beam.PCollection[tuple[str, str]],
+        ],
     ) -> tuple[
         beam.PCollection[Item],
         beam.PCollection[DeadLetter],
         beam.PCollection[tuple[str, int]],
     ]:
+        refs, known, access = inputs
+        keyed = refs | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(
+            tuple[str, Ref]
+        )
         merged = (
-            refs
-            | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(tuple[str, Ref])
-            | 'GroupByUri' >> beam.GroupByKey()
+            {'refs': keyed, 'known': known, 'access': access}
+            | 'GroupByUri' >> beam.CoGroupByKey()
             | 'Merge'
-            >> beam.ParDo(_DropDuplicatesDoFn())
+            >> beam.ParDo(_MergeDoFn())
             .with_output_types(Item, dead=DeadLetter, counts=tuple[str, int])
             .with_outputs('dead', 'counts', main='items')
         )

@@ -2,7 +2,7 @@
 
 from apache_beam import coders
 
-from transforms.rows import Chunk, DeadLetter, Item, Ref, WrittenFile
+from transforms.rows import Chunk, DeadLetter, Item, Known, Ref, WrittenFile
 
-for _row in (Ref, Item, Chunk, DeadLetter, WrittenFile):
+for _row in (Ref, Item, Known, Chunk, DeadLetter, WrittenFile):
     coders.registry.register_coder(_row, coders.RowCoder)

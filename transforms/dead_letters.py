@@ -9,10 +9,21 @@ import pyarrow as pa
 from transforms import outcomes
 from transforms.layout import Layout
 from transforms.metrics import counter
-from transforms.rows import DeadLetter, Reason, WrittenFile
+from transforms.rows import DeadLetter, Reason, Stage, WrittenFile
 from transforms.write import ROW_GROUP_ROWS, write_file
 
 KIND = 'dead_letters'
+VERSIONS = 'dead_versions'
+"""Which version of which object is not worth another try: read by the next run."""
+
+VERSION_SCHEMA = pa.schema(
+    [
+        pa.field('uri', pa.string(), nullable=False),
+        pa.field('object_version', pa.string(), nullable=False),
+        pa.field('reason', pa.string(), nullable=False),
+        pa.field('carried', pa.string(), nullable=False),
+    ]
+)
 
 
 def dead_letter_schema(carry: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
@@ -56,6 +67,22 @@ def _dead_letter_table(
     return pa.Table.from_pylist(rows, schema)
 
 
+def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
+    """The dead letters that stay what they are as long as the object, or the line, stays."""
+    rows = [
+        {
+            'uri': letter.uri,
+            'object_version': letter.version,
+            'reason': letter.reason,
+            'carried': letter.carried,
+        }
+        for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried))
+        if not Reason(letter.reason).retryable
+        and (letter.version or letter.stage == Stage.LIST.value)
+    ]
+    return pa.Table.from_pylist(rows, VERSION_SCHEMA)
+
+
 class _WriteDoFn(beam.DoFn):
     def __init__(self, layout: Layout, metadata: Mapping[str, str]):
         self._layout = layout
@@ -70,6 +97,11 @@ class _WriteDoFn(beam.DoFn):
         schema = dead_letter_schema(carry, outcomes.with_computed(self._metadata, computed))
         tables = dead_letter_tables(letters, carry, schema)
         yield write_file(path, self._layout, schema, tables)
+        # A file of its own: what a dead letter says is the same for all versions.
+        versions = self._layout.run_folder(VERSIONS) + path.removeprefix(
+            self._layout.run_folder(KIND)
+        )
+        yield write_file(versions, self._layout, VERSION_SCHEMA, [version_table(letters)])
         for reason, count in Counter(letter.reason for letter in letters).items():
             counter(f'dead_letters_{reason}').inc(count)
             yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
@@ -80,7 +112,8 @@ class WriteDeadLetters(beam.PTransform):
 
     Expands (PCollection[DeadLetter], singleton PCollection[int] of listed refs, PCollection[str] of
     how the model computed) to
-    (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts by reason).
+    (PCollection[WrittenFile], of `KIND` and `VERSIONS`, PCollection[tuple[str, int]] of counts by
+    reason).
     """
 
     def __init__(self, layout: Layout, metadata: Mapping[str, str]):

@@ -51,7 +51,12 @@ class Layout:
         return uris.scheme_of(self.output) == ''
 
     def run_folder(self, kind: str) -> str:
-        """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'."""
+        """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'.
+
+        What only the next runs read lies beside the report: 'runs/<id>/dead_versions'.
+        """
+        if kind == 'dead_versions':
+            return f'runs/{self.run_id}/{kind}'
         return f'{kind}/model={self.model_id}/run={self.run_id}'
 
     @property

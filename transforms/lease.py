@@ -5,9 +5,12 @@ process that holds it is provably gone.  No result depends on it; it keeps peopl
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +18,76 @@ from transforms.errors import UsageError
 from transforms.layout import Layout
 
 _PATH = '_work/_lease.json'
+_POLL_SEC = 2.0
 
 
-def acquire(layout: Layout, break_lease: bool) -> None:
+def acquire(
+    layout: Layout,
+    break_lease: bool,
+    wait_sec: float = 0.0,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> None:
     """Takes the lease of the output folder.
+
+    Args:
+      layout: the output, and the run that wants it.
+      break_lease: take it whoever holds it.
+      wait_sec: how long to wait for who holds it.
+      on_wait: told once who that is.
 
     Raises:
       UsageError: another run holds it and may be alive.
     """
+    ends_at = time.monotonic() + wait_sec
+    is_told = False
+    while True:
+        holder = _take(layout, break_lease)
+        if holder is None:
+            return
+        who = (
+            f'run {holder.get("run_id", "?")} is writing there (process {holder.get("pid", "?")} '
+            f'on {holder.get("host", "?")})'
+        )
+        left_sec = ends_at - time.monotonic()
+        if left_sec <= 0:
+            raise UsageError(
+                f'--output {layout.output}: {who}; wait for it with --wait_for_lease_sec, choose '
+                'another --output, or pass --break_lease if you know that it is gone'
+            )
+        if not is_told:
+            on_wait(who)
+            is_told = True
+        time.sleep(min(_POLL_SEC, left_sec))
+
+
+def _take(layout: Layout, break_lease: bool) -> dict[str, Any] | None:
+    """Takes the lease if it is free; otherwise returns who holds it."""
     uri = layout.uri(_PATH)
     store = layout.store
-    ours = json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
+    ours = _content(layout)
+    holder: dict[str, Any] = {}
     for _ in range(2):
         if store.create(uri, ours):
-            return
+            return None
         data = store.read(uri)
         if data == ours:  # the store created it, and its first answer was lost
-            return
+            return None
         if data is None:  # given back meanwhile
             continue
         holder = _parse(data)
         if not break_lease and not _is_gone(holder):
-            raise UsageError(
-                f'--output {layout.output}: run {holder.get("run_id", "?")} is writing there '
-                f'(process {holder.get("pid", "?")} on {holder.get("host", "?")}); wait for it, '
-                'choose another --output, or pass --break_lease if you know that it is gone'
-            )
+            return holder
         store.delete(uri)
-    raise UsageError(f'--output {layout.output}: another run has just started there')
+    return holder
+
+
+def rename(layout: Layout, run_id: str) -> None:
+    """Says in a lease that is held which run it is, once that is known."""
+    layout.store.write(layout.uri(_PATH), _content(dataclasses.replace(layout, run_id=run_id)))
+
+
+def _content(layout: Layout) -> bytes:
+    return json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
 
 
 def release(layout: Layout) -> None:

@@ -6,16 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import transforms.coders  # noqa: F401 (registers the coders of the rows)
-from transforms import manifest, uris
+from transforms import frozen, manifest, uris
 from transforms.decode import IMAGE_SUFFIXES
-from transforms.errors import ImageError, UsageError
+from transforms.errors import ImageError, StoreError, UsageError
 from transforms.hashing import content_hash
+from transforms.layout import Layout
 from transforms.metrics import counter
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
-from transforms.rows import Entry, Reason, Ref
+from transforms.rows import Entry, Reason, Ref, Stage
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 _GLOB = re.compile(r'[*?\[]')
@@ -27,9 +30,9 @@ class Input(NamedTuple):
     """One resolved --input.
 
     Attributes:
-      kind: 'folder', 'glob', 'manifest' or 'file'.
+      kind: 'folder', 'glob', 'manifest', 'file', or 'dead_letters' of an earlier run.
       uri: absolute; for a glob its folder, up to the first part with a wildcard.
-      pattern: the whole glob, otherwise ''.
+      pattern: the whole glob; for dead letters the reasons that are wanted; otherwise ''.
       stores: how it is reached.
     """
 
@@ -53,7 +56,28 @@ class Columns(NamedTuple):
     partition_by: tuple[str, ...]
 
 
+class Listing(NamedTuple):
+    """What a run labels.
+
+    Attributes:
+      inputs: what is listed.
+      columns: what is read of manifests.
+      sample: label only so many images, or None.
+      since: leave out what was written before, in seconds since 1970, or None.
+      originals: the manifests of the run that is retried, if this is a retry.
+    """
+
+    inputs: tuple[Input, ...]
+    columns: Columns
+    sample: int | None = None
+    since: float | None = None
+    originals: tuple[Input, ...] = ()
+
+
+DEAD_LETTERS = 'dead_letters'
 NO_CARRIED = '[]'
+_NOT_IMAGE = 'skipped_not_image'
+_BEFORE_SINCE = 'skipped_before_since'
 
 
 def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS) -> Input:
@@ -135,22 +159,33 @@ def _char_class(inner: str) -> str:
     return f'(?!/)[{"^" if negated else ""}{members}]'
 
 
-def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
+def list_input(source: Input, columns: Columns, since: float | None = None) -> Iterator[Ref | str]:
     """Yields the refs of an input as they are listed.
 
-    None stands for a file of a folder that is left out because its suffix is no image's.
+    A text stands for a file that is left out: 'skipped_not_image' for a file of a folder whose
+    suffix is no image's, 'skipped_before_since'.
+
+    Args:
+      source: the input.
+      columns: what is read of manifests.
+      since: leave out what was written before, in seconds since 1970; not for manifests.
+
+    Raises:
+      StoreError: a store cannot be listed.
+      ManifestError: a manifest is broken.
     """
     store = store_for(source.uri, source.stores)
     match source.kind:
         case 'manifest':
             yield from _manifest_refs(source, columns)
+        case _ if source.kind == DEAD_LETTERS:
+            yield from _dead_refs(source, columns)
         case 'file':
-            entry = store.stat(source.uri)
-            yield _ref(entry or Entry(source.uri, '', -1))
+            yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), since)
         case 'folder':
             for entry in store.list(source.uri):
                 is_image = uris.suffix_of(entry.uri) in IMAGE_SUFFIXES
-                yield _ref(entry) if is_image else None
+                yield _ref(entry, since) if is_image else _NOT_IMAGE
         case _:
             regex = glob_regex(source.pattern)
             depth = None
@@ -160,11 +195,34 @@ def list_input(source: Input, columns: Columns) -> Iterator[Ref | None]:
             wanted = _literal(source.pattern).rpartition('/')[2]
             for entry in store.list(source.uri, depth, by_every_name=True, starts_with=wanted):
                 if regex.fullmatch(entry.uri):
-                    yield _ref(entry)
+                    yield _ref(entry, since)
 
 
-def _ref(entry: Entry) -> Ref:
+def _ref(entry: Entry, since: float | None) -> Ref | str:
+    if since is not None and entry.modified_at < since:
+        return _BEFORE_SINCE
     return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
+
+
+def _dead_refs(source: Input, columns: Columns) -> Iterator[Ref]:
+    """The images behind the dead letters of a run, but for lines that were no URI."""
+    reasons = source.pattern.split(',')
+    store = store_for(source.uri, source.stores)
+    names = ['uri', 'stage', 'reason', *columns.carry]
+    for entry in store.list(source.uri):
+        try:
+            with store.open(entry.uri) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(columns=names):
+                    for row in batch.to_pylist():
+                        if row['reason'] in reasons and row['stage'] != Stage.LIST.value:
+                            values = [row[column] for column in columns.carry]
+                            carried = json.dumps(values, ensure_ascii=False)
+                            yield Ref(row['uri'], '', -1, carried, '', '')
+        except (pa.ArrowException, OSError, LookupError) as e:
+            raise StoreError(
+                f'{entry.uri} is no file of dead letters as a run writes it: restore it, or label '
+                'the inputs again'
+            ) from e
 
 
 def _manifest_refs(source: Input, columns: Columns) -> Iterator[Ref]:
@@ -209,21 +267,55 @@ def _checked_values(
     return checked
 
 
+def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]]:
+    """URIs of a manifest, and the URLs to fetch them by where these carry secrets."""
+    for ref in list_input(source, columns):
+        if isinstance(ref, Ref) and ref.access:
+            yield ref.uri, ref.access
+
+
 class _ListDoFn(beam.DoFn):
-    def __init__(self, columns: Columns):
-        self._columns = columns
+    """Emits what is frozen, and freezes it before where no attempt has done so."""
+
+    def __init__(self, listing: Listing, layout: Layout):
+        self._listing = listing
+        self._layout = layout
         self._listed = counter('listed_refs')
 
-    def process(self, source: Input) -> Iterable[Ref | beam.pvalue.TaggedOutput]:
-        skipped = 0
-        for ref in list_input(source, self._columns):
-            if ref is None:
-                skipped += 1
-            else:
-                LIVE.add(listed=1)
-                self._listed.inc()
-                yield ref
-        yield beam.pvalue.TaggedOutput('counts', ('skipped_not_image', skipped))
+    def process(self, element: tuple[int, Input]) -> Iterable[Ref | beam.pvalue.TaggedOutput]:
+        number, source = element
+        found = frozen.find(self._layout, number)
+        if found is None:
+            found = frozen.freeze(self._layout, number, self._list(source))
+        for ref in frozen.read(self._layout, found):
+            LIVE.add(listed=1)
+            self._listed.inc()
+            yield ref
+        for count in found.left_out.items():
+            yield beam.pvalue.TaggedOutput('counts', count)
+        if source.kind == DEAD_LETTERS:
+            signed = self._listing.originals
+        else:
+            signed = (source,) if found.is_signed else ()
+        for manifest_of_signed in signed:
+            yield beam.pvalue.TaggedOutput('signed', manifest_of_signed)
+
+    def _list(self, source: Input) -> Iterable[Ref | str]:
+        listing = self._listing
+        refs = list_input(source, listing.columns, listing.since)
+        return refs if listing.sample is None else _sampled(refs, listing.sample)
+
+
+def _sampled(refs: Iterable[Ref | str], size: int) -> Iterator[Ref | str]:
+    """Of an input only what may be part of the sample of all inputs."""
+    sampler = _SampleFn(size)
+    sample = sampler.create_accumulator()
+    for ref in refs:
+        if isinstance(ref, str):
+            yield ref
+        else:
+            sample = sampler.add_input(sample, ref)
+    yield from sampler.extract_output(sample)
 
 
 class _SampleFn(beam.CombineFn):
@@ -259,37 +351,45 @@ class ReadRefs(beam.PTransform):
     """Lists the inputs.
 
     Args:
-      inputs: what to list.
-      columns: what to read of manifests.
-      sample: keep only so many refs, chosen by content hash; None keeps all.
+      listing: what to list.
+      layout: the output, under which the listing is frozen.
 
     Returns (expand):
       refs: PCollection[Ref], with duplicates.
+      access: PCollection[tuple[str, str]], URIs and the URLs to fetch them by where these carry
+        secrets.
       counts: PCollection[tuple[str, int]], files that were left out.
     """
 
-    def __init__(self, inputs: Sequence[Input], columns: Columns, sample: int | None):
+    def __init__(self, listing: Listing, layout: Layout):
         super().__init__()
-        self._inputs = inputs
-        self._columns = columns
-        self._sample = sample
+        self._listing = listing
+        self._layout = layout
 
     def expand(
         self, root: beam.Pipeline
-    ) -> tuple[beam.PCollection[Ref], beam.PCollection[tuple[str, int]]]:
+    ) -> tuple[
+        beam.PCollection[Ref],
+        beam.PCollection[tuple[str, str]],
+        beam.PCollection[tuple[str, int]],
+    ]:
+        columns = self._listing.columns
         listed = (
             root
-            | 'Inputs' >> beam.Create(list(self._inputs), reshuffle=False)
+            | 'Inputs' >> beam.Create(list(enumerate(self._listing.inputs)), reshuffle=False)
             | 'List'
-            >> beam.ParDo(_ListDoFn(self._columns))
-            .with_output_types(Ref, counts=tuple[str, int])
-            .with_outputs('counts', main='refs')
+            >> beam.ParDo(_ListDoFn(self._listing, self._layout))
+            .with_output_types(Ref, counts=tuple[str, int], signed=Input)
+            .with_outputs('counts', 'signed', main='refs')
         )
+        access = listed.signed | 'ReadAccess' >> beam.FlatMap(
+            manifest_access, columns
+        ).with_output_types(tuple[str, str])
         refs = listed.refs
-        if self._sample is not None:
+        if self._listing.sample is not None:
             refs = (
                 refs
-                | 'Sample' >> beam.CombineGlobally(_SampleFn(self._sample))
+                | 'Sample' >> beam.CombineGlobally(_SampleFn(self._listing.sample))
                 | 'Sampled' >> beam.FlatMap(list).with_output_types(Ref)
             )
-        return refs, listed.counts
+        return refs, access, listed.counts

@@ -26,7 +26,18 @@ from transforms.metrics import counter, distribution
 from transforms.model.card import Resize
 from transforms.preflight import Preflight, check
 from transforms.process import LIVE, ByteBudget, cpu_count, shared
-from transforms.rows import Batch, Chunk, Failure, FetchLimits, Image, Item, Stage
+from transforms.rows import (
+    Batch,
+    Chunk,
+    Failure,
+    FetchLimits,
+    Image,
+    Item,
+    NotModified,
+    Outcome,
+    Stage,
+    Unchanged,
+)
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _WATCH_SEC = 1.0
@@ -129,13 +140,14 @@ class Loader:
         started = time.perf_counter()
         stage = Stage.FETCH
         size_bytes = item.size_bytes
+        version = item.version
         fetched_at = decode_at = started
         retries = 0
         try:
             with self._encoded.admission() as admit:
                 store = store_for(item.uri, self._options.stores)
                 data, version, retries = store.fetch(
-                    item.access or item.uri, self._options.fetch, admit
+                    item.access or item.uri, self._options.fetch, admit, item.known
                 )
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
@@ -145,9 +157,11 @@ class Loader:
                     image = self._decode(data, version, pixels)
         except ImageError as e:
             known_bytes = e.size_bytes if e.size_bytes is not None else size_bytes
-            outcome: Image | Failure = Failure(
-                stage, e.reason, e.detail, known_bytes if known_bytes >= 0 else None
+            outcome: Outcome = Failure(
+                stage, e.reason, e.detail, known_bytes if known_bytes >= 0 else None, version
             )
+        except NotModified:
+            outcome = Unchanged(item.known)
         else:
             outcome = image
         ended = time.perf_counter()
@@ -197,7 +211,7 @@ class Loader:
 
 
 class _Loaded(NamedTuple):
-    outcome: Image | Failure
+    outcome: Outcome
     fetch_sec: float
     decode_sec: float
     retries: int
@@ -241,7 +255,6 @@ class _LoadDoFn(beam.DoFn):
         self._ready_batches = distribution('look_ahead_ready_batches')
 
     def setup(self) -> None:
-        shared(check, self._preflight)
         self._loader = shared(Loader, self._options)
         self._policy = fetch_policy(self._fail_fast)
         # One batch is with the model; two more, or enough to keep every thread busy, are loading.
@@ -257,6 +270,8 @@ class _LoadDoFn(beam.DoFn):
         timestamp: object = beam.DoFn.TimestampParam,
     ) -> Iterator[Batch]:
         self._window, self._timestamp = window, timestamp
+        # Not before there is something to do: it reads an image.
+        shared(check, self._preflight)
         for start in range(0, len(chunk.items), self._options.batch_size):
             while self._pending and (
                 len(self._pending) >= self._look_ahead or not self._loader.may_look_ahead

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from transforms.rows import DeadLetter, Image, LabeledBatch
+from transforms.rows import DeadLetter, Failure, Image, LabeledBatch
 
 FEATURES = 'features'
 """Column of the pooled features, a fixed-size list of float16, where they were asked for."""
+
+NOT_COMPUTED = ''
+"""How a batch without any image was computed."""
 
 _COMPUTED = b'lemmabeam.computed'
 
@@ -32,6 +36,7 @@ SCHEMA = pa.schema(
         ('reason', pa.string()),
         ('detail', pa.string()),
         ('size_bytes', pa.int64()),
+        ('is_unchanged', pa.bool_()),
     ]
 )
 
@@ -43,16 +48,17 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
       batches: every batch of one chunk, in order.
 
     Returns:
-      A table of `SCHEMA`, followed by `FEATURES` if there are any; `reason` is null for labelled
-      images.  Its metadata tells how the model computed.
+      A table of `SCHEMA`, followed by `FEATURES` if there are any; `reason` is set for failed
+      images, `is_unchanged` for those an earlier run has dealt with, and the rest is labelled.
+      Its metadata tells how the model computed.
     """
     rows = [row for batch in batches for row in _rows(batch)]
     table = pa.Table.from_pylist(rows, SCHEMA)
-    is_labeled = np.array([row.get('reason') is None for row in rows], bool)
+    is_labeled = np.array(['width' in row for row in rows], bool)
     length = next((batch.features.shape[1] for batch in batches if batch.features is not None), 0)
     if length:
         table = table.append_column(FEATURES, _features(batches, is_labeled, length))
-    computed = sorted({batch.computed for batch in batches})
+    computed = sorted({batch.computed for batch in batches} - {NOT_COMPUTED})
     return table.replace_schema_metadata({_COMPUTED: json.dumps(computed)})
 
 
@@ -99,18 +105,22 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
 def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
     rows = []
     for slot, (item, outcome) in enumerate(zip(batch.items, batch.outcomes, strict=True)):
-        row: dict[str, Any] = {'uri': item.uri, 'carried': list(item.carried)}
-        if not isinstance(outcome, Image):
+        row: dict[str, Any] = {
+            'uri': item.uri,
+            'carried': list(item.carried),
+            'object_version': outcome.object_version,
+            'is_unchanged': False,
+        }
+        if isinstance(outcome, Failure):
             row |= {
                 'stage': outcome.stage.value,
                 'reason': outcome.reason.value,
                 'detail': outcome.detail,
                 'size_bytes': outcome.size_bytes,
             }
-        else:
+        elif isinstance(outcome, Image):
             count = int(batch.counts[slot])
             row |= {
-                'object_version': outcome.object_version,
                 'content_sha256': outcome.content_sha256,
                 'width': outcome.width,
                 'height': outcome.height,
@@ -118,6 +128,8 @@ def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
                 'indices': batch.indices[slot, :count].tolist(),
                 'scores': batch.scores[slot, :count],
             }
+        else:
+            row['is_unchanged'] = True
         rows.append(row)
     return rows
 
@@ -129,10 +141,29 @@ def dead_letters(table: pa.Table) -> list[DeadLetter]:
     for row in failed.to_pylist():
         size_bytes = -1 if row['size_bytes'] is None else row['size_bytes']
         letters.extend(
-            DeadLetter(row['uri'], row['stage'], row['reason'], row['detail'], size_bytes, carried)
+            DeadLetter(
+                row['uri'],
+                row['stage'],
+                row['reason'],
+                row['detail'],
+                size_bytes,
+                carried,
+                row['object_version'],
+            )
             for carried in row['carried']
         )
     return letters
+
+
+def labeled(table: pa.Table) -> pa.Table:
+    """The labelled images of a finished chunk."""
+    return table.filter(pc.and_not(pc.is_null(table['reason']), table['is_unchanged']))
+
+
+def count_unchanged(table: pa.Table) -> int:
+    """How many rows, one for each set of carried values, an earlier run has dealt with."""
+    unchanged = table.filter(table['is_unchanged'])
+    return len(pc.list_flatten(unchanged['carried']))
 
 
 def to_ipc(table: pa.Table) -> bytes:

@@ -11,7 +11,7 @@ from transforms import uris
 from transforms.errors import ImageError, StoreError
 from transforms.layout import Layout
 from transforms.listing import Columns, Input, list_input
-from transforms.rows import FetchLimits, Reason
+from transforms.rows import FetchLimits, Reason, Ref
 from transforms.storage import store_for
 
 _TRIED = 3
@@ -60,8 +60,9 @@ def check(preflight: Preflight) -> bool:
 
 def _read_one(source: Input, columns: Columns, limits: FetchLimits) -> None:
     """Reads one of the first images; what is wrong with three of them is not their fault."""
-    refs = (ref for ref in itertools.islice(list_input(source, columns), _LISTED) if ref)
-    good = (ref for ref in refs if not ref.reason and uris.scheme_of(ref.uri) not in _MANY_STORES)
+    listed = itertools.islice(list_input(source, columns), _LISTED)
+    refs = (ref for ref in listed if isinstance(ref, Ref) and not ref.reason)
+    good = (ref for ref in refs if uris.scheme_of(ref.uri) not in _MANY_STORES)
     limits = limits._replace(deadline_sec=min(limits.deadline_sec, _DEADLINE_SEC))
     failed: ImageError | None = None
     for ref in itertools.islice(good, _TRIED):

@@ -11,7 +11,7 @@ from transforms.layout import Layout, check_dataset, dataset_spec
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import WrittenFile
 
-_KINDS = (write.KIND, dead_letters.KIND)
+_KINDS = (write.KIND, dead_letters.KIND, dead_letters.VERSIONS)
 
 
 def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabulary) -> None:
@@ -40,15 +40,15 @@ def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabula
 
 def clean_up(layout: Layout) -> None:
     """Removes the work of a run."""
-    _remove_tree(layout, layout.work_folder)
+    remove_tree(layout, layout.work_folder)
 
 
 def discard(layout: Layout) -> None:
-    """Removes everything of a run that has no report: nothing of it counts."""
-    clean_up(layout)
+    """Removes what an attempt has written of a run without a report, but for its progress."""
+    remove_tree(layout, f'{layout.work_folder}/staged')
     if layout.store.stat(layout.uri(layout.report_path)) is None:
         for kind in _KINDS:
-            _remove_tree(layout, layout.run_folder(kind))
+            remove_tree(layout, layout.run_folder(kind))
 
 
 def to_json(value: object) -> bytes:
@@ -56,7 +56,8 @@ def to_json(value: object) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
 
 
-def _remove_tree(layout: Layout, path: str) -> None:
+def remove_tree(layout: Layout, path: str) -> None:
+    """Removes everything below a path of the output; nothing there is fine, too."""
     if layout.is_local:
         shutil.rmtree(layout.uri(path), ignore_errors=True)
         return

@@ -6,6 +6,7 @@ registers a deterministic coder for every row that crosses a shuffle.
 
 import dataclasses
 import enum
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,7 +65,8 @@ class Entry(NamedTuple):
     """One object of a listing: its absolute URI, version and size.
 
     `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
-    form of its name.
+    form of its name.  `modified_at` is when this version was written, in seconds since 1970 by the
+    clock of the store; NaN where it is not known.
     """
 
     uri: str
@@ -72,6 +74,7 @@ class Entry(NamedTuple):
     size_bytes: int
     reason: str = ''
     detail: str = ''
+    modified_at: float = math.nan
 
 
 class Fetched(NamedTuple):
@@ -80,6 +83,10 @@ class Fetched(NamedTuple):
     data: bytes
     version: str
     retries: int = 0
+
+
+class NotModified(Exception):  # noqa: N818 (no error: nothing is wrong)
+    """The object still has the version that the caller knows; its bytes were not moved."""
 
 
 class FetchLimits(NamedTuple):
@@ -124,7 +131,8 @@ class Ref(NamedTuple):
 class Item(NamedTuple):
     """One image to label: a distinct URI with every distinct set of carried values.
 
-    `access` as in `Ref`.
+    `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, where the
+    listing does not tell whether it is still the one: the image is read only if it is another.
     """
 
     uri: str
@@ -132,9 +140,28 @@ class Item(NamedTuple):
     size_bytes: int
     carried: Sequence[str]
     access: str = ''
+    known: str = ''
 
     def __repr__(self) -> str:
         return _repr_without_access(self)
+
+
+class Known(NamedTuple):
+    """What an earlier run made of an image.
+
+    Attributes:
+      sequence: the place of that run among the runs of the output.
+      version: of the object that was read.
+      carried: as in `Ref`.
+      reason: '' if it was labelled; otherwise why it will never be, as long as it is this version.
+      is_same_input: whether that run had the same inputs as this one.
+    """
+
+    sequence: int
+    version: str
+    carried: str
+    reason: str
+    is_same_input: bool
 
 
 class Chunk(NamedTuple):
@@ -145,7 +172,10 @@ class Chunk(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """One row of the dead-letter files; `carried` as in `Ref`, `size_bytes` -1 when unknown."""
+    """One row of the dead-letter files; `carried` as in `Ref`, `size_bytes` -1 when unknown.
+
+    `version` is that of the object, '' where it is not known; it stands in a file of its own.
+    """
 
     uri: str
     stage: str
@@ -153,6 +183,7 @@ class DeadLetter(NamedTuple):
     detail: str
     size_bytes: int
     carried: str
+    version: str = ''
 
 
 class WrittenFile(NamedTuple):
@@ -191,6 +222,18 @@ class Failure:
     reason: Reason
     detail: str
     size_bytes: int | None
+    object_version: str = ''
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Unchanged:
+    """An image that an earlier run has dealt with, as reading it has shown: nothing to do."""
+
+    object_version: str
+    size_bytes: None = None
+
+
+Outcome = Image | Failure | Unchanged
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,7 +250,7 @@ class Batch:
 
     chunk: Chunk
     start: int
-    outcomes: Sequence[Image | Failure]
+    outcomes: Sequence[Outcome]
     pixels: np.ndarray
     timings: dict[str, float]
 
@@ -228,7 +271,7 @@ class LabeledBatch:
 
     chunk: Chunk
     start: int
-    outcomes: Sequence[Image | Failure]
+    outcomes: Sequence[Outcome]
     indices: np.ndarray
     scores: np.ndarray
     counts: np.ndarray

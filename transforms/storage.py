@@ -63,15 +63,19 @@ class Store(Protocol):
           starts_with: a hint that only names beginning so are wanted; others may come, too.
         """
 
-    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         """Reads an image.
 
         Args:
           uri: absolute URI.
           limits: refuse larger objects, give up later.
           admit: called with the size as soon as it is known, before the body is read; may block.
+          unless: a version that need not be read again; '' reads whatever is there.
 
         Raises:
+          NotModified: it is the version `unless`.
           ImageError: not_found, forbidden, too_many_bytes, deadline, store_error, checksum,
             changed_while_reading, not_a_file or bad_uri.
           StoreError: the credentials do not work.

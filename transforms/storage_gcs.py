@@ -6,6 +6,7 @@ HTTP pool of our own: one request an object, whose headers carry generation and 
 
 import base64
 import contextlib
+import math
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from google.cloud import storage
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.http_pool import TransientError, make_pool, read_error, read_object, seconds_left
-from transforms.rows import Entry, Fetched, FetchLimits, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
@@ -67,7 +68,7 @@ class GcsStore:
             return None
         with _systemic(uri):
             blob = self._bucket(bucket).get_blob(name)
-        return blob and Entry(uri, str(blob.generation), blob.size or 0)
+        return blob and _entry(uri, blob)
 
     def is_folder(self, uri: str) -> bool:
         with _systemic(uri):
@@ -85,9 +86,11 @@ class GcsStore:
         with _systemic(folder):
             for blob in self._blobs(folder, starts_with, one_level=max_depth == 1):
                 if not blob.name.endswith('/'):
-                    yield Entry(f'gs://{bucket}/{blob.name}', str(blob.generation), blob.size or 0)
+                    yield _entry(f'gs://{bucket}/{blob.name}', blob)
 
-    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         bucket, name = uris.split_object(uri)
         if name.endswith('/'):
             raise ImageError(Reason.NOT_A_FILE, 'a folder')
@@ -97,11 +100,13 @@ class GcsStore:
         )
         if self._user_project:
             path += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
-        answer = read_object(lambda: self._ask(path), _check_crc32c, limits, admit)
+        if unless:
+            path += f'&ifGenerationNotMatch={urllib.parse.quote(unless, safe="")}'
+        answer = read_object(lambda: self._ask(path, unless), _check_crc32c, limits, admit)
         version = answer.headers.get('x-goog-generation', '')
         return Fetched(answer.data, version, answer.retries)
 
-    def _ask(self, path: str) -> urllib3.BaseHTTPResponse:
+    def _ask(self, path: str, unless: str) -> urllib3.BaseHTTPResponse:
         response = self._get(path)
         if response.status == 401:
             # Revoked before its time, or a clock that is wrong: a fresh token may do.
@@ -112,6 +117,9 @@ class GcsStore:
         if response.status != 200:
             read_error(response)
             _raise_for_status(response.status)
+        if unless and response.headers.get('x-goog-generation') == unless:
+            response.close()  # emulators pass over the condition
+            raise NotModified
         return response
 
     def _get(self, path: str) -> urllib3.BaseHTTPResponse:
@@ -195,9 +203,16 @@ class GcsStore:
             delimiter='/' if one_level else None,
             max_results=limit,
             page_size=1000,
-            fields='items(name,size,generation),nextPageToken',
+            fields='items(name,size,generation,timeCreated),nextPageToken',
         )
         return blobs
+
+
+def _entry(uri: str, blob: storage.Blob) -> Entry:
+    # A generation is created and never changed; metadata may be.
+    created = blob.time_created
+    modified_at = created.timestamp() if created else math.nan
+    return Entry(uri, str(blob.generation), blob.size or 0, modified_at=modified_at)
 
 
 class _systemic:  # noqa: N801 (used as a with statement)
@@ -244,6 +259,8 @@ def _raise_for_status(status: int) -> NoReturn:
     if status in (408, 429) or status >= 500:
         raise TransientError(Reason.STORE_ERROR, f'HTTP {status}')
     match status:
+        case 304:
+            raise NotModified
         case 401:
             raise StoreError('the Google Cloud credentials were refused (HTTP 401): log in again')
         case 403:

@@ -15,7 +15,7 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 import urllib3
@@ -43,7 +43,7 @@ from transforms.http_pool import (
     seconds_left,
     wait,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 from transforms.uris import WebUrl
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
@@ -211,14 +211,17 @@ class HttpStore:
             'Accept-Encoding': 'identity',
         }
 
-    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         url = uris.split_url(uri)
+        condition = _condition(unless)
         tries = 0
 
         def ask() -> urllib3.BaseHTTPResponse:
             nonlocal tries
             try:
-                return self._follow(url)
+                response = self._follow(url, condition)
             except ReadTimeoutError:
                 raise
             except HTTPError as e:
@@ -229,14 +232,18 @@ class HttpStore:
                 if tries == _CONNECT_TRIES:
                     raise ImageError(Reason.STORE_ERROR, f'{detail}, {tries} times') from e
                 raise TransientError(Reason.STORE_ERROR, detail) from e
+            if condition and _version(response.headers) == unless:
+                response.close()  # not every server knows conditions
+                raise NotModified
+            return response
 
         answer = read_object(ask, _check_md5, limits, admit)
         return Fetched(answer.data, _version(answer.headers), answer.retries)
 
-    def _follow(self, url: WebUrl) -> urllib3.BaseHTTPResponse:
+    def _follow(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._get(url)
+            response = self._get(url, condition)
             if response.status not in _REDIRECTS:
                 return _checked(response)
             location = response.headers.get('Location', '')
@@ -244,8 +251,8 @@ class HttpStore:
             url = _redirected(url, location)
         raise ImageError(Reason.STORE_ERROR, f'more than {_MAX_REDIRECTS} redirects')
 
-    def _get(self, url: WebUrl) -> urllib3.BaseHTTPResponse:
-        headers = dict(self._headers)
+    def _get(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        headers = {**self._headers, **condition}
         if url.userinfo:
             user, _, password = url.userinfo.partition(':')
             plain = b':'.join(urllib.parse.unquote_to_bytes(part) for part in (user, password))
@@ -367,6 +374,8 @@ def _checked(response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
             raise ImageError(Reason.STORE_ERROR, f'{detail}, and to come back after the deadline')
         raise TransientError(Reason.STORE_ERROR, detail)
     match status:
+        case 304:
+            raise NotModified
         case 404 | 410:
             raise ImageError(Reason.NOT_FOUND, detail)
         case 401 | 403 | 451:
@@ -381,6 +390,14 @@ def _drop(response: urllib3.BaseHTTPResponse) -> None:
         read_error(response)
     except (HTTPError, TimeoutError):
         response.close()
+
+
+def _condition(unless: str) -> dict[str, str]:
+    """The header that asks for another version than one of `_version`."""
+    if not unless or len(unless) == _MAX_VERSION_CHARS or not unless.isascii():
+        return {}
+    is_etag = unless.startswith(('"', 'W/'))
+    return {'If-None-Match' if is_etag else 'If-Modified-Since': unless}
 
 
 def _version(headers: Any) -> str:

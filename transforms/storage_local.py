@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import Entry, Fetched, FetchLimits, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
@@ -86,10 +86,15 @@ class LocalStore:
                     _Folder(name, depth + 1, above) for name in sorted(folders, reverse=True)
                 )
 
-    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         try:
             # Looked at before it is opened: opening can wake a device.
-            _check_regular(uri, os.stat(uri))  # noqa: PTH116
+            info = os.stat(uri)  # noqa: PTH116
+            _check_regular(uri, info)
+            if unless and _version(info) == unless:
+                raise NotModified
             # Not blocking, all the same: a FIFO would wait for a writer for ever.
             descriptor = os.open(uri, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as e:
@@ -237,7 +242,7 @@ def _bad_name(path: str) -> Entry | None:
 
 
 def _entry(uri: str, info: os.stat_result) -> Entry:
-    return Entry(uri, _version(info), info.st_size)
+    return Entry(uri, _version(info), info.st_size, modified_at=info.st_mtime)
 
 
 def _version(info: os.stat_result) -> str:

@@ -30,7 +30,7 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
@@ -128,7 +128,10 @@ class S3Store:
                     return None
                 self.is_folder(uri)  # says why: the answer to HEAD has no body that could
                 raise
-        return Entry(uri, _version(found.get('ETag')), found['ContentLength'])
+        modified_at = found['LastModified'].timestamp()
+        return Entry(
+            uri, _version(found.get('ETag')), found['ContentLength'], modified_at=modified_at
+        )
 
     def is_folder(self, uri: str) -> bool:
         bucket, prefix = _folder(uri)
@@ -151,29 +154,33 @@ class S3Store:
                 for found in page.get('Contents', ()):
                     if not found['Key'].endswith('/'):
                         uri = f's3://{bucket}/{found["Key"]}'
-                        yield Entry(uri, _version(found.get('ETag')), found['Size'])
+                        modified_at = found['LastModified'].timestamp()
+                        version = _version(found.get('ETag'))
+                        yield Entry(uri, version, found['Size'], modified_at=modified_at)
 
-    def fetch(self, uri: str, limits: FetchLimits, admit: Callable[[int], None]) -> Fetched:
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         bucket, key = uris.split_object(uri)
         if key.endswith('/'):
             raise ImageError(Reason.NOT_A_FILE, 'a folder')
-        answer = read_object(lambda: self._ask(bucket, key), _check, limits, admit)
+        answer = read_object(lambda: self._ask(bucket, key, unless), _check, limits, admit)
         return Fetched(answer.data, _version(answer.headers.get('ETag')), answer.retries)
 
-    def _ask(self, bucket: str, key: str) -> urllib3.BaseHTTPResponse:
-        response = self._get(bucket, key)
+    def _ask(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
+        response = self._get(bucket, key, unless)
         if response.status == 200:
             return response
         error = _error_of(bucket, response)
         if isinstance(error, _ElsewhereError):
             self._locate(bucket)
-            response = self._get(bucket, key)
+            response = self._get(bucket, key, unless)
             if response.status == 200:
                 return response
             error = _error_of(bucket, response)
         raise error
 
-    def _get(self, bucket: str, key: str) -> urllib3.BaseHTTPResponse:
+    def _get(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
         with _signing():
             url = self._client.generate_presigned_url(
                 'get_object',
@@ -182,6 +189,8 @@ class S3Store:
             )
         # As stored: the checksum is of the stored bytes.
         headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
+        if unless:
+            headers['If-None-Match'] = f'"{unless}"'
         return self._pool.request(
             'GET', _keep_dots(url), headers=headers, preload_content=False, timeout=seconds_left()
         )
@@ -382,6 +391,8 @@ def _error_of(bucket: str, response: urllib3.BaseHTTPResponse) -> Exception:
     match = _CODE.search(body)
     code = match[1].decode('ascii', 'replace') if match else ''
     status = response.status
+    if status == 304:
+        return NotModified()
     error = _systemic_error(f's3://{bucket}', code, status)
     if error is not None:
         return error

@@ -75,7 +75,7 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
     Returns:
       Tables by path; a row for each set of carried values, `carried` now a JSON text.
     """
-    labeled = table.filter(pc.is_null(table['reason']))
+    labeled = outcomes.labeled(table)
     carried = labeled['carried'].combine_chunks()
     features = [name for name in table.column_names if name == outcomes.FEATURES]
     rows = labeled.select([*_ROUTED_COLUMNS, *features]).take(pc.list_parent_indices(carried))

@@ -15,11 +15,26 @@ from apache_beam.ml.inference.base import ModelHandler
 from transforms.faults import FailFast, inference_policy
 from transforms.model.predictor import InferenceOptions, Prediction, Predictor
 from transforms.model.rescue import predict_or_rescue
+from transforms.outcomes import NOT_COMPUTED
 from transforms.process import LIVE, shared
 from transforms.rows import Batch, Failure, Image, LabeledBatch, Reason, Stage
 
 
-def label_batch(batch: Batch, predictor: Predictor) -> LabeledBatch:
+class LazyPredictor:
+    """The predictor of this process, loaded when the first image wants it.
+
+    A run that has nothing to label does not even import TensorFlow.
+    """
+
+    def __init__(self, options: InferenceOptions):
+        self._options = options
+
+    def get(self) -> Predictor:
+        """Loads and checks the model, once a process."""
+        return shared(Predictor, self._options)
+
+
+def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
     """Calls the model on a batch; one without any image is not worth a call.
 
     Raises:
@@ -29,11 +44,14 @@ def label_batch(batch: Batch, predictor: Predictor) -> LabeledBatch:
     outcomes = list(batch.outcomes)
     images = {i: each for i, each in enumerate(outcomes) if isinstance(each, Image)}
     if images:
+        predictor = model.get()
         found, guilty = predict_or_rescue(predictor, batch.pixels, list(images))
+        computed = json.dumps(predictor.computed, sort_keys=True)
     else:
         nothing = np.zeros((0, 0), np.float32)
         found = Prediction(nothing.astype(np.int32), nothing, np.zeros(0, np.int32), None)
         guilty = {}
+        computed = NOT_COMPUTED
     for slot, image in images.items():
         if slot in guilty:
             reason, detail = Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}'
@@ -41,13 +59,14 @@ def label_batch(batch: Batch, predictor: Predictor) -> LabeledBatch:
             reason, detail = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
         else:
             continue
-        outcomes[slot] = Failure(Stage.INFER, reason, detail, image.size_bytes)
+        outcomes[slot] = Failure(
+            Stage.INFER, reason, detail, image.size_bytes, image.object_version
+        )
     timings = {**batch.timings, 'infer': time.perf_counter() - started}
-    computed = json.dumps(predictor.computed, sort_keys=True)
     return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, computed)
 
 
-class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
+class ImageModelHandler(ModelHandler[Batch, LabeledBatch, LazyPredictor]):
     """Takes whole batches as single elements: chunks have cut them already.
 
     Args:
@@ -60,14 +79,14 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
         self._options = options
         self._fail_fast = fail_fast
 
-    def load_model(self) -> Predictor:
-        """The predictor of this process."""
-        return shared(Predictor, self._options)
+    def load_model(self) -> LazyPredictor:
+        """The predictor of this process, not loaded yet."""
+        return LazyPredictor(self._options)
 
     def run_inference(
         self,
         batch: Sequence[Batch],
-        model: Predictor,
+        model: LazyPredictor,
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
     ) -> list[LabeledBatch]:
         """Labels each batch; a list, because Beam does not count the failures of a generator."""
@@ -78,7 +97,7 @@ class ImageModelHandler(ModelHandler[Batch, LabeledBatch, Predictor]):
                 if isinstance(outcome, Image):
                     LIVE.add(labeled=1)
                     policy.record(item.uri, None)
-                elif outcome.stage is Stage.INFER:
+                elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
                     LIVE.add(failed=1)
                     policy.record(item.uri, outcome)
         return labeled

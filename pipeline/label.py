@@ -1,0 +1,254 @@
+"""`lemmabeam label` and `lemmabeam retry`: from arguments to an exit code."""
+
+import argparse
+import contextlib
+import datetime
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from rich.console import Console
+
+from pipeline import options
+from pipeline.build import build
+from pipeline.options import Retried, RunConfig
+from pipeline.progress import DownloadReporter, reporting
+from pipeline.resume import settle
+from pipeline.signals import stopping_on_signals
+from pipeline.summary import print_summary
+from transforms import dead_letters, lease, preflight, uris
+from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.listing import DEAD_LETTERS, Input
+from transforms.model import canary
+from transforms.process import shared
+from transforms.publish import discard
+from transforms.rows import Reason
+from transforms.runs import CompleteRun, complete_runs
+from transforms.storage import store_for
+
+_EPILOG = """\
+Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
+Beam's local engine.  No option may be abbreviated.
+"""
+_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
+_STEP = re.compile(r' \[while running .*', re.DOTALL)
+
+# What a retry takes over from the run it retries is everything but these.
+_OF_ONE_RUN = frozenset(
+    'break_lease force input max_images output relist retry_dead run_id sample since verbose '
+    'wait_for_lease_sec'.split()
+)
+_FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
+
+
+def label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Labels what the inputs list."""
+    _add_arguments(parser)
+    args, beam_options = options.parse_label_arguments(parser, argv)
+    return _label(args, beam_options, None)
+
+
+def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    """Labels what the last run could not, with the options of that run."""
+    finder = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    finder.add_argument('--output')
+    options.add_store_arguments(finder)
+    found, _ = finder.parse_known_args(argv)
+    _add_arguments(parser)
+    parser._option_string_actions['--input'].help = argparse.SUPPRESS
+    parser.add_argument(
+        '--reasons',
+        metavar='A,B',
+        help='reasons of the dead letters to try again; permanent ones only by name (default: '
+        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
+    )
+    parser.set_defaults(input=())
+    run = None
+    if found.output is not None:
+        run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
+        parser.set_defaults(**_taken_over(run, parser))
+    args, beam_options = options.parse_label_arguments(parser, argv)
+    if args.input:
+        raise UsageError('--input: a retry takes what failed in the last run, and no other input')
+    assert run is not None  # --output is missing otherwise
+    args.retry_dead = True
+    reasons = _reasons(args.reasons)
+    counts = run.report['counts']['dead_lettered_by_reason']
+    if not sum(counts.get(reason, 0) for reason in reasons):
+        failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
+        print(f'nothing to retry in run {run.id}; its dead letters: {failed}')
+        return 0
+    folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
+    stores = options.store_options(args)
+    output = uris.absolute(args.output).rstrip('/')
+    source = Input(DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), stores)
+    return _label(args, beam_options, (run, Retried(source, tuple(run.report['inputs']))))
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = _EPILOG
+    options.add_label_arguments(parser)
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help="show the engine's own messages, and where an error came from",
+    )
+
+
+def _last_run(output: str, stores: options.StoreOptions) -> CompleteRun:
+    runs = complete_runs(output, store_for(output, stores))
+    labelling = [run for run in runs if run.report.get('command') != 'relabel']
+    if not labelling:
+        raise UsageError(f'--output {output}: there is no complete run to retry')
+    return labelling[-1]
+
+
+def _taken_over(run: CompleteRun, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    known = {action.dest for action in parser._actions} - _OF_ONE_RUN
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.report['options'].items()
+        if name in known
+    }
+
+
+def _reasons(text: str | None) -> list[str]:
+    if text is None:
+        return [reason.value for reason in Reason if reason.retryable]
+    for name in text.split(','):
+        if name not in {reason.value for reason in Reason}:
+            known = ', '.join(reason.value for reason in Reason)
+            raise UsageError(f'--reasons {name!r}: no such reason; there are {known}')
+        if Reason(name) in _FROM_LISTING:
+            raise UsageError(
+                f'--reasons {name}: such a line or name must be corrected, and labelled then'
+            )
+    return text.split(',')
+
+
+def _label(
+    args: argparse.Namespace,
+    beam_options: beam.pipeline.PipelineOptions,
+    retried: tuple[CompleteRun, Retried] | None,
+) -> int:
+    if args.verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    else:
+        # What matters of it is told by us; --verbose brings it back.
+        logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
+    now = datetime.datetime.now(datetime.UTC)
+    config = options.make_config(args, now, DownloadReporter(), retried and retried[1])
+    if retried and config.layout.model_id != retried[0].model_id:
+        raise UsageError(
+            f'--model {args.model}: it is {config.layout.model_id} now, but run {retried[0].id} '
+            f'had {retried[0].model_id}; name that one with --model'
+        )
+    _tell_model(config)
+    try:
+        root = beam.Pipeline(options=beam_options)
+    except (ValueError, ImportError) as e:
+        raise UsageError(f'--runner: {e}') from e
+    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, _tell_waiting)
+
+    def advice() -> str:
+        return f'; the same command again goes on with run {config.layout.run_id}'
+
+    with stopping_on_signals(advice, lambda: lease.release(config.layout)):
+        try:
+            settled = settle(config, args)
+            lease.rename(config.layout, settled.layout.run_id)
+            config = settled
+            shared(preflight.check, config.preflight)
+            code = _run(root, config, args.verbose)
+        finally:
+            # A store that is gone has been reported already.
+            with contextlib.suppress(StoreError):
+                lease.release(config.layout)
+    return code or _conclude(config)
+
+
+def _tell_waiting(who: str) -> None:
+    print(f'lemmabeam: {who}; waiting for it', file=sys.stderr)
+
+
+def _conclude(config: RunConfig) -> int:
+    """Shows what came out; the exit code."""
+    layout = config.layout
+    report = json.loads(layout.store.read(layout.uri(layout.report_path)) or b'null')
+    if report is None:
+        raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
+    print_summary(report, layout, Console())
+    counts = report['counts']
+    if not counts['listed']:
+        print('lemmabeam: the inputs list no image at all', file=sys.stderr)
+    failed = counts['dead_lettered']
+    if failed and failed / counts['listed'] > config.max_failure_rate:
+        print(
+            f'lemmabeam: {failed} of {counts["listed"]} images failed, more than '
+            f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
+            file=sys.stderr,
+        )
+        return 3
+    return 0
+
+
+def _tell_model(config: RunConfig) -> None:
+    """Says what is not as everybody expects it: another model, and a canary that proves less."""
+    model = config.inference.model
+    if not model.is_embedded:
+        print(f'lemmabeam: model {model.id}', file=sys.stderr)
+        print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
+    if not model.card.has_classes:
+        print('lemmabeam: this model has no classes: features only, no labels', file=sys.stderr)
+    mode = config.inference.canary
+    if mode != canary.STRICT:
+        said = {
+            canary.FINITE: 'it is not checked that the model sees in a picture what is there',
+            canary.OFF: 'nothing is asked of the model before it labels',
+        }
+        print(f'lemmabeam: --canary {mode}: {said[mode]}', file=sys.stderr)
+
+
+def _run(root: beam.Pipeline, config: RunConfig, is_verbose: bool) -> int:
+    """Builds and runs the graph; 0, or the exit code of what stopped it."""
+    try:
+        with reporting():
+            build(root, config)
+            root.run().wait_until_finish()
+    except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        # Of a store that is gone nothing can be removed; the error itself is what matters.
+        with contextlib.suppress(StoreError):
+            discard(config.layout)
+        return _explain(e, config.layout.run_id, is_verbose)
+    return 0
+
+
+def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
+    """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
+    text = ''.join(traceback.format_exception(error))
+    if is_verbose:
+        print(text, file=sys.stderr)
+    found = _ERROR.findall(text)
+    if isinstance(error, LemmabeamError):
+        kind, message = type(error).__name__, str(error)
+    elif found:
+        kind, message = found[-1]
+    else:
+        kind, message = '', text.strip().rpartition('\n')[2]
+    print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
+    if kind == UsageError.__name__:
+        return 2
+    if kind == '':
+        print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
+    if kind != BooksError.__name__:
+        print(
+            f'lemmabeam: run {run_id} is incomplete; what is finished of it is kept, and the same '
+            'command goes on with it',
+            file=sys.stderr,
+        )
+    return 1

@@ -1,0 +1,207 @@
+"""Which run this is: a new one, or another attempt of one that was interrupted.
+
+Called by whoever holds the lease of the output, so that nothing changes meanwhile.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.options import RunConfig
+from transforms import frozen, work
+from transforms.errors import StoreError, UsageError
+from transforms.history import history_files
+from transforms.layout import Layout, check_dataset
+from transforms.publish import discard, remove_tree
+from transforms.runs import CompleteRun, complete_runs
+from transforms.work import Begun, Unfinished
+
+# Options that may be others when a run is gone on with: no row depends on them, but for rows of
+# images that fail now and may not fail then.
+_FREE = frozenset(
+    'allow_private_hosts break_lease fail_fast_after fetch_deadline_sec input loader_threads '
+    'max_failure_rate max_images memory_budget model model_cache model_card model_sha256 output '
+    'relist report_thumbnails require_gpu run_id s3_endpoint_url s3_region_name threshold '
+    'user_project verbose wait_for_lease_sec'.split()
+)
+# What the rows of one dataset must have in common, as the metadata of the files has it.
+_COMMON = {
+    'stored_floor': '--keep_above or --threshold',
+    'max_labels': '--max_labels',
+    'min_labels': '--min_labels',
+    'activation': 'the activation of the model card',
+    'features': '--features',
+}
+
+
+def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
+    """Finds out which run this is, and what earlier runs have done already.
+
+    An interrupted run with the same options and model is gone on with under its id.
+
+    Returns:
+      The config of that run; how it was begun is written down.
+
+    Raises:
+      UsageError: the run is complete, or was begun with other options; it does not fit the dataset
+        or what the dataset holds.
+      StoreError: a file of an earlier run is damaged.
+    """
+    layout = config.layout
+    check_dataset(layout)
+    runs = complete_runs(layout.output, layout.store)
+    _refuse_complete(layout, args.run_id, runs)
+    if not args.force:
+        _check_common(config, runs)
+    options = _deciding_options(config)
+    found = work.unfinished(layout.output, layout.store)
+    _remove_done(layout, found, runs)
+    run_id, begun = _interrupted(layout, args.run_id, found, runs, options)
+    layout = dataclasses.replace(layout, run_id=run_id)
+    if begun is None or args.relist:
+        sequence = begun.sequence if begun else 1 + max((run.sequence for run in runs), default=0)
+        remove_tree(layout, frozen.folder(layout))
+        begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
+        work.begin(layout, begun)
+    else:
+        _tell(
+            f'going on with run {run_id}, begun {_age(begun, config.started_at)} '
+            f'({next(each for each in found if each.run_id == run_id)})'
+        )
+    discard(layout)  # what an attempt left half-published
+    earlier = [run for run in runs if run.id in begun.earlier]
+    history = (
+        []
+        if args.force
+        else history_files(earlier, layout.model_id, config.inputs, args.retry_dead)
+    )
+    return config.as_run(run_id, begun.sequence, history)
+
+
+def _refuse_complete(layout: Layout, given: str | None, runs: Sequence[CompleteRun]) -> None:
+    if given is not None and any(run.id == given for run in runs):
+        raise UsageError(
+            f'--run_id {given}: this run is complete in {layout.output}; choose another id'
+        )
+
+
+def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
+    """Refuses rows that mean something else than those of the latest run of the model."""
+    of_model = [
+        run
+        for run in runs
+        if run.model_id == config.layout.model_id and run.report['command'] != 'relabel'
+    ]
+    if not of_model:
+        return
+    latest = of_model[-1]
+    ours = {**config.metadata, 'features': str(config.inference.features).lower()}
+    theirs = latest.report['metadata']
+    theirs = {**theirs, 'features': str(bool(latest.report['options'].get('features'))).lower()}
+    for name, flag in _COMMON.items():
+        if name in theirs and theirs[name] != ours[name]:
+            raise UsageError(
+                f'{flag}: {name} is {ours[name]}, but {theirs[name]} in run {latest.id}, the '
+                f'latest of this model in {config.layout.output}: rows that are left unchanged '
+                'would mean something else than new ones; give what that run had, choose another '
+                '--output, or label everything again with --force'
+            )
+
+
+def _deciding_options(config: RunConfig) -> dict[str, Any]:
+    options = {name: value for name, value in config.options.items() if name not in _FREE}
+    options |= {
+        'command': config.command,
+        'model': config.layout.model_id,
+        'inputs': sorted(
+            f'{source.kind} {source.pattern or source.uri}' for source in config.listing.inputs
+        ),
+        'threshold': config.metadata['threshold'],
+        'stored_floor': config.metadata['stored_floor'],
+    }
+    decided: dict[str, Any] = json.loads(json.dumps(options))
+    return decided
+
+
+def _remove_done(layout: Layout, found: Sequence[Unfinished], runs: Sequence[CompleteRun]) -> None:
+    """Removes what runs that were killed in their very last step did not remove themselves."""
+    done = {run.id for run in runs}
+    for each in found:
+        if each.run_id in done:
+            remove_tree(layout, f'_work/{each.run_id}')
+
+
+def _interrupted(
+    layout: Layout,
+    given: str | None,
+    found: Sequence[Unfinished],
+    runs: Sequence[CompleteRun],
+    options: Mapping[str, Any],
+) -> tuple[str, Begun | None]:
+    """The id of the run to do, and how it was begun if it is not a new one."""
+    if given is not None:
+        begun = work.begun(layout)
+        if begun is not None and begun.options != options:
+            raise UsageError(
+                f'--run_id {given}: this run was begun with other options '
+                f'({_differences(begun.options, options)}): give those, choose another id, or '
+                f'remove its work with `lemmabeam clean {layout.output}`'
+            )
+        return given, begun
+    done = {run.id for run in runs}
+    candidates = []
+    for each in found:
+        if each.run_id in done or not each.has_begun:
+            continue
+        try:
+            begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))
+        except (UsageError, StoreError) as e:
+            _tell(f'{e}; it is left alone ({each})')
+            continue
+        if begun is None:
+            continue
+        if begun.options == options:
+            candidates.append((begun.sequence, each.run_id, begun))
+        else:
+            now = datetime.datetime.now(datetime.UTC)
+            _tell(
+                f'run {each.run_id}, begun {_age(begun, now)} ({each}), had other options '
+                f'({_differences(begun.options, options)}) and is left alone; '
+                f'`lemmabeam clean {layout.output}` removes it'
+            )
+    if not candidates:
+        return layout.run_id, None
+    _, run_id, begun = max(candidates, key=lambda candidate: candidate[:2])
+    return run_id, begun
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """What differs, as 'threshold 0.3, now 0.5'."""
+    names = sorted(theirs.keys() | ours.keys())
+    return '; '.join(
+        f'{name} {theirs.get(name)}, now {ours.get(name)}'
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    )
+
+
+def _age(begun: Begun, now: datetime.datetime) -> str:
+    try:
+        then = datetime.datetime.fromisoformat(begun.started_at)
+        seconds = (now - then).total_seconds()
+    except (ValueError, TypeError):
+        return f'at {begun.started_at!r}'
+    if seconds < 0:  # a clock has been put back
+        return f'at {begun.started_at}'
+    for unit, length in (('days', 86400), ('hours', 3600), ('minutes', 60)):
+        if seconds >= 2 * length:
+            return f'{seconds / length:.0f} {unit} ago'
+    return f'{seconds:.0f} seconds ago'
+
+
+def _tell(message: str) -> None:
+    print(f'lemmabeam: {message}', file=sys.stderr)

@@ -1,0 +1,45 @@
+"""Stopping at once when a person or the system says so."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+_LAST_WORDS_SEC = 3.0
+
+
+@contextlib.contextmanager
+def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) -> Iterator[None]:
+    """Stops at once on Ctrl-C and SIGTERM: threads of engine and model cannot be interrupted.
+
+    An exception would not do: raised within somebody's callback, it is ignored.  A local run is
+    published by renaming, so that an exit at any moment leaves no partial file among the
+    predictions; in an object store the next attempt of the same run removes what is there.
+
+    Args:
+      advice: gives what to say behind the name of the signal.
+      at_exit: called before the end, for a few seconds at most.
+    """
+    # Standard error may be held back while TensorFlow is imported.
+    errors = os.dup(2)
+
+    def stop(number: int, _: FrameType | None) -> NoReturn:
+        os.write(
+            errors, f'\nlemmabeam: stopped by {signal.Signals(number).name}{advice()}\n'.encode()
+        )
+        # Beside the signal handler: a store may be slow, or its locks held by this very thread.
+        last = threading.Thread(target=at_exit, daemon=True)
+        last.start()
+        last.join(_LAST_WORDS_SEC)
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(errors)

@@ -1,0 +1,142 @@
+"""The listing of a run, frozen before anything is done with it.
+
+Whoever tries the run again sees the same refs, and so the same chunks.  URLs that carry secrets are
+never written: they are read from the manifest anew.
+"""
+
+import hashlib
+import itertools
+import json
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from transforms.errors import StoreError
+from transforms.layout import Layout
+from transforms.rows import Ref
+
+_PART_REFS = 100_000
+_SCHEMA = pa.schema(
+    [
+        ('uri', pa.string()),
+        ('version', pa.string()),
+        ('size_bytes', pa.int64()),
+        ('carried', pa.string()),
+        ('reason', pa.string()),
+        ('detail', pa.string()),
+    ]
+)
+
+
+class Frozen(NamedTuple):
+    """The frozen listing of one input.
+
+    Attributes:
+      parts: name and SHA-256 of each file.
+      left_out: how many files of it are no images, by why they were left out.
+      is_signed: whether some of its refs are fetched by URLs that were not written.
+    """
+
+    parts: list[tuple[str, str]]
+    left_out: dict[str, int]
+    is_signed: bool
+
+
+def folder(layout: Layout) -> str:
+    """Where it lies, relative to the output."""
+    return f'{layout.work_folder}/listing'
+
+
+def _index_uri(layout: Layout, number: int) -> str:
+    return layout.uri(f'{folder(layout)}/input-{number:05d}.json')
+
+
+def find(layout: Layout, number: int) -> Frozen | None:
+    """The listing of an input, or None where none was finished.
+
+    Raises:
+      StoreError: it is damaged.
+    """
+    uri = _index_uri(layout, number)
+    data = layout.store.read(uri)
+    if data is None:
+        return None
+    try:
+        index = json.loads(data)
+        parts = [(str(name), str(sha256)) for name, sha256 in index['parts']]
+        return Frozen(parts, dict(index['left_out']), bool(index['is_signed']))
+    except (ValueError, LookupError, TypeError) as e:
+        raise _damaged(uri) from e
+
+
+def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
+    """Writes the listing of an input; of two that try, the first one's counts for both.
+
+    Args:
+      layout: the output.
+      number: place of the input on the command line, from 0.
+      refs: what is listed; a text stands for a file that is left out, and says why.
+    """
+    # Parts of an attempt that lost, or was killed, are named by no index.
+    attempt = secrets.token_hex(4)
+    left_out: dict[str, int] = {}
+    parts = []
+    is_signed = False
+
+    def kept() -> Iterator[Ref]:
+        for ref in refs:
+            if isinstance(ref, str):
+                left_out[ref] = left_out.get(ref, 0) + 1
+            else:
+                yield ref
+
+    listed = kept()
+    for count in itertools.count():
+        part = list(itertools.islice(listed, _PART_REFS))
+        if not part:
+            break
+        is_signed = is_signed or any(ref.access for ref in part)
+        name = f'{number:05d}-{attempt}-{count:05d}.arrow'
+        data = _to_ipc(part)
+        layout.store.write(layout.uri(f'{folder(layout)}/{name}'), data)
+        parts.append((name, hashlib.sha256(data).hexdigest()))
+    frozen = Frozen(parts, left_out, is_signed)
+    index = json.dumps(frozen._asdict()).encode()
+    if layout.store.create(_index_uri(layout, number), index):
+        return frozen
+    return find(layout, number) or frozen
+
+
+def read(layout: Layout, frozen: Frozen) -> Iterator[Ref]:
+    """The refs of a frozen listing, without their `access`.
+
+    Raises:
+      StoreError: a file of it is missing or damaged.
+    """
+    for name, sha256 in frozen.parts:
+        uri = layout.uri(f'{folder(layout)}/{name}')
+        data = layout.store.read(uri)
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            raise _damaged(uri)
+        columns = [column.to_pylist() for column in pa.ipc.open_stream(data).read_all().columns]
+        yield from itertools.starmap(Ref, zip(*columns, strict=True))
+
+
+def _to_ipc(refs: list[Ref]) -> bytes:
+    columns: list[Any] = list(zip(*refs, strict=True))[: len(_SCHEMA)]
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression='zstd')
+    with pa.ipc.new_stream(sink, _SCHEMA, options=options) as writer:
+        writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def _damaged(uri: str) -> StoreError:
+    return StoreError(
+        f'{uri}, of the listing this run was begun with, is missing or damaged: --relist lists the '
+        'inputs anew'
+    )

@@ -1,0 +1,157 @@
+"""What earlier runs made of each image, so that nothing is paid twice."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import dead_letters, outcomes, write
+from transforms.errors import StoreError
+from transforms.layout import Layout
+from transforms.partitions import unescape
+from transforms.rows import Known
+from transforms.runs import CompleteRun
+
+_BATCH_ROWS = 65_536
+_RELABEL = 'relabel'
+
+
+class HistoryFile(NamedTuple):
+    """A file that tells what a run made of its images.
+
+    Attributes:
+      path: below the output folder.
+      sequence: the place of its run.
+      is_same_input: whether that run had the same inputs as the one that reads it.
+    """
+
+    path: str
+    sequence: int
+    is_same_input: bool
+
+
+def history_files(
+    runs: Sequence[CompleteRun], model_id: str, inputs: Sequence[object], retry_dead: bool
+) -> list[HistoryFile]:
+    """The files that must be read to know what a model has dealt with.
+
+    Args:
+      runs: complete runs.
+      model_id: weights and preprocessing that the results must come from.
+      inputs: those of the run that asks, as a report has them.
+      retry_dead: leave out what can never be labelled.
+    """
+    kinds = (write.KIND,) if retry_dead else (write.KIND, dead_letters.VERSIONS)
+    ids = {run.id for run in runs}
+    return [
+        HistoryFile(file['path'], run.sequence, sorted_inputs(run) == _sorted(inputs))
+        for run in runs
+        if run.model_id == model_id and not _is_copy(run, ids)
+        for kind in kinds
+        for file in run.files(kind)
+        if file['rows']
+    ]
+
+
+def sorted_inputs(run: CompleteRun) -> list[str]:
+    """The inputs of a run, to be compared."""
+    return _sorted(run.report.get('inputs', ()))
+
+
+def _sorted(inputs: Iterable[object]) -> list[str]:
+    return sorted(json.dumps(each, sort_keys=True) for each in inputs)
+
+
+def _is_copy(run: CompleteRun, ids: set[str]) -> bool:
+    """Whether a run only relabelled rows of runs that are all still there."""
+    sources = run.report['metadata'].get('relabeled_from', '').split(',')
+    return run.report.get('command') == _RELABEL and set(sources) <= ids
+
+
+def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known]]:
+    """The URI of each row of a file, and what became of it.
+
+    Raises:
+      StoreError: the file is missing or damaged.
+    """
+    uri = layout.uri(file.path)
+    try:
+        with layout.store.open(uri) as stream:
+            parquet = pq.ParquetFile(stream)
+            if file.path.startswith(f'{write.KIND}/'):
+                yield from _predictions(file, parquet, layout)
+            else:
+                yield from _dead(file, parquet)
+    except (pa.ArrowException, OSError, LookupError) as e:
+        raise StoreError(
+            f'{uri}, of a complete run, is damaged: `lemmabeam verify` tells more; --force labels '
+            'everything again without it'
+        ) from e
+
+
+def _predictions(
+    file: HistoryFile, parquet: pq.ParquetFile, layout: Layout
+) -> Iterator[tuple[str, Known]]:
+    parts = (part.partition('=') for part in file.path.split('/')[3:-1])
+    of_path = {name: unescape(value) for name, _, value in parts}
+    inside = layout.file_columns
+    columns = ['uri', 'object_version', *inside]
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+        uris, versions, *values = (column.to_pylist() for column in batch.columns)
+        carried: Iterable[str]
+        if inside:
+            named = (dict(zip(inside, row, strict=True)) for row in zip(*values, strict=True))
+            carried = (
+                outcomes.carried_text([{**of_path, **row}[name] for name in layout.carry])
+                for row in named
+            )
+        else:
+            same = outcomes.carried_text([of_path[name] for name in layout.carry])
+            carried = [same] * len(uris)
+        for uri, version, text in zip(uris, versions, carried, strict=True):
+            yield uri, Known(file.sequence, version or '', text, '', file.is_same_input)
+
+
+def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
+    for batch in parquet.iter_batches(_BATCH_ROWS):
+        for row in batch.to_pylist():
+            known = Known(
+                file.sequence,
+                row['object_version'],
+                row['carried'],
+                row['reason'],
+                file.is_same_input,
+            )
+            yield row['uri'], known
+
+
+class _ReadDoFn(beam.DoFn):
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def process(self, file: HistoryFile) -> Iterator[tuple[str, Known]]:
+        yield from read_history(file, self._layout)
+
+
+class ReadHistory(beam.PTransform):
+    """What earlier runs made of which URI: a PCollection[tuple[str, Known]].
+
+    Args:
+      files: see `history_files`.
+      layout: the output.
+    """
+
+    def __init__(self, files: Sequence[HistoryFile], layout: Layout):
+        super().__init__()
+        self._files = files
+        self._layout = layout
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[tuple[str, Known]]:
+        return (
+            root
+            | 'Files' >> beam.Create(list(self._files))
+            | 'Read' >> beam.ParDo(_ReadDoFn(self._layout)).with_output_types(tuple[str, Known])
+        )

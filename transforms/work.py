@@ -1,0 +1,133 @@
+"""What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from transforms import uris
+from transforms.errors import StoreError, UsageError
+from transforms.layout import Layout
+from transforms.storage import Store
+
+FORMAT = 1
+"""Of everything under `_work`; another one is neither read nor written to."""
+
+RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
+_FOLDER = '_work'
+_CHUNK = re.compile(r'chunks/[0-9a-f]{16}\.arrow')
+_OURS = re.compile(
+    r'run\.json|probe-[0-9a-f]{12}|chunks/[0-9a-f]{16}\.arrow|staged/.+'
+    r'|listing/(input-\d{5}\.json|\d{5}-[0-9a-f]{8}-\d{5}\.arrow)'
+    # What a killed process leaves of a local file that was not whole yet.
+    r'|(.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp'
+)
+
+
+class Begun(NamedTuple):
+    """How a run was begun; all its attempts share it.
+
+    Attributes:
+      started_at: when, UTC, in ISO 8601.
+      sequence: its place among the runs of the output.
+      earlier: ids of the runs whose results it takes into account.
+      options: what decides on its output.
+    """
+
+    started_at: str
+    sequence: int
+    earlier: list[str]
+    options: dict[str, Any]
+
+
+class Unfinished(NamedTuple):
+    """The work of a run.
+
+    Attributes:
+      run_id: its id.
+      paths: every file of it, relative to the output.
+      size_bytes: of all of them.
+      chunks: how many of its chunks are finished.
+      has_begun: whether it has written how it was begun.
+    """
+
+    run_id: str
+    paths: list[str]
+    size_bytes: int
+    chunks: int
+    has_begun: bool
+
+    def __str__(self) -> str:
+        chunks = f'{self.chunks:,} finished chunk{"s" if self.chunks != 1 else ""}'
+        return f'{chunks}, {self.size_bytes / 1e6:,.1f} MB'
+
+
+def unfinished(output: str, store: Store) -> list[Unfinished]:
+    """The work that lies below an output, by run id; what no run has written is left out."""
+    folder = uris.join(output, _FOLDER)
+    if not store.is_folder(folder):
+        return []
+    prefix = len(uris.join(folder, ''))
+    found: dict[str, Unfinished] = {}
+    for entry in store.list(folder):
+        run_id, _, name = entry.uri[prefix:].partition('/')
+        if not RUN_ID.fullmatch(run_id) or not _OURS.fullmatch(name):
+            continue
+        run = found.get(run_id, Unfinished(run_id, [], 0, 0, False))
+        run.paths.append(f'{_FOLDER}/{run_id}/{name}')
+        found[run_id] = run._replace(
+            size_bytes=run.size_bytes + max(0, entry.size_bytes),
+            chunks=run.chunks + bool(_CHUNK.fullmatch(name)),
+            has_begun=run.has_begun or name == 'run.json',
+        )
+    return [found[run_id] for run_id in sorted(found)]
+
+
+def _uri(layout: Layout) -> str:
+    return layout.uri(f'{layout.work_folder}/run.json')
+
+
+def begun(layout: Layout) -> Begun | None:
+    """How a run was begun; None if it was not.
+
+    Raises:
+      UsageError: by another version of Lemmabeam.
+      StoreError: the file is damaged.
+    """
+    uri = _uri(layout)
+    data = layout.store.read(uri)
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        there = found.pop('format')
+        if there == FORMAT:
+            return Begun(
+                str(found['started_at']),
+                int(found['sequence']),
+                [str(run_id) for run_id in found['earlier']],
+                dict(found['options']),
+            )
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise StoreError(
+            f'{uri} is damaged, so run {layout.run_id} cannot be gone on with: choose another '
+            f'--run_id, or remove its work with `lemmabeam clean {layout.output}`'
+        ) from e
+    raise UsageError(
+        f'{uri}: run {layout.run_id} was begun by another version of Lemmabeam (format {there} of '
+        f'its work, this one has {FORMAT}): finish it with that version, choose another --run_id, '
+        f'or remove its work with `lemmabeam clean {layout.output}`'
+    )
+
+
+def begin(layout: Layout, run: Begun) -> None:
+    """Writes down how a run is begun."""
+    content = {'format': FORMAT, **run._asdict()}
+    layout.store.write(_uri(layout), (json.dumps(content, indent=2) + '\n').encode())
+
+
+def remove(output: str, store: Store, paths: Iterable[str]) -> Iterator[str]:
+    """Removes files; yields each path once it is gone."""
+    for path in paths:
+        store.delete(uris.join(output, path))
+        yield path
