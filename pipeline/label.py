@@ -29,7 +29,7 @@ from transforms.process import shared
 from transforms.publish import discard
 from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs
-from transforms.storage import store_for
+from transforms.storage import StoreOptions, store_for
 
 _EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
@@ -100,7 +100,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _last_run(output: str, stores: options.StoreOptions) -> CompleteRun:
+def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
     runs = complete_runs(output, store_for(output, stores))
     labelling = [run for run in runs if run.report.get('command') != 'relabel']
     if not labelling:

@@ -650,8 +650,8 @@ def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) ->
     for source in inputs:
         if source.kind == 'manifest':
             raise UsageError(
-                f'--since {text}: --input {source.uri} is a manifest, and tells no times; leave out '
-                '--since, objects that have not changed are not read again'
+                f'--since {text}: --input {source.uri} is a manifest, and tells no times; leave it '
+                'out: what has not changed is not read again anyway'
             )
     match = _AGE.fullmatch(text)
     if match:

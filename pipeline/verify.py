@@ -20,6 +20,7 @@ from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
 from transforms.partitions import unescape
 from transforms.rows import Reason, Stage
+from transforms.runs import kind_of
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _KINDS = (write.KIND, dead_letters.KIND)
@@ -128,7 +129,9 @@ def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
     seen: Counter[tuple[Any, ...]] = Counter()
     reasons: Counter[str] = Counter()
     for path in run.files:
-        is_dead = path.startswith(f'{dead_letters.KIND}/')
+        if kind_of(path) == dead_letters.VERSIONS:
+            continue
+        is_dead = kind_of(path) == dead_letters.KIND
         shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
         before = ''
         for row in dataset.rows(path):
@@ -175,14 +178,16 @@ def _check_file(
             f'{path}: {parquet.metadata.num_rows} rows, the report lists {file["rows"]}'
         )
     carry, partitions = dataset.spec['carry'], dataset.spec['partition_by']
-    if path.startswith(f'{write.KIND}/'):
+    if kind_of(path) == dead_letters.VERSIONS:
+        schema = dead_letters.VERSION_SCHEMA
+    elif kind_of(path) == write.KIND:
         inside = [column for column in carry if column not in partitions]
         schema = write.prediction_schema(inside, report['metadata'])
     else:
         schema = dead_letters.dead_letter_schema(carry, report['metadata'])
     if not parquet.schema_arrow.equals(schema):
         problems.append(f'{path}: another schema than {schema.names}: {parquet.schema_arrow.names}')
-    elif parquet.schema_arrow.metadata != schema.metadata:
+    elif (parquet.schema_arrow.metadata or {}) != (schema.metadata or {}):
         problems.append(f'{path}: its metadata is not that of the report')
     return problems
 

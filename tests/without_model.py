@@ -38,7 +38,7 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
             return Prediction(indices, scores, self._counts, None)
 
     class Store:
-        def fetch(self, uri, limits, admit):
+        def fetch(self, uri, limits, admit, unless=''):
             return Fetched(uri.encode(), '1-1', 0)
 
     def decode(loader, data, version, pixels):

@@ -11,7 +11,8 @@ from transforms.layout import Layout, check_dataset, dataset_spec
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import WrittenFile
 
-_KINDS = (write.KIND, dead_letters.KIND, dead_letters.VERSIONS)
+KINDS = (write.KIND, dead_letters.KIND, dead_letters.VERSIONS)
+"""What a run publishes."""
 
 
 def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabulary) -> None:
@@ -29,7 +30,7 @@ def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabula
     check_dataset(layout)
     store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
     paths = {file.path for file in files}
-    for kind in _KINDS:
+    for kind in KINDS:
         _remove_others(layout, layout.staged_uri(layout.run_folder(kind)), paths)
         if layout.is_local:
             _rename(layout, kind)
@@ -47,7 +48,7 @@ def discard(layout: Layout) -> None:
     """Removes what an attempt has written of a run without a report, but for its progress."""
     remove_tree(layout, f'{layout.work_folder}/staged')
     if layout.store.stat(layout.uri(layout.report_path)) is None:
-        for kind in _KINDS:
+        for kind in KINDS:
             remove_tree(layout, layout.run_folder(kind))
 
 

@@ -36,8 +36,14 @@ class CompleteRun(NamedTuple):
         return model_id
 
     def files(self, kind: str) -> Iterator[dict[str, Any]]:
-        """What the report says of its files of a kind, 'predictions' or 'dead_letters'."""
-        return (file for file in self.report['files'] if file['path'].startswith(f'{kind}/'))
+        """What the report says of its files of a kind: 'predictions', 'dead_letters', …."""
+        return (file for file in self.report['files'] if kind_of(file['path']) == kind)
+
+
+def kind_of(path: str) -> str:
+    """What a file of a run holds: 'predictions', 'dead_letters' or 'dead_versions'."""
+    first, *others = path.split('/')
+    return others[1] if first == 'runs' else first
 
 
 def complete_runs(output: str, store: Store) -> list[CompleteRun]:

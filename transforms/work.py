@@ -1,8 +1,9 @@
 """What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
 
+import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transforms import uris
@@ -126,8 +127,12 @@ def begin(layout: Layout, run: Begun) -> None:
     layout.store.write(_uri(layout), (json.dumps(content, indent=2) + '\n').encode())
 
 
-def remove(output: str, store: Store, paths: Iterable[str]) -> Iterator[str]:
-    """Removes files; yields each path once it is gone."""
-    for path in paths:
-        store.delete(uris.join(output, path))
-        yield path
+def remove_empty_folders(layout: Layout) -> None:
+    """Removes the folders of a run's work once they are empty; object stores have none."""
+    if not layout.is_local:
+        return
+    top = Path(layout.uri(layout.work_folder))
+    folders = [path for path in top.rglob('*') if path.is_dir() and not path.is_symlink()]
+    for folder in [*sorted(folders, reverse=True), top]:
+        with contextlib.suppress(OSError):  # something is there that is not ours
+            folder.rmdir()
