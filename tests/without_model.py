@@ -1,7 +1,8 @@
 """`lemmabeam` without network, decoder and store of images: many images in little time.
 
-Run as `python -m tests.without_model [--labels N] [--real_fetch] label …`: every image has N labels
-with random scores (default 3), and can be read, or is really fetched.
+Run as `python -m tests.without_model [--labels N] [--objects N] [--real_fetch] label …`: every image
+has N labels with random scores (default 3), and can be read, or is really fetched.  With --objects,
+--input gs://synthetic/photos lists so many.
 """
 
 import argparse
@@ -12,15 +13,17 @@ import sys
 import numpy as np
 
 
-def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None) -> int:
+def run(
+    labels: int = 3, objects: int = 0, real_fetch: bool = False, argv: list[str] | None = None
+) -> int:
     """Runs a command line, by default that of this process; its exit code."""
     # Beam logs what it misses while it is being imported.
     logging.basicConfig(level=logging.ERROR)
     from pipeline.main import main
-    from transforms import load
+    from transforms import listing, load, preflight, storage
     from transforms.model import handler
     from transforms.model.predictor import Prediction
-    from transforms.rows import Fetched, Image
+    from transforms.rows import Entry, Fetched, Image
 
     class Predictor:
         def __init__(self, options):
@@ -38,6 +41,16 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
             return Prediction(indices, scores, self._counts, None)
 
     class Store:
+        def stat(self, uri):
+            return None
+
+        def is_folder(self, uri):
+            return True
+
+        def list(self, folder):
+            for i in range(objects):
+                yield Entry(f'{folder}/camera-{i % 97:02d}/image-{i:08d}.jpg', '1-1', 40_000)
+
         def fetch(self, uri, limits, admit, unless=''):
             return Fetched(uri.encode(), '1-1', 0)
 
@@ -46,6 +59,11 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
 
     handler.Predictor = Predictor
     load.Loader._decode = decode
+    if objects:
+        for module in (listing, preflight):
+            module.store_for = lambda uri, *options: (
+                Store() if uri.startswith('gs://synthetic') else storage.store_for(uri, *options)
+            )
     if not real_fetch:
         load.store_for = lambda *_: Store()
     return main(argv)
@@ -54,6 +72,7 @@ def run(labels: int = 3, real_fetch: bool = False, argv: list[str] | None = None
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument('--labels', type=int, default=3)
+    parser.add_argument('--objects', type=int, default=0)
     parser.add_argument('--real_fetch', action='store_true')
     ours, rest = parser.parse_known_args(sys.argv[1:])
-    sys.exit(run(ours.labels, ours.real_fetch, rest))
+    sys.exit(run(ours.labels, ours.objects, ours.real_fetch, rest))
