@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline import options
 from pipeline.build import build
+from pipeline.resume import settle
 from transforms.decode import decode
 from transforms.model.predictor import Predictor
 from transforms.model.registry import EMBEDDED
@@ -58,18 +59,22 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
     return [folder / name for name in files]
 
 
-def make_config(*arguments: str) -> tuple[options.RunConfig, beam.pipeline.PipelineOptions]:
-    """Options of `lemmabeam label` as the pipeline takes them."""
+def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineOptions]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
-    args, beam_options = options.parse_label_arguments(parser, [str(a) for a in arguments])
+    return options.parse_label_arguments(parser, [str(a) for a in arguments])
+
+
+def make_config(*arguments: str) -> tuple[options.RunConfig, beam.pipeline.PipelineOptions]:
+    """Options of `lemmabeam label` as the pipeline takes them."""
+    args, beam_options = _parse(*arguments)
     return options.make_config(args, datetime.datetime.now(datetime.UTC)), beam_options
 
 
 def label(*arguments: str) -> dict:
     """Runs the pipeline in this process; returns its report."""
-    config, beam_options = make_config(*arguments)
-    options.check_output(config.layout)
+    args, beam_options = _parse(*arguments)
+    config = settle(options.make_config(args, datetime.datetime.now(datetime.UTC)), args)
     root = beam.Pipeline(options=beam_options)
     build(root, config)
     root.run().wait_until_finish()

@@ -13,7 +13,7 @@ from tests import support
 from transforms import chunks, listing, outcomes, write
 from transforms.faults import fetch_policy
 from transforms.load import Loader, load_chunk
-from transforms.model.handler import label_batch
+from transforms.model.handler import LazyPredictor, label_batch
 from transforms.model.sources import resolve_model
 from transforms.process import shared
 from transforms.publish import discard
@@ -45,13 +45,17 @@ def manifest(pictures, tmp_path_factory):
 
 def plain_loop(config):
     """Every image one after the other through the pure functions, without Beam."""
-    refs = [ref for source in config.inputs for ref in listing.list_input(source, config.columns)]
+    refs = [
+        ref
+        for source in config.listing.inputs
+        for ref in listing.list_input(source, config.listing.columns)
+    ]
     by_uri = {}
     for ref in refs:
         by_uri.setdefault(ref.uri, []).append(ref)
-    merged = [chunks.merge_refs(group) for group in by_uri.values()]
-    items = [item for item, _, _ in merged if item is not None]
-    dead = [letter for _, letters, _ in merged for letter in letters]
+    merged = [chunks.merge(group) for group in by_uri.values()]
+    items = [each.item for each in merged if each.item is not None]
+    dead = [letter for each in merged for letter in each.dead]
     buckets = chunks.bucket_count(len(items), config.chunk_size)
     by_bucket = {}
     for item in items:
@@ -63,7 +67,7 @@ def plain_loop(config):
     labeled = []
     for chunk in cut:
         batches = [
-            label_batch(batch, support.predictor(config))
+            label_batch(batch, LazyPredictor(config.inference))
             for batch in load_chunk(chunk, loader, config.load, fetch_policy(config.fail_fast))
         ]
         dead += outcomes.dead_letters(outcomes.outcome_table(batches))

@@ -17,12 +17,15 @@ _LARGE_MB = 100.0
 _LIST_ONLY = """
 import sys
 import apache_beam as beam
-from transforms.chunks import DropDuplicates
-from transforms.listing import Columns, ReadRefs, resolve
+from transforms.chunks import DropDone
+from transforms.history import ReadHistory
+from transforms.layout import Layout
+from transforms.listing import Columns, Listing, ReadRefs, resolve
 columns = Columns('uri', (), ())
+layout = Layout(sys.argv[2], 'list-only', 'none', (), (), 1)
 root = beam.Pipeline(runner='FnApiRunner')
-refs, _ = root | ReadRefs([resolve(sys.argv[1], columns)], columns, None)
-items, _, _ = refs | DropDuplicates()
+refs, access, _ = root | ReadRefs(Listing((resolve(sys.argv[1], columns),), columns), layout)
+items, _, _ = (refs, root | ReadHistory((), layout), access) | DropDone()
 _ = items | beam.combiners.Count.Globally()
 root.run().wait_until_finish()
 """
@@ -80,7 +83,7 @@ def listing_rows(folder: Path, few: int, many: int) -> list[Row]:
         manifest = folder / f'{count}.txt'
         lines = (f'/photos/2026/11/camera-{i % 97:02d}/image-{i:08d}.jpg\n' for i in range(count))
         manifest.write_text(''.join(lines))
-        processes[count] = run_python('-c', _LIST_ONLY, manifest)
+        processes[count] = run_python('-c', _LIST_ONLY, manifest, folder / f'{count}')
     refs = many - few
     grown_bytes = processes[many].peak_bytes - processes[few].peak_bytes
     grown_sec = processes[many].wall_sec - processes[few].wall_sec

@@ -7,11 +7,12 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from transforms.chunks import DropDuplicates, MakeChunks
+from transforms.chunks import DropDone, MakeChunks
 from transforms.decode import DEFAULT_LIMITS
 from transforms.faults import FailFast
+from transforms.history import ReadHistory
 from transforms.layout import Layout
-from transforms.listing import Columns, ReadRefs, resolve
+from transforms.listing import Columns, Listing, ReadRefs, resolve
 from transforms.load import LoadImages, LoadOptions
 from transforms.model.card import Resize
 from transforms.preflight import Preflight
@@ -40,9 +41,11 @@ def main(manifest: Path, output: Path) -> None:
     """Writes into a new folder how many images of a manifest were loaded, as JSON."""
     output.mkdir()
     with beam.Pipeline(options=PipelineOptions(['--runner=FnApiRunner'])) as root:
-        refs, _ = root | 'ReadRefs' >> ReadRefs((resolve(str(manifest), _COLUMNS),), _COLUMNS, None)
-        items, _, _ = refs | 'DropDuplicates' >> DropDuplicates()
         layout = Layout(str(output), 'bench', 'none', (), (), 1)
+        listing = Listing((resolve(str(manifest), _COLUMNS),), _COLUMNS)
+        refs, access, _ = root | 'ReadRefs' >> ReadRefs(listing, layout)
+        known = root | 'ReadHistory' >> ReadHistory((), layout)
+        items, _, _ = (refs, known, access) | 'DropDone' >> DropDone()
         preflight = Preflight((), _COLUMNS, _OPTIONS.fetch, layout)
         (
             items
