@@ -4,8 +4,6 @@ import argparse
 import dataclasses
 import datetime
 import difflib
-import importlib.metadata
-import platform
 import re
 import secrets
 from collections.abc import Sequence
@@ -13,7 +11,6 @@ from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import __version__
 from transforms import dead_letters, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
@@ -33,6 +30,7 @@ from transforms.preflight import Preflight
 from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import StoreOptions
+from transforms.versions import library_versions
 from transforms.work import RUN_ID
 
 _MIB = 2**20
@@ -46,16 +44,6 @@ _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _AGE = re.compile(r'(\d{1,6})([mhdw])')
 _AGE_SEC = {'m': 60, 'h': 3600, 'd': 86400, 'w': 7 * 86400}
 _COLUMN = re.compile(r'[^\W\d]\w*')
-_LIBRARIES = (
-    'apache-beam',
-    'google-cloud-storage',
-    'keras',
-    'numpy',
-    'pillow',
-    'pyarrow',
-    'tensorflow',
-    'tensorflow-hub',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -608,8 +596,7 @@ def make_config(
         threads=args.loader_threads,
         stores=stores,
     )
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    versions |= {'lemmabeam': __version__, 'python': platform.python_version()}
+    versions = library_versions()
     return RunConfig(
         command='label' if retried is None else 'retry',
         listing=listed,

@@ -46,9 +46,9 @@ def _duration(seconds: float) -> str:
 class DownloadReporter:
     """Tells how far the download of a model is: a line on a terminal, a log line now and then."""
 
-    def __init__(self, stream: TextIO = sys.stderr):
-        self._stream = stream
-        self._is_terminal = stream.isatty()
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
         self._told_at = time.monotonic()
 
     def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
@@ -69,10 +69,12 @@ class DownloadReporter:
 
 
 @contextlib.contextmanager
-def reporting(stream: TextIO = sys.stderr) -> Iterator[None]:
+def reporting(stream: TextIO | None = None) -> Iterator[None]:
     """Reports the totals of this process on a stream for the length of a with block."""
     stop = threading.Event()
-    reporter = threading.Thread(target=_report, args=(stream, stop), name='progress', daemon=True)
+    reporter = threading.Thread(
+        target=_report, args=(stream or sys.stderr, stop), name='progress', daemon=True
+    )
     reporter.start()
     try:
         yield

@@ -25,7 +25,7 @@ from transforms.work import Begun, Unfinished
 _FREE = frozenset(
     'allow_private_hosts break_lease fail_fast_after fetch_deadline_sec input loader_threads '
     'max_failure_rate max_images memory_budget model model_cache model_card model_sha256 output '
-    'relist report_thumbnails require_gpu run_id s3_endpoint_url s3_region_name threshold '
+    'relist report_thumbnails require_gpu run_id s3_endpoint_url s3_region_name '
     'user_project verbose wait_for_lease_sec'.split()
 )
 # What the rows of one dataset must have in common, as the metadata of the files has it.
@@ -120,8 +120,6 @@ def _deciding_options(config: RunConfig) -> dict[str, Any]:
         'inputs': sorted(
             f'{source.kind} {source.pattern or source.uri}' for source in config.listing.inputs
         ),
-        'threshold': config.metadata['threshold'],
-        'stored_floor': config.metadata['stored_floor'],
     }
     decided: dict[str, Any] = json.loads(json.dumps(options))
     return decided

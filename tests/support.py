@@ -92,11 +92,11 @@ def start_tensorflow() -> None:
     predictor(make_config('--input', SAMPLE, '--output', '/nowhere')[0])
 
 
-def rows(folder: Path, kind: str) -> list[dict]:
-    """All rows of an output, by URI."""
+def rows(folder: Path, kind: str, run: str = '*') -> list[dict]:
+    """All rows of an output, or of one run of it, by URI."""
     found = [
         row
-        for path in sorted(folder.glob(f'{kind}/**/*.parquet'))
+        for path in sorted(folder.glob(f'{kind}/*/run={run}/**/*.parquet'))
         for row in pq.ParquetFile(path).read().to_pylist()
     ]
     return sorted(found, key=lambda row: row['uri'])

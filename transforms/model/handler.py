@@ -18,6 +18,7 @@ from transforms.model.rescue import predict_or_rescue
 from transforms.outcomes import NOT_COMPUTED
 from transforms.process import LIVE, shared
 from transforms.rows import Batch, Failure, Image, LabeledBatch, Reason, Stage
+from transforms.versions import library_versions
 
 
 class LazyPredictor:
@@ -46,7 +47,8 @@ def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
     if images:
         predictor = model.get()
         found, guilty = predict_or_rescue(predictor, batch.pixels, list(images))
-        computed = json.dumps(predictor.computed, sort_keys=True)
+        facts = {**predictor.computed, 'versions': library_versions()}
+        computed = json.dumps(facts, sort_keys=True)
     else:
         nothing = np.zeros((0, 0), np.float32)
         found = Prediction(nothing.astype(np.int32), nothing, np.zeros(0, np.int32), None)

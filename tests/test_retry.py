@@ -1,0 +1,181 @@
+"""`lemmabeam retry`: what failed in the last run and may succeed now."""
+
+import contextlib
+import json
+import urllib.parse
+
+import pytest
+
+from pipeline.main import main
+from pipeline.verify import verify
+from tests import without_model
+from tests.fault_proxy import Fault
+from tests.loopback import Handler, LoopbackServer
+from tests.support import python, rows
+from transforms.model import handler
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """What it sees in a picture is not looked at here."""
+    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
+
+
+def report_of(output, run_id):
+    return json.loads((output / f'runs/{run_id}/report.json').read_text())
+
+
+def lemmabeam(proxy, *arguments):
+    """Runs it in a process of its own: a process keeps one client of a store."""
+    return python(
+        *('-m', 'tests.without_model', '--real_fetch', *arguments),
+        STORAGE_EMULATOR_HOST=proxy.url,
+    )
+
+
+def test_after_an_outage_exactly_the_transient_failures_are_labelled(bucket, proxy, tmp_path):
+    output = tmp_path / 'out'
+    for i in range(40):
+        bucket.put(f'in/{i:02d}.jpg', b'%d' % i)
+    large = bucket.put('in/large.jpg', bytes(2000))
+    proxy.set(Fault('503', 0.3, is_lasting=True))
+    arguments = ['--input', bucket.uri('in'), '--output', output, '--fail_fast_after', '0']
+    arguments += ['--fetch_deadline_sec', '1.5', '--max_labels', '4', '--max_bytes', '1000']
+    process = lemmabeam(proxy, 'label', *arguments, '--run_id', 'night-1')
+    assert process.returncode == 3, process.stderr
+    failed = {row['uri']: row['retryable'] for row in rows(output, 'dead_letters')}
+    transient = {uri for uri, retryable in failed.items() if retryable}
+    assert 3 < len(transient) < 25
+    assert set(failed) - transient == {large}
+
+    proxy.set(None)
+    process = lemmabeam(proxy, 'retry', '--output', output, '--run_id', 'retry-1')
+    assert process.returncode == 0, process.stderr
+    assert {bucket.uri(name) for name in proxy.attempts} == transient
+    assert {row['uri'] for row in rows(output, 'predictions', 'retry-1')} == transient
+    report = report_of(output, 'retry-1')
+    assert report['command'] == 'retry'
+    assert report['counts']['labeled'] == len(transient)
+    assert report['options']['max_labels'] == 4
+    assert report['inputs'] == report_of(output, 'night-1')['inputs']
+
+    # Permanent ones only by name; here, with what lets it succeed.
+    process = lemmabeam(proxy, 'retry', '--output', output)
+    assert process.returncode == 0
+    assert process.stdout == 'nothing to retry in run retry-1; its dead letters: none\n'
+    process = lemmabeam(proxy, 'label', *arguments, '--run_id', 'night-2')
+    assert report_of(output, 'night-2')['counts']['unchanged'] == 41
+    assert verify(str(output)) == []
+
+
+def label_with_failures(tmp_path, *flags):
+    """A run of a manifest of which one file is too large and one is not there."""
+    (tmp_path / 'a.jpg').write_bytes(bytes(500))
+    (tmp_path / 'large.jpg').write_bytes(bytes(2000))
+    manifest = tmp_path / 'list.csv'
+    manifest.write_text('uri,split\na.jpg,x\nlarge.jpg,y\nabsent.jpg,z\nftp://h/x.jpg,z\n')
+    output = tmp_path / 'out'
+    arguments = ['--input', str(manifest), '--output', str(output), '--carry', 'split']
+    assert main(['label', *arguments, '--run_id', 'night-1', '--max_bytes', '1000', *flags]) == 3
+    return output
+
+
+def retry(output, *arguments):
+    return main(['retry', '--output', str(output), '--run_id', 'retry-1', *arguments])
+
+
+@pytest.fixture
+def no_decoder(monkeypatch):
+    from transforms import load
+
+    monkeypatch.setattr(load.Loader, '_decode', without_model.decode)
+
+
+def test_permanent_ones_are_tried_by_name_and_options_may_be_others(tmp_path, no_decoder, capsys):
+    output = label_with_failures(tmp_path)
+    assert retry(output) == 0
+    assert 'nothing to retry in run night-1; its dead letters: bad_uri 1' in capsys.readouterr().out
+    code = retry(output, '--reasons', 'too_many_bytes', '--max_bytes', '1MB')
+    assert code == 0
+    (row,) = rows(output, 'predictions', 'retry-1')
+    assert row['uri'] == str(tmp_path / 'large.jpg')
+    assert row['split'] == 'y'
+    assert verify(str(output)) == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['--reasons', 'nothing'], "--reasons 'nothing': no such reason; there are not_found"),
+        (['--reasons', 'bad_uri'], '--reasons bad_uri: such a line or name must be corrected'),
+        (['--input', 'x'], '--input: a retry takes what failed in the last run'),
+        (['--model_size', '192', '--reasons', 'not_found'], '--model embedded: it is'),
+        (['--carry', 'day', '--reasons', 'not_found'], 'does not fit the dataset'),
+        (['--run_id', 'night-1', '--reasons', 'not_found'], 'this run is complete'),
+    ],
+)
+def test_what_a_retry_refuses(tmp_path, no_decoder, capsys, arguments, said):
+    output = label_with_failures(tmp_path)
+    assert retry(output, *arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (output / 'runs/retry-1').exists()
+
+
+@pytest.mark.parametrize('arguments', [[], ['--output', '/nonexistent/lemmabeam']])
+def test_a_retry_of_nothing(arguments, capsys):
+    assert main(['retry', *arguments]) == 2
+    error = capsys.readouterr().err
+    assert ('--output is missing' in error) or ('there is no complete run to retry' in error)
+
+
+def test_dead_letters_edited_by_hand(tmp_path, no_decoder, capsys):
+    output = label_with_failures(tmp_path)
+    (part,) = output.glob('dead_letters/*/*/*.parquet')
+    part.write_bytes(b'uri,reason\n')
+    assert retry(output, '--reasons', 'not_found') == 1
+    assert f'{part} is no file of dead letters' in capsys.readouterr().err
+    assert part.read_bytes() == b'uri,reason\n'
+
+
+class SigningServer(LoopbackServer):
+    """Gives an image to who has today's signature."""
+
+    def __init__(self):
+        self.signature = 'monday'
+        self.is_down = False
+        outer = self
+
+        class Answering(Handler):
+            def respond(self):
+                asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+                code = 200 if asked.get('sig') == [outer.signature] else 403
+                code = 503 if outer.is_down and self.path.startswith('/1') else code
+                data = self.path.encode()
+                self.send_response(code)
+                self.send_header('Content-Length', str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        super().__init__(Answering)
+
+
+def test_signed_urls_are_read_from_the_manifest_again(tmp_path, no_decoder):
+    """What signs a URL is written nowhere, not even into the frozen listing."""
+    manifest, output = tmp_path / 'list.txt', tmp_path / 'out'
+
+    def sign(signature):
+        server.signature = signature
+        manifest.write_text(''.join(f'{server.url}/{i}.jpg?sig={signature}\n' for i in range(4)))
+
+    with contextlib.closing(SigningServer()) as server:
+        sign('monday-s3cr3t')
+        server.is_down = True
+        arguments = ['--allow_private_hosts', '--fetch_deadline_sec', '1', '--fail_fast_after', '0']
+        arguments += ['--input', str(manifest), '--output', str(output), '--run_id', 'night-1']
+        assert main(['label', *arguments]) == 3
+        server.is_down = False
+        sign('tuesday-s3cr3t')
+        assert retry(output) == 0
+    assert [row['uri'] for row in rows(output, 'predictions', 'retry-1')] == [f'{server.url}/1.jpg']
+    for path in output.glob('**/*'):
+        assert path.is_dir() or b's3cr3t' not in path.read_bytes(), path
