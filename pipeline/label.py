@@ -67,7 +67,7 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         help='reasons of the dead letters to try again; permanent ones only by name (default: '
         f'{",".join(reason.value for reason in Reason if reason.retryable)})',
     )
-    parser.set_defaults(input=())
+    parser.set_defaults(input=[])
     run = None
     if found.output is not None:
         run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
