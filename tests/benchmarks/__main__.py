@@ -19,6 +19,7 @@ _BENCHMARKS = (
     'throughput',
     'parallelism',
     'scale',
+    'scheduled',
     'memory',
 )
 _RESULTS = Path(__file__).with_name('RESULTS.md')
