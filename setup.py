@@ -20,7 +20,10 @@ setup(
     # 2.21 was tried here on these two only.
     python_requires='>=3.11,<3.13',
     packages=find_packages(include=['pipeline*', 'transforms*']),
-    package_data={'pipeline': ['sample/*'], 'transforms.model': ['data/*', 'data/canary/*']},
+    package_data={
+        'pipeline': ['sample/*', 'report.css'],
+        'transforms.model': ['data/*', 'data/canary/*'],
+    },
     install_requires=[
         # Launcher and workers must agree on Beam; RunInference changes between minor releases.
         'apache-beam>=2.77,<2.78',

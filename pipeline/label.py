@@ -16,6 +16,7 @@ from rich.console import Console
 
 from pipeline import options
 from pipeline.build import build
+from pipeline.html_report import write_html_report
 from pipeline.options import Retried, RunConfig
 from pipeline.progress import DownloadReporter, reporting
 from pipeline.resume import settle
@@ -23,6 +24,7 @@ from pipeline.signals import stopping_on_signals
 from pipeline.summary import print_summary
 from transforms import dead_letters, lease, preflight, uris
 from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.layout import Layout
 from transforms.listing import DEAD_LETTERS, Input
 from transforms.model import canary
 from transforms.process import shared
@@ -169,20 +171,22 @@ def _label(
             # A store that is gone has been reported already.
             with contextlib.suppress(StoreError):
                 lease.release(config.layout)
-    return code or _conclude(config)
+    return code or _conclude(config, args.report_thumbnails)
 
 
 def _tell_waiting(who: str) -> None:
     print(f'lemmabeam: {who}; waiting for it', file=sys.stderr)
 
 
-def _conclude(config: RunConfig) -> int:
+def _conclude(config: RunConfig, thumbnails: int) -> int:
     """Shows what came out; the exit code."""
     layout = config.layout
     report = json.loads(layout.store.read(layout.uri(layout.report_path)) or b'null')
     if report is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(report, layout, Console())
+    if layout.is_local:
+        _write_html_report(layout, thumbnails)
     counts = report['counts']
     if not counts['listed']:
         print('lemmabeam: the inputs list no image at all', file=sys.stderr)
@@ -195,6 +199,21 @@ def _conclude(config: RunConfig) -> int:
         )
         return 3
     return 0
+
+
+def _write_html_report(layout: Layout, thumbnails: int) -> None:
+    """Writes it beside a report that is complete without: whatever goes wrong is only said."""
+    try:
+        written = write_html_report(layout.output, layout.run_id, layout.stores, thumbnails)
+    except Exception as e:  # noqa: BLE001 (the run is done, and its results are kept)
+        reason = str(e) if isinstance(e, LemmabeamError) else f'{type(e).__name__}: {e}'
+        print(
+            f'lemmabeam: no report for people was written: {uris.printable(reason)}; the run is '
+            'complete',
+            file=sys.stderr,
+        )
+    else:
+        print(f'For people: {uris.printable(written)}')
 
 
 def _tell_model(config: RunConfig) -> None:

@@ -59,6 +59,7 @@ def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, 
         'label': ('label every image of an input', _label),
         'retry': ('label what failed in the last run and may succeed now', _retry),
         'clean': ('remove what interrupted runs have left in an output', _clean),
+        'report': ('write the report of a run for people, one HTML file', _report),
         'verify': ('check that an output is whole and consistent, or compare two', _verify),
         'models': ('list the models that are known by name, or check one', _models),
         'export-model': ('write a SavedModel from an official BiT checkpoint', _export_model),
@@ -147,6 +148,30 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     if not problems:
         print('the same' if args.other else 'whole and consistent')
     return 1 if problems else 0
+
+
+def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline.html_report import add_thumbnail_argument, write_html_report
+    from pipeline.options import add_store_arguments, store_options
+    from transforms import uris
+
+    parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
+    parser.add_argument('--run_id', metavar='ID', help='the run (default: the latest complete one)')
+    parser.add_argument(
+        '--output',
+        metavar='FILE',
+        help='where to write it, local, gs:// or s3:// (default: DIR/runs/<run_id>/report.html)',
+    )
+    add_thumbnail_argument(parser)
+    add_store_arguments(parser)
+    args = parser.parse_args(argv)
+    output = uris.absolute(args.folder).rstrip('/')
+    destination = None if args.output is None else uris.absolute(args.output)
+    written = write_html_report(
+        output, args.run_id, store_options(args), args.report_thumbnails, destination
+    )
+    print(uris.printable(written))
+    return 0
 
 
 def _models(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:

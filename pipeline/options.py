@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.html_report import add_thumbnail_argument
 from transforms import dead_letters, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
@@ -213,6 +214,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='list the inputs anew when an incomplete run is gone on with (default: it keeps the '
         'listing it was begun with)',
     )
+    add_thumbnail_argument(where)
     add_lease_arguments(where)
 
     add_store_arguments(parser)

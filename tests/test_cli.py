@@ -34,7 +34,8 @@ def test_the_sample_has_sensible_labels_and_balanced_books(sample_run):
     done, output = sample_run
     assert done.returncode == 0, done.stderr
     assert done.stderr == ''
-    for expected in ('cat.jpg', 'espresso 0.9', 'DEAD LETTER truncated', 'balanced', str(output)):
+    said = ('cat.jpg', 'espresso 0.9', 'DEAD LETTER truncated', 'balanced', str(output))
+    for expected in (*said, 'report.html'):
         assert expected in done.stdout
     first = {Path(row['uri']).name: row['labels'][0] for row in support.rows(output, 'predictions')}
     assert is_under(first['cat.jpg']['wnid'], FELINE)

@@ -1,0 +1,520 @@
+"""The report for people: what it says, that it lets nothing in, and that it stays small.
+
+What a browser makes of it is in test_browser.
+"""
+
+import base64
+import collections
+import hashlib
+import html.parser
+import io
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline import digest, html_page, html_report, markup, thumbnails
+from pipeline.html_charts import percent
+from pipeline.html_report import write_html_report
+from pipeline.main import main
+from pipeline.verify import verify
+from tests import made_runs, support
+from transforms.errors import StoreError, UsageError
+from transforms.rows import FetchLimits, Reason
+from transforms.runs import complete_runs
+from transforms.storage import DEFAULT_OPTIONS, store_for
+
+TAGS = set(
+    """html head meta link title style body a header main footer nav section h1 h2 h3 p span div bdi
+    code ul li dl dt dd table caption thead tbody tr th td details summary svg rect line text desc
+    img""".split()
+)
+ATTRIBUTES = set(
+    """charset http-equiv content name rel href lang id class role aria-label aria-labelledby
+    aria-hidden scope src alt width height x x1 x2 y y1 y2 rx text-anchor""".split()
+)
+
+
+class Page(html.parser.HTMLParser):
+    """A report, taken apart."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text()
+        self.tags = collections.Counter()
+        self.attributes = []
+        self.texts = []
+        self._open = []
+        self.feed(self.source)
+        self.close()
+        assert self._open == []
+        self.text = ' '.join(self.texts)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in ('meta', 'link', 'img'):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] == 'style':
+            self.style = data
+        else:
+            self.texts.append(data)
+
+    def values(self, tag, name):
+        return [value for t, n, value in self.attributes if (t, n) == (tag, name)]
+
+    @property
+    def pictures(self):
+        return self.values('img', 'src')
+
+
+def page_of(output, run_id=None, count=24, **options):
+    written = write_html_report(str(output), run_id, DEFAULT_OPTIONS, count, **options)
+    return Page(output / written)
+
+
+def check_is_closed(page):
+    """Nothing but what we use is in it, and its policy allows no more."""
+    assert set(page.tags) <= TAGS
+    assert {name for _, name, _ in page.attributes} <= ATTRIBUTES
+    for value in page.values('a', 'href'):
+        assert value.removeprefix('#') in page.values('section', 'id')
+    assert page.values('link', 'href') == ['data:,']
+    assert all(source.startswith('data:image/jpeg;base64,') for source in page.pictures)
+    ids = [value for _, name, value in page.attributes if name == 'id']
+    assert len(ids) == len(set(ids))
+    for _, name, value in page.attributes:
+        if name == 'aria-labelledby':
+            assert set(value.split()) <= set(ids)
+    policy = next(value for value in page.values('meta', 'content') if 'default-src' in value)
+    found = base64.b64encode(hashlib.sha256(page.style.encode()).digest()).decode()
+    assert policy.split('; ') == [
+        "default-src 'none'",
+        'img-src data:',
+        f"style-src 'sha256-{found}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert 'url(' not in page.style
+    assert '@import' not in page.style
+
+
+@pytest.fixture(scope='module')
+def sample(tmp_path_factory):
+    output = tmp_path_factory.mktemp('sample')
+    support.label('--input', support.SAMPLE, '--output', output, '--run_id', 'sample')
+    return output
+
+
+@pytest.fixture
+def copy(sample, tmp_path):
+    return shutil.copytree(sample, tmp_path / 'copy')
+
+
+def test_a_real_run_is_shown_as_its_report_counts_it(copy):
+    report = json.loads((copy / 'runs/sample/report.json').read_text())
+    page = page_of(copy)
+    check_is_closed(page)
+    counts = report['counts']
+    figures = re.findall(r'<dt>([^<]+)</dt><dd>([^<]+)</dd>', page.source)
+    shown = dict(figures)
+    assert shown['images listed'] == str(counts['listed']) == '13'
+    assert shown['labelled'] == str(counts['labeled']) == '10'
+    assert shown['failed'] == str(counts['dead_lettered']) == '3'
+    for reason in counts['dead_lettered_by_reason']:
+        assert f'<code>{reason}</code>' in page.source
+    for text in ('espresso', 'n07920052', 'coffee.jpg', 'half.jpg', 'JPEG ends early', 'label'):
+        assert text in page.text
+    # Each once at random, and once by its score; the three bad ones have none.
+    assert len(page.pictures) == 20
+    assert len(set(page.pictures)) == 10
+    assert page.text.count('not_an_image') == 2
+    assert verify(str(copy)) == []
+    assert page_of(copy).source == page.source
+
+
+def test_thumbnails_are_small_and_carry_no_metadata(tmp_path):
+    exif = Image.Exif()
+    exif[0x010E] = 'a secret description'
+    path = tmp_path / 'a.jpg'
+    Image.open(io.BytesIO(support.picture(1, (900, 300)))).save(path, exif=exif, comment=b'secret')
+    made_runs.write_run(tmp_path, 'a', [(str(path), [(0, 'robin', 0.5)])])
+    page = page_of(tmp_path)
+    data = base64.b64decode(page.pictures[0].partition(',')[2])
+    assert b'secret' in path.read_bytes()
+    assert b'secret' not in data
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (160, 160)
+        assert dict(image.getexif()) == {}
+
+
+@pytest.mark.parametrize('as_folder', [False, True])
+def test_nothing_from_outside_becomes_markup(tmp_path, as_folder):
+    folder = tmp_path / ('<b>' if as_folder else 'pictures')
+    folder.mkdir()
+    for name in made_runs.HOSTILE_NAMES:
+        (folder / name).write_bytes(support.picture(1))
+    labels = [(0, made_runs.HOSTILE_LABEL, 0.5), (1, '\u202ereverse\x00\x1b[31m', 0.25)]
+    made_runs.write_run(
+        tmp_path,
+        'a',
+        [(str(folder / name), labels) for name in made_runs.HOSTILE_NAMES],
+        [('<script>alert(5)</script>', Reason.BAD_URI, '<script>alert(6)</script>')],
+        carried={'split': '"><script>alert(7)</script>'},
+        versions={'lemmabeam': '<i>'},
+        options={'model': '<script>', '<script>': ['</script>']},
+        inputs=[{'kind': 'glob', 'uri': '', 'pattern': '</title><script>'}],
+        command='<b>label',
+    )
+    page = page_of(tmp_path)
+    check_is_closed(page)
+    assert len(page.pictures) == 2 * len(made_runs.HOSTILE_NAMES)
+    assert not re.search(
+        '[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b]', page.source
+    )
+    for text in ('onerror=alert(1)', '\\u202egnp.jpg', 'two\\x0alines', '</style></svg><script>'):
+        assert text in page.text
+    assert '&lt;b&gt;&#106;.jpg' in page.text  # as it is named, not as a browser would read it
+
+
+@settings(max_examples=50)
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_texts_come_back_out_of_an_element(tmp_path_factory, one, other):
+    path = tmp_path_factory.getbasetemp() / 'element.html'
+    path.write_text(markup.element('p', markup.untrusted(one, 10**6), title=other))
+    page = Page(path)
+    assert page.tags == {'p': 1, 'bdi': 1}
+    assert page.text == markup.visible(one)
+    assert page.values('p', 'title') == [markup.visible(other)]
+
+
+def test_no_picture_is_read_if_none_is_asked_for(copy, monkeypatch):
+    def read(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(html_report, 'read_thumbnails', read)
+    page = page_of(copy, count=0)
+    check_is_closed(page)
+    assert page.pictures == []
+    assert 'chosen at random' not in page.text
+    assert 'half.jpg' in page.text  # failures are named without their picture
+    assert '--report_thumbnails 0' in page.text
+
+
+def test_the_number_of_pictures_is_bounded(tmp_path):
+    for i in range(30):
+        (tmp_path / f'{i}.jpg').write_bytes(support.picture(i))
+    labels = [(0, 'robin', 0.5)]
+    made_runs.write_run(tmp_path, 'a', [(str(tmp_path / f'{i}.jpg'), labels) for i in range(30)])
+    assert len(page_of(tmp_path, count=4).pictures) == 8
+    assert len(page_of(tmp_path, count=24).pictures) == 48
+
+
+def test_the_file_stays_small(tmp_path, monkeypatch):
+    for i in range(30):
+        (tmp_path / f'{i}.jpg').write_bytes(support.picture(i))
+    labels = [(0, 'robin', 0.5)]
+    made_runs.write_run(tmp_path, 'a', [(str(tmp_path / f'{i}.jpg'), labels) for i in range(30)])
+    monkeypatch.setattr(html_report, 'MAX_BYTES', 150_000)
+    page = page_of(tmp_path)
+    assert 100_000 < len(page.source.encode()) < 155_000
+    assert 0 < len(page.pictures) < 48
+    left_out = re.search(r'(\d+) more were left out', page.text)
+    # The 24 chosen at random are the least certain ones, too: all scores are the same.
+    assert int(left_out[1]) + len(set(page.pictures)) == 24
+
+
+def test_classes_appear_and_vanish(tmp_path):
+    robin, wren, crow = (0, 'robin', 0.5), (1, 'wren', 0.4), (2, 'crow', 0.3)
+    made_runs.write_run(tmp_path, 'first', [('/a', [crow]), ('/b', [robin])])
+    assert 'Since the last run' not in page_of(tmp_path, count=0).text
+    made_runs.write_run(tmp_path, 'other', [('/a', [wren])], sequence=2, model_id='b-12345678')
+    made_runs.write_run(tmp_path, 'nothing', [], [('/a', Reason.EMPTY, '')], sequence=3)
+    rows = [('/a', [robin, wren]), ('/b', [robin]), ('/c', [wren])]
+    made_runs.write_run(tmp_path, 'last', rows, sequence=4, metadata={'threshold': '0.2'})
+    page = page_of(tmp_path, count=0)
+    assert 'run last' in page.text
+    changes = page.source.partition('id="changes"')[2].partition('</section>')[0]
+    assert 'first' in changes
+    appeared, vanished = changes.split('Vanished')
+    assert re.findall(r'<bdi>(\w+)</bdi></th><td class="n">(\d+)<', appeared) == [('wren', '2')]
+    assert re.findall(r'<bdi>(\w+)</bdi></th><td class="n">(\d+)<', vanished) == [('crow', '1')]
+    assert 'The threshold was 0.05 then and is 0.2 now' in changes
+    # Asked for by its id, an earlier run is compared with what came before it.
+    assert 'Since the last run' not in page_of(tmp_path, 'first', count=0).text
+
+
+def test_runs_that_have_little_to_show(tmp_path):
+    made_runs.write_run(tmp_path / 'empty', 'a', [], images_per_sec=None)
+    page = page_of(tmp_path / 'empty')
+    check_is_closed(page)
+    assert 'list no image at all' in page.text
+
+    failed = [(f'/{reason.value}.jpg', reason, 'a detail') for reason in Reason]
+    made_runs.write_run(tmp_path / 'failed', 'a', [], failed * 2)
+    page = page_of(tmp_path / 'failed')
+    check_is_closed(page)
+    assert page.pictures == []
+    assert all(page.text.count(reason.value) >= 2 for reason in Reason)
+
+    none = {'vocabulary': 'none', 'activation': 'none', 'max_labels': '0'}
+    made_runs.write_run(tmp_path / 'features', 'a', [('/pictures/seen.jpg', [])], metadata=none)
+    page = page_of(tmp_path / 'features')
+    check_is_closed(page)
+    assert 'without any label' not in page.text
+    assert 'seen.jpg' in page.text
+
+
+def test_a_run_of_another_command_with_fewer_entries(tmp_path):
+    made_runs.write_run(tmp_path, 'a', [('/a', [(0, 'robin', 0.5)])], command='relabel')
+    path = tmp_path / 'runs/a/report.json'
+    report = json.loads(path.read_text())
+    for key in ('verdict', 'stage_thread_sec', 'batches', 'batch_fill', 'images_per_sec', 'inputs'):
+        del report[key]
+    report['options'] = {}
+    report['counts'] = {'listed': 1, 'labeled': 1, 'gone': 7}
+    path.write_text(json.dumps(report))
+    page = page_of(tmp_path)
+    check_is_closed(page)
+    assert 'lemmabeam relabel' in page.text
+    assert 'gone since an earlier run' in page.text
+
+
+def test_scores_of_any_range_have_their_place(tmp_path):
+    rows = [('/a', [(0, 'robin', 7.5), (1, 'wren', -3.0)]), ('/b', [(1, 'wren', 2.0)])]
+    made_runs.write_run(tmp_path, 'a', rows, metadata={'activation': 'none', 'threshold': '-9'})
+    store = store_for(str(tmp_path))
+    run = complete_runs(str(tmp_path), store)[0]
+    found = digest.read_digest(str(tmp_path), run, store, 5, 5)
+    assert found.score_range == (-3.0, 7.5)
+    assert found.scores.sum() == 3
+    assert found.best_scores.sum() == 2
+    assert list(found.rows_by_labels) == [0, 1, 1]
+    check_is_closed(page_of(tmp_path))
+
+
+def test_pictures_that_cannot_be_shown_say_why(tmp_path):
+    (tmp_path / 'text.jpg').write_bytes(b'no picture')
+    (tmp_path / 'large.png').write_bytes(support.picture(1, (2000, 600), 'PNG'))
+    (tmp_path / 'other.jpg').write_bytes(support.picture(1))
+    same = support.picture(2)
+    (tmp_path / 'same.jpg').write_bytes(same)
+    names = ['missing.jpg', 'text.jpg', 'large.png', 'other.jpg', 'same.jpg']
+    rows = [(str(tmp_path / name), [(0, 'robin', 0.5)]) for name in names]
+    rows += [('http://127.0.0.1:1/a.jpg', []), ('gopher://a/b', [])]
+    failed = [
+        (str(tmp_path / 'large.png'), Reason.TOO_MANY_PIXELS, '1200000 pixels, limit 1000000'),
+        (str(tmp_path / 'other.jpg'), Reason.TRUNCATED, 'JPEG ends early'),
+    ]
+    made_runs.write_run(tmp_path, 'a', rows, failed)
+    part = next(tmp_path.glob('predictions/**/*.parquet'))
+    _set_hash(part, str(tmp_path / 'same.jpg'), hashlib.sha256(same).hexdigest())
+    page = page_of(tmp_path)
+    check_is_closed(page)
+    tiles = re.findall(
+        r'<li>(?:<img|<div class="none").*?(?=<li><img|<li><div|</section>)', page.source
+    )
+    random = {name: next(tile for tile in tiles if name in tile) for name in names}
+    assert 'not_found' in random['missing.jpg']
+    assert 'not_an_image' in random['text.jpg']
+    assert 'too_many_pixels' in random['large.png']
+    assert 'has changed since the run' in random['other.jpg']
+    assert '<img' in random['same.jpg']
+    assert 'has changed' not in random['same.jpg']
+    assert 'forbidden' in next(tile for tile in tiles if '127.0.0.1' in tile)
+    assert 'its store does not let us read it' in next(tile for tile in tiles if 'gopher' in tile)
+    assert 'It can be read now.' in next(tile for tile in tiles if 'JPEG ends early' in tile)
+    large = next(tile for tile in tiles if 'limit 1000000' in tile and 'note' in tile)
+    assert '<img' not in large
+
+
+def _set_hash(path, uri, sha256):
+    table = pq.ParquetFile(path).read()
+    rows = table.to_pylist()
+    next(row for row in rows if row['uri'] == uri)['content_sha256'] = sha256
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+
+def test_damage_is_named(tmp_path):
+    made_runs.write_run(tmp_path, 'a', [('/a', [(0, 'robin', 0.5)])])
+    path = tmp_path / 'runs/a/report.json'
+    report = json.loads(path.read_text())
+    for change in (
+        {'metadata': {}},
+        {'counts': {'labeled': 1}},
+        {'started_at': 'noon'},
+        {'verdict': {'bounded_by': 'x'}},
+        {'options': {'max_bytes': 'many'}},
+        {'files': [{'path': 'predictions/x'}]},
+    ):
+        path.write_text(json.dumps(report | change))
+        with pytest.raises(StoreError, match=r'report\.json is damaged'):
+            page_of(tmp_path)
+    path.write_text('{')
+    with pytest.raises(StoreError, match=r'report\.json is damaged'):
+        page_of(tmp_path)
+    path.write_text(json.dumps(report))
+    part = next(tmp_path.glob('predictions/**/*.parquet'))
+    data = part.read_bytes()
+    pq.write_table(pq.ParquetFile(part).read().drop_columns(['labels']), part)
+    with pytest.raises(StoreError, match='is missing or damaged'):
+        page_of(tmp_path)
+    part.write_bytes(data[:-10])
+    with pytest.raises(StoreError, match='is missing or damaged'):
+        page_of(tmp_path)
+    part.unlink()
+    with pytest.raises(StoreError, match='is missing or damaged'):
+        page_of(tmp_path)
+
+
+def test_examples_are_what_a_plain_loop_chooses(tmp_path):
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(300):
+        scores = sorted(rng.random(rng.integers(0, 4)).astype(np.float32).tolist(), reverse=True)
+        rows.append((f'/{i:03}', [(j, f'class {j}', score) for j, score in enumerate(scores)]))
+    made_runs.write_run(tmp_path, 'a', rows)
+    store = store_for(str(tmp_path))
+    run = complete_runs(str(tmp_path), store)[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digest, '_BATCH_ROWS', 7)
+        found = digest.read_digest(str(tmp_path), run, store, 10, 3)
+    ranked = sorted(rows, key=lambda row: digest._rank('a', row[0]))
+    some = [row for row in rows if row[1]]
+    assert [each.uri for each in found.random] == [uri for uri, _ in ranked[:10]]
+    assert [each.uri for each in found.unlabeled] == [u for u, labels in ranked if not labels][:10]
+    by_score = sorted(some, key=lambda row: (row[1][0][2], digest._rank('a', row[0])))
+    assert [each.uri for each in found.least_certain] == [uri for uri, _ in by_score[:10]]
+    assert list(found.rows_by_labels) == [sum(len(row[1]) == n for row in rows) for n in range(4)]
+    assert {i: each.rows for i, each in found.classes.items()} == {
+        i: sum(len(row[1]) > i for row in rows) for i in range(3)
+    }
+    scores = [score for _, labels in rows for _, _, score in labels]
+    assert found.scores.tolist() == np.histogram(scores, digest.BINS, (0, 1))[0].tolist()
+
+
+def test_pictures_that_take_too_long_are_left_out(monkeypatch):
+    def read(uri, *_):
+        time.sleep(5 if uri == 'slow' else 0)
+        return thumbnails.Picture('data:', '', '')
+
+    monkeypatch.setattr(thumbnails, '_read', read)
+    limits = thumbnails.Limits(FetchLimits(1, 1.0), thumbnails.PixelLimits(), total_sec=0.3)
+    started = time.monotonic()
+    found = thumbnails.read_thumbnails(['slow', 'fast'], limits, DEFAULT_OPTIONS)
+    assert time.monotonic() - started < 3
+    assert found['fast'].data_uri == 'data:'
+    assert 'time' in found['slow'].problem
+
+
+def test_limits_of_a_run_are_only_ever_lowered():
+    low = thumbnails.Limits.of_run({'max_bytes': 5, 'max_pixels': 7, 'fetch_deadline_sec': 0.5})
+    assert low.fetch == FetchLimits(5, 0.5)
+    assert (low.pixels.max_px, low.pixels.max_baseline_jpeg_px) == (7, 28)
+    high = thumbnails.Limits.of_run(
+        {'max_bytes': 2**50, 'max_pixels': 2**50, 'fetch_deadline_sec': 1e6}
+    )
+    assert high == thumbnails.Limits.of_run({})
+    assert high.fetch.deadline_sec == 10
+
+
+def test_a_report_on_request(copy, tmp_path, capsys):
+    assert main(['report', str(copy), '--report_thumbnails', '1']) == 0
+    assert capsys.readouterr().out.strip() == str(copy / 'runs/sample/report.html')
+    elsewhere = tmp_path / 'x.html'
+    assert main(['report', str(copy), '--run_id', 'sample', '--output', str(elsewhere)]) == 0
+    assert elsewhere.read_text().startswith('<!doctype html>')
+    assert main(['report', str(copy), '--run_id', 'other']) == 2
+    assert '--run_id other: no complete run of this id' in capsys.readouterr().err
+    assert main(['report', str(tmp_path / 'nothing')]) == 2
+    assert main(['report', str(copy), '--output', 'https://a.example/x.html']) == 2
+    for count in ('201', '-1', 'many', '²'):
+        with pytest.raises(SystemExit) as stopped:
+            main(['report', str(copy), '--report_thumbnails', count])
+        assert stopped.value.code == 2
+
+
+def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch):
+    from pipeline.main import _write_html_report
+
+    config, _ = support.make_config(
+        '--input', support.SAMPLE, '--output', sample, '--run_id', 'sample'
+    )
+    _write_html_report(config, 0)
+    assert 'report.html' in capsys.readouterr().out
+
+    def fail(*_):
+        raise ZeroDivisionError('why')
+
+    monkeypatch.setattr(html_report, 'write_html_report', fail)
+    _write_html_report(config, 0)
+    assert 'ZeroDivisionError: why; the run is complete' in capsys.readouterr().err
+
+
+def test_names_are_relative_to_their_folder(tmp_path):
+    for number, (uris, folder) in enumerate(
+        [
+            (['gs://b/p/a.jpg', 'gs://b/p/ab/c.jpg'], 'gs://b/p/'),
+            (['gs://b/a.jpg', 'gs://c/a.jpg'], ''),
+            (['/a.jpg', '/b.jpg'], ''),
+            (['/x/only.jpg'], '/x/'),
+        ]
+    ):
+        output = tmp_path / str(number)
+        made_runs.write_run(output, 'a', [(uri, [(0, 'robin', 0.5)]) for uri in uris])
+        store = store_for(str(output))
+        run = complete_runs(str(output), store)[0]
+        found = digest.read_digest(str(output), run, store, 5, 5)
+        assert html_report._common_folder(found) == folder
+
+
+def test_output_and_pictures_in_a_bucket(bucket, tmp_path):
+    uri = bucket.put('pictures/a.jpg', support.picture(1))
+    made_runs.write_run(tmp_path, 'a', [(uri, [(0, 'robin', 0.5)])])
+    for path in tmp_path.rglob('*'):
+        if path.is_file():
+            bucket.put(f'out/{path.relative_to(tmp_path)}', path.read_bytes())
+    written = write_html_report(bucket.uri('out'), None, DEFAULT_OPTIONS)
+    assert written == bucket.uri('out/runs/a/report.html')
+    (tmp_path / 'page.html').write_bytes(store_for(written).read(written))
+    page = Page(tmp_path / 'page.html')
+    check_is_closed(page)
+    assert len(page.pictures) == 2
+
+
+def test_a_folder_without_runs_is_no_output(tmp_path):
+    with pytest.raises(UsageError, match='no complete run there'):
+        page_of(tmp_path)
+
+
+def test_every_reason_has_its_advice():
+    assert set(html_page._ADVICE) == set(Reason)
+
+
+@pytest.mark.parametrize(
+    ('count', 'total', 'text'),
+    [
+        (0, 0, '–'),
+        (0, 9, '0 %'),
+        (9, 9, '100 %'),
+        (1, 2, '50 %'),
+        (1, 3, '33.3 %'),
+        (1, 10**6, '< 0.1 %'),
+        (10**6 - 1, 10**6, '> 99.9 %'),
+    ],
+)
+def test_shares_for_people(count, total, text):
+    assert percent(count, total) == text
