@@ -1,10 +1,10 @@
 """`lemmabeam clean`: removes what interrupted runs have left in an output."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
+from pipeline.progress import tell_waiting
 from transforms import lease, uris, work
 from transforms.errors import LemmabeamError, UsageError
 from transforms.layout import Layout
@@ -33,12 +33,7 @@ def run(args: argparse.Namespace) -> int:
     layout = Layout(output, 'clean', '', (), (), 1, store_options(args))
     if not layout.store.is_folder(output):
         raise UsageError(f'{args.folder}: no such folder')
-    lease.acquire(
-        layout,
-        args.break_lease,
-        args.wait_for_lease_sec,
-        lambda who: print(f'lemmabeam: {who}; waiting for it', file=sys.stderr),
-    )
+    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
     try:
         found = work.unfinished(output, layout.store)
         if args.run_id is not None:

@@ -18,7 +18,7 @@ from pipeline import options
 from pipeline.build import build
 from pipeline.html_report import write_html_report
 from pipeline.options import Retried, RunConfig
-from pipeline.progress import DownloadReporter, reporting
+from pipeline.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
 from pipeline.summary import print_summary
@@ -155,7 +155,7 @@ def _label(
         root = beam.Pipeline(options=beam_options)
     except (ValueError, ImportError) as e:
         raise UsageError(f'--runner: {e}') from e
-    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, _tell_waiting)
+    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
 
     def advice() -> str:
         return f'; the same command again goes on with run {config.layout.run_id}'
@@ -172,10 +172,6 @@ def _label(
             with contextlib.suppress(StoreError):
                 lease.release(config.layout)
     return code or _conclude(config, args.report_thumbnails)
-
-
-def _tell_waiting(who: str) -> None:
-    print(f'lemmabeam: {who}; waiting for it', file=sys.stderr)
 
 
 def _conclude(config: RunConfig, thumbnails: int) -> int:

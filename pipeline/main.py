@@ -59,6 +59,8 @@ def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, 
         'label': ('label every image of an input', _label),
         'retry': ('label what failed in the last run and may succeed now', _retry),
         'clean': ('remove what interrupted runs have left in an output', _clean),
+        'relabel': ('label anew from the stored scores, with other thresholds', _relabel),
+        'latest': ('write the newest row of every image and model into one file', _latest),
         'report': ('write the report of a run for people, one HTML file', _report),
         'verify': ('check that an output is whole and consistent, or compare two', _verify),
         'models': ('list the models that are known by name, or check one', _models),
@@ -172,6 +174,20 @@ def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     )
     print(uris.printable(written))
     return 0
+
+
+def _latest(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline import latest
+
+    latest.add_arguments(parser)
+    return latest.run(parser.parse_args(argv))
+
+
+def _relabel(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    from pipeline import relabel
+
+    relabel.add_arguments(parser)
+    return relabel.run(parser.parse_args(argv))
 
 
 def _models(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:

@@ -553,7 +553,7 @@ def make_config(
         raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
-        run_id=_run_id(args.run_id, now),
+        run_id=make_run_id(args.run_id, now),
         model_id=model.id,
         carry=columns.carry,
         partition_by=columns.partition_by,
@@ -736,7 +736,12 @@ def _columns(args: argparse.Namespace) -> Columns:
     return Columns(args.uri_column, carry, tuple(args.partition_by))
 
 
-def _run_id(given: str | None, now: datetime.datetime) -> str:
+def make_run_id(given: str | None, now: datetime.datetime) -> str:
+    """The value of --run_id, or one made of the time and four random hex digits.
+
+    Raises:
+      UsageError: readers would not take it for a text.
+    """
     if given is None:
         return f'{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}'
     if not RUN_ID.fullmatch(given):

@@ -68,6 +68,11 @@ class DownloadReporter:
         self._stream.flush()
 
 
+def tell_waiting(who: str) -> None:
+    """Says for whom a run waits; see `transforms.lease.acquire`."""
+    print(f'lemmabeam: {who}; waiting for it', file=sys.stderr)
+
+
 @contextlib.contextmanager
 def reporting(stream: TextIO | None = None) -> Iterator[None]:
     """Reports the totals of this process on a stream for the length of a with block."""

@@ -12,12 +12,13 @@ from pipeline.options import RunConfig
 from pipeline.verdict import make_verdict
 from transforms import outcomes
 from transforms.errors import BooksError
+from transforms.latest import write_latest_sql
 from transforms.model.sources import printable_location
 from transforms.publish import clean_up, publish, to_json
 from transforms.rows import WrittenFile
 
 _DEAD = 'dead_lettered/'
-_TOP_LABELS = 10
+TOP_LABELS = 10
 
 
 def make_report(
@@ -58,7 +59,7 @@ def make_report(
     resumed = int(stats.get('resumed_labeled', 0.0))
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
-    common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:_TOP_LABELS]
+    common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:TOP_LABELS]
     return {
         'run_id': config.layout.run_id,
         'sequence': config.sequence,
@@ -133,6 +134,7 @@ class _ReportDoFn(beam.DoFn):
                 f'the books of run {layout.run_id} do not balance: {report["counts"]}; its '
                 f'files and {layout.uri(layout.report_path)} are kept'
             )
+        write_latest_sql(layout.output, layout.store)
         clean_up(layout)
 
 

@@ -82,6 +82,21 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     return config.as_run(run_id, begun.sequence, history)
 
 
+def check_new_run(layout: Layout, runs: Sequence[CompleteRun]) -> None:
+    """Refuses the id of a run that is there already, complete or not.
+
+    Raises:
+      UsageError: it is; or the run does not fit the dataset.
+    """
+    check_dataset(layout)
+    _refuse_complete(layout, layout.run_id, runs)
+    if work.begun(layout) is not None:
+        raise UsageError(
+            f'--run_id {layout.run_id}: a run of this id is incomplete in {layout.output}; choose '
+            'another id'
+        )
+
+
 def _refuse_complete(layout: Layout, given: str | None, runs: Sequence[CompleteRun]) -> None:
     if given is not None and any(run.id == given for run in runs):
         raise UsageError(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import dead_letters, uris, write
+from transforms import dead_letters, latest, uris, write
 from transforms.errors import UsageError
 from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
@@ -100,7 +100,7 @@ def _verify(dataset: _Dataset) -> list[str]:
     problems: list[str] = []
     if dataset.spec.get('schema_version') != SCHEMA_VERSION:
         return [f'dataset.json has schema version {dataset.spec.get("schema_version")}']
-    expected = {'dataset.json'}
+    expected = {'dataset.json', latest.PATH}
     for run_id, run in dataset.runs.items():
         problems += _check_run(dataset, run_id, run)
         vocabulary = f'vocabularies/{run.report["model"]["vocabulary"]}'

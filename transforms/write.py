@@ -136,7 +136,7 @@ def _prediction_table(
     rows: pa.Table, vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
 ) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
-    columns['labels'] = _labels(rows, vocabulary, schema.field('labels').type)
+    columns['labels'] = labels_of(rows, vocabulary, schema)
     if outcomes.FEATURES in schema.names:
         columns[outcomes.FEATURES] = rows[outcomes.FEATURES]
     if layout.file_columns:
@@ -147,7 +147,8 @@ def _prediction_table(
     return pa.table(columns, schema)
 
 
-def _labels(rows: pa.Table, vocabulary: Vocabulary, kind: pa.DataType) -> pa.Array:
+def labels_of(rows: pa.Table, vocabulary: Vocabulary, schema: pa.Schema) -> pa.Array:
+    """The column 'labels' of `schema`, from the columns 'indices' and 'scores' of `rows`."""
     indices = _single(rows['indices'])
     index = pc.list_flatten(indices)
     structs = pa.StructArray.from_arrays(
@@ -161,11 +162,18 @@ def _labels(rows: pa.Table, vocabulary: Vocabulary, kind: pa.DataType) -> pa.Arr
     )
     lengths = pc.list_value_length(indices).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=kind)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=schema.field('labels').type)
 
 
 def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def first_names(table: pa.Table) -> dict[str, int]:
+    """How often each name is the first label of a row of predictions."""
+    first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))
+    counts = pc.value_counts(pc.struct_field(first, 'name')).to_pylist()
+    return {count['values']: count['counts'] for count in counts}
 
 
 def to_parquet(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
@@ -226,9 +234,7 @@ class _WriteDoFn(beam.DoFn):
         def tables() -> Iterator[pa.Table]:
             routed = [outcomes.from_ipc(data) for data in parts if data]
             for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
-                first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))
-                for count in pc.value_counts(pc.struct_field(first, 'name')).to_pylist():
-                    first_labels[count['values']] += count['counts']
+                first_labels.update(first_names(table))
                 yield table
 
         file = write_file(path, self._layout, schema, tables())

@@ -20,6 +20,7 @@ _BENCHMARKS = (
     'parallelism',
     'scale',
     'scheduled',
+    'relabel',
     'memory',
 )
 _RESULTS = Path(__file__).with_name('RESULTS.md')

@@ -1,0 +1,198 @@
+"""`lemmabeam latest`: the newest row of every image and model, in one Parquet file."""
+
+import argparse
+import contextlib
+import io
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.options import add_store_arguments, store_options
+from transforms import newest, outcomes, uris, write
+from transforms.dataset import (
+    Dataset,
+    metadata_of,
+    open_dataset,
+    read_vocabulary,
+    runs_of_model,
+)
+from transforms.errors import StoreError, UsageError
+from transforms.layout import SCHEMA_VERSION
+from transforms.model.vocabulary import Vocabulary
+from transforms.newest import NewestRows, newest_rows
+from transforms.process import TEMPORARIES
+from transforms.runs import CompleteRun, complete_runs
+from transforms.storage import StoreOptions, store_for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam latest`."""
+    parser.add_argument('folder', metavar='DIR', help='the --output of `lemmabeam label`')
+    parser.add_argument(
+        '--output',
+        required=True,
+        metavar='FILE',
+        help='the Parquet file to write or replace, local, gs:// or s3://, outside DIR; sorted by '
+        'model and URI. For an object store it is put together in memory',
+    )
+    parser.add_argument(
+        '--model_id',
+        metavar='ID',
+        help='only the rows of this model, such as efficientnet-lite0-30581518 (default: those of '
+        'all models)',
+    )
+    add_store_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the file and prints its counts.
+
+    Above a million rows a temporary folder ($TMPDIR) takes about 300 bytes a row.
+
+    Raises:
+      UsageError: DIR is no output, FILE cannot lie there, or there is no such model.
+      StoreError: a file or report is damaged, or a store fails.
+    """
+    stores = store_options(args)
+    output = uris.absolute(args.folder).rstrip('/') or '/'
+    dataset = open_dataset(output, store_for(output, stores), 'DIR ')
+    target = _target(args.output, output, stores)
+    runs = complete_runs(output, dataset.store)
+    if args.model_id is not None:
+        runs = runs_of_model(dataset, runs, args.model_id)
+    counts = write_latest(dataset, runs, target, stores)
+    for model_id, (rows, superseded) in counts.items():
+        print(f'{model_id}: {rows:,} rows, {superseded:,} superseded ones left out')
+    print(f'{uris.printable(target)}: {sum(rows for rows, _ in counts.values()):,} rows')
+    return 0
+
+
+def write_latest(
+    dataset: Dataset,
+    runs: Sequence[CompleteRun],
+    target: str,
+    stores: StoreOptions,
+    rows_at_once: int = newest.ROWS_AT_ONCE,
+) -> dict[str, tuple[int, int]]:
+    """Writes the newest row of each (uri, carried columns) and model into one Parquet file.
+
+    Args:
+      dataset: the folder.
+      runs: complete runs, the oldest first.
+      target: absolute URI of the file, which is there whole or not at all.
+      stores: how it is reached.
+      rows_at_once: rows in memory at a time, about.
+
+    Returns:
+      By model: rows, and rows of earlier runs that they supersede.
+
+    Raises:
+      StoreError, UsageError: a file or report is damaged or missing, or a store fails.
+    """
+    by_model: dict[str, list[CompleteRun]] = {}
+    for each in runs:
+        by_model.setdefault(each.model_id, []).append(each)
+    schema = _schema(dataset, runs)
+    counts = {}
+    with (
+        _writing(target, stores) as file,
+        pq.ParquetWriter(file, schema, compression='zstd') as writer,
+    ):
+        for model_id in sorted(by_model):
+            of_model = by_model[model_id]
+            vocabulary = read_vocabulary(dataset, of_model[-1])
+            with newest_rows(dataset, of_model, None, rows_at_once) as found:
+                rows = sum(found.rows_by_run)
+                counts[model_id] = rows, found.rows_read - rows
+                for table in _tables(found, of_model, dataset, vocabulary, schema):
+                    writer.write_table(table, row_group_size=write.ROW_GROUP_ROWS)
+    return counts
+
+
+def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
+    """Columns as in the files of predictions, then those of their paths; all of them text."""
+    lengths = {metadata_of(dataset, run).get(outcomes.FEATURES) for run in runs}
+    metadata = {'schema_version': str(SCHEMA_VERSION)}
+    if len(lengths) == 1 and (length := lengths.pop()):
+        metadata[outcomes.FEATURES] = length
+    schema = write.prediction_schema((), metadata)
+    if len(lengths) > 1:
+        # Of several models, or missing: pyarrow reads no list of fixed size that may be null.
+        schema = schema.append(pa.field(outcomes.FEATURES, pa.list_(pa.float16())))
+    for column in dataset.carry:
+        schema = schema.append(pa.field(column, pa.string()))
+    for column in ('model', 'run'):
+        schema = schema.append(pa.field(column, pa.string(), nullable=False))
+    return schema
+
+
+def _tables(
+    found: NewestRows,
+    runs: Sequence[CompleteRun],
+    dataset: Dataset,
+    vocabulary: Vocabulary,
+    schema: pa.Schema,
+) -> Iterator[pa.Table]:
+    ids = pa.array([run.id for run in runs], pa.string())
+    for rows in found.in_order():
+        columns: dict[str, Any] = {name: rows[name] for name in newest.STORED}
+        newest.check_indices(rows, vocabulary)
+        columns['labels'] = write.labels_of(rows, vocabulary, schema)
+        if outcomes.FEATURES in schema.names:
+            kind = schema.field(outcomes.FEATURES).type
+            columns[outcomes.FEATURES] = (
+                rows[outcomes.FEATURES].cast(kind) if found.features else pa.nulls(len(rows), kind)
+            )
+        names = newest.carry_names(len(dataset.carry))
+        columns |= {column: rows[name] for column, name in zip(dataset.carry, names, strict=True)}
+        columns['model'] = pa.repeat(runs[0].model_id, len(rows))
+        columns['run'] = ids.take(rows[newest.PLACE].combine_chunks())
+        yield pa.table(columns, schema)
+
+
+def _target(given: str, folder: str, stores: StoreOptions) -> str:
+    target = uris.absolute(given)
+    shown = uris.printable(given)
+    if uris.scheme_of(target) in ('http', 'https'):
+        raise UsageError(f'--output {shown}: http(s) is not written to')
+    store_for(target, stores)  # a scheme that cannot be written is found first
+    if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
+        raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')
+    real = [os.path.realpath(x) if uris.scheme_of(x) == '' else x for x in (target, folder)]
+    if f'{real[0]}/'.startswith(uris.join(real[1], '')):
+        raise UsageError(
+            f'--output {shown} lies inside {folder}, where readers would take it for a part of the '
+            'dataset: choose a place beside it'
+        )
+    return target
+
+
+def _is_folder(target: str) -> bool:
+    return uris.scheme_of(target) == '' and Path(target).is_dir()
+
+
+@contextlib.contextmanager
+def _writing(target: str, stores: StoreOptions) -> Iterator[BinaryIO]:
+    """A file that is put in its place at the end, unless something fails."""
+    if uris.scheme_of(target):
+        data = io.BytesIO()
+        yield data
+        store_for(target, stores).write(target, data.getvalue())
+        return
+    path = Path(target)
+    temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TEMPORARIES.hold(temporary):
+            with temporary.open('xb') as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+    except OSError as e:
+        raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror or e}') from e

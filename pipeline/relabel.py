@@ -1,0 +1,459 @@
+"""`lemmabeam relabel`: labels anew from the stored scores, as a run of its own."""
+
+import argparse
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.options import (
+    add_lease_arguments,
+    add_store_arguments,
+    make_run_id,
+    positive,
+    store_options,
+)
+from pipeline.progress import tell_waiting
+from pipeline.report import TOP_LABELS
+from pipeline.resume import check_new_run
+from pipeline.signals import stopping_on_signals
+from pipeline.verdict import make_verdict
+from transforms import lease, newest, outcomes, relabel, uris, write
+from transforms.dataset import (
+    Dataset,
+    damaged,
+    metadata_of,
+    open_dataset,
+    read_vocabulary,
+    runs_of_model,
+)
+from transforms.errors import LemmabeamError, StoreError, UsageError
+from transforms.latest import write_latest_sql
+from transforms.layout import Layout
+from transforms.model.card import Activation
+from transforms.newest import NewestRows, newest_rows
+from transforms.process import TEMPORARIES
+from transforms.publish import clean_up, discard, publish, to_json
+from transforms.rows import WrittenFile
+from transforms.runs import CompleteRun, complete_runs
+from transforms.storage import StoreOptions, store_for
+from transforms.versions import library_versions
+
+COMMAND = 'relabel'
+_ROWS_PER_FILE = 1_000_000
+# Of an earlier relabelling, when that is the newest source.
+_OWN_METADATA = ('relabeled_from', 'thresholds_sha256', 'complete_from')
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """What makes a score a label.
+
+    Attributes:
+      threshold: of the classes that are not named.
+      by_class: of the others, by index.
+      file: where these come from, '' where there are none.
+      sha256: hex hash of that file.
+      values: (classes,) float64, the threshold of every class.
+    """
+
+    threshold: float
+    by_class: dict[int, float]
+    file: str
+    sha256: str
+    values: np.ndarray
+
+    @property
+    def lowest(self) -> float:
+        """The lowest of all classes."""
+        return float(self.values.min())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam relabel`."""
+    parser.add_argument(
+        '--output',
+        required=True,
+        metavar='DIR',
+        help='the output of `lemmabeam label`; the labels are written there as a run of their own',
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='SCORE',
+        help='a class whose score reaches it is a label; not below that of the runs whose scores '
+        'are read, because lower ones are not stored (default: that of the newest of them)',
+    )
+    parser.add_argument(
+        '--thresholds',
+        metavar='FILE',
+        help='CSV with the header class,threshold for single classes, local, gs:// or s3://. '
+        'A class is a wnid, else a name, else an index; the others have --threshold',
+    )
+    parser.add_argument(
+        '--max_labels',
+        type=positive,
+        metavar='N',
+        help='at most N labels an image (default: that of the newest run whose scores are read)',
+    )
+    parser.add_argument(
+        '--model_id',
+        metavar='ID',
+        help='the model whose scores are meant, such as efficientnet-lite0-30581518 (default: the '
+        'only one)',
+    )
+    parser.add_argument(
+        '--run_id',
+        metavar='ID',
+        help='name of this run, starting with a letter (default: the UTC time and four random hex '
+        'digits)',
+    )
+    add_lease_arguments(parser)
+    add_store_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the run and prints its counts.
+
+    Args:
+      args: of `add_arguments`.
+
+    Raises:
+      UsageError: DIR is no output, or a value cannot be used.
+      StoreError: a file or report is damaged, or a store fails; nothing is published then.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    stores = store_options(args)
+    output = uris.absolute(args.output).rstrip('/') or '/'
+    dataset = open_dataset(output, store_for(output, stores), '--output ')
+    layout = Layout(
+        output=output,
+        run_id=make_run_id(args.run_id, now),
+        model_id='',
+        carry=dataset.carry,
+        partition_by=dataset.partition_by,
+        rows_per_file=_ROWS_PER_FILE,
+        stores=stores,
+    )
+    advice = f'; nothing of run {layout.run_id} counts, start it again'
+
+    def leave() -> None:
+        TEMPORARIES.remove_all()
+        clean_up(layout)
+        lease.release(layout)
+
+    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
+    with stopping_on_signals(lambda: advice, leave):
+        try:
+            report = _Relabeling(args, dataset, layout, stores, now).run()
+        finally:
+            with contextlib.suppress(StoreError):
+                lease.release(layout)
+    counts = report['counts']
+    print(f'Run {layout.run_id}: {counts["labeled"]:,} rows of {report["model"]["id"]} relabelled')
+    top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
+    if top:
+        print(uris.printable(f'Commonest first labels: {top}'))
+    print(f'Report: {uris.printable(layout.uri(layout.report_path))}')
+    return 0
+
+
+class _Relabeling:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        dataset: Dataset,
+        layout: Layout,
+        stores: StoreOptions,
+        started_at: datetime.datetime,
+    ):
+        self._args = args
+        self._dataset = dataset
+        self._stores = stores
+        self._started_at = started_at
+        self._started = time.perf_counter()
+        runs = complete_runs(dataset.output, dataset.store)
+        self._runs = runs
+        self._sequence = 1 + max((run.sequence for run in runs), default=0)
+        self._sources = _by_worth(_choose(dataset, runs, args.model_id))
+        newest_run = self._sources[-1]
+        self._layout = dataclasses.replace(
+            layout, model_id=newest_run.model_id, rows_per_file=_rows_per_file(newest_run)
+        )
+        self._vocabulary = read_vocabulary(dataset, newest_run)
+        self._top_labels: Counter[str] = Counter()
+        self._cut_rows = 0
+
+    def run(self) -> dict[str, Any]:
+        """Writes everything, the report last, and returns it."""
+        check_new_run(self._layout, self._runs)
+        rows_per_file = self._layout.rows_per_file
+        with newest_rows(self._dataset, self._sources, rows_per_file) as found:
+            # Those without a newest row have no say.
+            used = [
+                run for run, rows in zip(self._sources, found.rows_by_run, strict=True) if rows
+            ] or self._sources[-1:]
+            thresholds = self._thresholds(used[-1])
+            max_labels = self._max_labels(used[-1])
+            self._check_floor(used, thresholds)
+            metadata = self._metadata(used, thresholds, max_labels)
+            try:
+                clean_up(self._layout)  # of an attempt that was killed
+                files = list(self._write(found, thresholds, max_labels, metadata))
+                started = time.perf_counter()
+                publish(self._layout, files, self._vocabulary)
+                report = self._report(used[-1], files, thresholds, max_labels, metadata)
+                report['stage_thread_sec']['publish'] = round(time.perf_counter() - started, 3)
+                layout = self._layout
+                layout.store.write(layout.uri(layout.report_path), to_json(report))
+                write_latest_sql(layout.output, layout.store)
+            except LemmabeamError:
+                # Of a store that is gone nothing can be removed; the error itself is what matters.
+                with contextlib.suppress(StoreError):
+                    discard(self._layout)
+                raise
+        clean_up(self._layout)
+        if self._cut_rows:
+            print(
+                f'lemmabeam: {self._cut_rows:,} rows were stored with as many labels as the '
+                '--max_labels of their run allowed: of these, labels that reach the threshold may '
+                'be missing',
+                file=sys.stderr,
+            )
+        return report
+
+    def _thresholds(self, source: CompleteRun) -> Thresholds:
+        metadata = metadata_of(self._dataset, source)
+        args = self._args
+        try:
+            activation = Activation(metadata['activation'])
+            threshold = float(metadata['threshold'])
+        except (LookupError, ValueError) as e:
+            raise StoreError(damaged(self._dataset, source)) from e
+        if not len(self._vocabulary):
+            raise UsageError(f'--model_id {source.model_id}: a model without classes has no labels')
+        if args.threshold is not None:
+            where = f'--threshold {args.threshold:g}'
+            threshold = relabel.check_threshold(args.threshold, activation, where)
+        by_class: dict[int, float] = {}
+        sha256 = ''
+        if args.thresholds is not None:
+            uri = uris.absolute(args.thresholds)
+            where = f'--thresholds {uris.printable(args.thresholds)}'
+            data = store_for(uri, self._stores).read(uri)
+            if data is None:
+                raise UsageError(f'{where}: no such file')
+            by_class = relabel.parse_thresholds(data, where, self._vocabulary, activation)
+            sha256 = hashlib.sha256(data).hexdigest()
+        values = relabel.threshold_array(threshold, by_class, len(self._vocabulary))
+        return Thresholds(threshold, by_class, args.thresholds or '', sha256, values)
+
+    def _max_labels(self, source: CompleteRun) -> int:
+        if self._args.max_labels is None:
+            return self._number(source, 'max_labels')
+        classes = len(self._vocabulary)
+        if self._args.max_labels > classes:
+            raise UsageError(
+                f'--max_labels {self._args.max_labels}: {source.model_id} has only {classes} '
+                'classes'
+            )
+        return int(self._args.max_labels)
+
+    def _number(self, source: CompleteRun, key: str) -> int:
+        try:
+            return int(metadata_of(self._dataset, source)[key])
+        except (LookupError, ValueError) as e:
+            raise StoreError(damaged(self._dataset, source)) from e
+
+    def _check_floor(self, used: Sequence[CompleteRun], thresholds: Thresholds) -> None:
+        lowest = thresholds.lowest
+        for source in used:
+            metadata = metadata_of(self._dataset, source)
+            try:
+                floor = float(metadata.get('complete_from', metadata['stored_floor']))
+            except (LookupError, ValueError) as e:
+                raise StoreError(damaged(self._dataset, source)) from e
+            if not lowest < floor:
+                continue
+            index = int(thresholds.values.argmin())
+            flag = f'--threshold {thresholds.threshold:g}'
+            if index in thresholds.by_class:
+                name = self._vocabulary.names[index]
+                flag = f'--thresholds {uris.printable(thresholds.file)}: {name!r} at {lowest:g}'
+            raise UsageError(
+                f'{flag}: run {source.id} has stored no scores below {floor:g}; choose {floor:g} '
+                'or more, or label again with a lower --threshold'
+            )
+
+    def _metadata(
+        self,
+        used: Sequence[CompleteRun],
+        thresholds: Thresholds,
+        max_labels: int,
+    ) -> dict[str, str]:
+        metadata = dict(metadata_of(self._dataset, used[-1]))
+        for key in _OWN_METADATA:
+            metadata.pop(key, None)
+        # A list of fixed size that may be null is read by few.
+        if any(outcomes.FEATURES not in metadata_of(self._dataset, run) for run in used):
+            metadata.pop(outcomes.FEATURES, None)
+        in_time = sorted(used, key=lambda run: run[:3])
+        metadata |= {
+            'threshold': str(thresholds.threshold),
+            'stored_floor': str(thresholds.lowest),
+            'max_labels': str(max_labels),
+            'min_labels': '0',
+            'relabeled_from': ','.join(run.id for run in in_time),
+        }
+        if thresholds.file:
+            metadata['thresholds_sha256'] = thresholds.sha256
+            # Of some classes, scores up to this are missing.
+            metadata['complete_from'] = str(float(thresholds.values.max()))
+        return metadata
+
+    def _write(
+        self,
+        found: NewestRows,
+        thresholds: Thresholds,
+        max_labels: int,
+        metadata: dict[str, str],
+    ) -> Iterator[WrittenFile]:
+        layout = self._layout
+        schema = write.prediction_schema(layout.file_columns, metadata)
+        for shard in found.shards:
+            path = layout.shard_path(write.KIND, shard.folder, shard.part, shard.parts)
+            tables = self._tables(found.table(shard), thresholds, max_labels, schema)
+            yield write.write_file(path, layout, schema, tables)
+        if not found.shards:
+            for path in write.expected_paths(layout, {}):
+                yield write.write_file(path, layout, schema, ())
+
+    def _tables(
+        self, rows: pa.Table, thresholds: Thresholds, max_labels: int, schema: pa.Schema
+    ) -> Iterator[pa.Table]:
+        values = thresholds.values.astype(np.float32)
+        limits = np.array([self._number(run, 'max_labels') for run in self._sources])
+        # All classes of a small model may be stored, and then none is missing.
+        limits[limits >= len(self._vocabulary)] = len(self._vocabulary) + 1
+        names = newest.carry_names(len(self._dataset.carry))
+        for part in newest.row_groups(rows):
+            newest.check_indices(part, self._vocabulary)
+            kept = relabel.keep_labels(part, values, max_labels)
+            stored_limits = limits[part[newest.PLACE].to_numpy()]
+            self._cut_rows += int(
+                relabel.are_cut(part, kept, stored_limits, thresholds.lowest, max_labels).sum()
+            )
+            columns: dict[str, Any] = {name: kept[name] for name in newest.STORED}
+            columns['labels'] = write.labels_of(kept, self._vocabulary, schema)
+            if outcomes.FEATURES in schema.names:
+                columns[outcomes.FEATURES] = kept[outcomes.FEATURES]
+            for name, column in zip(names, self._dataset.carry, strict=True):
+                if column in self._dataset.file_columns:
+                    columns[column] = kept[name]
+            table = pa.table(columns, schema)
+            self._top_labels.update(write.first_names(table))
+            yield table
+
+    def _report(
+        self,
+        source: CompleteRun,
+        files: Sequence[WrittenFile],
+        thresholds: Thresholds,
+        max_labels: int,
+        metadata: dict[str, str],
+    ) -> dict[str, Any]:
+        rows = sum(file.rows for file in files)
+        wall_sec = time.perf_counter() - self._started
+        write_sec = sum(file.write_sec for file in files)
+        finished_at = datetime.datetime.now(datetime.UTC)
+        common = sorted(self._top_labels.items(), key=lambda label: (-label[1], label[0]))
+        return {
+            'run_id': self._layout.run_id,
+            'sequence': self._sequence,
+            'command': COMMAND,
+            'balanced': True,
+            'counts': {
+                'listed': rows,
+                'labeled': rows,
+                'duplicates': 0,
+                'unchanged': 0,
+                'dead_lettered': 0,
+                'dead_lettered_by_reason': {},
+                'skipped_not_image': 0,
+            },
+            'started_at': self._started_at.isoformat(),
+            'finished_at': finished_at.isoformat(),
+            'wall_sec': round(wall_sec, 3),
+            'images_per_sec': round(rows / wall_sec, 3),
+            'stage_thread_sec': {'write': round(write_sec, 3)},
+            'verdict': make_verdict({'write_sec': write_sec}, wall_sec),
+            'batches': 0,
+            'batch_fill': None,
+            'top_labels': [{'name': name, 'images': n} for name, n in common[:TOP_LABELS]],
+            'inputs': [],
+            'options': {
+                **vars(self._args),
+                'run_id': self._layout.run_id,
+                'model_id': self._layout.model_id,
+                'threshold': thresholds.threshold,
+                'thresholds_sha256': thresholds.sha256 or None,
+                'max_labels': max_labels,
+                'rows_per_file': self._layout.rows_per_file,
+            },
+            'cut_rows': self._cut_rows,
+            'model': source.report['model'],
+            'metadata': metadata,
+            'versions': library_versions(),
+            'files': [file._asdict() for file in sorted(files)],
+        }
+
+
+def _choose(
+    dataset: Dataset, runs: Sequence[CompleteRun], model_id: str | None
+) -> list[CompleteRun]:
+    if not runs:
+        raise UsageError(f'--output {dataset.output}: no complete run there; label something first')
+    if model_id is not None:
+        return runs_of_model(dataset, runs, model_id)
+    ids = sorted({run.model_id for run in runs})
+    if len(ids) > 1:
+        raise UsageError(
+            f'--model_id is missing: {dataset.output} has scores of {", ".join(ids)}; name one'
+        )
+    return list(runs)
+
+
+def _by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    """The runs that are read, in the order in which their rows supersede others'.
+
+    Those of a relabelling come first, because the scores that it dropped are still in its sources;
+    where all of these are there, it has nothing to add.
+    """
+    ids = {run.id for run in runs}
+    originals = [run for run in runs if run.report.get('command') != COMMAND]
+    relabelings = [
+        run
+        for run in runs
+        if run.report.get('command') == COMMAND and not ids.issuperset(_sources_of(run))
+    ]
+    return [*relabelings, *originals]
+
+
+def _sources_of(run: CompleteRun) -> list[str]:
+    metadata = run.report.get('metadata')
+    text = metadata.get('relabeled_from') if isinstance(metadata, dict) else None
+    return text.split(',') if isinstance(text, str) else ['']
+
+
+def _rows_per_file(source: CompleteRun) -> int:
+    options = source.report.get('options')
+    rows = options.get('rows_per_file') if isinstance(options, dict) else None
+    return rows if isinstance(rows, int) and rows > 0 else _ROWS_PER_FILE

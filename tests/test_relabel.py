@@ -1,0 +1,482 @@
+"""Relabelling: the labels of other thresholds from stored scores, as a run like any other."""
+
+import argparse
+import contextlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import relabel as command
+from pipeline.main import main
+from pipeline.verify import verify
+from tests import support
+from tests.datasets import MODEL, VOCABULARY, Row, add_run
+from transforms import lease, newest, relabel
+from transforms.errors import StoreError, UsageError
+from transforms.model.card import Activation
+from transforms.model.vocabulary import Vocabulary
+from transforms.runs import complete_runs
+from transforms.storage import store_for
+
+OTHER = 'n-11111111'
+
+
+def run(folder, *arguments):
+    """Relabels in this process; returns the exit code."""
+    return main(['relabel', '--output', str(folder), *map(str, arguments)])
+
+
+def failing(capsys, folder, *arguments):
+    capsys.readouterr()
+    assert run(folder, *arguments) == 2
+    return capsys.readouterr().err
+
+
+def report_of(folder, run_id):
+    return json.loads((folder / 'runs' / run_id / 'report.json').read_text())
+
+
+def rows_of(folder, run_id):
+    """{uri: row} of a run."""
+    found = support.rows(folder, f'predictions/model=*/run={run_id}')
+    assert len({row['uri'] for row in found}) == len(found)
+    return {row['uri']: row for row in found}
+
+
+def labels_of(folder, run_id):
+    """{uri: [(index, score)]}, the scores rounded."""
+    return {
+        uri: [(label['index'], round(label['score'], 4)) for label in row['labels']]
+        for uri, row in rows_of(folder, run_id).items()
+    }
+
+
+def files_of(folder):
+    return sorted(str(path) for path in folder.rglob('*') if path.is_file())
+
+
+@pytest.fixture(scope='module')
+def labelled(tmp_path_factory):
+    """Pictures that were labelled at a low threshold, and at a higher one in another place."""
+    folder = tmp_path_factory.mktemp('labelled')
+    support.write_pictures(folder / 'in', 8)
+    for name, threshold in (('low', '0.02'), ('high', '0.2')):
+        support.label(
+            '--input', folder / 'in', '--output', folder / name, '--run_id', 'a',
+            '--threshold', threshold, '--max_labels', '50', '--rows_per_file', '5',
+        )  # fmt: skip
+    return folder
+
+
+def test_relabelled_is_what_would_have_been_labelled(labelled, tmp_path):
+    folder = tmp_path / 'low'
+    shutil.copytree(labelled / 'low', folder)
+    done = support.command('relabel', '--output', folder, '--threshold', '0.2', '--run_id', 'r')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    assert 'Run r: 8 rows of efficientnet-lite0' in done.stdout
+    assert list(rows_of(folder, 'r').values()) == list(rows_of(labelled / 'high', 'a').values())
+    assert rows_of(folder, 'a') == rows_of(labelled / 'low', 'a'), 'the source is left alone'
+    assert verify(str(folder)) == []
+    report, source = report_of(folder, 'r'), report_of(folder, 'a')
+    assert report['counts']['listed'] == report['counts']['labeled'] == 8
+    assert (report['command'], report['sequence']) == ('relabel', source['sequence'] + 1)
+    assert report['top_labels'] == report_of(labelled / 'high', 'a')['top_labels']
+    assert report['model'] == source['model']
+    changed = {
+        key: value
+        for key, value in report['metadata'].items()
+        if source['metadata'].get(key) != value
+    }
+    assert changed == {'stored_floor': '0.2', 'threshold': '0.2', 'relabeled_from': 'a'}
+    assert report.keys() | {'cut_rows'} == source.keys() | {'cut_rows'}
+    assert len(report['files']) == 2
+    assert not (folder / '_work').exists()
+
+
+def test_no_model_is_loaded(labelled, tmp_path):
+    folder = tmp_path / 'low'
+    shutil.copytree(labelled / 'low', folder)
+    code = (
+        'import sys; from pipeline.main import main; '
+        f"main(['relabel', '--output', {str(folder)!r}]); "
+        f"main(['latest', {str(folder)!r}, '--output', {str(tmp_path / 'x.parquet')!r}]); "
+        "print({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'jax'})"
+    )
+    done = support.python('-c', code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith('set()\n')
+
+
+# A pure function, and its oracle.
+
+LABELS = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0])),
+        unique_by=lambda label: label[0],
+        max_size=6,
+    ),
+    max_size=8,
+)
+
+
+def table_of(rows):
+    return pa.table(
+        {
+            'indices': pa.array([[i for i, _ in row] for row in rows], pa.list_(pa.int32())),
+            'scores': pa.array([[x for _, x in row] for row in rows], pa.list_(pa.float32())),
+        }
+    )
+
+
+def lists(table):
+    return [
+        list(zip(indices, np.round(scores, 4).tolist(), strict=True))
+        for indices, scores in zip(
+            table['indices'].to_pylist(), table['scores'].to_pylist(), strict=True
+        )
+    ]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    rows=LABELS,
+    thresholds=st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.6]), min_size=6, max_size=6),
+    max_labels=st.integers(1, 6),
+    start=st.integers(0, 3),
+)
+def test_kept_labels_are_those_of_a_plain_loop(rows, thresholds, max_labels, start):
+    rows = [sorted(row, key=lambda label: (-label[1], label[0])) for row in rows]
+    values = np.array(thresholds, np.float32)
+    kept = relabel.keep_labels(table_of(rows).slice(start), values, max_labels)
+    rows = rows[start:]
+    expected = [[(i, x) for i, x in row if x >= thresholds[i]] for row in rows]
+    assert lists(kept) == [row[:max_labels] for row in expected]
+    stored = np.full(len(rows), 3)
+    cut = relabel.are_cut(table_of(rows), kept, stored, min(thresholds), max_labels)
+    assert cut.tolist() == [
+        len(row) >= 3 and row[-1][1] >= min(thresholds) and len(found) < max_labels
+        for row, found in zip(rows, expected, strict=True)
+    ]
+
+
+# Which rows are its sources.
+
+
+def test_the_newest_row_of_the_original_runs_is_the_source(tmp_path):
+    add_run(tmp_path, 'z', [Row('/a', ((1, 0.9), (2, 0.2))), Row('/b', ((3, 0.2),)), Row('/d')])
+    add_run(tmp_path, 'y', [Row('/b', ((4, 0.8), (5, 0.3)), version='2')])
+    add_run(tmp_path, 'x', [Row('/a'), Row('/c', ((6, 0.7),))], command='relabel')
+    add_run(tmp_path, 'other', [Row('/a'), Row('/e')], model_id=OTHER)
+    assert run(tmp_path, '--run_id', 'r', '--model_id', MODEL, '--threshold', '0.2') == 0
+    assert labels_of(tmp_path, 'r') == {
+        '/a': [(1, 0.9), (2, 0.2)],
+        '/b': [(4, 0.8), (5, 0.3)],
+        '/c': [(6, 0.7)],
+        '/d': [],
+    }
+    assert rows_of(tmp_path, 'r')['/b']['object_version'] == '2'
+    report = report_of(tmp_path, 'r')
+    assert report['metadata']['relabeled_from'] == 'z,y,x'
+    assert report['sequence'] == 5
+    assert verify(str(tmp_path)) == []
+
+
+def test_lower_again_as_long_as_the_scores_are_there(tmp_path, capsys):
+    rows = [Row('/a', ((1, 0.9), (2, 0.4), (3, 0.2)))]
+    add_run(tmp_path, 'a', rows)
+    for run_id, threshold, count in (('r1', '0.5', 1), ('r2', '0.1', 3), ('r3', '0.3', 2)):
+        assert run(tmp_path, '--run_id', run_id, '--threshold', threshold) == 0
+        assert len(labels_of(tmp_path, run_id)['/a']) == count
+    for name in ('runs', f'predictions/model={MODEL}'):
+        for path in (tmp_path / name).glob('*a'):
+            shutil.rmtree(path)
+    assert 'run r3 has stored no scores below 0.3' in failing(
+        capsys, tmp_path, '--threshold', '0.2'
+    )
+    assert run(tmp_path, '--run_id', 'r4') == 0
+    assert report_of(tmp_path, 'r4')['metadata']['relabeled_from'] == 'r3'
+
+
+def test_a_run_of_which_nothing_is_left_has_no_say(tmp_path):
+    add_run(tmp_path, 'a', [Row('/a')], stored_floor='0.5', threshold='0.5')
+    add_run(tmp_path, 'b', [Row('/a', ((1, 0.2),))])
+    assert run(tmp_path, '--run_id', 'r', '--threshold', '0.1') == 0
+    assert report_of(tmp_path, 'r')['metadata']['relabeled_from'] == 'b'
+
+
+def test_carried_columns_partitions_and_parts(tmp_path):
+    rows = [
+        Row(f'/{n:03d}', ((n, 0.5),), (str(n % 3), ('007', 'a/b', None)[n % 3])) for n in range(60)
+    ]
+    rows += [row._replace(carried=('9', '007'), labels=((n, 0.6),)) for n, row in enumerate(rows)]
+    options = {'carry': ('c', 'd'), 'partition_by': ('d',), 'rows_per_file': 7}
+    add_run(tmp_path, 'a', rows, **options)
+    add_run(tmp_path, 'b', [rows[0]._replace(labels=((9, 0.7),))], **options)
+    assert run(tmp_path, '--run_id', 'r', '--threshold', '0.55') == 0
+    assert verify(str(tmp_path)) == []
+    found = support.rows(tmp_path, f'predictions/model={MODEL}/run=r')
+    assert len(found) == 120
+    assert sum(len(row['labels']) for row in found) == 61
+    folders = {path.name for path in (tmp_path / f'predictions/model={MODEL}/run=r').iterdir()}
+    assert folders == {'d=007', 'd=a%2Fb', 'd=__HIVE_DEFAULT_PARTITION__'}
+    (one,) = [row for row in found if row['uri'] == '/000' and row['c'] == '0']
+    assert [label['index'] for label in one['labels']] == [9]
+
+
+def test_many_rows_take_the_way_over_the_disk(tmp_path, monkeypatch):
+    rows = [Row(f'/{n:04d}', ((n, 0.5), (999, 0.3))) for n in range(700)]
+    add_run(tmp_path, 'a', rows)
+    add_run(tmp_path, 'b', [row._replace(labels=((1, 0.5),)) for row in rows[:100]])
+    assert run(tmp_path, '--run_id', 'r1') == 0
+    spooling = newest.spooling
+    seen = []
+    monkeypatch.setattr(newest, 'spooling', lambda is_large: seen.append(1) or spooling(True))
+    assert run(tmp_path, '--run_id', 'r2') == 0
+    assert seen
+    assert rows_of(tmp_path, 'r1') == rows_of(tmp_path, 'r2')
+    files = [
+        [(file['path'][-23:], file['rows']) for file in report_of(tmp_path, run_id)['files']]
+        for run_id in ('r1', 'r2')
+    ]
+    assert files[0] == files[1]
+    assert len(files[0]) == 8
+
+
+def test_features_stay_where_all_rows_have_them(tmp_path):
+    rows = [Row('/a', ((1, 0.5),)), Row('/b')]
+    add_run(tmp_path, 'a', rows, features=True)
+    assert run(tmp_path, '--run_id', 'r1') == 0
+    assert [row['features'] for row in rows_of(tmp_path, 'r1').values()] == [[0, 0], [1, 1]]
+    add_run(tmp_path, 'b', rows[:1])
+    assert run(tmp_path, '--run_id', 'r2') == 0
+    assert 'features' not in rows_of(tmp_path, 'r2')['/a']
+    assert verify(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize('carry', [(), ('c', 'd')])
+def test_a_dataset_without_rows(tmp_path, carry):
+    add_run(tmp_path, 'a', [], carry=carry, partition_by=carry[1:])
+    assert run(tmp_path, '--run_id', 'r', '--threshold', '0.4') == 0
+    assert rows_of(tmp_path, 'r') == {}
+    assert len(report_of(tmp_path, 'r')['files']) == 1
+    assert verify(str(tmp_path)) == []
+
+
+def test_rows_that_were_cut_are_told(tmp_path, capsys):
+    full = ((1, 0.9), (2, 0.8), (3, 0.4))
+    add_run(tmp_path, 'a', [Row('/a', full), Row('/b', full[:2])], max_labels='3')
+    assert run(tmp_path, '--max_labels', '4') == 0
+    assert 'lemmabeam: 1 rows were stored with as many labels' in capsys.readouterr().err
+    assert run(tmp_path, '--threshold', '0.5', '--max_labels', '1', '--run_id', 'r') == 0
+    assert capsys.readouterr().err == ''
+    assert labels_of(tmp_path, 'r') == {'/a': [(1, 0.9)], '/b': [(1, 0.9)]}
+
+
+# Thresholds of single classes.
+
+CLASSES = Vocabulary(
+    'some',
+    ('n01', 'n02', 'n03', None, None, None),
+    (('crane',), ('crane',), ('2',), ('n01',), ('cat', 'pussy'), ('a, "b"',)),
+    (None,) * 6,
+)
+
+
+def parse(text, activation=Activation.SIGMOID):
+    return relabel.parse_thresholds(text.encode(), 'x.csv', CLASSES, activation)
+
+
+def test_a_class_is_a_wnid_a_name_or_an_index():
+    text = '\ufeffclass,threshold\r\nn01,0.5\r\ncat,1\r\n\r\n1,0\r\n2,0.25\r\n"a, ""b""",1e-3\r\n'
+    assert parse(text) == {0: 0.5, 4: 1.0, 1: 0.0, 2: 0.25, 5: 0.001}
+    assert parse('class,threshold\ncat,-7.5\n', Activation.NONE) == {4: -7.5}
+    assert parse('class,threshold\n') == {}
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('', 'x.csv, line 1: expected the header class,threshold'),
+        ('name,threshold\n', 'x.csv, line 1: expected the header class,threshold'),
+        ('class,threshold\ncat\n', 'x.csv, line 2: 1 columns'),
+        ('class,threshold\ncat,0.5,\n', 'x.csv, line 2: 3 columns'),
+        ('class,threshold\n\ncat,x\n', "x.csv, line 3: 'x' is no number"),
+        ('class,threshold\ncat,1.5\n', 'x.csv, line 2: 1.5: expected a number from 0 to 1'),
+        ('class,threshold\ncat,nan\n', 'x.csv, line 2: nan: expected a finite number'),
+        ('class,threshold\ndog,0.5\n', "x.csv, line 2: 'dog' is no wnid, name or index"),
+        ('class,threshold\n6,0.5\n', "x.csv, line 2: '6' is no wnid, name or index"),
+        ('class,threshold\n-1,0.5\n', "x.csv, line 2: '-1' is no wnid, name or index"),
+        (
+            'class,threshold\ncrane,0.5\n',
+            "'crane' is the name of several classes: 0 (n01), 1 (n02)",
+        ),
+        (
+            'class,threshold\ncat,0.5\n4,0.5\n',
+            "x.csv, line 3: '4' is the class of line 2 once more",
+        ),
+        ('class,threshold\n"cat,0.5\n', 'x.csv, line 2: not CSV'),
+    ],
+)
+def test_a_bad_line_is_named(text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        parse(text)
+
+
+def test_bytes_that_are_no_text():
+    with pytest.raises(UsageError, match='not UTF-8 text, at byte 1'):
+        relabel.parse_thresholds(b'a\xff', 'x.csv', CLASSES, Activation.SIGMOID)
+
+
+def test_thresholds_of_single_classes(tmp_path, capsys):
+    rows = [Row('/a', ((1, 0.9), (2, 0.5), (3, 0.4), (4, 0.2)))]
+    add_run(tmp_path / 'out', 'a', rows)
+    path = tmp_path / 'x.csv'
+    path.write_text(f'class,threshold\n1,0.95\n{VOCABULARY.wnids[4]},0.15\n')
+    arguments = ('--thresholds', path, '--threshold', '0.45')
+    assert run(tmp_path / 'out', '--run_id', 'r', *arguments) == 0
+    assert labels_of(tmp_path / 'out', 'r') == {'/a': [(2, 0.5), (4, 0.2)]}
+    report = report_of(tmp_path / 'out', 'r')
+    metadata = report['metadata']
+    assert (metadata['threshold'], metadata['stored_floor']) == ('0.45', '0.15')
+    assert metadata['thresholds_sha256'] == report['options']['thresholds_sha256']
+    assert len(metadata['thresholds_sha256']) == 64
+    assert verify(str(tmp_path / 'out')) == []
+    path.write_text('class,threshold\n4,0.05\n')
+    message = failing(capsys, tmp_path / 'out', *arguments)
+    assert f'--thresholds {path}: {VOCABULARY.names[4]!r} at 0.05: run a has stored no' in message
+    # Once its source is gone, only what is whole for all classes may be asked of it.
+    shutil.rmtree(tmp_path / 'out/runs/a')
+    assert 'below 0.95' in failing(capsys, tmp_path / 'out', '--threshold', '0.9')
+    assert run(tmp_path / 'out', '--threshold', '0.95', '--run_id', 'r2') == 0
+    assert 'thresholds_sha256' not in report_of(tmp_path / 'out', 'r2')['metadata']
+
+
+# What is refused.
+
+
+@pytest.fixture
+def small(tmp_path):
+    add_run(tmp_path / 'out', 'a', [Row('/a', ((1, 0.5),))])
+    return tmp_path / 'out'
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('--threshold', '0.05'), '--threshold 0.05: run a has stored no scores below 0.1; choose'),
+        (('--threshold', '1.5'), '--threshold 1.5: expected a number from 0 to 1'),
+        (('--threshold', 'nan'), '--threshold nan: expected a finite number'),
+        (('--max_labels', '1001'), '--max_labels 1001: m-00000000 has only 1000 classes'),
+        (('--model_id', 'moon'), 'there are runs of: m-00000000'),
+        (('--run_id', 'a'), '--run_id a: this run is complete'),
+        (('--run_id', '7'), '--run_id'),
+        (('--thresholds', '/nowhere.csv'), '--thresholds /nowhere.csv: no such file'),
+    ],
+)
+def test_what_cannot_be_is_refused(small, capsys, arguments, message):
+    before = files_of(small)
+    assert message in failing(capsys, small, *arguments)
+    assert files_of(small) == before
+
+
+def test_two_models_need_a_name(small, capsys):
+    add_run(small, 'b', [Row('/a')], model_id=OTHER)
+    message = failing(capsys, small)
+    assert '--model_id is missing' in message
+    assert f'{MODEL}, {OTHER}' in message
+
+
+def test_a_dataset_without_a_complete_run(small, capsys):
+    shutil.rmtree(small / 'runs')
+    assert 'no complete run there' in failing(capsys, small)
+
+
+def test_a_model_without_classes(small, capsys):
+    name = 'none-e3b0c442.parquet'
+    path = small / 'runs/a/report.json'
+    report = json.loads(path.read_text())
+    report['metadata']['vocabulary'] = 'none'
+    report['model']['vocabulary'] = name
+    report['files'][0]['rows'] = 0
+    path.write_text(json.dumps(report))
+    (small / 'vocabularies' / name).write_bytes(Vocabulary('none', (), (), ()).to_parquet())
+    assert 'a model without classes' in failing(capsys, small)
+
+
+@pytest.mark.parametrize('key', ['stored_floor', 'threshold', 'max_labels', 'activation'])
+def test_metadata_that_lack_something(small, capsys, key):
+    path = small / 'runs/a/report.json'
+    report = json.loads(path.read_text())
+    report['metadata'][key] = 'moon'
+    path.write_text(json.dumps(report))
+    before = files_of(small)
+    assert run(small) == 1
+    assert 'report.json is damaged' in capsys.readouterr().err
+    assert files_of(small) == before
+
+
+def test_another_run_is_writing(small, capsys):
+    layout = add_run(small, 'b', [Row('/b')])
+    lease.acquire(layout, False)
+    assert 'run b is writing there' in failing(capsys, small)
+    assert run(small, '--break_lease') == 0
+    assert not (small / '_work/_lease.json').exists()
+
+
+def test_what_fails_half_way_leaves_nothing(small, capsys, monkeypatch):
+    from transforms import write
+
+    before = files_of(small)
+
+    def full(*_):
+        raise StoreError('the disk is full')
+
+    monkeypatch.setattr(write, 'write_file', full)
+    assert run(small) == 1
+    assert 'the disk is full' in capsys.readouterr().err
+    assert files_of(small) == before
+
+
+def test_a_signal_gives_the_lease_back(small):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    before = files_of(small)
+
+    @contextlib.contextmanager
+    def stopped(advice, leave):
+        assert 'run r ' in advice
+        assert (small / '_work/_lease.json').exists()
+        leave()
+        raise SystemExit(143)
+        yield
+
+    with pytest.raises(SystemExit):
+        command.run(parser.parse_args(['--output', str(small), '--run_id', 'r']), stopped)
+    assert files_of(small) == before
+
+
+def test_the_same_run_has_the_same_bytes(small, tmp_path):
+    found = []
+    for name in ('one', 'two'):
+        shutil.copytree(small, tmp_path / name)
+        assert run(tmp_path / name, '--run_id', 'r', '--threshold', '0.4') == 0
+        (path,) = (tmp_path / name).glob('predictions/*/run=r/*.parquet')
+        found.append(path.read_bytes())
+    assert found[0] == found[1]
+
+
+def test_in_an_object_store(bucket, small):
+    for path in small.rglob('*'):
+        if path.is_file():
+            bucket.put(f'data/{path.relative_to(small)}', path.read_bytes())
+    assert run(bucket.uri('data'), '--run_id', 'r', '--threshold', '0.4') == 0
+    assert verify(bucket.uri('data')) == []
+    runs = complete_runs(bucket.uri('data'), store_for(bucket.uri()))
+    assert [found.id for found in runs] == ['a', 'r']
