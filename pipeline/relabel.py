@@ -362,6 +362,10 @@ class _Relabeling:
             self._top_labels.update(write.first_names(table))
             yield table
 
+    def _have_same_inputs(self) -> bool:
+        inputs = [run.report.get('inputs') for run in self._sources]
+        return all(each == inputs[-1] for each in inputs)
+
     def _report(
         self,
         source: CompleteRun,
@@ -387,18 +391,22 @@ class _Relabeling:
                 'unchanged': 0,
                 'dead_lettered': 0,
                 'dead_lettered_by_reason': {},
+                'gone': None,
                 'skipped_not_image': 0,
+                'skipped_before_since': 0,
             },
             'started_at': self._started_at.isoformat(),
             'finished_at': finished_at.isoformat(),
             'wall_sec': round(wall_sec, 3),
             'images_per_sec': round(rows / wall_sec, 3),
+            'labeled_by_earlier_attempts': 0,
             'stage_thread_sec': {'write': round(write_sec, 3)},
             'verdict': make_verdict({'write_sec': write_sec}, wall_sec),
             'batches': 0,
             'batch_fill': None,
             'top_labels': [{'name': name, 'images': n} for name, n in common[:TOP_LABELS]],
-            'inputs': [],
+            # Where all had the same, what they no longer list can still be told.
+            'inputs': source.report['inputs'] if self._have_same_inputs() else [],
             'options': {
                 **vars(self._args),
                 'run_id': self._layout.run_id,

@@ -74,10 +74,11 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         )
     discard(layout)  # what an attempt left half-published
     earlier = [run for run in runs if run.id in begun.earlier]
+    limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
     history = (
         []
         if args.force
-        else history_files(earlier, layout.model_id, config.inputs, args.retry_dead)
+        else history_files(earlier, layout.model_id, config.inputs, limits, args.retry_dead)
     )
     return config.as_run(run_id, begun.sequence, history)
 

@@ -102,10 +102,10 @@ class TestPreflight:
     def refuse(self, monkeypatch, refused, reason=Reason.FORBIDDEN):
         fetch = LocalStore.fetch
 
-        def some(store, uri, limits, admit):
+        def some(store, uri, limits, admit, unless=''):
             if any(name in uri for name in refused):
                 raise ImageError(reason, 'for a test')
-            return fetch(store, uri, limits, admit)
+            return fetch(store, uri, limits, admit, unless)
 
         monkeypatch.setattr(LocalStore, 'fetch', some)
 

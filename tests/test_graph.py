@@ -128,6 +128,8 @@ def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
             'truncated': 1,
         },
         'skipped_not_image': 0,
+        'skipped_before_since': 0,
+        'gone': 0,
     }
     assert report['balanced']
     assert verify(str(tmp_path)) == []

@@ -181,8 +181,8 @@ class ConditionalServer(LoopbackServer):
                 self.send_header(name, value)
                 self.send_header('Content-Length', str(len(data)))
                 self.end_headers()
-                self.wfile.write(data)
                 outer.sent += len(data)
+                self.wfile.write(data)
 
         super().__init__(Answering)
 

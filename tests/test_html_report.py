@@ -448,19 +448,19 @@ def test_a_report_on_request(copy, tmp_path, capsys):
 
 
 def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch):
-    from pipeline.main import _write_html_report
+    from pipeline import label
 
     config, _ = support.make_config(
         '--input', support.SAMPLE, '--output', sample, '--run_id', 'sample'
     )
-    _write_html_report(config, 0)
+    label._write_html_report(config.layout, 0)
     assert 'report.html' in capsys.readouterr().out
 
     def fail(*_):
         raise ZeroDivisionError('why')
 
-    monkeypatch.setattr(html_report, 'write_html_report', fail)
-    _write_html_report(config, 0)
+    monkeypatch.setattr(label, 'write_html_report', fail)
+    label._write_html_report(config.layout, 0)
     assert 'ZeroDivisionError: why; the run is complete' in capsys.readouterr().err
 
 

@@ -94,7 +94,7 @@ def labelled(tmp_path_factory):
         manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
         support.label(
             '--input', manifest, '--output', folder / 'out', '--run_id', run_id,
-            '--carry', 'customer id', '--partition_by', 'day',
+            '--carry', 'customer id', '--partition_by', 'day', '--force',
         )  # fmt: skip
         paths[0].write_bytes(support.picture(9))
     return folder / 'out'

@@ -175,9 +175,9 @@ def test_a_folder_gives_its_images_and_counts_the_rest(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b'abc')
     refs = list(list_input(resolve(str(tmp_path), PLAIN), PLAIN))
-    found = [ref for ref in refs if ref is not None]
+    found = [ref for ref in refs if isinstance(ref, Ref)]
     assert sorted(ref.uri for ref in found) == sorted(f'{tmp_path}/{name}' for name in images)
-    assert refs.count(None) == 4
+    assert refs.count('skipped_not_image') == 4
     assert all(ref.size_bytes == 3 and ref.version and ref.carried == '[]' for ref in found)
 
 
@@ -262,8 +262,10 @@ def test_names_in_a_bucket_are_listed_and_matched(bucket):
     for name in [*names, 'notes.txt', 'photos/']:
         bucket.put(name, b'x')
     refs = list(list_input(resolve(f'gs://{bucket.name}', PLAIN), PLAIN))
-    assert sorted(ref.uri for ref in refs if ref) == sorted(bucket.uri(name) for name in names)
-    assert refs.count(None) == 1
+    assert sorted(ref.uri for ref in refs if isinstance(ref, Ref)) == sorted(
+        bucket.uri(name) for name in names
+    )
+    assert refs.count('skipped_not_image') == 1
     for pattern, matched in (
         ('*.jpg', [name for name in names if '/' not in name]),
         ('**/*.jpg', names),

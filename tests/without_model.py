@@ -7,14 +7,18 @@ With --objects, --input gs://synthetic/photos lists so many.
 
 import argparse
 import hashlib
+import logging
 import sys
 
 import numpy as np
 
-from transforms import listing, load, preflight, storage
-from transforms.model import handler
-from transforms.model.predictor import Prediction
-from transforms.rows import Entry, Fetched, Image
+# Beam logs what it misses while it is being imported.
+logging.basicConfig(level=logging.ERROR)
+
+from transforms import listing, load, preflight, storage  # noqa: E402
+from transforms.model import handler  # noqa: E402
+from transforms.model.predictor import Prediction  # noqa: E402
+from transforms.rows import Entry, Fetched, Image  # noqa: E402
 
 
 class Predictor:

@@ -77,8 +77,7 @@ def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
             'carried': letter.carried,
         }
         for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried))
-        if not Reason(letter.reason).retryable
-        and (letter.version or letter.stage == Stage.LIST.value)
+        if Reason(letter.reason).lasting and (letter.version or letter.stage == Stage.LIST.value)
     ]
     return pa.Table.from_pylist(rows, VERSION_SCHEMA)
 

@@ -1,7 +1,7 @@
 """What earlier runs made of each image, so that nothing is paid twice."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -12,7 +12,7 @@ from transforms import dead_letters, outcomes, write
 from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.partitions import unescape
-from transforms.rows import Known
+from transforms.rows import Known, Reason
 from transforms.runs import CompleteRun
 
 _BATCH_ROWS = 65_536
@@ -26,15 +26,21 @@ class HistoryFile(NamedTuple):
       path: below the output folder.
       sequence: the place of its run.
       is_same_input: whether that run had the same inputs as the one that reads it.
+      again: reasons that may not hold any more, because a limit is another one.
     """
 
     path: str
     sequence: int
     is_same_input: bool
+    again: tuple[str, ...]
 
 
 def history_files(
-    runs: Sequence[CompleteRun], model_id: str, inputs: Sequence[object], retry_dead: bool
+    runs: Sequence[CompleteRun],
+    model_id: str,
+    inputs: Sequence[object],
+    limits: Mapping[str, int],
+    retry_dead: bool,
 ) -> list[HistoryFile]:
     """The files that must be read to know what a model has dealt with.
 
@@ -42,12 +48,18 @@ def history_files(
       runs: complete runs.
       model_id: weights and preprocessing that the results must come from.
       inputs: those of the run that asks, as a report has them.
+      limits: 'max_bytes' and 'max_pixels' of the run that asks.
       retry_dead: leave out what can never be labelled.
     """
     kinds = (write.KIND,) if retry_dead else (write.KIND, dead_letters.VERSIONS)
     ids = {run.id for run in runs}
     return [
-        HistoryFile(file['path'], run.sequence, sorted_inputs(run) == _sorted(inputs))
+        HistoryFile(
+            file['path'],
+            run.sequence,
+            _sorted(run.report.get('inputs', ())) == _sorted(inputs),
+            _to_try_again(run, limits),
+        )
         for run in runs
         if run.model_id == model_id and not _is_copy(run, ids)
         for kind in kinds
@@ -56,13 +68,16 @@ def history_files(
     ]
 
 
-def sorted_inputs(run: CompleteRun) -> list[str]:
-    """The inputs of a run, to be compared."""
-    return _sorted(run.report.get('inputs', ()))
-
-
 def _sorted(inputs: Iterable[object]) -> list[str]:
     return sorted(json.dumps(each, sort_keys=True) for each in inputs)
+
+
+def _to_try_again(run: CompleteRun, limits: Mapping[str, int]) -> tuple[str, ...]:
+    reasons = {'max_bytes': Reason.TOO_MANY_BYTES, 'max_pixels': Reason.TOO_MANY_PIXELS}
+    theirs = run.report.get('options', {})
+    return tuple(
+        reason.value for name, reason in reasons.items() if theirs.get(name) != limits[name]
+    )
 
 
 def _is_copy(run: CompleteRun, ids: set[str]) -> bool:
@@ -118,6 +133,8 @@ def _predictions(
 def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
     for batch in parquet.iter_batches(_BATCH_ROWS):
         for row in batch.to_pylist():
+            if row['reason'] in file.again:
+                continue
             known = Known(
                 file.sequence,
                 row['object_version'],

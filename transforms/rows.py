@@ -40,6 +40,11 @@ class Reason(enum.Enum):
         """Whether the same image may succeed when nothing but time has passed."""
         return self in _RETRYABLE
 
+    @property
+    def lasting(self) -> bool:
+        """Whether it holds as long as the object stays the same version."""
+        return self not in _RETRYABLE | _OF_ACCESS
+
 
 _RETRYABLE = frozenset(
     {
@@ -50,6 +55,10 @@ _RETRYABLE = frozenset(
         Reason.MODEL_ERROR,
     }
 )
+
+
+# Somebody may give access, or put an object there, that is not a new version of anything.
+_OF_ACCESS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 
 
 class Stage(enum.Enum):

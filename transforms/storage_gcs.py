@@ -116,7 +116,7 @@ class GcsStore:
             response = self._get(path)
         if response.status != 200:
             read_error(response)
-            _raise_for_status(response.status)
+            _raise_for_status(response.status, unless)
         if unless and response.headers.get('x-goog-generation') == unless:
             response.close()  # emulators pass over the condition
             raise NotModified
@@ -255,11 +255,11 @@ def _authentication() -> Iterator[None]:
         raise StoreError('the Google Cloud credentials were refused: log in again') from e
 
 
-def _raise_for_status(status: int) -> NoReturn:
+def _raise_for_status(status: int, unless: str) -> NoReturn:
     if status in (408, 429) or status >= 500:
         raise TransientError(Reason.STORE_ERROR, f'HTTP {status}')
     match status:
-        case 304:
+        case 304 if unless:
             raise NotModified
         case 401:
             raise StoreError('the Google Cloud credentials were refused (HTTP 401): log in again')

@@ -245,7 +245,7 @@ class HttpStore:
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._get(url, condition)
             if response.status not in _REDIRECTS:
-                return _checked(response)
+                return _checked(response, bool(condition))
             location = response.headers.get('Location', '')
             _drop(response)
             url = _redirected(url, location)
@@ -352,7 +352,7 @@ def _redirected(url: WebUrl, location: str) -> WebUrl:
     return found._replace(userinfo=url.userinfo if found.origin == url.origin else '')
 
 
-def _checked(response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+def _checked(response: urllib3.BaseHTTPResponse, is_conditional: bool) -> urllib3.BaseHTTPResponse:
     """An answer that brings an image.
 
     Raises:
@@ -374,7 +374,7 @@ def _checked(response: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
             raise ImageError(Reason.STORE_ERROR, f'{detail}, and to come back after the deadline')
         raise TransientError(Reason.STORE_ERROR, detail)
     match status:
-        case 304:
+        case 304 if is_conditional:
             raise NotModified
         case 404 | 410:
             raise ImageError(Reason.NOT_FOUND, detail)

@@ -171,16 +171,16 @@ class S3Store:
         response = self._get(bucket, key, unless)
         if response.status == 200:
             return response
-        error = _error_of(bucket, response)
+        error = _error_of(bucket, response, unless)
         if isinstance(error, _ElsewhereError):
             self._locate(bucket)
             response = self._get(bucket, key, unless)
             if response.status == 200:
                 return response
-            error = _error_of(bucket, response)
+            error = _error_of(bucket, response, unless)
         raise error
 
-    def _get(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
+    def _get(self, bucket: str, key: str, unless: str = '') -> urllib3.BaseHTTPResponse:
         with _signing():
             url = self._client.generate_presigned_url(
                 'get_object',
@@ -386,12 +386,12 @@ class _ElsewhereError(StoreError):
     """The bucket is in another region than the request was made for."""
 
 
-def _error_of(bucket: str, response: urllib3.BaseHTTPResponse) -> Exception:
+def _error_of(bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> Exception:
     body = read_error(response)
     match = _CODE.search(body)
     code = match[1].decode('ascii', 'replace') if match else ''
     status = response.status
-    if status == 304:
+    if status == 304 and unless:
         return NotModified()
     error = _systemic_error(f's3://{bucket}', code, status)
     if error is not None:
