@@ -1,13 +1,19 @@
-"""`lemmabeam clean`: removes what interrupted runs have left in an output."""
+"""`lemmabeam clean`: removes what interrupted runs have left, old runs, and single images."""
 
 import argparse
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.progress import tell_waiting
+from pipeline.signals import stopping_on_signals
 from transforms import lease, uris, work
+from transforms.dataset import open_dataset
 from transforms.errors import LemmabeamError, UsageError
+from transforms.forget import forget
+from transforms.latest import write_latest_sql
 from transforms.layout import Layout
+from transforms.newest import newest_rows
 from transforms.publish import KINDS, remove_tree
 from transforms.runs import complete_runs
 from transforms.work import Unfinished
@@ -22,34 +28,114 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='ID',
         help='an incomplete run to remove; may be repeated (default: all of them)',
     )
+    parser.add_argument(
+        '--prune_before',
+        metavar='ID',
+        help='also remove every complete run before this one; refused where a row of theirs is the '
+        'newest of its image and model (`lemmabeam relabel` copies those into a run of its own)',
+    )
+    parser.add_argument(
+        '--forget',
+        action='append',
+        default=[],
+        metavar='URI',
+        help='also remove this image from every run, as the column uri has it; may be repeated',
+    )
     parser.add_argument('--dry_run', action='store_true', help='only say what would be removed')
     add_lease_arguments(parser)
     add_store_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Removes what incomplete runs have left, and says what; the exit code."""
+    """Removes what is asked for, and says what; the exit code.
+
+    Raises:
+      UsageError: DIR is no folder, or something cannot be removed.
+      StoreError: a file or report is damaged, or a store fails.
+    """
     output = uris.absolute(args.folder).rstrip('/')
     layout = Layout(output, 'clean', '', (), (), 1, store_options(args))
     if not layout.store.is_folder(output):
         raise UsageError(f'{args.folder}: no such folder')
+    if args.forget and args.run_id is not None:
+        raise UsageError(
+            '--forget: the work of all incomplete runs goes with it; leave out --run_id'
+        )
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
-    try:
-        found = work.unfinished(output, layout.store)
-        if args.run_id is not None:
-            found = _chosen(found, args.run_id, output)
-        done = {each.id for each in complete_runs(output, layout.store)}
-        for each in found:
-            state = 'left by a complete run' if each.run_id in done else 'incomplete'
-            verb = 'would remove' if args.dry_run else 'removed'
-            if not args.dry_run:
-                _remove(each, layout, each.run_id in done)
-            print(f'{verb} the work of run {each.run_id}, {state}: {each}')
-        if not found:
-            print('nothing to remove')
-    finally:
-        lease.release(layout)
+    with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
+        try:
+            said = [
+                *_remove_work(layout, args.run_id, args.dry_run),
+                *_prune(layout, args.prune_before, args.dry_run),
+                *_forget(layout, args.forget, args.dry_run),
+            ]
+            if not args.dry_run and complete_runs(output, layout.store):
+                write_latest_sql(output, layout.store)
+        finally:
+            lease.release(layout)
+    print('\n'.join(uris.printable(line) for line in said) or 'nothing to remove')
     return 0
+
+
+def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool) -> Iterator[str]:
+    found = work.unfinished(layout.output, layout.store)
+    if run_ids is not None:
+        found = _chosen(found, run_ids, layout.output)
+    done = {each.id for each in complete_runs(layout.output, layout.store)}
+    for each in found:
+        if not is_dry_run:
+            _remove(each, layout, each.run_id in done)
+        state = 'left by a complete run' if each.run_id in done else 'incomplete'
+        yield f'{_verb(is_dry_run)} the work of run {each.run_id}, {state}: {each}'
+
+
+def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str]:
+    if before is None:
+        return
+    dataset = open_dataset(layout.output, layout.store)
+    runs = complete_runs(layout.output, layout.store)
+    ids = [each.id for each in runs]
+    if before not in ids:
+        raise UsageError(f'--prune_before {before}: no complete run of this id; there is: {ids}')
+    old = ids[: ids.index(before)]
+    for model_id in {each.model_id for each in runs}:
+        of_model = [each for each in runs if each.model_id == model_id]
+        with newest_rows(dataset, of_model) as found:
+            for each, rows in zip(of_model, found.rows_by_run, strict=True):
+                if each.id in old and rows:
+                    raise UsageError(
+                        f'--prune_before {before}: {rows} rows of run {each.id} are the newest of '
+                        f'their image; `lemmabeam relabel --output {layout.output} --model_id '
+                        f'{model_id}` writes them into a run of its own, before which all can go'
+                    )
+    if not is_dry_run and old:
+        # Readers first; then a run is one as long as its report is there, and can be gone on with.
+        write_latest_sql(layout.output, layout.store, without=old)
+    for each in runs[: len(old)]:
+        if not is_dry_run:
+            run = dataclasses.replace(layout, run_id=each.id, model_id=each.model_id)
+            for kind in KINDS:
+                remove_tree(run, run.run_folder(kind))
+            layout.store.delete(layout.uri(f'runs/{each.id}/report.html'))
+            layout.store.delete(layout.uri(run.report_path))
+            remove_tree(run, f'runs/{each.id}')
+        yield f'{_verb(is_dry_run)} run {each.id}, {each.report["counts"]["labeled"]:,} rows'
+
+
+def _forget(layout: Layout, forgotten: Sequence[str], is_dry_run: bool) -> Iterator[str]:
+    for uri in forgotten:
+        if is_dry_run:
+            yield f'would look for {uri} in every run, and remove it'
+            continue
+        gone = forget(layout.output, layout.store, uri)
+        for run_id, rows in gone.items():
+            yield f'removed {uri} from run {run_id}: {rows} rows'
+        if not gone:
+            yield f'{uri} is in no complete run; is it written as in the column uri?'
+
+
+def _verb(is_dry_run: bool) -> str:
+    return 'would remove' if is_dry_run else 'removed'
 
 
 def _chosen(found: Sequence[Unfinished], run_ids: Sequence[str], output: str) -> list[Unfinished]:
@@ -63,7 +149,7 @@ def _chosen(found: Sequence[Unfinished], run_ids: Sequence[str], output: str) ->
 
 def _remove(each: Unfinished, layout: Layout, is_complete: bool) -> None:
     """Removes the files that we have written, and no others."""
-    run = Layout(layout.output, each.run_id, _model_of(each, layout), (), (), 1, layout.stores)
+    run = dataclasses.replace(layout, run_id=each.run_id, model_id=_model_of(each, layout))
     if not is_complete and run.model_id:
         for kind in KINDS:
             remove_tree(run, run.run_folder(kind))
@@ -74,9 +160,8 @@ def _remove(each: Unfinished, layout: Layout, is_complete: bool) -> None:
 
 def _model_of(each: Unfinished, layout: Layout) -> str:
     """The model of a run, by which half-published files of it are found; '' if it had none yet."""
-    run = Layout(layout.output, each.run_id, '', (), (), 1, layout.stores)
     try:
-        begun = work.begun(run)
+        begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))
     except LemmabeamError:  # of another version, or damaged: its work goes, but nothing else
         return ''
     return str(begun.options.get('model', '')) if begun else ''

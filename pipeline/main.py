@@ -58,7 +58,7 @@ def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, 
     commands: dict[str, tuple[str, _Command]] = {
         'label': ('label every image of an input', _label),
         'retry': ('label what failed in the last run and may succeed now', _retry),
-        'clean': ('remove what interrupted runs have left in an output', _clean),
+        'clean': ('remove what interrupted runs have left, old runs, single images', _clean),
         'relabel': ('label anew from the stored scores, with other thresholds', _relabel),
         'latest': ('write the newest row of every image and model into one file', _latest),
         'report': ('write the report of a run for people, one HTML file', _report),
@@ -115,7 +115,7 @@ def _clean(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.options import add_store_arguments, store_options
-    from pipeline.verify import compare, verify
+    from pipeline.verify import compare, notes, verify
     from transforms import uris
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
@@ -147,6 +147,8 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         )
     for problem in problems:
         print(uris.printable(problem))
+    for note in notes(args.folder, stores):
+        print(uris.printable(f'note: {note}'))
     if not problems:
         print('the same' if args.other else 'whole and consistent')
     return 1 if problems else 0

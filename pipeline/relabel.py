@@ -406,7 +406,7 @@ class _Relabeling:
             'batch_fill': None,
             'top_labels': [{'name': name, 'images': n} for name, n in common[:TOP_LABELS]],
             # Where all had the same, what they no longer list can still be told.
-            'inputs': source.report['inputs'] if self._have_same_inputs() else [],
+            'inputs': source.report.get('inputs', []) if self._have_same_inputs() else [],
             'options': {
                 **vars(self._args),
                 'run_id': self._layout.run_id,

@@ -13,18 +13,21 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import dead_letters, latest, uris, write
+from transforms import dead_letters, latest, uris, work, write
+from transforms.dataset import open_dataset
 from transforms.errors import UsageError
 from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
 from transforms.partitions import unescape
 from transforms.rows import Reason, Stage
-from transforms.runs import kind_of
+from transforms.runs import complete_runs, kind_of
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _KINDS = (write.KIND, dead_letters.KIND)
 _SHOWN = 10
+# What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
+_ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
@@ -38,6 +41,7 @@ class _Dataset:
 
     Attributes:
       root: absolute URI.
+      store: how it is reached.
       spec: dataset.json.
       runs: complete runs by id.
       paths: every file below the root, outside `_work`, relative to it.
@@ -45,11 +49,11 @@ class _Dataset:
 
     def __init__(self, folder: str, stores: StoreOptions):
         self.root = uris.absolute(folder).rstrip('/')
-        self._store = store_for(self.root, stores)
-        if not self._store.is_folder(self.root):
+        self.store = store_for(self.root, stores)
+        if not self.store.is_folder(self.root):
             raise UsageError(f'{folder}: no such folder')
         prefix = len(uris.join(self.root, ''))
-        found = (entry.uri[prefix:] for entry in self._store.list(self.root))
+        found = (entry.uri[prefix:] for entry in self.store.list(self.root))
         self.paths = {path for path in found if not path.startswith('_work/')}
         if 'dataset.json' not in self.paths:
             raise UsageError(
@@ -68,7 +72,11 @@ class _Dataset:
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
-        return self._store.read(uris.join(self.root, path)) or b''
+        return self.store.read(uris.join(self.root, path)) or b''
+
+    def unfinished(self) -> list[work.Unfinished]:
+        """The work of runs that are not complete."""
+        return work.unfinished(self.root, self.store)
 
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
@@ -107,8 +115,46 @@ def _verify(dataset: _Dataset) -> list[str]:
         expected |= {f'runs/{run_id}/report.json', vocabulary, *run.files}
         # For people, made and made anew at will: nothing in it is checked.
         expected.add(f'runs/{run_id}/report.html')
-    problems += [f'{path}: belongs to no complete run' for path in sorted(dataset.paths - expected)]
+    unfinished = dataset.unfinished()
+    problems += [
+        f'{path}: belongs to no complete run'
+        for path in sorted(dataset.paths - expected)
+        # What a run is just publishing, or was when it ended, is told by `notes`.
+        if not any(
+            f'/run={each.run_id}/' in path or f'runs/{each.run_id}/' in path
+            for each in unfinished
+            if each.has_begun
+        )
+    ]
+    if not problems:
+        problems += _check_latest(dataset)
     return problems
+
+
+def _check_latest(dataset: _Dataset) -> list[str]:
+    """Whether latest.sql is the query for the runs that are there."""
+    if not dataset.runs:
+        return []
+    store = dataset.store
+    opened = open_dataset(dataset.root, store)
+    expected = latest.latest_sql(opened, complete_runs(dataset.root, store))
+    found = dataset.read(latest.PATH).decode(errors='replace')
+    if found == expected:
+        return []
+    what = 'is not that of the complete runs here' if found else 'is missing'
+    return [f'{latest.PATH}: {what}; `lemmabeam clean {dataset.root}` writes it anew']
+
+
+def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
+    """What is worth knowing of an output folder, and no fault of it: a line for each run that is
+    under way or was interrupted.
+    """
+    dataset = _Dataset(folder, stores)
+    return [
+        f'run {each.run_id} is under way, or was interrupted ({each}): the command that began it '
+        f'goes on with it, `lemmabeam clean {dataset.root}` removes it'
+        for each in dataset.unfinished()
+    ]
 
 
 def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
@@ -122,7 +168,7 @@ def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
         return problems
     if not report['balanced']:
         problems.append(f'run {run_id}: the books do not balance: {counts}')
-    ended = counts['labeled'] + counts['duplicates'] + counts['unchanged'] + counts['dead_lettered']
+    ended = sum(counts.get(name, 0) for name in _ENDS)
     if counts['listed'] != ended:
         problems.append(f'run {run_id}: {counts["listed"]} listed, but {ended} accounted for')
     classes = _read_classes(dataset, f'vocabularies/{report["model"]["vocabulary"]}')

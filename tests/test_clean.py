@@ -3,6 +3,8 @@
 import datetime
 import json
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.main import main
@@ -15,6 +17,7 @@ from transforms.layout import Layout
 from transforms.model import handler
 from transforms.rows import Chunk, Item, Ref
 from transforms.storage import store_for
+from transforms.storage_local import LocalStore
 
 
 @pytest.fixture(autouse=True)
@@ -334,3 +337,127 @@ def test_thirty_thousand_small_files_are_looked_through_at_once(folder, crash):
         (chunks / f'{i:016x}.arrow').touch()
     assert label(*arguments_for(folder))['counts']['labeled'] == 64
     assert work_of(folder) == []
+
+
+def dataset_of_two_runs(folder):
+    """Two runs, the second of one changed image and one that is too large."""
+    output = folder.parent / 'out'
+    label(*arguments_for(folder, '--run_id', 'night-1', '--max_bytes', '100'))
+    (folder / '01.jpg').write_bytes(b'changed')
+    (folder / '02.jpg').write_bytes(bytes(200))
+    label(*arguments_for(folder, '--run_id', 'night-2', '--max_bytes', '100'))
+    assert verify(str(output)) == []
+    return output
+
+
+class TestForget:
+    def test_an_image_is_in_no_file_afterwards(self, folder, capsys):
+        output = dataset_of_two_runs(folder)
+        (output / 'runs/night-1/report.html').write_text('a picture')
+        for name, rows in (('01.jpg', [1, 1]), ('02.jpg', [1, 1]), ('03.jpg', [1])):
+            assert main(['clean', str(output), '--forget', str(folder / name)]) == 0
+            said = capsys.readouterr().out.splitlines()
+            assert said == [
+                f'removed {folder / name} from run night-{i}: {n} rows'
+                for i, n in enumerate(rows, 1)
+            ]
+            assert verify(str(output)) == []
+        for path in output.glob('**/*.parquet'):
+            found = pq.read_table(path)
+            assert not {'01.jpg', '02.jpg', '03.jpg'} & {
+                uri.rpartition('/')[2] for uri in found.to_pydict().get('uri', [])
+            }
+        assert not (output / 'runs/night-1/report.html').exists()
+        counts = json.loads((output / 'runs/night-2/report.json').read_text())['counts']
+        assert counts['forgotten'] == 2
+        assert counts['dead_lettered_by_reason'] == {}
+        # It is labelled again, if it is still there.
+        assert label(*arguments_for(folder, '--max_bytes', '100'))['counts']['unchanged'] == 61
+
+    def test_one_that_was_interrupted_is_gone_on_with(self, folder, monkeypatch):
+        output = dataset_of_two_runs(folder)
+        uri = str(folder / '01.jpg')
+        write = LocalStore.write
+
+        def stop(store, path, data):
+            if path.endswith('.parquet'):
+                raise StoreError('stopped for a test')
+            write(store, path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalStore, 'write', stop)
+            assert main(['clean', str(output), '--forget', uri]) == 1
+        assert verify(str(output)) != []
+        assert main(['clean', str(output), '--forget', uri]) == 0
+        assert verify(str(output)) == []
+
+    def test_what_it_does_not_find(self, folder, capsys):
+        output = dataset_of_two_runs(folder)
+        before = {path: path.read_bytes() for path in output.glob('**/*') if path.is_file()}
+        assert main(['clean', str(output), '--forget', '/nowhere.jpg']) == 0
+        assert '/nowhere.jpg is in no complete run' in capsys.readouterr().out
+        assert main(['clean', str(output), '--forget', str(folder / '01.jpg'), '--dry_run']) == 0
+        assert main(['clean', str(output), '--forget', 'x', '--run_id', 'night-1']) == 2
+        assert before == {path: path.read_bytes() for path in before}
+
+
+class TestPrune:
+    def test_runs_whose_rows_are_superseded_go(self, folder, capsys):
+        output = dataset_of_two_runs(folder)
+        newest = duckdb.sql((output / 'latest.sql').read_text()).order('uri').fetchall()
+        assert main(['clean', str(output), '--prune_before', 'night-2']) == 2
+        error = capsys.readouterr().err
+        assert '63 rows of run night-1 are the newest of their image; `lemmabeam relabel' in error
+        assert main(['relabel', '--output', str(output), '--run_id', 'all']) == 0
+        assert main(['clean', str(output), '--prune_before', 'all', '--dry_run']) == 0
+        assert (output / 'runs/night-1').exists()
+        assert main(['clean', str(output), '--prune_before', 'all']) == 0
+        assert 'removed run night-1, 64 rows' in capsys.readouterr().out
+        assert [path.name for path in output.glob('runs/*')] == ['all']
+        assert [path.name for path in output.glob('predictions/*/*')] == ['run=all']
+        assert verify(str(output)) == []
+        left = duckdb.sql((output / 'latest.sql').read_text()).order('uri').fetchall()
+        assert [row[:-1] for row in left] == [row[:-1] for row in newest]
+        # Nothing is paid again, and what is gone is still told.
+        (folder / '05.jpg').unlink()
+        counts = label(*arguments_for(folder, '--max_bytes', '100'))['counts']
+        assert (counts['unchanged'], counts['labeled'], counts['gone']) == (62, 0, 1)
+
+    def test_what_it_refuses(self, folder, capsys):
+        output = dataset_of_two_runs(folder)
+        assert main(['clean', str(output), '--prune_before', 'other']) == 2
+        assert 'no complete run of this id' in capsys.readouterr().err
+        assert main(['clean', str(output), '--prune_before', 'night-1']) == 0
+        assert verify(str(output)) == []
+
+
+class TestVerify:
+    def test_runs_under_way_are_noted_and_no_fault(self, folder, crash, capsys):
+        output = dataset_of_two_runs(folder)
+        (folder / '07.jpg').write_bytes(b'changed, too')
+        crash(0, *arguments_for(folder, '--run_id', 'night-3'))
+        half = next(output.glob('predictions/*')) / 'run=night-3/part-00000-of-00001.parquet'
+        half.parent.mkdir()
+        half.write_bytes(b'PAR1')
+        capsys.readouterr()
+        assert main(['verify', str(output)]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith('note: run night-3 is under way, or was interrupted (0 finished')
+        assert said.endswith('whole and consistent\n')
+
+    def test_the_latest_view(self, folder, tmp_path, capsys):
+        output = dataset_of_two_runs(folder)
+        query = output / 'latest.sql'
+        text = query.read_text()
+        for damaged in (text.replace('night-2', 'night-9'), '', text[:-20]):
+            query.write_text(damaged)
+            assert main(['verify', str(output)]) == 1
+            assert 'latest.sql: is ' in capsys.readouterr().out
+        assert main(['clean', str(output)]) == 0
+        assert query.read_text() == text
+        moved = output.rename(tmp_path / 'moved')
+        assert main(['verify', str(moved)]) == 0
+        assert 'note: latest.sql names another place' in capsys.readouterr().out
+        assert main(['clean', str(moved)]) == 0
+        assert main(['verify', str(moved)]) == 0
+        assert 'note' not in capsys.readouterr().out

@@ -39,19 +39,21 @@ def latest_sql(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     return f'{_duckdb(dataset, runs)}\n{_bigquery(dataset, runs)}'
 
 
-def write_latest_sql(output: str, store: Store) -> None:
+def write_latest_sql(output: str, store: Store, without: Sequence[str] = ()) -> None:
     """Writes DIR/latest.sql anew, for the runs that are complete now.
 
     Args:
       output: absolute URI of the output folder.
       store: how it is reached.
+      without: ids of runs that are about to go.
 
     Raises:
       UsageError: no run has written there.
       StoreError: a report is damaged, or the store fails.
     """
     dataset = open_dataset(output, store)
-    text = latest_sql(dataset, complete_runs(output, store))
+    runs = [run for run in complete_runs(output, store) if run.id not in without]
+    text = latest_sql(dataset, runs)
     store.write(uris.join(output, PATH), text.encode())
 
 
