@@ -28,6 +28,7 @@ _KINDS = (write.KIND, dead_letters.KIND)
 _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
 _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
+_PLACE = re.compile(r"'(?:[^'\n]|'')*/predictions(?=['/])")
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
@@ -132,17 +133,25 @@ def _verify(dataset: _Dataset) -> list[str]:
 
 
 def _check_latest(dataset: _Dataset) -> list[str]:
-    """Whether latest.sql is the query for the runs that are there."""
-    if not dataset.runs:
-        return []
-    store = dataset.store
-    opened = open_dataset(dataset.root, store)
-    expected = latest.latest_sql(opened, complete_runs(dataset.root, store))
-    found = dataset.read(latest.PATH).decode(errors='replace')
-    if found == expected:
+    """Whether latest.sql is the query for the runs that are there, wherever it looks for them."""
+    expected, found = _latest(dataset)
+    if _anywhere(found) == _anywhere(expected):
         return []
     what = 'is not that of the complete runs here' if found else 'is missing'
     return [f'{latest.PATH}: {what}; `lemmabeam clean {dataset.root}` writes it anew']
+
+
+def _latest(dataset: _Dataset) -> tuple[str, str]:
+    """latest.sql as it should be, and as it is; both '' before the first run."""
+    if not dataset.runs:
+        return '', ''
+    runs = complete_runs(dataset.root, dataset.store)
+    expected = latest.latest_sql(open_dataset(dataset.root, dataset.store), runs)
+    return expected, dataset.read(latest.PATH).decode(errors='replace')
+
+
+def _anywhere(query: str) -> str:
+    return _PLACE.sub("'predictions", query)
 
 
 def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
@@ -150,7 +159,11 @@ def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
     under way or was interrupted.
     """
     dataset = _Dataset(folder, stores)
-    return [
+    expected, found = _latest(dataset)
+    moved = f'{latest.PATH} names another place, as if the dataset had been moved; '
+    moved += f'`lemmabeam clean {dataset.root}` writes it anew'
+    is_moved = expected != found and _anywhere(expected) == _anywhere(found)
+    return [moved] * is_moved + [
         f'run {each.run_id} is under way, or was interrupted ({each}): the command that began it '
         f'goes on with it, `lemmabeam clean {dataset.root}` removes it'
         for each in dataset.unfinished()
