@@ -18,7 +18,7 @@ run: $(READY)
 test: $(READY) $(EMULATOR)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
 
-test-slow: $(READY) $(EMULATOR) $(BROWSER)
+test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready
 	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
@@ -52,6 +52,13 @@ $(READY): requirements.lock setup.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
+# Where templates/schedule is tried out: Airflow (2.5 GB), and an emulator of Google's Workflows.
+.venvs/airflow/ready .venvs/workflows/ready: .venvs/%/ready: tests/schedule/%.lock
+	@echo 'Setting up $(@D): minutes the first time'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
 # A real storage emulator, built from its Go module; without Go on the machine, Go comes as a wheel.
 $(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
 	@echo 'Building the storage emulator for the tests: a minute the first time'
@@ -77,3 +84,4 @@ $(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
 lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
+	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done

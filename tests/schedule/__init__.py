@@ -1,0 +1,1 @@
+"""What the tests of templates/schedule run in environments of other tools."""
