@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
+            work.remove_temporaries(layout)
             said = [
                 *_remove_work(layout, args.run_id, args.dry_run),
                 *_prune(layout, args.prune_before, args.dry_run),

@@ -15,6 +15,7 @@ from pipeline.options import RunConfig
 from transforms import frozen, work
 from transforms.errors import StoreError, UsageError
 from transforms.history import history_files
+from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
 from transforms.publish import discard, remove_tree
 from transforms.runs import CompleteRun, complete_runs
@@ -54,12 +55,12 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     layout = config.layout
     check_dataset(layout)
     runs = complete_runs(layout.output, layout.store)
+    found = work.unfinished(layout.output, layout.store)
+    _finish_complete(layout, found, runs)
     _refuse_complete(layout, args.run_id, runs)
     if not args.force:
         _check_common(config, runs)
     options = _deciding_options(config)
-    found = work.unfinished(layout.output, layout.store)
-    _remove_done(layout, found, runs)
     run_id, begun = _interrupted(layout, args.run_id, found, runs, options)
     layout = dataclasses.replace(layout, run_id=run_id)
     if begun is None or args.relist:
@@ -141,12 +142,17 @@ def _deciding_options(config: RunConfig) -> dict[str, Any]:
     return decided
 
 
-def _remove_done(layout: Layout, found: Sequence[Unfinished], runs: Sequence[CompleteRun]) -> None:
-    """Removes what runs that were killed in their very last step did not remove themselves."""
+def _finish_complete(
+    layout: Layout, found: Sequence[Unfinished], runs: Sequence[CompleteRun]
+) -> None:
+    """Does what runs that were killed behind their report could not do any more."""
+    work.remove_temporaries(layout)
     done = {run.id for run in runs}
-    for each in found:
-        if each.run_id in done:
-            remove_tree(layout, f'_work/{each.run_id}')
+    left = [each.run_id for each in found if each.run_id in done]
+    if left:
+        write_latest_sql(layout.output, layout.store)
+    for run_id in left:
+        remove_tree(layout, f'_work/{run_id}')
 
 
 def _interrupted(

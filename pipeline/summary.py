@@ -15,6 +15,12 @@ from transforms.layout import Layout
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
+# What is counted beside the books, where there is any.
+_BESIDE = {
+    'gone': 'rows of earlier runs, no longer listed',
+    'skipped_not_image': 'files without an image suffix',
+    'skipped_before_since': 'files from before --since',
+}
 
 
 def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
@@ -23,7 +29,7 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     A small run also has its labels and its dead letters printed.
     """
     counts = report['counts']
-    if 0 < counts['listed'] - counts['duplicates'] <= _SHOWN_IMAGES:
+    if 0 < counts['labeled'] + counts['dead_lettered'] <= _SHOWN_IMAGES:
         _print_images(report, layout, console)
     else:
         top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
@@ -38,8 +44,11 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
         if name == 'dead_lettered':
             for reason, n in counts['dead_lettered_by_reason'].items():
                 table.add_row(f'  {reason}', f'{n:,}')
-    if counts['skipped_not_image']:
-        table.add_row('files without an image suffix', f'{counts["skipped_not_image"]:,}')
+    for name, text in _BESIDE.items():
+        if counts[name]:
+            table.add_row(text, f'{counts[name]:,}')
+    if report['labeled_by_earlier_attempts']:
+        table.add_row('labeled by earlier attempts', f'{report["labeled_by_earlier_attempts"]:,}')
     table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
     table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
     rate = report['images_per_sec']

@@ -461,3 +461,26 @@ class TestVerify:
         assert main(['clean', str(moved)]) == 0
         assert main(['verify', str(moved)]) == 0
         assert 'note' not in capsys.readouterr().out
+
+
+def test_what_a_kill_left_in_the_last_steps_is_tidied_up(folder, capsys):
+    """Killed behind its report, a run is complete; what it could not do is done by the next."""
+    output = dataset_of_two_runs(folder)
+    left = [
+        output / '_work/night-2/chunks/0123456789abcdef.arrow',
+        output / '.latest.sql.0a1b2c3d.tmp',
+        output / 'runs/night-2/.report.json.0a1b2c3d.tmp',
+    ]
+    mine = output / 'runs/.notes.0a1b2c3d.tmp'
+    query = (output / 'latest.sql').read_text()
+    for path in [*left, mine]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b'x')
+    (output / 'latest.sql').write_text(query.replace('night-2', 'night-0'))
+    with pytest.raises(UsageError, match='--run_id night-2: this run is complete'):
+        label(*arguments_for(folder, '--run_id', 'night-2', '--max_bytes', '100'))
+    assert not any(path.exists() for path in left)
+    assert mine.exists()
+    mine.unlink()
+    assert (output / 'latest.sql').read_text() == query
+    assert verify(str(output)) == []

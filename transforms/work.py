@@ -17,6 +17,10 @@ FORMAT = 1
 RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
 _FOLDER = '_work'
 _CHUNK = re.compile(r'chunks/[0-9a-f]{16}\.arrow')
+_TEMPORARY = re.compile(
+    r'\.(dataset\.json|latest\.sql|report\.json|report\.html|_lease\.json|[\w-]+\.parquet)'
+    r'\.[0-9a-f]{8}\.tmp'
+)
 _OURS = re.compile(
     r'run\.json|probe-[0-9a-f]{12}|chunks/[0-9a-f]{16}\.arrow|staged/.+'
     r'|listing/(input-\d{5}\.json|\d{5}-[0-9a-f]{8}-\d{5}\.arrow)'
@@ -125,6 +129,21 @@ def begin(layout: Layout, run: Begun) -> None:
     """Writes down how a run is begun."""
     content = {'format': FORMAT, **run._asdict()}
     layout.store.write(_uri(layout), (json.dumps(content, indent=2) + '\n').encode())
+
+
+def remove_temporaries(layout: Layout) -> None:
+    """Removes local files that a killed process had not put in their place yet.
+
+    Only for who holds the lease: anybody else's may be under way.
+    """
+    if not layout.is_local:
+        return
+    top = Path(layout.output)
+    folders = [top, top / 'vocabularies', top / _FOLDER, *top.glob('runs'), *top.glob('runs/*')]
+    for folder in folders:
+        for path in folder.glob('.*.tmp'):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def remove_empty_folders(layout: Layout) -> None:
