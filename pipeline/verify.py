@@ -19,7 +19,7 @@ from transforms.errors import UsageError
 from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
-from transforms.partitions import unescape
+from transforms.partitions import values_of_path
 from transforms.rows import Reason, Stage
 from transforms.runs import complete_runs, kind_of
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
@@ -81,7 +81,7 @@ class _Dataset:
 
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
-        columns = _path_columns(path)
+        columns = values_of_path(path)
         for batch in pq.ParquetFile(io.BytesIO(self.read(path))).iter_batches(10_000):
             for row in batch.to_pylist():
                 yield row | columns
@@ -312,11 +312,6 @@ def _check_prediction(
     if any((label['wnid'], label['name']) != classes[label['index']] for label in labels):
         problems.append(f'{where}: a label is not named as in the vocabulary')
     return problems
-
-
-def _path_columns(path: str) -> dict[str, str | None]:
-    parts = (part.partition('=') for part in path.split('/')[3:-1])
-    return {name: unescape(value) for name, _, value in parts}
 
 
 def compare(

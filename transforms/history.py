@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from transforms import dead_letters, outcomes, write
 from transforms.errors import StoreError
 from transforms.layout import Layout
-from transforms.partitions import unescape
+from transforms.partitions import values_of_path
 from transforms.rows import Known, Reason
 from transforms.runs import CompleteRun
 
@@ -110,8 +110,7 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
 def _predictions(
     file: HistoryFile, parquet: pq.ParquetFile, layout: Layout
 ) -> Iterator[tuple[str, Known]]:
-    parts = (part.partition('=') for part in file.path.split('/')[3:-1])
-    of_path = {name: unescape(value) for name, _, value in parts}
+    of_path = values_of_path(file.path)
     inside = layout.file_columns
     columns = ['uri', 'object_version', *inside]
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):

@@ -26,6 +26,12 @@ def unescape(name: str) -> str | None:
     return None if name == DEFAULT_PARTITION else urllib.parse.unquote(name)
 
 
+def values_of_path(path: str) -> dict[str, str | None]:
+    """The partition columns in the path of a prediction file, relative to the output."""
+    parts = (part.partition('=') for part in path.split('/')[3:-1])
+    return {name: unescape(value) for name, _, value in parts}
+
+
 def folder_of_values(columns: Sequence[str], values: Sequence[str | None]) -> str:
     """'split=train/day=7/' for the partition columns and their values; '' for none.
 
