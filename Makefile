@@ -39,6 +39,7 @@ clean:
 $(READY): requirements.lock setup.py
 	@test -n '$(PYTHON)' || { echo 'Python 3.11 or 3.12 is needed'; exit 1; }
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v < (3, 13) or sys.exit(f"Python 3.11 or 3.12 is needed; $(PYTHON) is {v[0]}.{v[1]}. Name another: make PYTHON=/path/to/python3.11")'
+	@test ! -L $(VENV) || { echo '$(VENV) is a link; setting it up would empty what it leads to'; exit 1; }
 	@echo 'Setting up $(VENV): 1 GB of wheels, 3 GB on disk, a minute or a few'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock

@@ -72,6 +72,7 @@ def killed_and_resumed(tmp_path, arguments, images, moments) -> list[int]:
     assert verify(str(disturbed)) == []
     assert compare(str(whole), str(disturbed)) == []
     paid = counted(tmp_path / 'count')
+    print(f'{kills} kills, {paid} inferences for {images} images')
     # One bundle is in flight, and the chunk it works on is lost.
     assert images <= paid <= images + kills * CHUNK, left
     return left
@@ -81,17 +82,36 @@ def after(seconds):
     return lambda process, _: process.wait(seconds)
 
 
-def at_chunks(count):
-    """When so many chunks are finished."""
+def when(is_so, delay_sec=0.0):
+    """As soon as something holds of the output, and a little later."""
 
     def wait(process, output):
         ends_at = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < ends_at:
-            if len(list(output.glob('_work/night-1/chunks/*.arrow'))) >= count:
+            if is_so(output):
+                time.sleep(delay_sec)
                 return
-            time.sleep(0.005)
+            time.sleep(0.002)
 
     return wait
+
+
+def at_chunks(count, delay_sec=0.0):
+    """When so many chunks are finished."""
+    return when(
+        lambda output: len(list(output.glob('_work/night-1/chunks/*.arrow'))) >= count, delay_sec
+    )
+
+
+def ten_moments(rng, chunks):
+    """Random moments in every stage: three while it starts, five while it works, two at its end."""
+    working = sorted(rng.sample(range(1, chunks), 5))
+    moments = [at_chunks(count, rng.uniform(0, 0.3)) for count in working]
+    for _ in range(3):
+        moments.insert(rng.randrange(len(moments)), after(rng.uniform(0.2, 3)))
+    staged = when(lambda output: (output / '_work/night-1/staged').exists(), rng.uniform(0, 0.05))
+    published = when(lambda output: (output / 'predictions').exists(), rng.uniform(0, 0.02))
+    return [*moments, staged, published]
 
 
 def manifest_of(tmp_path, images) -> Path:
@@ -110,19 +130,22 @@ def test_a_killed_run_is_gone_on_with_and_pays_for_nothing_twice(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(tmp_path):
-    rng = random.Random()
     images = 20_000
     arguments = ['without_model', 'label', '--input', manifest_of(tmp_path, images)]
-    # The whole takes some 10 s, start included.
-    moments = [after(rng.uniform(1.5, 9)) for _ in range(10)]
-    print(killed_and_resumed(tmp_path, arguments, images, moments))
+    left = killed_and_resumed(tmp_path, arguments, images, ten_moments(random.Random(), 200))
+    assert len(left) == 10, left
+    print(left)
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_with_the_real_model(tmp_path):
-    rng = random.Random()
-    images = 400
-    support.write_pictures(tmp_path / 'photos', images)
+    images = 1_000
+    paths = support.write_pictures(tmp_path / 'photos', 100)
+    for i in range(100, images):
+        (tmp_path / f'photos/{i:04d}.jpg').hardlink_to(paths[i % 100])
+    for name in support.BAD:
+        (tmp_path / 'photos' / name).unlink()
     arguments = ['label', '--input', tmp_path / 'photos']
-    moments = [after(rng.uniform(2, 9)) for _ in range(10)]
-    print(killed_and_resumed(tmp_path, arguments, images, moments))
+    left = killed_and_resumed(tmp_path, arguments, images, ten_moments(random.Random(), 10))
+    assert len(left) == 10, left
+    print(left)
