@@ -13,7 +13,7 @@ BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chro
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
-	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25
+	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25 --force
 
 test: $(READY) $(EMULATOR)
 	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile

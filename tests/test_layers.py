@@ -8,7 +8,7 @@ from transforms.rows import Reason
 
 ROOT = Path(main.__file__).parents[1]
 PURE = """
-    decode errors faults hashing http_pool layout lease manifest outcomes partitions process
+    decode errors faults frozen hashing http_pool layout lease manifest outcomes partitions process
     relabel rows runs spool storage storage_gcs storage_http storage_local storage_s3 uris versions
     work model.bit model.canary model.card model.checkpoint model.efficientnet_lite model.export
     model.hub model.network model.predictor model.registry model.rescue model.runtime

@@ -140,3 +140,42 @@ def test_only_one_of_many_runs_gets_it(tmp_path):
     for thread in threads:
         thread.join(10)
     assert len(won) == 1
+
+
+def test_a_second_run_waits_for_the_first(output, monkeypatch):
+    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
+    lease.acquire(layout(output), False)
+    told = []
+    release = threading.Timer(0.2, lease.release, [layout(output)])
+    release.start()
+    lease.acquire(layout(output, 'run-2'), False, 30.0, told.append)
+    release.join()
+    assert len(told) == 1
+    assert told[0].startswith(f'run run-1 is writing there (process {os.getpid()} on ')
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+
+
+def test_a_wait_has_an_end(output, monkeypatch):
+    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
+    lease.acquire(layout(output), False)
+    with pytest.raises(UsageError, match='--wait_for_lease_sec'):
+        lease.acquire(layout(output, 'run-2'), False, 0.1)
+
+
+def test_a_wait_ends_when_the_holder_is_provably_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
+    process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.5)'])
+    held_by(tmp_path, **lease._identity(process.pid))
+    reaper = threading.Thread(target=process.wait)
+    reaper.start()
+    lease.acquire(layout(tmp_path, 'run-2'), False, 30.0)
+    reaper.join()
+
+
+def test_who_holds_it_is_told_by_the_run_it_turns_out_to_be(output):
+    lease.acquire(layout(output), False)
+    lease.rename(layout(output), 'night-1')
+    with pytest.raises(UsageError, match='run night-1 is writing there'):
+        lease.acquire(layout(output, 'run-2'), False)
+    lease.release(layout(output, 'night-1'))
+    assert store_for(str(output)).read(lease_uri(output)) is None
