@@ -121,7 +121,7 @@ def manifest_of(tmp_path, images) -> Path:
 
 
 def test_a_killed_run_is_gone_on_with_and_pays_for_nothing_twice(tmp_path):
-    images = 4096
+    images = 8192
     arguments = ['without_model', 'label', '--input', manifest_of(tmp_path, images)]
     left = killed_and_resumed(tmp_path, arguments, images, [at_chunks(3), at_chunks(20)])
     assert left[0] >= 3

@@ -4,6 +4,8 @@ import contextlib
 import json
 import urllib.parse
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.main import main
@@ -128,13 +130,25 @@ def test_a_retry_of_nothing(arguments, capsys):
     assert ('--output is missing' in error) or ('there is no complete run to retry' in error)
 
 
-def test_dead_letters_edited_by_hand(tmp_path, no_decoder, capsys):
+@pytest.mark.parametrize('change', ['no Parquet', 'another type', 'a column less', 'a null'])
+def test_dead_letters_edited_by_hand(tmp_path, no_decoder, capsys, change):
     output = label_with_failures(tmp_path)
     (part,) = output.glob('dead_letters/*/*/*.parquet')
-    part.write_bytes(b'uri,reason\n')
+    table = pq.ParquetFile(part).read()
+    if change == 'no Parquet':
+        part.write_bytes(b'uri,reason\n')
+    elif change == 'another type':
+        pq.write_table(table.set_column(2, 'reason', pa.array(range(len(table)))), part)
+    elif change == 'a column less':
+        pq.write_table(table.drop_columns(['detail']), part)
+    else:
+        pq.write_table(
+            pa.Table.from_pylist([{**row, 'uri': None} for row in table.to_pylist()]), part
+        )
+    edited = part.read_bytes()
     assert retry(output, '--reasons', 'not_found') == 1
     assert f'{part} is no file of dead letters' in capsys.readouterr().err
-    assert part.read_bytes() == b'uri,reason\n'
+    assert part.read_bytes() == edited
 
 
 class SigningServer(LoopbackServer):

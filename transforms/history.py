@@ -115,6 +115,8 @@ def _predictions(
     columns = ['uri', 'object_version', *inside]
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
         uris, versions, *values = (column.to_pylist() for column in batch.columns)
+        if None in uris:
+            raise pa.ArrowInvalid('a row without URI')
         carried: Iterable[str]
         if inside:
             named = (dict(zip(inside, row, strict=True)) for row in zip(*values, strict=True))
@@ -130,6 +132,8 @@ def _predictions(
 
 
 def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
+    if not parquet.schema_arrow.equals(dead_letters.VERSION_SCHEMA):
+        raise pa.ArrowInvalid('another schema')
     for batch in parquet.iter_batches(_BATCH_ROWS):
         for row in batch.to_pylist():
             if row['reason'] in file.again:

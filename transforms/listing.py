@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 import transforms.coders  # noqa: F401 (registers the coders of the rows)
 from transforms import frozen, manifest, uris
+from transforms.dead_letters import dead_letter_schema
 from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.hashing import content_hash
@@ -208,11 +209,14 @@ def _dead_refs(source: Input, columns: Columns) -> Iterator[Ref]:
     """The images behind the dead letters of a run, but for lines that were no URI."""
     reasons = source.pattern.split(',')
     store = store_for(source.uri, source.stores)
-    names = ['uri', 'stage', 'reason', *columns.carry]
+    schema = dead_letter_schema(columns.carry, {})
     for entry in store.list(source.uri):
         try:
             with store.open(entry.uri) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(columns=names):
+                parquet = pq.ParquetFile(stream)
+                if not parquet.schema_arrow.equals(schema):
+                    raise pa.ArrowInvalid('another schema')
+                for batch in parquet.iter_batches():
                     for row in batch.to_pylist():
                         if row['reason'] in reasons and row['stage'] != Stage.LIST.value:
                             values = [row[column] for column in columns.carry]
