@@ -135,7 +135,8 @@ def _deciding_options(config: RunConfig) -> dict[str, Any]:
         'command': config.command,
         'model': config.layout.model_id,
         'inputs': sorted(
-            f'{source.kind} {source.pattern or source.uri}' for source in config.listing.inputs
+            f'{source.kind} {source.uri} {source.pattern}'.rstrip()
+            for source in config.listing.inputs
         ),
     }
     decided: dict[str, Any] = json.loads(json.dumps(options))
