@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
-from transforms.rows import Chunk, Item, Ref
+from transforms.rows import Chunk, Item, Known, Ref
 
 pure = settings(derandomize=True, max_examples=200, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
@@ -157,3 +157,63 @@ def test_the_largest_way_to_fetch_an_image_is_taken_and_makes_no_other_image():
         assert item == Item('https://h/a.jpg', '', -1, ['[]'], signed[-1])
         assert (dead, duplicates) == ([], 3)
     assert 'sig' not in repr(Chunk('x', [item]))
+
+
+known_of_one_uri = st.lists(
+    st.builds(
+        Known,
+        st.integers(1, 4),
+        st.sampled_from(['', 'v1', 'v2']),
+        carried,
+        st.sampled_from(['', '', 'truncated', 'bad_uri']),
+        st.booleans(),
+    ),
+    max_size=6,
+)
+
+
+@pure
+@given(st.lists(refs_of_one_uri, max_size=1), known_of_one_uri)
+def test_what_an_earlier_run_has_dealt_with_is_left_alone(refs, known):
+    refs = refs[0] if refs else []
+    merged = merge(refs, known)
+    fresh = merge(refs)
+    # Nothing is lost: what would have been done without the earlier runs is done or unchanged.
+    assert merged.duplicates == fresh.duplicates
+    rows = len(merged.item.carried) if merged.item else 0
+    assert rows + len(merged.dead) + merged.duplicates + merged.unchanged == len(refs)
+    newest = {}
+    for each in sorted(known):
+        newest[each.carried] = each
+    for ref in refs:
+        last = newest.get(ref.carried)
+        same = [other for other in refs if other.carried == ref.carried]
+        if last is None or (not last.reason and all(not r.version for r in same)):
+            # Never seen, or the listing does not tell: it is still to be done, or to be looked at.
+            is_left = merged.item is not None and ref.carried in merged.item.carried
+            assert is_left or any(letter.carried == ref.carried for letter in merged.dead)
+    if merged.item is not None and merged.item.known:
+        # Read only if changed: then the listing knows no version, and all rows want the same.
+        assert merged.item.version == ''
+        assert {newest[value].version for value in merged.item.carried} == {merged.item.known}
+    if refs:
+        assert merged.gone == 0
+    else:
+        assert merged.gone == sum(k.is_same_input and not k.reason for k in newest.values())
+
+
+def test_unchanged_changed_and_new_rows_of_one_image():
+    refs = [Ref('/a', 'v2', 5, value, '', '') for value in ('["x"]', '["y"]', '["z"]')]
+    known = [
+        Known(1, 'v2', '["x"]', '', True),
+        Known(1, 'v2', '["y"]', '', True),
+        Known(2, 'v1', '["y"]', '', True),  # the newest counts, whatever it is
+    ]
+    merged = merge(refs, known)
+    assert merged.item == Item('/a', 'v2', 5, ['["y"]', '["z"]'])
+    assert merged.unchanged == 1
+    # Without versions in the listing: read unless it is v2, and for a new row in any case.
+    refs = [ref._replace(version='', size_bytes=-1) for ref in refs]
+    assert merge(refs[:1], known).item.known == 'v2'
+    assert merge(refs[:2], known).item.known == ''
+    assert merge(refs[::2], known).item.known == ''
