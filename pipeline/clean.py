@@ -1,8 +1,10 @@
 """`lemmabeam clean`: removes what interrupted runs have left, old runs, and single images."""
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.progress import tell_waiting
@@ -14,8 +16,8 @@ from transforms.forget import forget
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
 from transforms.newest import newest_rows
-from transforms.publish import KINDS, remove_tree
-from transforms.runs import complete_runs
+from transforms.publish import KINDS, clean_up, remove_tree
+from transforms.runs import CompleteRun, complete_runs
 from transforms.work import Unfinished
 
 
@@ -110,17 +112,31 @@ def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str
                         f'{model_id}` writes them into a run of its own, before which all can go'
                     )
     if not is_dry_run and old:
-        # Readers first; then a run is one as long as its report is there, and can be gone on with.
+        # Readers first.
         write_latest_sql(layout.output, layout.store, without=old)
     for each in runs[: len(old)]:
         if not is_dry_run:
             run = dataclasses.replace(layout, run_id=each.id, model_id=each.model_id)
-            for kind in KINDS:
-                remove_tree(run, run.run_folder(kind))
-            layout.store.delete(layout.uri(f'runs/{each.id}/report.html'))
+            # The report goes before the files, for a complete run has all of them.  What is left
+            # when this is interrupted is unfinished work, and goes with the next `clean`.
+            work.begin(run, work.Begun(each.finished_at, each.sequence, [], _options_of(each)))
             layout.store.delete(layout.uri(run.report_path))
-            remove_tree(run, f'runs/{each.id}')
+            _remove_published(run)
+            clean_up(run)
         yield f'{_verb(is_dry_run)} run {each.id}, {each.report["counts"]["labeled"]:,} rows'
+
+
+def _options_of(run: CompleteRun) -> dict[str, str]:
+    return {'command': 'prune', 'model': run.model_id}
+
+
+def _remove_published(run: Layout) -> None:
+    for kind in KINDS:
+        remove_tree(run, run.run_folder(kind))
+    run.store.delete(run.uri(f'runs/{run.run_id}/report.html'))
+    if run.is_local:
+        with contextlib.suppress(OSError):  # something is there that is not ours
+            Path(run.uri(f'runs/{run.run_id}')).rmdir()
 
 
 def _forget(layout: Layout, forgotten: Sequence[str], is_dry_run: bool) -> Iterator[str]:
@@ -152,8 +168,7 @@ def _remove(each: Unfinished, layout: Layout, is_complete: bool) -> None:
     """Removes the files that we have written, and no others."""
     run = dataclasses.replace(layout, run_id=each.run_id, model_id=_model_of(each, layout))
     if not is_complete and run.model_id:
-        for kind in KINDS:
-            remove_tree(run, run.run_folder(kind))
+        _remove_published(run)
     for path in each.paths:
         layout.store.delete(layout.uri(path))
     work.remove_empty_folders(run)

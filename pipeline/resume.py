@@ -203,6 +203,8 @@ def _interrupted(
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
     """What differs, as 'threshold 0.3, now 0.5'."""
     names = sorted(theirs.keys() | ours.keys())
+    if theirs.get('command') != ours.get('command'):
+        names = ['command']
     return '; '.join(
         f'{name} {theirs.get(name)}, now {ours.get(name)}'
         for name in names

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import clean
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import without_model
@@ -422,6 +423,43 @@ class TestPrune:
         (folder / '05.jpg').unlink()
         counts = label(*arguments_for(folder, '--max_bytes', '100'))['counts']
         assert (counts['unchanged'], counts['labeled'], counts['gone']) == (62, 0, 1)
+
+    @pytest.mark.parametrize('calls', [0, 1, 3, 4])
+    def test_one_that_was_interrupted_is_gone_on_with(self, folder, monkeypatch, calls):
+        output = dataset_of_two_runs(folder)
+        assert main(['relabel', '--output', str(output), '--run_id', 'all']) == 0
+        left = [calls]
+
+        def stopping(remove):
+            def run(*args):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise StoreError('stopped for a test')
+                remove(*args)
+
+            return run
+
+        with monkeypatch.context() as patch:
+            patch.setattr(clean, 'remove_tree', stopping(clean.remove_tree))
+            patch.setattr(clean, 'clean_up', stopping(clean.clean_up))
+            assert main(['clean', str(output), '--prune_before', 'all']) == 1
+        assert all('latest.sql' in problem for problem in verify(str(output)))
+        # Meanwhile the next night need not wait for it.
+        counts = label(*arguments_for(folder, '--max_bytes', '100', '--run_id', 'next'))['counts']
+        assert (counts['unchanged'] >= 63, counts['labeled']) == (True, 0)
+        assert main(['clean', str(output), '--prune_before', 'all']) == 0
+        assert {path.name for path in output.glob('runs/*')} == {'all', 'next'}
+        assert {path.name for path in output.glob('predictions/*/*')} == {'run=all', 'run=next'}
+        assert verify(str(output)) == []
+        assert work_of(folder) == []
+
+    def test_what_lies_beside_a_report_is_not_ours(self, folder):
+        output = dataset_of_two_runs(folder)
+        assert main(['relabel', '--output', str(output), '--run_id', 'all']) == 0
+        notes = output / 'runs/night-1/notes.txt'
+        notes.write_text('of somebody')
+        assert main(['clean', str(output), '--prune_before', 'all']) == 0
+        assert list(output.glob('runs/night-*/*')) == [notes]
 
     def test_what_it_refuses(self, folder, capsys):
         output = dataset_of_two_runs(folder)
