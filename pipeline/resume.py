@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.options import RunConfig
-from transforms import frozen, work
+from transforms import finished, frozen, work
 from transforms.errors import StoreError, UsageError
 from transforms.history import history_files
 from transforms.latest import write_latest_sql
@@ -66,6 +66,9 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     if begun is None or args.relist:
         sequence = begun.sequence if begun else 1 + max((run.sequence for run in runs), default=0)
         remove_tree(layout, frozen.folder(layout))
+        if begun is None:
+            # Of a run whose `run.json` is gone, nobody knows with what options they were made.
+            remove_tree(layout, finished.folder(layout))
         begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
         work.begin(layout, begun)
     else:

@@ -214,6 +214,15 @@ def test_a_finished_chunk_that_is_damaged_is_worked_again(folder, crash, paid):
     assert verify(str(folder.parent / 'out')) == []
 
 
+def test_chunks_of_a_run_of_which_the_options_are_lost_are_not_used(folder, crash, paid):
+    crash(3, *arguments_for(folder, '--run_id', 'night-1', '--max_labels', '1'))
+    # As a `clean` that was killed may leave it.
+    (folder.parent / 'out/_work/night-1/run.json').unlink()
+    paid.clear()
+    label(*arguments_for(folder, '--run_id', 'night-1'))
+    assert sum(paid) == 64
+
+
 def test_of_two_that_finish_a_chunk_the_first_one_counts(tmp_path):
     layout = Layout(str(tmp_path), 'run', 'model', (), (), 1)
     chunk = Chunk('0123456789abcdef', [Item('/a.jpg', '1', 5, ['[]'])])

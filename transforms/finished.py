@@ -21,9 +21,14 @@ from transforms.rows import Chunk
 _AHEAD = 16
 
 
+def folder(layout: Layout) -> str:
+    """Where they lie, relative to the output."""
+    return f'{layout.work_folder}/chunks'
+
+
 def chunk_uri(layout: Layout, chunk: Chunk) -> str:
     """Where the rows of a finished chunk lie."""
-    return layout.uri(f'{layout.work_folder}/chunks/{chunk.id}.arrow')
+    return layout.uri(f'{folder(layout)}/{chunk.id}.arrow')
 
 
 def find(layout: Layout, chunk: Chunk) -> bytes | None:
