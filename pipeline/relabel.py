@@ -26,7 +26,7 @@ from pipeline.report import TOP_LABELS
 from pipeline.resume import check_new_run
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
-from transforms import lease, newest, outcomes, relabel, uris, write
+from transforms import lease, newest, outcomes, relabel, uris, work, write
 from transforms.dataset import (
     Dataset,
     damaged,
@@ -147,7 +147,8 @@ def run(args: argparse.Namespace) -> int:
 
     def leave() -> None:
         TEMPORARIES.remove_all()
-        clean_up(layout)
+        with contextlib.suppress(LemmabeamError):
+            _discard_begun(layout)
         lease.release(layout)
 
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
@@ -194,7 +195,7 @@ class _Relabeling:
 
     def run(self) -> dict[str, Any]:
         """Writes everything, the report last, and returns it."""
-        check_new_run(self._layout, self._runs)
+        check_new_run(self._layout, self._runs, COMMAND)
         rows_per_file = self._layout.rows_per_file
         with newest_rows(self._dataset, self._sources, rows_per_file) as found:
             # Those without a newest row have no say.
@@ -206,7 +207,8 @@ class _Relabeling:
             self._check_floor(used, thresholds)
             metadata = self._metadata(used, thresholds, max_labels)
             try:
-                clean_up(self._layout)  # of an attempt that was killed
+                _discard_begun(self._layout)  # of an attempt that was killed
+                work.begin(self._layout, self._begun())
                 files = list(self._write(found, thresholds, max_labels, metadata))
                 started = time.perf_counter()
                 publish(self._layout, files, self._vocabulary)
@@ -218,7 +220,7 @@ class _Relabeling:
             except LemmabeamError:
                 # Of a store that is gone nothing can be removed; the error itself is what matters.
                 with contextlib.suppress(StoreError):
-                    discard(self._layout)
+                    _discard_begun(self._layout)
                 raise
         clean_up(self._layout)
         if self._cut_rows:
@@ -229,6 +231,11 @@ class _Relabeling:
                 file=sys.stderr,
             )
         return report
+
+    def _begun(self) -> work.Begun:
+        """What tells `lemmabeam clean` whose the files are, if this is killed."""
+        options = {'command': COMMAND, 'model': self._layout.model_id}
+        return work.Begun(self._started_at.isoformat(), self._sequence, [], options)
 
     def _thresholds(self, source: CompleteRun) -> Thresholds:
         metadata = metadata_of(self._dataset, source)
@@ -422,6 +429,14 @@ class _Relabeling:
             'versions': library_versions(),
             'files': [file._asdict() for file in sorted(files)],
         }
+
+
+def _discard_begun(layout: Layout) -> None:
+    """Removes what a relabelling of this id has left, and nothing of a run that labels."""
+    begun = work.begun(layout)
+    if begun is not None and begun.options.get('command') == COMMAND:
+        discard(dataclasses.replace(layout, model_id=begun.options['model']))
+        clean_up(layout)
 
 
 def _choose(

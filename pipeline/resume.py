@@ -87,15 +87,16 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     return config.as_run(run_id, begun.sequence, history)
 
 
-def check_new_run(layout: Layout, runs: Sequence[CompleteRun]) -> None:
-    """Refuses the id of a run that is there already, complete or not.
+def check_new_run(layout: Layout, runs: Sequence[CompleteRun], command: str) -> None:
+    """Refuses the id of a run that is there already, unless as an incomplete one of this command.
 
     Raises:
       UsageError: it is; or the run does not fit the dataset.
     """
     check_dataset(layout)
     _refuse_complete(layout, layout.run_id, runs)
-    if work.begun(layout) is not None:
+    begun = work.begun(layout)
+    if begun is not None and begun.options.get('command') != command:
         raise UsageError(
             f'--run_id {layout.run_id}: a run of this id is incomplete in {layout.output}; choose '
             'another id'

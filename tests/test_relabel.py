@@ -17,8 +17,9 @@ from pipeline.main import main
 from pipeline.verify import verify
 from tests import support
 from tests.datasets import MODEL, VOCABULARY, Row, add_run
-from transforms import lease, newest, relabel
+from transforms import lease, newest, relabel, work
 from transforms.errors import StoreError, UsageError
+from transforms.layout import Layout
 from transforms.model.card import Activation
 from transforms.model.vocabulary import Vocabulary
 from transforms.runs import complete_runs
@@ -441,6 +442,57 @@ def test_what_fails_half_way_leaves_nothing(small, capsys, monkeypatch):
     monkeypatch.setattr(write, 'write_file', full)
     assert run(small) == 1
     assert 'the disk is full' in capsys.readouterr().err
+    assert files_of(small) == before
+
+
+class KilledError(BaseException):
+    """In place of SIGKILL."""
+
+
+def kill_after_publishing(monkeypatch, folder, *arguments):
+    def killed(*args):
+        publish(*args)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        publish = command.publish
+        patch.setattr(command, 'publish', killed)
+        with pytest.raises(KilledError):
+            run(folder, *arguments)
+
+
+def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys, monkeypatch):
+    assert main(['clean', str(small)]) == 0
+    before = files_of(small)
+    kill_after_publishing(monkeypatch, small, '--run_id', 'r')
+    assert list(small.glob('predictions/*/run=r/*'))
+    assert verify(str(small)) == []
+    assert main(['clean', str(small)]) == 0
+    assert 'removed the work of run r, incomplete' in capsys.readouterr().out
+    assert files_of(small) == before
+
+
+def test_a_killed_one_can_be_started_again(small, monkeypatch):
+    kill_after_publishing(monkeypatch, small, '--run_id', 'r', '--threshold', '0.7')
+    assert run(small, '--run_id', 'r') == 0
+    assert verify(str(small)) == []
+    assert not (small / '_work/r').exists()
+
+
+def test_a_signal_leaves_the_work_of_a_run_that_labels(small, monkeypatch):
+    layout = Layout(str(small), 'r', MODEL, (), (), 1)
+    work.begin(layout, work.Begun('', 2, [], {'command': 'label', 'model': MODEL}))
+    before = files_of(small)
+
+    @contextlib.contextmanager
+    def stopped(_, leave):
+        leave()
+        raise KilledError
+        yield
+
+    monkeypatch.setattr(command, 'stopping_on_signals', stopped)
+    with pytest.raises(KilledError):
+        run(small, '--run_id', 'r')
     assert files_of(small) == before
 
 
