@@ -42,8 +42,8 @@ _STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 # What a retry takes over from the run it retries is everything but these.
 _OF_ONE_RUN = frozenset(
-    'break_lease force input max_images output relist retry_dead run_id sample since verbose '
-    'wait_for_lease_sec'.split()
+    'break_lease force input max_images output reasons relist retry_dead run_id sample since '
+    'verbose wait_for_lease_sec'.split()
 )
 _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
 

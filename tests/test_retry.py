@@ -105,6 +105,19 @@ def test_permanent_ones_are_tried_by_name_and_options_may_be_others(tmp_path, no
     assert verify(str(output)) == []
 
 
+def test_a_retry_does_not_take_over_what_another_one_was_asked_for(tmp_path, no_decoder):
+    output = label_with_failures(tmp_path)
+    reasons = 'too_many_bytes,not_found'
+    assert retry(output, '--reasons', reasons) == 3
+    assert [row['reason'] for row in rows(output, 'dead_letters', 'retry-1')] == [
+        'not_found',
+        'too_many_bytes',
+    ]
+    # Of these two, none is tried again unless it is named.
+    assert main(['retry', '--output', str(output)]) == 0
+    assert len(list(output.glob('runs/*'))) == 2
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
