@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from pipeline.main import main
 from pipeline.verify import verify
 from tests import support, without_model
 from tests.loopback import Handler, LoopbackServer
@@ -318,7 +319,7 @@ def test_nothing_to_do_imports_no_tensorflow(folder, tmp_path):
     assert process.returncode == 0, process.stderr
 
 
-def test_an_earlier_run_that_is_damaged_stops_this_one(folder, tmp_path):
+def test_an_earlier_run_that_is_damaged_stops_this_one(folder, tmp_path, capsys):
     output = tmp_path / 'out'
     label('--input', folder, '--output', output, '--run_id', 'first')
     (part,) = output.glob('predictions/*/run=first/*.parquet')
@@ -326,8 +327,11 @@ def test_an_earlier_run_that_is_damaged_stops_this_one(folder, tmp_path):
     before = sorted(output.glob('**/*'))
     for damaged in (data[:-100], b''):
         part.write_bytes(damaged)
-        with pytest.raises(Exception, match=f'{part}, of a complete run, is damaged'):
+        with pytest.raises(Exception, match=f'{part}, of a complete run, is missing or damaged'):
             label('--input', folder, '--output', output)
+    part.unlink()
+    assert main(['label', '--input', str(folder), '--output', str(output)]) == 1
+    assert '--force labels everything again' in capsys.readouterr().err
     part.write_bytes(data)
     report = output / 'runs/first/report.json'
     report.write_text('{')

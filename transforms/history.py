@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import dead_letters, outcomes, write
-from transforms.errors import StoreError
+from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.partitions import values_of_path
 from transforms.rows import Known, Reason
@@ -24,7 +24,7 @@ class HistoryFile(NamedTuple):
 
     Attributes:
       path: below the output folder.
-      sequence: the place of its run.
+      sequence: the place of its run, as in `latest.sql`; those of two reports may be the same.
       is_same_input: whether that run had the same inputs as the one that reads it.
       again: reasons that may not hold any more, because a limit is another one.
     """
@@ -45,7 +45,7 @@ def history_files(
     """The files that must be read to know what a model has dealt with.
 
     Args:
-      runs: complete runs.
+      runs: complete runs, the oldest first.
       model_id: weights and preprocessing that the results must come from.
       inputs: those of the run that asks, as a report has them.
       limits: 'max_bytes' and 'max_pixels' of the run that asks.
@@ -56,11 +56,11 @@ def history_files(
     return [
         HistoryFile(
             file['path'],
-            run.sequence,
+            place,
             _sorted(run.report.get('inputs', ())) == _sorted(inputs),
             _to_try_again(run, limits),
         )
-        for run in runs
+        for place, run in enumerate(runs, 1)
         if run.model_id == model_id and not _is_copy(run, ids)
         for kind in kinds
         for file in run.files(kind)
@@ -100,10 +100,10 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
                 yield from _predictions(file, parquet, layout)
             else:
                 yield from _dead(file, parquet)
-    except (pa.ArrowException, OSError, LookupError) as e:
+    except (pa.ArrowException, OSError, LookupError, UsageError) as e:
         raise StoreError(
-            f'{uri}, of a complete run, is damaged: `lemmabeam verify` tells more; --force labels '
-            'everything again without it'
+            f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more; '
+            '--force labels everything again without it'
         ) from e
 
 
