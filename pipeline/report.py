@@ -72,7 +72,8 @@ def make_report(
             'unchanged': unchanged,
             'dead_lettered': sum(dead.values()),
             'dead_lettered_by_reason': dead,
-            'gone': None if config.is_part else counts.get('gone', 0),
+            # With --force, what earlier runs have labelled is not read.
+            'gone': None if config.is_part or config.options['force'] else counts.get('gone', 0),
             'skipped_not_image': counts.get('skipped_not_image', 0),
             'skipped_before_since': counts.get('skipped_before_since', 0),
         },

@@ -295,6 +295,8 @@ def test_what_other_inputs_had_is_not_gone(folder, tmp_path):
     (folder / '0000.jpg').unlink()
     for inputs in (['--input', f'{folder}/**'], ['--input', folder, '--sample', '2']):
         assert not label(*inputs, '--output', output)['counts']['gone']
+    forced = label('--input', folder, '--output', output, '--force')
+    assert forced['counts']['gone'] is None, 'what was labelled is not read'
     # Written otherwise, but the same.
     report = label('--input', f'{folder.parent}/x/../in/', '--output', output)
     assert numbers(report) == {'labeled': 0, 'unchanged': 4, 'dead_lettered': 0, 'gone': 1}
