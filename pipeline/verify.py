@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from transforms import dead_letters, latest, uris, work, write
 from transforms.dataset import open_dataset
-from transforms.errors import UsageError
+from transforms.errors import LemmabeamError, UsageError
 from transforms.hashing import uri_hash
 from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
@@ -30,6 +30,10 @@ _SHOWN = 10
 _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
 _PLACE = re.compile(r"'(?:[^'\n]|'')*/predictions(?=['/])")
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
+
+
+class _DamagedError(ValueError):
+    """A file cannot be parsed; says which."""
 
 
 class _Run(NamedTuple):
@@ -60,16 +64,22 @@ class _Dataset:
             raise UsageError(
                 f'{folder}: no dataset.json there, so no complete run has written here'
             )
-        self.spec = json.loads(self.read('dataset.json'))
+        self.spec = self._parse('dataset.json')
         reports = (
             path for path in sorted(self.paths) if re.fullmatch(r'runs/[^/]+/report.json', path)
         )
         self.runs = {}
         for path in reports:
-            report = json.loads(self.read(path))
+            report = self._parse(path)
             self.runs[path.split('/')[1]] = _Run(
                 report, {file['path']: file for file in report['files']}
             )
+
+    def _parse(self, path: str) -> Any:
+        try:
+            return json.loads(self.read(path))
+        except ValueError as e:
+            raise _DamagedError(f'{path} is damaged: it is not JSON') from e
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
@@ -101,6 +111,8 @@ def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
     """
     try:
         return _verify(_Dataset(folder, stores))
+    except _DamagedError as e:
+        return [str(e)]
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         return [f'dataset.json or a report.json is damaged: {type(e).__name__}']
 
@@ -158,8 +170,11 @@ def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
     """What is worth knowing of an output folder, and no fault of it: a line for each run that is
     under way or was interrupted.
     """
-    dataset = _Dataset(folder, stores)
-    expected, found = _latest(dataset)
+    try:
+        dataset = _Dataset(folder, stores)
+        expected, found = _latest(dataset)
+    except (LemmabeamError, ValueError, LookupError, TypeError, AttributeError):
+        return []  # `verify` tells what is damaged
     moved = f'{latest.PATH} names another place, as if the dataset had been moved; '
     moved += f'`lemmabeam clean {dataset.root}` writes it anew'
     is_moved = expected != found and _anywhere(expected) == _anywhere(found)

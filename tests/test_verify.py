@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.main import main
 from pipeline.verify import compare, verify
 from tests import support
 from transforms.hashing import uri_hash
@@ -135,6 +136,10 @@ DAMAGE = {
         lambda root: (root / 'runs/a/report.json').write_text('{"run_id"'),
         'damaged',
     ),
+    'a dataset.json that is cut off': (
+        lambda root: (root / 'dataset.json').write_text('{'),
+        'dataset.json is damaged: it is not JSON',
+    ),
     'another schema version': (
         lambda root: (root / 'dataset.json').write_text('{"schema_version": 99}'),
         'schema version 99',
@@ -143,10 +148,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_verify_finds(copy, damage):
+def test_verify_finds(copy, damage, capsys):
     act, message = DAMAGE[damage]
     act(copy)
     assert any(message in problem for problem in verify(str(copy))), verify(str(copy))
+    assert main(['verify', str(copy)]) == 1
+    assert message in capsys.readouterr().out
 
 
 def test_compare_names_the_first_differences(whole, copy):
