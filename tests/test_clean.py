@@ -11,12 +11,13 @@ from pipeline import clean
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import without_model
-from tests.support import label
+from tests.support import label, make_config
 from transforms import finished, frozen, load
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.model import handler
-from transforms.rows import Chunk, Item, Ref
+from transforms.publish import publish
+from transforms.rows import Chunk, Item, Ref, WrittenFile
 from transforms.storage import store_for
 from transforms.storage_local import LocalStore
 
@@ -547,4 +548,16 @@ def test_what_a_kill_left_in_the_last_steps_is_tidied_up(folder, capsys):
     assert mine.exists()
     mine.unlink()
     assert (output / 'latest.sql').read_text() == query
+    assert verify(str(output)) == []
+
+
+def test_a_second_attempt_leaves_what_a_first_one_has_published(folder):
+    output = folder.parent / 'out'
+    report = label(*arguments_for(folder, '--run_id', 'night-1'))
+    config, _ = make_config(*arguments_for(folder, '--run_id', 'night-1'))
+    staged = output / '_work/night-1/staged'
+    # The first one has removed what the second had staged, but for folders.
+    (staged / config.layout.run_folder('predictions')).mkdir(parents=True)
+    files = [WrittenFile(**file) for file in report['files']]
+    publish(config.layout, files, config.inference.model.vocabulary)
     assert verify(str(output)) == []

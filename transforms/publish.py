@@ -30,9 +30,12 @@ def publish(layout: Layout, files: Collection[WrittenFile], vocabulary: Vocabula
     check_dataset(layout)
     store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
     paths = {file.path for file in files}
+    # Of two that do the same run at once, under --break_lease, the second leaves what the first has
+    # published: the same bytes, while what the second has staged may be removed under its hands.
+    is_complete = store.stat(layout.uri(layout.report_path)) is not None
     for kind in KINDS:
         _remove_others(layout, layout.staged_uri(layout.run_folder(kind)), paths)
-        if layout.is_local:
+        if layout.is_local and not is_complete:
             _rename(layout, kind)
     for path in paths:
         if store.stat(layout.uri(path)) is None:
