@@ -23,7 +23,7 @@ from pipeline.options import (
 )
 from pipeline.progress import tell_waiting
 from pipeline.report import TOP_LABELS
-from pipeline.resume import check_new_run
+from pipeline.resume import check_new_run, next_sequence
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
 from transforms import lease, newest, outcomes, relabel, uris, work, write
@@ -183,7 +183,7 @@ class _Relabeling:
         self._started = time.perf_counter()
         runs = complete_runs(dataset.output, dataset.store)
         self._runs = runs
-        self._sequence = 1 + max((run.sequence for run in runs), default=0)
+        self._sequence = next_sequence(layout, runs)
         self._sources = _by_worth(_choose(dataset, runs, args.model_id))
         newest_run = self._sources[-1]
         self._layout = dataclasses.replace(

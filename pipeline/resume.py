@@ -4,6 +4,7 @@ Called by whoever holds the lease of the output, so that nothing changes meanwhi
 """
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -13,7 +14,7 @@ from typing import Any
 
 from pipeline.options import RunConfig
 from transforms import finished, frozen, work
-from transforms.errors import StoreError, UsageError
+from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.history import history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
@@ -64,11 +65,11 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     run_id, begun = _interrupted(layout, args.run_id, found, runs, options)
     layout = dataclasses.replace(layout, run_id=run_id)
     if begun is None or args.relist:
-        sequence = begun.sequence if begun else 1 + max((run.sequence for run in runs), default=0)
         remove_tree(layout, frozen.folder(layout))
         if begun is None:
             # Of a run whose `run.json` is gone, nobody knows with what options they were made.
             remove_tree(layout, finished.folder(layout))
+        sequence = next_sequence(layout, runs)
         begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
         work.begin(layout, begun)
     else:
@@ -85,6 +86,22 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         else history_files(earlier, layout.model_id, config.inputs, limits, args.retry_dead)
     )
     return config.as_run(run_id, begun.sequence, history)
+
+
+def next_sequence(layout: Layout, runs: Sequence[CompleteRun]) -> int:
+    """The place of a run that begins now: behind every other one that has begun.
+
+    Args:
+      layout: the output, and the run.
+      runs: the complete ones.
+    """
+    places = [run.sequence for run in runs]
+    for each in work.unfinished(layout.output, layout.store):
+        if each.has_begun and each.run_id != layout.run_id:
+            with contextlib.suppress(LemmabeamError):  # of another version, or damaged
+                begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))
+                places.append(begun.sequence if begun else 0)
+    return 1 + max(places, default=0)
 
 
 def check_new_run(layout: Layout, runs: Sequence[CompleteRun], command: str) -> None:
