@@ -29,6 +29,7 @@ _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
 _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
 _PLACE = re.compile(r"'(?:[^'\n]|'')*/predictions(?=['/])")
+_VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
@@ -132,8 +133,10 @@ def _verify(dataset: _Dataset) -> list[str]:
     problems += [
         f'{path}: belongs to no complete run'
         for path in sorted(dataset.paths - expected)
+        # Runs share them, and one that was interrupted in its last step may have been the first.
+        if not _VOCABULARY.fullmatch(path)
         # What a run is just publishing, or was when it ended, is told by `notes`.
-        if not any(
+        and not any(
             f'/run={each.run_id}/' in path or f'runs/{each.run_id}/' in path
             for each in unfinished
             if each.has_begun
@@ -179,8 +182,11 @@ def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
     moved += f'`lemmabeam clean {dataset.root}` writes it anew'
     is_moved = expected != found and _anywhere(expected) == _anywhere(found)
     return [moved] * is_moved + [
-        f'run {each.run_id} is under way, or was interrupted ({each}): the command that began it '
-        f'goes on with it, `lemmabeam clean {dataset.root}` removes it'
+        f'run {each.run_id} is complete, but its work is still there ({each}): the next run, or '
+        f'`lemmabeam clean {dataset.root}`, removes it'
+        if each.run_id in dataset.runs
+        else f'run {each.run_id} is under way, or was interrupted ({each}): the command that began '
+        f'it goes on with it, `lemmabeam clean {dataset.root}` removes it'
         for each in dataset.unfinished()
     ]
 

@@ -7,7 +7,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import clean
+from pipeline import clean, report
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import without_model
@@ -497,6 +497,26 @@ class TestPrune:
 
 
 class TestVerify:
+    @pytest.mark.parametrize('step', ['publish', 'clean_up'])
+    def test_a_first_run_that_was_stopped_in_its_last_step(self, folder, monkeypatch, capsys, step):
+        output = folder.parent / 'out'
+        original = getattr(report, step)
+
+        def stopped(*args):
+            if step == 'publish':
+                original(*args)
+            raise CrashError
+
+        monkeypatch.setattr(report, step, stopped)
+        with pytest.raises(Exception, match='CrashError'):
+            label(*arguments_for(folder, '--run_id', 'night-1'))
+        assert main(['verify', str(output)]) == 0
+        said = {'publish': 'or was interrupted (', 'clean_up': 'its work is still there ('}
+        assert said[step] in capsys.readouterr().out
+        monkeypatch.undo()
+        assert main(['clean', str(output)]) == 0
+        assert verify(str(output)) == []
+
     def test_runs_under_way_are_noted_and_no_fault(self, folder, crash, capsys):
         output = dataset_of_two_runs(folder)
         (folder / '07.jpg').write_bytes(b'changed, too')
