@@ -217,7 +217,7 @@ class MakeChunks(beam.PTransform):
 def _bucket_count_of(images: int, chunk_size: int, max_images: int | None) -> int:
     if max_images is not None and images > max_images:
         raise UsageError(
-            f'--max_images {max_images}: the inputs list {images} distinct images; raise it, or '
-            'label a part with --sample'
+            f'--max_images {max_images}: {images} distinct images are to be labelled, not counting '
+            'the unchanged ones; raise it, or label a part with --sample'
         )
     return bucket_count(images, chunk_size)
