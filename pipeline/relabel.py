@@ -192,6 +192,7 @@ class _Relabeling:
         self._vocabulary = read_vocabulary(dataset, newest_run)
         self._top_labels: Counter[str] = Counter()
         self._cut_rows = 0
+        self._featured: list[str] = []
 
     def run(self) -> dict[str, Any]:
         """Writes everything, the report last, and returns it."""
@@ -223,6 +224,13 @@ class _Relabeling:
                     _discard_begun(self._layout)
                 raise
         clean_up(self._layout)
+        if self._featured:
+            print(
+                f'lemmabeam: some rows have no features, so run {self._layout.run_id} has none; '
+                f'those of {", ".join(self._featured)} are nowhere else: keep these runs if you '
+                'need them',
+                file=sys.stderr,
+            )
         if self._cut_rows:
             print(
                 f'lemmabeam: {self._cut_rows:,} rows were stored with as many labels as the '
@@ -310,9 +318,13 @@ class _Relabeling:
         for key in _OWN_METADATA:
             metadata.pop(key, None)
         # A list of fixed size that may be null is read by few.
-        if any(outcomes.FEATURES not in metadata_of(self._dataset, run) for run in used):
-            metadata.pop(outcomes.FEATURES, None)
         in_time = sorted(used, key=lambda run: run[:3])
+        featured = [
+            run.id for run in in_time if outcomes.FEATURES in metadata_of(self._dataset, run)
+        ]
+        if len(featured) < len(used):
+            metadata.pop(outcomes.FEATURES, None)
+            self._featured = featured
         metadata |= {
             'threshold': str(thresholds.threshold),
             'stored_floor': str(thresholds.lowest),

@@ -250,7 +250,7 @@ def test_many_rows_take_the_way_over_the_disk(tmp_path, monkeypatch):
     assert len(files[0]) == 8
 
 
-def test_features_stay_where_all_rows_have_them(tmp_path):
+def test_features_stay_where_all_rows_have_them(tmp_path, capsys):
     rows = [Row('/a', ((1, 0.5),)), Row('/b')]
     add_run(tmp_path, 'a', rows, features=True)
     assert run(tmp_path, '--run_id', 'r1') == 0
@@ -258,6 +258,7 @@ def test_features_stay_where_all_rows_have_them(tmp_path):
     add_run(tmp_path, 'b', rows[:1])
     assert run(tmp_path, '--run_id', 'r2') == 0
     assert 'features' not in rows_of(tmp_path, 'r2')['/a']
+    assert 'run r2 has none; those of a are nowhere else' in capsys.readouterr().err
     assert verify(str(tmp_path)) == []
 
 
