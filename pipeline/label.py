@@ -45,6 +45,7 @@ _OF_ONE_RUN = frozenset(
     'break_lease force input max_images output reasons relist retry_dead run_id sample since '
     'verbose wait_for_lease_sec'.split()
 )
+_NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
 
 
@@ -62,7 +63,8 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     options.add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
     _add_arguments(parser)
-    parser._option_string_actions['--input'].help = argparse.SUPPRESS
+    for name in _NOT_IN_RETRY:
+        parser._option_string_actions[f'--{name}'].help = argparse.SUPPRESS
     parser.add_argument(
         '--reasons',
         metavar='A,B',
@@ -75,8 +77,9 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
         parser.set_defaults(**_taken_over(run, parser))
     args, beam_options = options.parse_label_arguments(parser, argv)
-    if args.input:
-        raise UsageError('--input: a retry takes what failed in the last run, and no other input')
+    for name in _NOT_IN_RETRY:
+        if getattr(args, name):
+            raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
     assert run is not None  # --output is missing otherwise
     args.retry_dead = True
     reasons = _reasons(args.reasons)

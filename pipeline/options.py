@@ -485,7 +485,7 @@ def parse_label_arguments(
             )
     for flag, value in (('--input', args.input), ('--output', args.output)):
         if value is None:  # after the unknown ones: one of those may be meant for it
-            raise UsageError(f'{flag} is missing; lemmabeam label --help tells more')
+            raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')
     if not any(flag.partition('=')[0] == '--runner' for flag in rest):
         # Plain DirectRunner picks another engine depending on whether a download works.
         rest = [*rest, '--runner=FnApiRunner']

@@ -129,17 +129,15 @@ def _refuse_complete(layout: Layout, given: str | None, runs: Sequence[CompleteR
 
 def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
     """Refuses rows that mean something else than those of the latest run of the model."""
-    of_model = [
-        run
-        for run in runs
-        if run.model_id == config.layout.model_id and run.report['command'] != 'relabel'
-    ]
+    of_model = [run for run in runs if run.model_id == config.layout.model_id]
     if not of_model:
         return
-    latest = of_model[-1]
+    # What was relabelled has a floor of its own, and counts where the scores themselves are gone.
+    labelling = [run for run in of_model if run.report.get('command') != 'relabel']
+    latest = (labelling or of_model)[-1]
     ours = {**config.metadata, 'features': str(config.inference.features).lower()}
     theirs = latest.report['metadata']
-    theirs = {**theirs, 'features': str(bool(latest.report['options'].get('features'))).lower()}
+    theirs = {**theirs, 'features': _has_features(latest)}
     for name, flag in _COMMON.items():
         if name in theirs and theirs[name] != ours[name]:
             raise UsageError(
@@ -148,6 +146,11 @@ def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
                 'would mean something else than new ones; give what that run had, choose another '
                 '--output, or label everything again with --force'
             )
+
+
+def _has_features(run: CompleteRun) -> str:
+    options, metadata = run.report.get('options', {}), run.report['metadata']
+    return str(bool(options.get('features') or 'features' in metadata)).lower()
 
 
 def _deciding_options(config: RunConfig) -> dict[str, Any]:

@@ -446,6 +446,9 @@ class TestPrune:
         assert verify(str(output)) == []
         left = duckdb.sql((output / 'latest.sql').read_text()).order('uri').fetchall()
         assert [row[:-1] for row in left] == [row[:-1] for row in newest]
+        # Rows of another floor would mean something else, also beside a copy.
+        with pytest.raises(UsageError, match=r'stored_floor is 0\.5, but 0\.05 in run all'):
+            label(*arguments_for(folder, '--max_bytes', '100', '--threshold', '0.5'))
         # Nothing is paid again, and what is gone is still told.
         (folder / '05.jpg').unlink()
         counts = label(*arguments_for(folder, '--max_bytes', '100'))['counts']

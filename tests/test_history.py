@@ -350,3 +350,16 @@ def test_a_dataset_of_another_schema_version_is_refused(folder, tmp_path):
     with pytest.raises(UsageError, match='"schema_version": 2'):
         label('--input', folder, '--output', output)
     assert not list(output.glob('_work/*'))
+
+
+def test_what_is_too_large_is_left_alone_until_the_limit_is_another(place, tmp_path):
+    uri = place.put('in/large.jpg', support.picture(1))
+    manifest = tmp_path / 'list.txt'
+    manifest.write_text(f'{uri}\n')
+    for source in (manifest, place.uri('in')):
+        output = place.uri(f'out-{len(str(source))}')
+        arguments = ('--input', source, '--output', output)
+        first = label(*arguments, '--max_bytes', '100')
+        assert first['counts']['dead_lettered_by_reason'] == {'too_many_bytes': 1}
+        assert numbers(label(*arguments, '--max_bytes', '100'))['unchanged'] == 1
+        assert numbers(label(*arguments, '--max_bytes', '1MB'))['labeled'] == 1

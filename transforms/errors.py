@@ -50,6 +50,9 @@ class ImageError(Exception):
       detail: one line composed by us from values and limits; never a raw exception text, which
         may hold memory addresses or secrets.
       size_bytes: encoded size of the image, or None where it is not known.
+
+    Attributes:
+      version: of the object, '' where the store had not told it yet.
     """
 
     def __init__(self, reason: Reason, detail: str, size_bytes: int | None = None):
@@ -57,6 +60,7 @@ class ImageError(Exception):
         self.reason = reason
         self.detail = detail
         self.size_bytes = size_bytes
+        self.version = ''
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str, int | None]]:
         return type(self), (self.reason, self.detail, self.size_bytes)

@@ -12,7 +12,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -22,7 +22,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from transforms.errors import ImageError
-from transforms.rows import FetchLimits, Reason
+from transforms.rows import Fetched, FetchLimits, Reason
 
 POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
@@ -40,14 +40,6 @@ class TransientError(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
-
-
-class Answer(NamedTuple):
-    """A whole body, the headers it came with, and how many tries failed before."""
-
-    data: bytes
-    headers: Any
-    retries: int
 
 
 class _Deadline(threading.local):
@@ -163,15 +155,17 @@ def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager
 def read_object(
     ask: Callable[[], urllib3.BaseHTTPResponse],
     check: Callable[[Any, bytes], None],
+    version_of: Callable[[Any], str],
     limits: FetchLimits,
     admit: Callable[[int], None],
-) -> Answer:
+) -> Fetched:
     """Reads an object, again and again until it is whole or its time is over.
 
     Args:
       ask: sends one request, through a pool of connections of this module and with
         `preload_content=False`; returns the answer whose body is the object.
       check: called with headers and body of an answer that came whole.
+      version_of: the version of the object, by the headers of its answer.
       limits: refuse larger objects, give up later.
       admit: see `transforms.storage.Store.fetch`.
 
@@ -182,17 +176,17 @@ def read_object(
     """
     _deadline.ends_at = time.monotonic() + limits.deadline_sec
     try:
-        return Answer(*_read_once(ask, check, limits, admit), 0)
+        return _read_once(ask, check, version_of, limits, admit)
     except TransientError as e:
         # Most objects come at once and do without this machinery, which takes CPU.
-        return _read_again(lambda: _read_once(ask, check, limits, admit), e, limits.deadline_sec)
+        return _read_again(
+            lambda: _read_once(ask, check, version_of, limits, admit), e, limits.deadline_sec
+        )
     finally:
         _deadline.ends_at = float('inf')
 
 
-def _read_again(
-    read: Callable[[], tuple[bytes, Any]], first: TransientError, deadline_sec: float
-) -> Answer:
+def _read_again(read: Callable[[], Fetched], first: TransientError, deadline_sec: float) -> Fetched:
     failures: list[Exception] = []
     unseen = [first]
     initial, maximum = _BACKOFF_SEC
@@ -204,13 +198,13 @@ def _read_again(
         on_error=failures.append,
     )
 
-    def read_next() -> tuple[bytes, Any]:
+    def read_next() -> Fetched:
         if unseen:
             raise unseen.pop()
         return read()
 
     try:
-        data, headers = retry(read_next)()
+        fetched = retry(read_next)()
     except api_exceptions.RetryError as e:
         if not isinstance(e.cause, TransientError):
             raise
@@ -220,18 +214,21 @@ def _read_again(
         last = told[-1] if told else e.cause
         detail = f'{last.detail}, until {deadline_sec:g} s were over'
         raise ImageError(last.reason, detail) from e
-    return Answer(data, headers, len(failures))
+    return fetched._replace(retries=len(failures))
 
 
 def _read_once(
     ask: Callable[[], urllib3.BaseHTTPResponse],
     check: Callable[[Any, bytes], None],
+    version_of: Callable[[Any], str],
     limits: FetchLimits,
     admit: Callable[[int], None],
-) -> tuple[bytes, Any]:
+) -> Fetched:
     response: urllib3.BaseHTTPResponse | None = None
+    version = ''
     try:
         response = ask()
+        version = version_of(response.headers)
         size = response.length_remaining
         if size is not None:
             size = min(size, _MOST_BYTES)
@@ -249,11 +246,14 @@ def _read_once(
     except urllib3.exceptions.HTTPError as e:
         what = 'no connection' if response is None else 'the connection broke off'
         raise TransientError(Reason.STORE_ERROR, what) from e
+    except ImageError as e:
+        e.version = version
+        raise
     finally:
         if response is not None:
             _let_go(response)
     check(response.headers, data)
-    return (_unpack(data, limits) if is_packed else data), response.headers
+    return Fetched(_unpack(data, limits) if is_packed else data, version)
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits) -> bytes:

@@ -158,7 +158,11 @@ class Loader:
         except ImageError as e:
             known_bytes = e.size_bytes if e.size_bytes is not None else size_bytes
             outcome: Outcome = Failure(
-                stage, e.reason, e.detail, known_bytes if known_bytes >= 0 else None, version
+                stage,
+                e.reason,
+                e.detail,
+                known_bytes if known_bytes >= 0 else None,
+                e.version or version,
             )
         except NotModified:
             outcome = Unchanged(item.known)

@@ -102,9 +102,7 @@ class GcsStore:
             path += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
         if unless:
             path += f'&ifGenerationNotMatch={urllib.parse.quote(unless, safe="")}'
-        answer = read_object(lambda: self._ask(path, unless), _check_crc32c, limits, admit)
-        version = answer.headers.get('x-goog-generation', '')
-        return Fetched(answer.data, version, answer.retries)
+        return read_object(lambda: self._ask(path, unless), _check_crc32c, _version, limits, admit)
 
     def _ask(self, path: str, unless: str) -> urllib3.BaseHTTPResponse:
         response = self._get(path)
@@ -117,7 +115,7 @@ class GcsStore:
         if response.status != 200:
             read_error(response)
             _raise_for_status(response.status, unless)
-        if unless and response.headers.get('x-goog-generation') == unless:
+        if unless and _version(response.headers) == unless:
             response.close()  # emulators pass over the condition
             raise NotModified
         return response
@@ -269,6 +267,11 @@ def _raise_for_status(status: int, unless: str) -> NoReturn:
             raise ImageError(Reason.NOT_FOUND, 'HTTP 404')
         case _:
             raise ImageError(Reason.STORE_ERROR, f'HTTP {status}')
+
+
+def _version(headers: Any) -> str:
+    version: str = headers.get('x-goog-generation', '')
+    return version
 
 
 def _check_crc32c(headers: Any, data: bytes) -> None:

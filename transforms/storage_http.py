@@ -237,8 +237,7 @@ class HttpStore:
                 raise NotModified
             return response
 
-        answer = read_object(ask, _check_md5, limits, admit)
-        return Fetched(answer.data, _version(answer.headers), answer.retries)
+        return read_object(ask, _check_md5, _version, limits, admit)
 
     def _follow(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""

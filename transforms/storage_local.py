@@ -105,11 +105,13 @@ class LocalStore:
             before = os.fstat(descriptor)
             _check_regular(uri, before)
             if before.st_size > limits.max_bytes:
-                raise ImageError(
+                error = ImageError(
                     Reason.TOO_MANY_BYTES,
                     f'{before.st_size} bytes, limit {limits.max_bytes}',
                     before.st_size,
                 )
+                error.version = _version(before)
+                raise error
             admit(before.st_size)
             try:
                 data = file.read(before.st_size + 1) or b''

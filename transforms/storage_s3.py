@@ -164,8 +164,13 @@ class S3Store:
         bucket, key = uris.split_object(uri)
         if key.endswith('/'):
             raise ImageError(Reason.NOT_A_FILE, 'a folder')
-        answer = read_object(lambda: self._ask(bucket, key, unless), _check, limits, admit)
-        return Fetched(answer.data, _version(answer.headers.get('ETag')), answer.retries)
+        return read_object(
+            lambda: self._ask(bucket, key, unless),
+            _check,
+            lambda headers: _version(headers.get('ETag')),
+            limits,
+            admit,
+        )
 
     def _ask(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
         response = self._get(bucket, key, unless)
