@@ -356,8 +356,8 @@ def test_what_is_too_large_is_left_alone_until_the_limit_is_another(place, tmp_p
     uri = place.put('in/large.jpg', support.picture(1))
     manifest = tmp_path / 'list.txt'
     manifest.write_text(f'{uri}\n')
-    for source in (manifest, place.uri('in')):
-        output = place.uri(f'out-{len(str(source))}')
+    for i, source in enumerate((manifest, place.uri('in'))):
+        output = place.uri(f'out-{i}')
         arguments = ('--input', source, '--output', output)
         first = label(*arguments, '--max_bytes', '100')
         assert first['counts']['dead_lettered_by_reason'] == {'too_many_bytes': 1}
