@@ -42,12 +42,22 @@ class Folder:
         return str(path)
 
 
-@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
-def place(request, tmp_path):
-    """A folder, and a fresh bucket of each kind."""
+def place_of(request, tmp_path):
     if request.param == 'local':
         return Folder(tmp_path / 'place')
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=['local', 'bucket', pytest.param('s3_bucket', marks=pytest.mark.slow)])
+def place(request, tmp_path):
+    """A folder, and a fresh bucket of each kind; the S3 server takes its time for whole runs."""
+    return place_of(request, tmp_path)
+
+
+@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+def every_place(request, tmp_path):
+    """The same for tests of a few requests."""
+    return place_of(request, tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -151,14 +161,14 @@ def test_a_manifest_is_read_conditionally(place, reads, tmp_path):
     assert verify(place.uri('out')) == []
 
 
-def test_an_object_is_read_unless_it_has_the_version(place):
-    uri = place.put('a.jpg', b'one')
+def test_an_object_is_read_unless_it_has_the_version(every_place):
+    uri = every_place.put('a.jpg', b'one')
     store = store_for(uri)
     version = store.fetch(uri, LIMITS, lambda _: None).version
     with pytest.raises(NotModified):
         store.fetch(uri, LIMITS, lambda _: None, version)
     assert store.fetch(uri, LIMITS, lambda _: None, '1').data == b'one'
-    place.put('a.jpg', b'other')
+    every_place.put('a.jpg', b'other')
     assert store.fetch(uri, LIMITS, lambda _: None, version).data == b'other'
 
 
