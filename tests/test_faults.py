@@ -353,8 +353,10 @@ sys.exit(without_model.run())
     ('size', 'filler_bytes', 'what'),
     [
         pytest.param('4k', 4096, '_work/_lease.json', marks=pytest.mark.slow),
-        pytest.param('64k', 0, 'part-0', marks=pytest.mark.slow),
-        pytest.param('128k', 0, 'vocabularies/', marks=pytest.mark.slow),
+        pytest.param('64k', 0, '_work/full/listing/', marks=pytest.mark.slow),
+        pytest.param('128k', 0, '_work/full/chunks/', marks=pytest.mark.slow),
+        pytest.param('224k', 0, 'part-0', marks=pytest.mark.slow),
+        pytest.param('320k', 0, 'vocabularies/', marks=pytest.mark.slow),
         ('1m', 0, 'runs/full/report.json'),
     ],
 )
