@@ -183,7 +183,8 @@ class _Relabeling:
         self._started = time.perf_counter()
         runs = complete_runs(dataset.output, dataset.store)
         self._runs = runs
-        self._sequence = next_sequence(layout, runs)
+        found = work.unfinished(layout.output, layout.store)
+        self._sequence = next_sequence(layout, runs, found)
         self._sources = _by_worth(_choose(dataset, runs, args.model_id))
         newest_run = self._sources[-1]
         self._layout = dataclasses.replace(

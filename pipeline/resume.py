@@ -69,7 +69,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         if begun is None:
             # Of a run whose `run.json` is gone, nobody knows with what options they were made.
             remove_tree(layout, finished.folder(layout))
-        sequence = next_sequence(layout, runs)
+        sequence = next_sequence(layout, runs, found)
         begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
         work.begin(layout, begun)
     else:
@@ -88,15 +88,16 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     return config.as_run(run_id, begun.sequence, history)
 
 
-def next_sequence(layout: Layout, runs: Sequence[CompleteRun]) -> int:
+def next_sequence(layout: Layout, runs: Sequence[CompleteRun], found: Sequence[Unfinished]) -> int:
     """The place of a run that begins now: behind every other one that has begun.
 
     Args:
       layout: the output, and the run.
       runs: the complete ones.
+      found: the work of the others.
     """
     places = [run.sequence for run in runs]
-    for each in work.unfinished(layout.output, layout.store):
+    for each in found:
         if each.has_begun and each.run_id != layout.run_id:
             with contextlib.suppress(LemmabeamError):  # of another version, or damaged
                 begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from transforms.errors import StoreError
 from transforms.layout import Layout
+from transforms.outcomes import from_ipc, to_ipc
 from transforms.rows import Ref
 
 _PART_REFS = 100_000
@@ -99,7 +100,7 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
             break
         is_signed = is_signed or any(ref.access for ref in part)
         name = f'{number:05d}-{attempt}-{count:05d}.arrow'
-        data = _to_ipc(part)
+        data = to_ipc(_table(part))
         layout.store.write(layout.uri(f'{folder(layout)}/{name}'), data)
         parts.append((name, hashlib.sha256(data).hexdigest()))
     frozen = Frozen(parts, left_out, is_signed)
@@ -120,19 +121,14 @@ def read(layout: Layout, frozen: Frozen) -> Iterator[Ref]:
         data = layout.store.read(uri)
         if data is None or hashlib.sha256(data).hexdigest() != sha256:
             raise _damaged(uri)
-        columns = [column.to_pylist() for column in pa.ipc.open_stream(data).read_all().columns]
+        columns = [column.to_pylist() for column in from_ipc(data).columns]
         yield from itertools.starmap(Ref, zip(*columns, strict=True))
 
 
-def _to_ipc(refs: list[Ref]) -> bytes:
+def _table(refs: list[Ref]) -> pa.Table:
     columns: list[Any] = list(zip(*refs, strict=True))[: len(_SCHEMA)]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-    sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression='zstd')
-    with pa.ipc.new_stream(sink, _SCHEMA, options=options) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=_SCHEMA))
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+    return pa.Table.from_arrays(arrays, schema=_SCHEMA)
 
 
 def _damaged(uri: str) -> StoreError:
