@@ -55,12 +55,15 @@ setup(
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
         'aws': ['boto3>=1.40,<2'],
+        # Submits jobs of Dataflow; what else Beam's own extra brings is not needed for it.
+        'gcp': ['google-cloud-dataflow-client>=0.13,<0.14'],
         'heif': ['pillow-heif>=1.1,<2'],
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
             'boto3>=1.40,<2',
             'duckdb>=1.3,<3',
+            'google-cloud-dataflow-client>=0.13,<0.14',
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',

@@ -32,10 +32,13 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
     # Pixels live between these two steps only: fused, and never shuffled.
-    batches = to_do | 'LoadImages' >> LoadImages(config.load, config.preflight, config.fail_fast)
-    labeled_now, label_stats = batches | 'LabelImages' >> LabelImages(
-        config.inference, config.fail_fast, layout
-    )
+    load = LoadImages(config.load, config.preflight, config.fail_fast)
+    label = LabelImages(config.inference, config.fail_fast, layout)
+    if config.accelerator:  # the same for both: steps with different hints are not fused
+        load = load.with_resource_hints(accelerator=config.accelerator)
+        label = label.with_resource_hints(accelerator=config.accelerator)
+    batches = to_do | 'LoadImages' >> load
+    labeled_now, label_stats = batches | 'LabelImages' >> label
     finished = (resumed, labeled_now) | 'AllChunks' >> beam.Flatten()
 
     # Only the workers know in what precision, and on what, they computed.

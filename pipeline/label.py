@@ -5,30 +5,27 @@ import contextlib
 import datetime
 import json
 import logging
-import re
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
 from rich.console import Console
 
-from pipeline import options
-from pipeline.build import build
+from pipeline import dataflow, engine, options
+from pipeline.attempt import Attempt
 from pipeline.html_report import write_html_report
 from pipeline.options import Retried, RunConfig
-from pipeline.progress import DownloadReporter, reporting, tell_waiting
+from pipeline.progress import DownloadReporter, tell_waiting
 from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
 from pipeline.summary import print_summary
 from transforms import dead_letters, lease, preflight, uris
-from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.layout import Layout
 from transforms.listing import DEAD_LETTERS, Input
 from transforms.model import canary
 from transforms.process import shared
-from transforms.publish import discard
 from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import StoreOptions, store_for
@@ -37,13 +34,12 @@ _EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
 Beam's local engine.  No option may be abbreviated.
 """
-_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
-_STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 # What a retry takes over from the run it retries is everything but these.
 _OF_ONE_RUN = frozenset(
-    'break_lease force input max_images output reasons relist retry_dead run_id sample since '
-    'verbose wait_for_lease_sec'.split()
+    'accelerator accelerators_per_worker break_lease explain force images_per_worker input '
+    'max_images no_wait output reasons relist retry_dead right_fitting run_id sample since verbose '
+    'wait_for_lease_sec'.split()
 )
 _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
@@ -98,6 +94,7 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_label_arguments(parser)
+    dataflow.add_dataflow_arguments(parser)
     parser.add_argument(
         '--verbose',
         action='store_true',
@@ -146,6 +143,10 @@ def _label(
     else:
         # What matters of it is told by us; --verbose brings it back.
         logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
+    engine.check_versions(beam_options)
+    dataflow.check(args, beam_options)
+    is_dataflow = engine.is_dataflow(beam_options)
+    settings = dataflow.complete(args, beam_options) if is_dataflow else []
     now = datetime.datetime.now(datetime.UTC)
     config = options.make_config(args, now, DownloadReporter(), retried and retried[1])
     if retried and config.layout.model_id != retried[0].model_id:
@@ -154,26 +155,37 @@ def _label(
             f'had {retried[0].model_id}; name that one with --model'
         )
     _tell_model(config)
+    if is_dataflow:
+        config, found = dataflow.fit(args, beam_options, config)
+        settings += found
+    if args.explain:
+        dataflow.print_settings(beam_options, settings)
+        return 0
     try:
         root = beam.Pipeline(options=beam_options)
     except (ValueError, ImportError) as e:
         raise UsageError(f'--runner: {e}') from e
     lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
 
-    def advice() -> str:
-        return f'; the same command again goes on with run {config.layout.run_id}'
-
-    with stopping_on_signals(advice, lambda: lease.release(config.layout)):
+    attempt = Attempt(root, config)
+    with stopping_on_signals(lambda: attempt.advice(), lambda: lease.release(config.layout)):
         try:
             settled = settle(config, args)
             lease.rename(config.layout, settled.layout.run_id)
             config = settled
+            attempt = Attempt(root, config)
             shared(preflight.check, config.preflight)
-            code = _run(root, config, args.verbose)
+            if is_dataflow:
+                dataflow.prepare_submission(root.options, config)
+            code = attempt.run(not args.no_wait, args.verbose)
         finally:
             # A store that is gone has been reported already.
             with contextlib.suppress(StoreError):
                 lease.release(config.layout)
+    if args.no_wait and not code:
+        report = config.layout.uri(config.layout.report_path)
+        print(f'Run {config.layout.run_id} is complete once there is {report}')
+        return 0
     return code or _conclude(config, args.report_thumbnails)
 
 
@@ -230,43 +242,3 @@ def _tell_model(config: RunConfig) -> None:
             canary.OFF: 'nothing is asked of the model before it labels',
         }
         print(f'lemmabeam: --canary {mode}: {said[mode]}', file=sys.stderr)
-
-
-def _run(root: beam.Pipeline, config: RunConfig, is_verbose: bool) -> int:
-    """Builds and runs the graph; 0, or the exit code of what stopped it."""
-    try:
-        with reporting():
-            build(root, config)
-            root.run().wait_until_finish()
-    except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
-        # Of a store that is gone nothing can be removed; the error itself is what matters.
-        with contextlib.suppress(StoreError):
-            discard(config.layout)
-        return _explain(e, config.layout.run_id, is_verbose)
-    return 0
-
-
-def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
-    """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
-    text = ''.join(traceback.format_exception(error))
-    if is_verbose:
-        print(text, file=sys.stderr)
-    found = _ERROR.findall(text)
-    if isinstance(error, LemmabeamError):
-        kind, message = type(error).__name__, str(error)
-    elif found:
-        kind, message = found[-1]
-    else:
-        kind, message = '', text.strip().rpartition('\n')[2]
-    print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
-    if kind == UsageError.__name__:
-        return 2
-    if kind == '':
-        print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
-    if kind != BooksError.__name__:
-        print(
-            f'lemmabeam: run {run_id} is incomplete; what is finished of it is kept, and the same '
-            'command goes on with it',
-            file=sys.stderr,
-        )
-    return 1

@@ -69,6 +69,7 @@ class RunConfig:
       max_failure_rate: the share of failed images above which the run exits with 3.
       sequence: the place of the run among those of its output, from 1.
       history: what tells which images an earlier run has dealt with.
+      accelerator: resource hint of the steps that load and label, or ''.
     """
 
     command: str
@@ -88,6 +89,7 @@ class RunConfig:
     max_failure_rate: float
     sequence: int = 1
     history: tuple[HistoryFile, ...] = ()
+    accelerator: str = ''
 
     @property
     def is_part(self) -> bool:

@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from pipeline.options import RunConfig
 from pipeline.verdict import make_verdict
-from transforms import outcomes
+from transforms import lease, outcomes
 from transforms.errors import BooksError
 from transforms.latest import write_latest_sql
 from transforms.model.sources import printable_location
@@ -137,6 +137,7 @@ class _ReportDoFn(beam.DoFn):
             )
         write_latest_sql(layout.output, layout.store)
         clean_up(layout)
+        lease.release_handed_over(layout)
 
 
 class RunReport(beam.PTransform):

@@ -1,7 +1,8 @@
 """One run at a time into an output folder.
 
 The lease has no clock: it is a file created only if absent, and it is taken over only when the
-process that holds it is provably gone.  No result depends on it; it keeps people from paying twice.
+process or job that holds it is provably gone.  No result depends on it; it keeps people from paying
+twice.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transforms.dataflow_job import Job, has_ended, parse_job
 from transforms.errors import UsageError
 from transforms.layout import Layout
 
@@ -44,10 +46,7 @@ def acquire(
         holder = _take(layout, break_lease)
         if holder is None:
             return
-        who = (
-            f'run {holder.get("run_id", "?")} is writing there (process {holder.get("pid", "?")} '
-            f'on {holder.get("host", "?")})'
-        )
+        who = f'run {holder.get("run_id", "?")} is writing there ({_name(holder)})'
         left_sec = ends_at - time.monotonic()
         if left_sec <= 0:
             raise UsageError(
@@ -86,6 +85,32 @@ def rename(layout: Layout, run_id: str) -> None:
     layout.store.write(layout.uri(_PATH), _content(dataclasses.replace(layout, run_id=run_id)))
 
 
+def hand_over(layout: Layout, job: Job | None) -> None:
+    """Gives a lease that is held to what works on when this process is gone.
+
+    Args:
+      layout: the output, and the run.
+      job: the job of Dataflow; None for another engine, whose end nobody can prove.
+    """
+    holder = {'run_id': layout.run_id, 'job': None if job is None else job._asdict()}
+    layout.store.write(layout.uri(_PATH), json.dumps(holder).encode())
+
+
+def release_handed_over(layout: Layout) -> None:
+    """Gives back the lease of a run that was handed over, once the run is done."""
+    uri = layout.uri(_PATH)
+    holder = _parse(layout.store.read(uri))
+    if 'job' in holder and holder.get('run_id') == layout.run_id:
+        layout.store.delete(uri)
+
+
+def _name(holder: dict[str, Any]) -> str:
+    if 'job' in holder:
+        job = parse_job(holder['job'])
+        return 'on a cluster' if job is None else f'job {job.id} of Dataflow, {job.console}'
+    return f'process {holder.get("pid", "?")} on {holder.get("host", "?")}'
+
+
 def _content(layout: Layout) -> bytes:
     return json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
 
@@ -120,7 +145,10 @@ def _identity(pid: int) -> dict[str, Any]:
 
 
 def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine, boot and namespace that has ended."""
+    """Whether the holder has ended for sure: a job, or a process of this machine and boot."""
+    if 'job' in holder:
+        job = parse_job(holder['job'])
+        return job is not None and has_ended(job)
     pid = holder.get('pid')
     if not isinstance(pid, int) or not holder.get('boot'):
         return False

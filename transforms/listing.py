@@ -66,6 +66,7 @@ class Listing(NamedTuple):
       sample: label only so many images, or None.
       since: leave out what was written before, in seconds since 1970, or None.
       originals: the manifests of the run that is retried, if this is a retry.
+      is_remote: the images are read by other machines, which see no local path.
     """
 
     inputs: tuple[Input, ...]
@@ -73,6 +74,7 @@ class Listing(NamedTuple):
     sample: int | None = None
     since: float | None = None
     originals: tuple[Input, ...] = ()
+    is_remote: bool = False
 
 
 DEAD_LETTERS = 'dead_letters'
@@ -160,7 +162,9 @@ def _char_class(inner: str) -> str:
     return f'(?!/)[{"^" if negated else ""}{members}]'
 
 
-def list_input(source: Input, columns: Columns, since: float | None = None) -> Iterator[Ref | str]:
+def list_input(
+    source: Input, columns: Columns, since: float | None = None, is_remote: bool = False
+) -> Iterator[Ref | str]:
     """Yields the refs of an input as they are listed.
 
     A text stands for a file that is left out: 'skipped_not_image' for a file of a folder whose
@@ -170,6 +174,7 @@ def list_input(source: Input, columns: Columns, since: float | None = None) -> I
       source: the input.
       columns: what is read of manifests.
       since: leave out what was written before, in seconds since 1970; not for manifests.
+      is_remote: whether local paths in manifests are bad lines.
 
     Raises:
       StoreError: a store cannot be listed.
@@ -178,7 +183,7 @@ def list_input(source: Input, columns: Columns, since: float | None = None) -> I
     store = store_for(source.uri, source.stores)
     match source.kind:
         case 'manifest':
-            yield from _manifest_refs(source, columns)
+            yield from _manifest_refs(source, columns, is_remote)
         case _ if source.kind == DEAD_LETTERS:
             yield from _dead_refs(source, columns)
         case 'file':
@@ -229,7 +234,7 @@ def _dead_refs(source: Input, columns: Columns) -> Iterator[Ref]:
             ) from e
 
 
-def _manifest_refs(source: Input, columns: Columns) -> Iterator[Ref]:
+def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref]:
     uri = source.uri
     base = uris.folder_of(uri)
     partitions = [columns.carry.index(column) for column in columns.partition_by]
@@ -250,6 +255,10 @@ def _manifest_refs(source: Input, columns: Columns) -> Iterator[Ref]:
             if not line.uri:
                 raise ImageError(Reason.BAD_URI, 'an empty URI')
             found = uris.normalize(line.uri, base)
+            if is_remote and not uris.scheme_of(found):
+                raise ImageError(
+                    Reason.BAD_URI, 'a path of one machine; the workers of this run are others'
+                )
             yield Ref(found, '', -1, carried, '', '', uris.access_url(line.uri))
         except ImageError as e:
             yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
@@ -306,7 +315,7 @@ class _ListDoFn(beam.DoFn):
 
     def _list(self, source: Input) -> Iterable[Ref | str]:
         listing = self._listing
-        refs = list_input(source, listing.columns, listing.since)
+        refs = list_input(source, listing.columns, listing.since, listing.is_remote)
         return refs if listing.sample is None else _sampled(refs, listing.sample)
 
 

@@ -12,7 +12,7 @@ from transforms.errors import ImageError, StoreError
 from transforms.layout import Layout
 from transforms.listing import Columns, Input, list_input
 from transforms.rows import FetchLimits, Reason, Ref
-from transforms.storage import store_for
+from transforms.storage import StoreOptions, store_for
 
 _TRIED = 3
 _LISTED = 1000
@@ -52,10 +52,21 @@ def check(preflight: Preflight) -> bool:
     for source in preflight.inputs:
         _read_one(source, preflight.columns, preflight.limits)
     layout = preflight.layout
-    probe = layout.uri(f'{layout.work_folder}/probe-{uuid.uuid4().hex[:12]}')
-    layout.store.write(probe, b'')
-    layout.store.delete(probe)
+    check_writable(layout.uri(layout.work_folder), layout.stores)
     return True
+
+
+def check_writable(folder: str, stores: StoreOptions) -> None:
+    """Writes something into a folder, and deletes it.
+
+    Raises:
+      StoreError: either fails.
+      UsageError: the bucket is not there.
+    """
+    probe = uris.join(folder, f'probe-{uuid.uuid4().hex[:12]}')
+    store = store_for(probe, stores)
+    store.write(probe, b'')
+    store.delete(probe)
 
 
 def _read_one(source: Input, columns: Columns, limits: FetchLimits) -> None:

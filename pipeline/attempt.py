@@ -1,0 +1,128 @@
+"""One attempt at a run: its graph on an engine, to the end or until somebody else has it."""
+
+import contextlib
+import re
+import sys
+import traceback
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
+
+from pipeline import engine
+from pipeline.build import build
+from pipeline.options import RunConfig
+from pipeline.progress import reporting
+from transforms import lease
+from transforms.dataflow_job import Job, has_ended
+from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.publish import discard
+
+_ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
+_STEP = re.compile(r' \[while running .*', re.DOTALL)
+
+
+class Attempt:
+    """An attempt at a run, by whoever holds the lease of its output.
+
+    Args:
+      root: an empty pipeline.
+      config: the run.
+    """
+
+    def __init__(self, root: beam.Pipeline, config: RunConfig):
+        self._root = root
+        self._config = config
+        self._goes_on = engine.outlives_launcher(root.options)
+        self._job: Job | None = None
+        self._is_submitted = False
+
+    def advice(self) -> str:
+        """What becomes of it when this process ends now."""
+        if self._job is not None:
+            job = self._job
+            return (
+                f'; job {job.id} goes on; to end it: gcloud dataflow jobs cancel {job.id} '
+                f'--region={job.region} --project={job.project}'
+            )
+        if self._is_submitted:
+            return '; the job that was submitted may go on'
+        return f'; the same command again goes on with run {self._config.layout.run_id}'
+
+    def run(self, wait: bool, is_verbose: bool) -> int:
+        """Builds and runs the graph.
+
+        Args:
+          wait: for the end of a job that goes on without this process.
+          is_verbose: show where an error comes from.
+
+        Returns:
+          0, or the exit code of what stopped it.
+        """
+        layout = self._config.layout
+        result = None
+        try:
+            with reporting():
+                build(self._root, self._config)
+                result = self._root.run()
+                if self._goes_on:
+                    self._hand_over(result)
+                if wait or not self._goes_on:
+                    result.wait_until_finish()
+                if wait and self._goes_on:
+                    # The job has done so, unless it was faster than this process.
+                    lease.release_handed_over(layout)
+        except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+            # Of a store that is gone nothing can be removed; the error itself is what matters.
+            with contextlib.suppress(StoreError):
+                if not self._goes_on:
+                    discard(layout)
+                elif result is not None and self._has_ended(result):
+                    lease.release_handed_over(layout)
+            return _explain(e, layout.run_id, is_verbose)
+        return 0
+
+    def _hand_over(self, result: PipelineResult) -> None:
+        """The lease and the last word are the job's from now on."""
+        options = self._root.options
+        self._is_submitted = True
+        if engine.is_dataflow(options):
+            cloud = options.view_as(GoogleCloudOptions)
+            endpoint = cloud.dataflow_endpoint.rstrip('/')
+            self._job = Job(cloud.project, cloud.region, result.job_id(), endpoint)
+            print(f'Job: {self._job.id}, {self._job.console}')
+        lease.hand_over(self._config.layout, self._job)
+
+    def _has_ended(self, result: PipelineResult) -> bool:
+        if self._job is not None:
+            return has_ended(self._job)
+        try:
+            return bool(PipelineState.is_terminal(result.state))
+        except Exception:  # noqa: BLE001 (a job server that does not answer)
+            return False
+
+
+def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
+    """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
+    text = ''.join(traceback.format_exception(error))
+    if is_verbose:
+        print(text, file=sys.stderr)
+    found = _ERROR.findall(text)
+    if isinstance(error, LemmabeamError):
+        kind, message = type(error).__name__, str(error)
+    elif found:
+        kind, message = found[-1]
+    else:
+        kind, message = '', text.strip().rpartition('\n')[2]
+    print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
+    if kind == UsageError.__name__:
+        return 2
+    if kind == '':
+        print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
+    if kind != BooksError.__name__:
+        print(
+            f'lemmabeam: run {run_id} is incomplete; what is finished of it is kept, and the same '
+            'command goes on with it',
+            file=sys.stderr,
+        )
+    return 1

@@ -1,0 +1,464 @@
+"""What a job of Dataflow needs beside what was asked for, and what it cannot do."""
+
+import argparse
+import dataclasses
+import importlib.util
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    WorkerOptions,
+)
+
+from pipeline import engine, machines
+from pipeline.image import check_image
+from pipeline.options import RunConfig, positive
+from transforms import preflight, uris
+from transforms.errors import UsageError
+from transforms.listing import list_input
+from transforms.model import hub
+from transforms.model.sources import ModelSource
+from transforms.rows import Ref
+from transforms.runs import CompleteRun, complete_runs
+
+BAKED = '/opt/lemmabeam/model'
+"""Where templates/dataflow/Dockerfile puts a model, so that no worker has to fetch it."""
+
+_GB = 10**9
+_IMAGE_GB = 50
+_MODEL_COPIES = 3
+_MIN_THREADS = 4
+_PRIME_THREADS = 12
+_MAX_JOB_NAME = 63
+_REGION = re.compile(r'[a-z]+-[a-z]+\d+')
+_ZONE = re.compile(r'([a-z]+-[a-z]+\d+)-[a-z]')
+_PROJECT = re.compile(r'[a-z][-a-z0-9:.]{4,}[a-z0-9]')
+_BUCKET = re.compile(r'gs://[a-z0-9][-_.a-z0-9]{1,}[a-z0-9](/.*)?')
+_ONE_PROCESS = 'no_use_multiple_sdk_containers'
+_MANY_PROCESSES = 'use_multiple_sdk_containers'
+_PRIME = 'enable_prime'
+_WORKER_ACCELERATOR = 'worker_accelerator='
+
+
+class Setting(NamedTuple):
+    """One option of the job.
+
+    Attributes:
+      option: as on the command line, such as '--num_workers=4'.
+      why: where it comes from.
+    """
+
+    option: str
+    why: str
+
+
+def add_dataflow_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say on what a job of Dataflow runs."""
+    where = parser.add_argument_group('where it runs (--runner=DataflowRunner)')
+    where.add_argument(
+        '--accelerator',
+        metavar='TYPE',
+        help='GPU of each worker, such as nvidia-l4 or nvidia-tesla-t4; --require_gpu is implied '
+        '(default: none, the model runs on CPUs)',
+    )
+    where.add_argument(
+        '--accelerators_per_worker',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='GPUs of a worker; only 1 is of use, as a worker calls one (default: 1)',
+    )
+    where.add_argument(
+        '--right_fitting',
+        action='store_true',
+        help='GPUs only on the workers that call the model, as resource hints of Dataflow Prime, '
+        'which chooses machines and their number itself (default: every worker has one)',
+    )
+    where.add_argument(
+        '--images_per_worker',
+        type=positive,
+        default=100_000,
+        metavar='N',
+        help='start a worker for each N images that are listed and not labelled yet, as many as '
+        '--max_num_workers at most; --num_workers sets the number instead (default: 100000)',
+    )
+    where.add_argument(
+        '--no_wait',
+        action='store_true',
+        help='return as soon as the job is submitted (default: wait for its end)',
+    )
+    where.add_argument(
+        '--explain',
+        action='store_true',
+        help='print what the job would be given, and why, and submit nothing',
+    )
+
+
+def check(args: argparse.Namespace, options: PipelineOptions) -> None:
+    """Refuses what cannot become a job, all of it at once, before anything is fetched or spent.
+
+    Raises:
+      UsageError: an option is missing, contradicts another, or leads to this machine only.
+    """
+    problems = list(
+        _job_problems(args, options) if engine.is_dataflow(options) else _elsewhere(args, options)
+    )
+    if problems:
+        raise UsageError('\n  '.join(['the job cannot be submitted:', *problems]))
+
+
+def _elsewhere(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    runner = engine.runner_of(options)
+    for name in ('accelerator', 'right_fitting'):
+        if getattr(args, name):
+            yield (
+                f'--{name}: only Dataflow provides machines (--runner=DataflowRunner); with '
+                f'{runner} the workers are yours: --require_gpu makes sure that they have a GPU'
+            )
+    if args.no_wait:
+        yield f'--no_wait: {runner} works only as long as this command runs'
+
+
+def _job_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    yield from _missing(options)
+    yield from _local(args)
+    worker = options.view_as(WorkerOptions)
+    yield from _accelerator_problems(args, options)
+    if args.right_fitting:
+        return
+    if worker.num_workers is None and worker.max_num_workers is None:
+        yield (
+            '--max_num_workers is missing: how many workers may be paid for at a time; '
+            '--num_workers starts exactly so many instead'
+        )
+    for name in ('num_workers', 'max_num_workers'):
+        value = getattr(worker, name)
+        if value is not None and value < 1:
+            yield f'--{name} {value}: expected a whole number, 1 or more'
+    if (worker.num_workers or 0) > (worker.max_num_workers or math.inf):
+        yield (
+            f'--num_workers {worker.num_workers} is above --max_num_workers '
+            f'{worker.max_num_workers}'
+        )
+
+
+def _missing(options: PipelineOptions) -> Iterator[str]:
+    if importlib.util.find_spec('google.cloud.dataflow') is None:
+        yield "the client of Dataflow is missing: pip install 'lemmabeam[gcp]'"
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.project:
+        yield '--project is missing: the id of the Google Cloud project that runs the job'
+    elif not _PROJECT.fullmatch(cloud.project):
+        yield f'--project {cloud.project!r}: expected a project id, not its number or title'
+    for flag, region in (
+        ('--region', cloud.region),
+        ('--worker_region', options.view_as(WorkerOptions).worker_region),
+    ):
+        zone = _ZONE.fullmatch(region or '')
+        if zone:
+            yield f'{flag} {region} is a zone: pass {flag} {zone[1]} --worker_zone {region}'
+        elif region and not _REGION.fullmatch(region):
+            yield f'{flag} {region!r}: expected the name of a region, such as europe-west4'
+    if not cloud.region:
+        yield '--region is missing: such as europe-west4; it must have the GPUs'
+    if not (cloud.temp_location or cloud.staging_location):
+        yield '--temp_location is missing: gs://BUCKET/FOLDER for temporary files of the job'
+    for name in ('temp_location', 'staging_location'):
+        value = getattr(cloud, name)
+        if value and not _BUCKET.fullmatch(value):
+            yield f'--{name} {value!r}: expected gs://BUCKET/FOLDER'
+    worker, setup = options.view_as(WorkerOptions), options.view_as(SetupOptions)
+    if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages):
+        yield (
+            '--sdk_container_image is missing: an image with Lemmabeam in it, such as '
+            'templates/dataflow/Dockerfile makes'
+        )
+
+
+def _local(args: argparse.Namespace) -> Iterator[str]:
+    for flag, values in (('input', args.input), ('output', [args.output])):
+        for value in values:
+            if uris.scheme_of(value) == '':
+                yield (
+                    f'--{flag} {uris.printable(value)}: a path of this machine, which the workers '
+                    'do not see; copy it to a bucket (gs:// or s3://)'
+                )
+    is_path = uris.scheme_of(args.model) == '' and Path(args.model).exists()
+    if is_path and not args.model.startswith(BAKED):
+        yield (
+            f'--model {uris.printable(args.model)}: a path of this machine, which the workers do '
+            f'not see; copy it to a bucket, or build it into the image, as {BAKED}'
+        )
+
+
+def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    worker = options.view_as(WorkerOptions)
+    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    by_hand = [option for option in service if option.startswith(_WORKER_ACCELERATOR)]
+    if args.accelerator is None:
+        if args.right_fitting:
+            yield '--right_fitting needs --accelerator: which GPU the workers that infer have'
+        if by_hand and not args.require_gpu:
+            yield (
+                f'--dataflow_service_options={by_hand[0]}: ask for it with --accelerator, which '
+                'sets what belongs to it and makes sure that it is used'
+            )
+        elif args.require_gpu and not by_hand:
+            yield '--require_gpu: no worker has a GPU without --accelerator, such as nvidia-l4'
+        return
+    if by_hand:
+        yield f'--accelerator and --dataflow_service_options={by_hand[0]} say the same: give one'
+    given = worker.machine_type
+    if args.right_fitting and given:
+        yield (
+            f'--right_fitting and --machine_type {given}: with it, Dataflow chooses the machines; '
+            'leave one out'
+        )
+        given = machines.machine_for(None)
+    count = args.accelerators_per_worker
+    problem = machines.accelerator_problem(args.accelerator, count, given)
+    if problem is not None and not (
+        args.right_fitting and given is None and 'not known' in problem
+    ):
+        yield problem
+    if options.view_as(DebugOptions).lookup_experiment(_MANY_PROCESSES):
+        yield (
+            f'--experiments={_MANY_PROCESSES}: each process of a worker would load the model into '
+            'the memory of its one GPU; leave it out'
+        )
+    if options.view_as(WorkerOptions).sdk_container_image is None:
+        yield '--accelerator: the images of Beam have no CUDA; --sdk_container_image must'
+
+
+def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting]:
+    """Sets what follows from the options alone, in both; the listing's part is `set_workers`.
+
+    Returns:
+      What was set, with the reasons.
+
+    Raises:
+      UsageError: the machine type does not tell its cores.
+    """
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    settings = []
+
+    def default(view: Any, name: str, value: Any, why: str) -> None:
+        if getattr(view, name) in (None, 'default', []):
+            setattr(view, name, value)
+            settings.append(Setting(f'--{name}={value}', why))
+        else:
+            settings.append(Setting(f'--{name}={getattr(view, name)}', 'given'))
+
+    service = list(cloud.dataflow_service_options or [])
+    accelerator = args.accelerator
+    if accelerator is not None:
+        args.require_gpu = True
+        settings.append(Setting('--require_gpu', 'a worker whose GPU does not work stops the job'))
+    if args.right_fitting:
+        service.append(_PRIME)
+        settings.append(
+            Setting(f'--dataflow_service_options={_PRIME}', 'hints need Dataflow Prime')
+        )
+        settings.append(
+            Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only')
+        )
+        default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known')
+    else:
+        if accelerator is not None:
+            service.append(f'{_WORKER_ACCELERATOR}{hint(args)}')
+            settings.append(
+                Setting(
+                    f"--dataflow_service_options='{service[-1]}'",
+                    f'--accelerator {accelerator}, and a driver for CUDA 12',
+                )
+            )
+        machine = machines.machine_for(
+            accelerator if accelerator in machines.ACCELERATORS else None
+        )
+        default(
+            worker,
+            'machine_type',
+            machine,
+            f'takes one {accelerator}' if accelerator else 'memory for TensorFlow and a model',
+        )
+        cores = machines.vcpus(worker.machine_type)
+        default(
+            debug,
+            'number_of_worker_harness_threads',
+            max(_MIN_THREADS, cores),
+            f'{worker.machine_type} has {cores} virtual cores; each thread loads images ahead',
+        )
+        if args.intra_op_threads is None:
+            args.intra_op_threads = cores
+            settings.append(Setting(f'--intra_op_threads={cores}', 'all cores of a worker'))
+    cloud.dataflow_service_options = service
+    if debug.lookup_experiment(_MANY_PROCESSES):
+        settings.append(Setting(f'--experiments={_MANY_PROCESSES}', 'given'))
+    else:
+        debug.add_experiment(_ONE_PROCESS)
+        settings.append(
+            Setting(f'--experiments={_ONE_PROCESS}', 'one process a worker, so one model')
+        )
+    if setup.save_main_session is None:
+        setup.save_main_session = False  # workers need nothing of this process's main module
+    if worker.sdk_container_image:
+        default(setup, 'sdk_location', 'container', 'the image has Beam')
+        settings.append(Setting(f'--sdk_container_image={worker.sdk_container_image}', 'given'))
+    return settings
+
+
+def hint(args: argparse.Namespace) -> str:
+    """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
+    return f'type:{args.accelerator};count:{args.accelerators_per_worker};{machines.DRIVER}'
+
+
+def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
+    """Makes the boot disk large enough for the image and the model."""
+    worker = options.view_as(WorkerOptions)
+    if worker.disk_size_gb:
+        return Setting(f'--disk_size_gb={worker.disk_size_gb}', 'given')
+    size = _model_bytes(model)
+    worker.disk_size_gb = _IMAGE_GB + math.ceil(_MODEL_COPIES * size / _GB)
+    why = f'{_IMAGE_GB} for system and image'
+    if size:
+        why += f', {_MODEL_COPIES} times the model of {size / _GB:.2f} GB (packed, unpacked, spare)'
+    return Setting(f'--disk_size_gb={worker.disk_size_gb}', why)
+
+
+def _model_bytes(model: ModelSource) -> int:
+    if model.is_embedded:
+        return 0
+    folder = hub.fetch_model(model.location, model.cache or hub.default_cache())
+    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+
+
+def set_workers(
+    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
+) -> list[Setting]:
+    """Sets the number of workers from the listing, and switches autoscaling off.
+
+    To Dataflow's autoscaling, chunks of URIs look like no work at all.
+
+    Raises:
+      StoreError: the inputs cannot be listed.
+      ManifestError: one is a broken manifest.
+    """
+    worker = options.view_as(WorkerOptions)
+    if args.right_fitting:
+        return []
+    if worker.num_workers is None:
+        count, why = _workers(args, worker.max_num_workers, config)
+        worker.num_workers = count
+    else:
+        why = 'given'
+    settings = [Setting(f'--num_workers={worker.num_workers}', why)]
+    if worker.autoscaling_algorithm is None:
+        worker.autoscaling_algorithm = 'NONE'
+        settings.append(
+            Setting('--autoscaling_algorithm=NONE', 'it takes chunks of URIs for next to no work')
+        )
+    return settings
+
+
+def _workers(args: argparse.Namespace, at_most: int, config: RunConfig) -> tuple[int, str]:
+    """How many workers, and why; the listing is read only as far as it matters."""
+    per_worker = args.images_per_worker
+    done = 0 if args.force else _done(config)
+    enough = done + at_most * per_worker
+    listed = _count(config, enough)
+    if config.listing.sample is not None:
+        listed = min(listed, config.listing.sample)
+    new = max(0, listed - done)
+    count = max(1, min(at_most, math.ceil(new / per_worker)))
+    more = 'at least ' if listed >= enough else ''
+    known = f', {done:,} of them done by earlier runs' if done else ''
+    return count, (
+        f'{more}{listed:,} images listed{known}; one for each {per_worker:,} '
+        f'(--images_per_worker), at most --max_num_workers {at_most}'
+    )
+
+
+def _count(config: RunConfig, enough: int) -> int:
+    listing = config.listing
+    refs = (
+        ref
+        for source in listing.inputs
+        for ref in list_input(source, listing.columns, listing.since)
+        if isinstance(ref, Ref)
+    )
+    return sum(1 for _ in itertools.islice(refs, enough))
+
+
+def _done(config: RunConfig) -> int:
+    """Images of these inputs that complete runs of the model have dealt with."""
+    layout = config.layout
+    runs: Sequence[CompleteRun] = [
+        run
+        for run in complete_runs(layout.output, layout.store)
+        if run.model_id == layout.model_id and run.report['inputs'] == list(config.inputs)
+    ]
+    if config.command != 'label' or not runs:
+        return 0
+    return int(runs[-1].report['counts']['labeled'] + runs[-1].report['counts']['unchanged'])
+
+
+def fit(
+    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
+) -> tuple[RunConfig, list[Setting]]:
+    """Sets what follows from image, model and listing.
+
+    Returns:
+      The config as the workers need it, and what was set.
+
+    Raises:
+      UsageError: the image has another Beam or Python than this launcher, or is not there.
+      StoreError: the inputs cannot be listed.
+      ManifestError: one is a broken manifest.
+    """
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if image:
+        check_image(image)
+    settings = [size_disk(options, config.inference.model), *set_workers(args, options, config)]
+    config = dataclasses.replace(
+        config,
+        listing=config.listing._replace(is_remote=True),
+        accelerator=hint(args) if args.right_fitting else '',
+    )
+    return config, settings
+
+
+def prepare_submission(options: PipelineOptions, config: RunConfig) -> None:
+    """Names the job after the run, and makes sure that it can be staged.
+
+    Raises:
+      StoreError, UsageError: nothing can be written to where the job is staged.
+    """
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = cloud.job_name or job_name(config.layout.run_id)
+    cloud.temp_location = cloud.temp_location or cloud.staging_location
+    for place in {cloud.temp_location, cloud.staging_location or cloud.temp_location}:
+        preflight.check_writable(place, config.load.stores)
+
+
+def job_name(run_id: str) -> str:
+    """The name of a run's job: Dataflow refuses a second active one of a name."""
+    name = re.sub(r'[^a-z0-9-]', '-', f'lemmabeam-{run_id.lower()}')
+    return name[:_MAX_JOB_NAME].rstrip('-')
+
+
+def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:
+    """Prints what the job is given, a line each."""
+    cloud = options.view_as(GoogleCloudOptions)
+    print(f'job of Dataflow in project {cloud.project}, region {cloud.region}:')
+    width = min(60, max(len(setting.option) for setting in settings))
+    for setting in settings:
+        print(f'  {setting.option:<{width}}  {setting.why}')
