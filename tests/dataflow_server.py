@@ -73,7 +73,7 @@ class DataflowServer(LoopbackServer):
             }
             self.jobs[job['id']] = job
             self.on_create(job)
-            return 200, self._told(job)
+            return 200, self._told(job) | {'currentState': 'JOB_STATE_PENDING'}
         job = self.jobs.get(rest[0]) if rest else None
         if job is None:
             return 404, {'error': {'code': 404, 'message': f'no job {rest}'}}

@@ -1,0 +1,480 @@
+"""Jobs of Dataflow: what is refused, what is submitted, and that what is submitted really runs.
+
+Beam's own DataflowRunner stages to the storage emulator and submits to a fake of the REST API on
+loopback. What is not checked here: the service itself, and the Flex Template
+(test_dataflow_template).
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import re
+import sys
+import time
+import types
+import zipfile
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
+from apache_beam.runners.dataflow import dataflow_runner
+
+from pipeline import dataflow, engine, label, machines, options
+from pipeline.dataflow import job_name
+from pipeline.image import BEAM_LABEL, PYTHON_LABEL, check_image
+from pipeline.main import main
+from pipeline.verify import compare, verify
+from tests import support
+from tests.dataflow_server import DataflowServer, run_staged, staged_pipeline
+from tests.hub_server import body, status
+from tests.shuffles import pixel_faults
+from transforms import lease
+from transforms.dataflow_job import Job, has_ended, parse_job
+from transforms.errors import UsageError
+from transforms.listing import list_input
+from transforms.load import LoadImages
+from transforms.process import cpu_count
+
+IMAGE = 'europe-west4-docker.pkg.dev/my-project/lemmabeam/lemmabeam:1'
+JOB = {
+    'input': 'gs://photos',
+    'output': 'gs://labels/out',
+    'runner': 'DataflowRunner',
+    'project': 'my-project',
+    'region': 'europe-west4',
+    'temp_location': 'gs://temp/lemmabeam',
+    'sdk_container_image': IMAGE,
+    'max_num_workers': '4',
+}
+
+
+def arguments(**changes):
+    """The command line of a job that is accepted, with changes; None leaves one out."""
+    given = {**JOB, **changes}
+    return [
+        f'--{name}' if value is True else f'--{name}={value}'
+        for name, value in given.items()
+        if value is not None
+    ]
+
+
+def parsed(**changes):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    label._add_arguments(parser)
+    return options.parse_label_arguments(parser, arguments(**changes))
+
+
+def configured(**changes):
+    """The options of Beam, the settings and the config of a job as it would be submitted."""
+    args, beam_options = parsed(**changes)
+    config = options.make_config(args, datetime.datetime.now(datetime.UTC))
+    config, settings = dataflow.fit(args, beam_options, config)
+    return beam_options, settings, config
+
+
+@pytest.fixture
+def service():
+    with contextlib.closing(DataflowServer()) as server:
+        yield server
+
+
+@pytest.fixture
+def submit(service, bucket, monkeypatch):
+    """Runs `lemmabeam label` with the runner of Dataflow; the exit code."""
+    # The registry of the image is not asked: that is another test's.
+    monkeypatch.setattr(dataflow, 'check_image', lambda reference: None)
+    # Beam asks every five seconds how a job is.
+    clock = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 100))
+    monkeypatch.setattr(dataflow_runner, 'time', clock)
+    for i in range(5):
+        bucket.put(f'in/{i}.jpg', support.picture(i))
+    bucket.put('in/notes.jpg', support.BAD['notes.jpg'])
+    places = {
+        'input': bucket.uri('in'),
+        'output': bucket.uri('out'),
+        'temp_location': bucket.uri('tmp'),
+        'dataflow_endpoint': service.endpoint,
+        'no_auth': True,
+        'max_failure_rate': '0.5',
+        'run_id': 'Night.1',
+        # Those that TensorFlow has in this process.
+        'intra_op_threads': cpu_count(),
+    }
+
+    def run(**changes):
+        return main(['label', *arguments(**{**places, **changes})])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('changes', 'said'),
+    [
+        ({'project': None}, '--project is missing'),
+        ({'project': '123456789012'}, '--project.*project id, not its number'),
+        ({'region': None}, '--region is missing'),
+        ({'region': 'europe-west4-a'}, '--region europe-west4 --worker_zone europe-west4-a'),
+        ({'region': 'Frankfurt'}, '--region.*the name of a region, such as'),
+        ({'temp_location': None}, '--temp_location is missing'),
+        ({'temp_location': '/tmp/x'}, '--temp_location.*expected gs://'),
+        ({'sdk_container_image': None}, '--sdk_container_image is missing'),
+        ({'max_num_workers': None}, '--max_num_workers is missing'),
+        ({'num_workers': '9'}, '--num_workers 9 is above --max_num_workers 4'),
+        ({'max_num_workers': '0'}, '--max_num_workers 0: expected'),
+        ({'input': '/data/photos'}, '--input /data/photos: a path of this machine'),
+        ({'output': 'labels'}, '--output labels: a path of this machine'),
+        ({'model': str(support.SAMPLE)}, '--model .*: a path of this machine'),
+        ({'accelerator': 'l4'}, "--accelerator 'l4'.*did you mean nvidia-l4"),
+        ({'accelerator': 'NVIDIA_L4'}, '--accelerator.*as Google Cloud writes it'),
+        ({'accelerator': 'type:nvidia-l4;count:1'}, '--accelerator.*expected the name'),
+        ({'accelerator': 'tpu-v5'}, '--accelerator.*expected the name of an NVIDIA GPU'),
+        ({'accelerator': 'nvidia-b900'}, '--accelerator nvidia-b900: not known here'),
+        (
+            {'accelerator': 'nvidia-l4', 'machine_type': 'n1-standard-8'},
+            '--machine_type n1-standard-8 takes no nvidia-l4; types that do: g2-standard-4',
+        ),
+        (
+            {'accelerator': 'nvidia-tesla-t4', 'machine_type': 'g2-standard-8'},
+            '--machine_type g2-standard-8 takes no nvidia-tesla-t4',
+        ),
+        (
+            {'accelerator': 'nvidia-l4', 'machine_type': 'g2-standard-24'},
+            'has 2 GPUs, of which a worker would call one',
+        ),
+        (
+            {'accelerator': 'nvidia-l4', 'accelerators_per_worker': '2'},
+            '--accelerators_per_worker 2: a worker calls one GPU',
+        ),
+        (
+            {'accelerator': 'nvidia-l4', 'experiments': 'use_multiple_sdk_containers'},
+            '--experiments=use_multiple_sdk_containers: each process',
+        ),
+        (
+            {
+                'accelerator': 'nvidia-l4',
+                'dataflow_service_options': 'worker_accelerator=type:nvidia-l4;count:1',
+            },
+            'say the same: give one',
+        ),
+        (
+            {'dataflow_service_options': 'worker_accelerator=type:nvidia-l4;count:1'},
+            'ask for it with --accelerator',
+        ),
+        ({'require_gpu': True}, '--require_gpu: no worker has a GPU without --accelerator'),
+        ({'right_fitting': True}, '--right_fitting needs --accelerator'),
+        (
+            {'accelerator': 'nvidia-l4', 'right_fitting': True, 'machine_type': 'g2-standard-8'},
+            '--right_fitting and --machine_type g2-standard-8',
+        ),
+        ({'runner': 'FnApiRunner', 'accelerator': 'nvidia-l4'}, '--accelerator: only Dataflow'),
+        ({'runner': 'FlinkRunner', 'right_fitting': True}, '--right_fitting: only Dataflow'),
+        ({'runner': 'FnApiRunner', 'no_wait': True}, '--no_wait: FnApiRunner works only as long'),
+    ],
+)
+def test_what_cannot_become_a_job_is_refused_before_anything_is_fetched(changes, said):
+    with pytest.raises(UsageError, match=said):
+        dataflow.check(*parsed(**changes))
+
+
+def test_everything_that_is_missing_is_named_at_once(capsys):
+    code = main(['label', '--input=gs://a', '--output=gs://b', '--runner=DataflowRunner'])
+    said = capsys.readouterr().err
+    assert code == 2
+    for flag in ('project', 'region', 'temp_location', 'sdk_container_image', 'max_num_workers'):
+        assert f'--{flag} is missing' in said
+
+
+@pytest.mark.parametrize('accelerator', machines.ACCELERATORS)
+def test_the_machine_of_each_accelerator_takes_it(accelerator):
+    machine = machines.machine_for(accelerator)
+    assert machines.accelerator_problem(accelerator, 1, machine) is None
+    assert machines.vcpus(machine) >= 8
+
+
+def test_the_cores_of_a_machine_type():
+    types = (
+        'n1-standard-8',
+        'n1-custom-6-30720',
+        'a2-highgpu-1g',
+        'a3-highgpu-1g',
+        'c3-highcpu-22',
+    )
+    assert [machines.vcpus(each) for each in types] == [8, 6, 12, 26, 22]
+    with pytest.raises(UsageError, match='f1-micro'):
+        machines.vcpus('f1-micro')
+
+
+def test_a_job_with_gpus_asks_for_all_that_belongs_to_them(submit, service, bucket):
+    assert submit(accelerator='nvidia-l4', intra_op_threads=None, no_wait=True) == 0
+    environment = service.job['environment']
+    (pool,) = environment['workerPools']
+    assert service.job['name'] == 'lemmabeam-night-1'
+    assert environment['serviceOptions'] == [
+        'worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver:5xx'
+    ]
+    assert 'no_use_multiple_sdk_containers' in environment['experiments']
+    assert 'use_multiple_sdk_containers' not in environment['experiments']
+    assert pool['machineType'] == 'g2-standard-8'
+    assert pool['numThreadsPerWorker'] == 8
+    assert pool['diskSizeGb'] >= 50
+    assert pool['numWorkers'] == 1
+    assert pool['autoscalingSettings'] == {'algorithm': 1, 'maxNumWorkers': 4}
+    assert [image['containerImage'] for image in pool['sdkHarnessContainerImages']] == [IMAGE]
+    told = environment['sdkPipelineOptions']['options']
+    assert told['sdk_location'] == 'container'
+    assert not told['save_main_session']
+    # The graph itself: workers refuse to work on a CPU, with all of the machine's cores.
+    pipeline = staged_pipeline(service.job)
+    assert pixel_faults(pipeline) == []
+    begun = json.loads(lease_of(bucket, 'out/_work/Night.1/run.json'))
+    assert begun['options']['intra_op_threads'] == 8
+    assert begun['options']['batch_size'] == 128
+
+
+def lease_of(bucket, name='out/_work/_lease.json'):
+    return options.Layout(bucket.uri('out'), '', '', (), (), 1).store.read(bucket.uri(name))
+
+
+def test_right_fitting_gives_gpus_to_loading_and_labelling_only(submit, service):
+    assert submit(accelerator='nvidia-tesla-t4', right_fitting=True, no_wait=True) == 0
+    assert 'enable_prime' in service.job['environment']['serviceOptions']
+    assert not any('accel' in x for x in service.job['environment']['serviceOptions'])
+    assert 'machineType' not in service.job['environment']['workerPools'][0]
+    components = staged_pipeline(service.job).components
+    with_gpu = {
+        step.unique_name.partition('/')[0]
+        for step in components.transforms.values()
+        if step.environment_id
+        and b'type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx'
+        in components.environments[step.environment_id].resource_hints.values()
+    }
+    assert with_gpu == {'LoadImages', 'LabelImages'}
+    assert pixel_faults(staged_pipeline(service.job)) == []
+
+
+def test_a_shuffle_of_pixels_would_be_seen_in_what_is_submitted(submit, service, monkeypatch):
+    expand = LoadImages.expand
+
+    def shuffled(self, chunks):
+        return expand(self, chunks) | 'Spread' >> beam.Reshuffle()
+
+    monkeypatch.setattr(LoadImages, 'expand', shuffled)
+    assert submit(no_wait=True) == 0
+    assert any('shuffles pixels' in fault for fault in pixel_faults(staged_pipeline(service.job)))
+
+
+def test_what_was_submitted_gives_the_bytes_of_the_local_engine(submit, service, bucket, capsys):
+    service.on_create = run_staged
+    assert submit() == 0
+    said = capsys.readouterr().out
+    assert 'Job: job-1, https://console.cloud.google.com/dataflow/jobs/europe-west4/job-1' in said
+    assert 'not_an_image' in said
+    local = bucket.uri('local')
+    support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night.1')
+    assert verify(bucket.uri('out')) == []
+    assert compare(bucket.uri('out'), local) == []
+    assert lease_of(bucket) is None
+
+
+def test_a_job_that_fails_says_why_and_can_be_gone_on_with(submit, service, bucket, capsys):
+    service.state = 'JOB_STATE_FAILED'
+    service.errors = [
+        'Traceback (most recent call last):\n  File "x.py", line 1\n'
+        'transforms.errors.ModelError: --require_gpu: TensorFlow sees no GPU [while running Infer]'
+    ]
+    assert submit() == 1
+    said = capsys.readouterr().err
+    assert 'lemmabeam: --require_gpu: TensorFlow sees no GPU\n' in said
+    assert 'run Night.1 is incomplete' in said
+    assert lease_of(bucket) is None
+    service.state = 'JOB_STATE_DONE'
+    service.on_create = run_staged
+    assert submit() == 0
+    assert 'going on with run Night.1' in capsys.readouterr().err
+
+
+def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
+    service.state = 'JOB_STATE_RUNNING'
+    assert submit(no_wait=True) == 0
+    assert 'is complete once there is' in capsys.readouterr().out
+    assert json.loads(lease_of(bucket))['job']['id'] == 'job-1'
+    assert submit(no_wait=True, run_id='Other') == 2
+    assert 'run Night.1 is writing there (job job-1 of Dataflow' in capsys.readouterr().err
+    assert len(service.jobs) == 1
+    service.state = 'JOB_STATE_CANCELLED'
+    assert submit(no_wait=True, run_id='Other') == 0
+    assert json.loads(lease_of(bucket))['run_id'] == 'Other'
+
+
+def test_explain_submits_nothing(submit, service, bucket, capsys):
+    assert submit(accelerator='nvidia-l4', explain=True) == 0
+    said = capsys.readouterr().out
+    assert service.jobs == {}
+    assert lease_of(bucket) is None
+    assert re.search(r'--machine_type=g2-standard-8 +takes one nvidia-l4', said)
+    assert re.search(r'--num_workers=1 +6 images listed; one for each 100,000', said)
+    assert re.search(r'--require_gpu +a worker whose GPU', said)
+
+
+def test_nothing_is_submitted_where_it_cannot_be_staged(submit, service, capsys):
+    assert submit(temp_location='gs://no-such-bucket-here/tmp') == 2
+    assert 'no-such-bucket-here' in capsys.readouterr().err
+    assert service.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'workers'),
+    [
+        ({'images_per_worker': '2'}, 3),
+        ({'images_per_worker': '1'}, 4),
+        ({'images_per_worker': '1', 'sample': '2'}, 2),
+        ({'images_per_worker': '1', 'num_workers': '2'}, 2),
+    ],
+)
+def test_workers_are_set_from_the_listing(submit, bucket, changes, workers):
+    beam_options, _, _ = configured(input=bucket.uri('in'), output=bucket.uri('out'), **changes)
+    assert beam_options.view_as(WorkerOptions).num_workers == workers
+
+
+def test_what_earlier_runs_have_done_needs_no_worker(submit, bucket):
+    support.label('--input', bucket.uri('in'), '--output', bucket.uri('out'))
+    changes = {'input': bucket.uri('in'), 'output': bucket.uri('out'), 'images_per_worker': '1'}
+    beam_options, settings, _ = configured(**changes)
+    assert beam_options.view_as(WorkerOptions).num_workers == 1
+    assert any('5 of them done by earlier runs' in setting.why for setting in settings)
+
+
+def test_paths_of_one_machine_in_a_manifest_are_bad_lines(submit, bucket):
+    lines = [bucket.uri('in/0.jpg'), '/etc/hostname', '0.jpg']
+    manifest = bucket.put('in/list.txt', '\n'.join(lines).encode())
+    listing = configured(input=manifest, output=bucket.uri('out'))[2].listing
+    (source,) = listing.inputs
+    reasons = [ref.reason for ref in list_input(source, listing.columns, None, listing.is_remote)]
+    assert reasons == ['', 'bad_uri', '']
+
+
+def test_a_lease_cannot_send_credentials_elsewhere():
+    job = {'project': 'p', 'region': 'r', 'id': 'j'}
+    assert parse_job(job) == Job('p', 'r', 'j')
+    for hostile in (
+        {**job, 'endpoint': 'https://evil.example'},
+        {**job, 'endpoint': 'http://localhost:80@evil.example'},
+        {**job, 'id': '../../x?y'},
+        {**job, 'more': 'x'},
+        {**job, 'id': 7},
+        {'id': 'j'},
+        'job',
+        None,
+    ):
+        assert parse_job(hostile) is None
+
+
+def test_a_job_that_nobody_can_ask_for_may_be_alive(service):
+    assert not has_ended(Job('p', 'r', 'no-such-job', service.endpoint))
+    assert not has_ended(Job('p', 'r', 'j', 'http://127.0.0.1:9'))
+
+
+def test_a_lease_on_a_cluster_is_never_taken_over(tmp_path):
+    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    lease.acquire(layout, break_lease=False)
+    lease.hand_over(layout, None)
+    lease.release(layout)  # of the launcher: no longer its own
+    with pytest.raises(UsageError, match=r'run a is writing there \(on a cluster\)'):
+        lease.acquire(layout, break_lease=False)
+    lease.release_handed_over(options.Layout(str(tmp_path), 'b', 'm', (), (), 1))
+    with pytest.raises(UsageError):
+        lease.acquire(layout, break_lease=False)
+    lease.release_handed_over(layout)
+    lease.acquire(layout, break_lease=False)
+
+
+def image_of(server, labels):
+    """Puts an image into a registry, as an index of two platforms; its reference."""
+    config = server.put(
+        '/v2/a/b/blobs/c', body(json.dumps({'config': {'Labels': labels}}).encode())
+    )
+    assert config
+    manifest = {'config': {'digest': 'c'}}
+    server.put('/v2/a/b/manifests/m', body(json.dumps(manifest).encode()))
+    index = {
+        'manifests': [
+            {'digest': 'arm', 'platform': {'os': 'linux', 'architecture': 'arm64'}},
+            {'digest': 'm', 'platform': {'os': 'linux', 'architecture': 'amd64'}},
+        ]
+    }
+    server.put('/v2/a/b/manifests/1.0', body(json.dumps(index).encode()))
+    return f'localhost:{server.port}/a/b:1.0'
+
+
+def test_the_image_must_have_the_beam_and_python_of_the_launcher(server, capsys):
+    python = f'{sys.version_info.major}.{sys.version_info.minor}'
+    check_image(image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: python}))
+    assert capsys.readouterr().err == ''
+    with pytest.raises(UsageError, match=f'it has Beam 2.76.0, this launcher {beam.__version__}'):
+        check_image(image_of(server, {BEAM_LABEL: '2.76.0', PYTHON_LABEL: python}))
+    with pytest.raises(UsageError, match=r'it has Python 3\.9, this launcher'):
+        check_image(image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: '3.9'}))
+    with pytest.raises(UsageError, match='no such image'):
+        check_image(f'localhost:{server.port}/a/b:2.0')
+    with pytest.raises(UsageError, match=r'it has Beam 2\.76\.0'):
+        check_image('apache/beam_python3.11_sdk:2.76.0')
+
+
+def test_an_image_that_does_not_tell_is_said(server, capsys):
+    check_image(image_of(server, None))
+    assert 'does not say which Beam it has' in capsys.readouterr().err
+    server.put('/v2/a/b/manifests/1.0', status(403))
+    check_image(f'localhost:{server.port}/a/b:1.0')
+    assert 'not looked at (the registry answers 403)' in capsys.readouterr().err
+    check_image('just-a-name')
+    assert 'not looked at' in capsys.readouterr().err
+
+
+def test_a_job_server_of_another_version_is_refused(tmp_path):
+    jar = tmp_path / 'job-server.jar'
+
+    def check(**changes):
+        engine.check_versions(PipelineOptions([f'--{k}={v}' for k, v in changes.items()]))
+
+    for version in ('2.75.0', beam.__version__):
+        with zipfile.ZipFile(jar, 'w') as file:
+            file.writestr('org/apache/beam/sdk/sdk.properties', f'#\nversion={version}\nx=1\n')
+        if version == beam.__version__:
+            check(runner='FlinkRunner', flink_job_server_jar=jar)
+        else:
+            with pytest.raises(UsageError, match=f'is of Beam {version}, this is'):
+                check(runner='FlinkRunner', flink_job_server_jar=jar)
+    with pytest.raises(UsageError, match='no such file'):
+        check(runner='FlinkRunner', flink_job_server_jar=tmp_path / 'none.jar')
+    binary = tmp_path / 'prism'
+    binary.write_bytes(b'\x7fELF\npath\tx\nmod\tgithub.com/apache/beam/sdks/v2\tv2.70.0\th1:x\n')
+    with pytest.raises(UsageError, match=r'--prism_location .* is of Beam 2\.70\.0'):
+        check(runner='PrismRunner', prism_location=binary)
+    binary.write_bytes(b'something else')
+    with pytest.raises(UsageError, match='nothing in it tells a version of Beam'):
+        check(runner='PrismRunner', prism_location=binary)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'outlives'),
+    [
+        ([], False),
+        (['--runner=FnApiRunner'], False),
+        (['--runner=PrismRunner'], False),
+        (['--runner=PrismRunner', '--environment_type=PROCESS'], True),
+        (['--runner=FlinkRunner'], True),
+        (['--runner=FlinkRunner', '--environment_type=LOOPBACK'], False),
+        (['--runner=PortableRunner', '--job_endpoint=localhost:1'], True),
+        (['--runner=apache_beam.runners.DataflowRunner'], True),
+    ],
+)
+def test_which_engines_go_on_without_the_launcher(flags, outlives):
+    assert engine.outlives_launcher(PipelineOptions(flags)) == outlives
+
+
+def test_the_name_of_a_job():
+    assert job_name('20261124T010203Z-ab12') == 'lemmabeam-20261124t010203z-ab12'
+    name = job_name('A' + '_.' * 60)
+    assert re.fullmatch('[a-z]([-a-z0-9]*[a-z0-9])?', name)
+    assert len(name) <= 63
