@@ -5,21 +5,28 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
+PRISM := $(BIN)/prism
 OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-.PHONY: run test test-slow lint bench bench-peers clean lock
+.PHONY: run test test-slow test-engines test-prism lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
 	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25 --force
 
 test: $(READY) $(EMULATOR)
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow and not engine' -n 2 --dist loadfile
 
 test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready
 	$(BIN)/python -m pytest -m slow
+
+# The same bytes from other engines of Beam: processes that are started here, no account.
+test-engines: test-prism
+
+test-prism: $(READY) $(EMULATOR) $(PRISM)
+	$(BIN)/python -m pytest -m engine tests/test_prism.py
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -60,12 +67,21 @@ $(READY): requirements.lock setup.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
-# A real storage emulator, built from its Go module; without Go on the machine, Go comes as a wheel.
-$(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum | $(READY)
-	@echo 'Building the storage emulator for the tests: a minute the first time'
+# Programs of the tests built from their Go modules, at the checksums of go.sum: a real storage emulator,
+# and Beam's engine Prism, of the version of Beam in setup.py. Without Go on the machine, Go comes as a
+# wheel.
+$(EMULATOR) $(PRISM): | $(READY)
+	@echo 'Building $(@F) for the tests: a minute the first time'
 	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/emulator/go.lock
-	cd tests/emulator && PATH="$$PATH:$(CURDIR)/$(BIN)" go build -mod=mod -o $(CURDIR)/$@ github.com/fsouza/fake-gcs-server
+	cd $(<D) && PATH="$$PATH:$(CURDIR)/$(BIN)" go build $(GO_FLAGS) -o $(CURDIR)/$@ $(GO_PROGRAM)
 	touch $@
+
+$(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum
+$(EMULATOR): GO_FLAGS := -mod=mod
+$(EMULATOR): GO_PROGRAM := github.com/fsouza/fake-gcs-server
+
+$(PRISM): tests/prism/go.mod tests/prism/go.sum
+$(PRISM): GO_PROGRAM := github.com/apache/beam/sdks/v2/go/cmd/prism
 
 # A real browser, for where there is none: an npm package carries Chromium. Without npm on the machine,
 # Node comes as a wheel.

@@ -1,15 +1,19 @@
 """`lemmabeam` with a model that counts in a file how many images it is given.
 
 Run as `python -m tests.counted FILE label …`; with `without_model` as second word it is the one of
-`tests.without_model`, which takes no time.
+`tests.without_model`, which takes no time; with `without_network` it fetches the images all the
+same.
 """
 
 import os
 import sys
 
+WITHOUT_MODEL = 'without_model'
+WITHOUT_NETWORK = 'without_network'
 
-def run(file: str, argv: list[str]) -> int:
-    """Runs a command line; its exit code."""
+
+def install(file: str, kind: str = '') -> None:
+    """Counts in this process, before a pipeline is made or a bundle processed."""
     from transforms.model import handler
 
     predict = handler.predict_or_rescue
@@ -21,10 +25,16 @@ def run(file: str, argv: list[str]) -> int:
         return predict(predictor, pixels, slots)
 
     handler.predict_or_rescue = counted
-    if argv[0] == 'without_model':
+    if kind:
         from tests import without_model
 
-        return without_model.run(argv=argv[1:])
+        without_model.install(real_fetch=kind == WITHOUT_NETWORK)
+
+
+def run(file: str, argv: list[str]) -> int:
+    """Runs a command line; its exit code."""
+    kind = argv.pop(0) if argv[0] in (WITHOUT_MODEL, WITHOUT_NETWORK) else ''
+    install(file, kind)
     from pipeline.main import main
 
     return main(argv)

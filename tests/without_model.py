@@ -74,12 +74,8 @@ class Store:
         return Fetched(uri.encode(), '1-1', 0)
 
 
-def run(
-    labels: int = 3, objects: int = 0, real_fetch: bool = False, argv: list[str] | None = None
-) -> int:
-    """Runs a command line, by default that of this process; its exit code."""
-    from pipeline.main import main
-
+def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None:
+    """Puts it in place in this process, before a pipeline is made or a bundle processed."""
     Predictor.labels = labels
     handler.Predictor = Predictor
     load.Loader._decode = decode
@@ -91,6 +87,15 @@ def run(
             )
     if not real_fetch:
         load.store_for = lambda *_: store
+
+
+def run(
+    labels: int = 3, objects: int = 0, real_fetch: bool = False, argv: list[str] | None = None
+) -> int:
+    """Runs a command line, by default that of this process; its exit code."""
+    from pipeline.main import main
+
+    install(labels, objects, real_fetch)
     return main(argv)
 
 

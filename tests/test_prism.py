@@ -1,0 +1,68 @@
+"""Beam's engine Prism, a process, with an SDK worker that is another one: `make test-prism`.
+
+What is not checked here: several SDK workers at once, as Prism starts one an environment only.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from pipeline.verify import compare, verify
+from tests import engines, support
+
+_BINARY = Path(os.environ.get('PRISM') or Path(sys.executable).with_name('prism'))
+
+
+@pytest.fixture
+def prism() -> list[str]:
+    """The flags that choose it."""
+    if not _BINARY.exists():
+        pytest.fail(f'no Prism at {_BINARY}; build it with: make .venv/bin/{_BINARY.name}')
+    return ['--runner=PrismRunner', f'--prism_location={_BINARY}']
+
+
+def kill_worker(process: subprocess.Popen, workers: list[int]) -> None:
+    (pid,) = workers
+    os.kill(pid, signal.SIGKILL)
+
+
+def kill_engine(process: subprocess.Popen, workers: list[int]) -> None:
+    children = Path(f'/proc/{process.pid}/task').glob('*/children')
+    pids = [int(pid) for each in children for pid in each.read_text().split()]
+    (pid,) = (pid for pid in pids if Path(f'/proc/{pid}/exe').resolve() == _BINARY.resolve())
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_the_version_of_prism_is_that_of_beam():
+    lines = (Path(__file__).parent / 'prism/go.mod').read_text().split('\n')
+    assert f'\tgithub.com/apache/beam/sdks/v2 v{beam.__version__} // indirect' in lines
+
+
+@pytest.mark.engine
+def test_the_sample_gives_the_same_bytes(prism, tmp_path):
+    common = ['--input', support.SAMPLE, '--run_id', 'a', '--max_failure_rate', '0.25']
+    for output, flags in ((tmp_path / 'local', []), (tmp_path / 'prism', prism)):
+        done = support.command('label', *common, '--output', output, *flags)
+        assert done.returncode == 0, done.stderr
+    assert compare(str(tmp_path / 'local'), str(tmp_path / 'prism')) == []
+    assert verify(str(tmp_path / 'prism')) == []
+
+
+@pytest.mark.engine
+def test_the_same_bytes_and_nothing_to_do_again(prism, bucket, tmp_path):
+    engines.check_undisturbed(lambda port: _engine(prism, port), bucket, tmp_path)
+
+
+@pytest.mark.engine
+def test_the_same_bytes_when_it_is_killed(prism, bucket, tmp_path):
+    engines.check_disturbed(lambda port: _engine(prism, port), bucket, tmp_path)
+
+
+def _engine(prism: list[str], port: int) -> engines.Engine:
+    flags = [*prism, '--environment_type=EXTERNAL', f'--environment_config=localhost:{port}']
+    return engines.Engine(flags, False, (kill_worker, kill_engine), at_once=1)
