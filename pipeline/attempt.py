@@ -96,6 +96,8 @@ class Attempt:
     def _has_ended(self, result: PipelineResult) -> bool:
         if self._job is not None:
             return has_ended(self._job)
+        if engine.runner_of(self._root.options) == engine.PRISM:
+            return True  # a child of this process, which takes it along
         try:
             return bool(PipelineState.is_terminal(result.state))
         except Exception:  # noqa: BLE001 (a job server that does not answer)

@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import (
 from transforms.errors import UsageError
 
 DATAFLOW = 'DataflowRunner'
-_PRISM = 'PrismRunner'
+PRISM = 'PrismRunner'
 _HERE = frozenset('FnApiRunner DirectRunner SwitchingDirectRunner BundleBasedDirectRunner'.split())
 _OWN_PROCESSES = ('DOCKER', 'PROCESS', 'EXTERNAL')
 _SDK_PROPERTIES = 'org/apache/beam/sdk/sdk.properties'
@@ -39,7 +39,7 @@ def outlives_launcher(options: PipelineOptions) -> bool:
     """Whether somebody goes on working when the process that started the run is gone."""
     runner = runner_of(options)
     environment = (options.view_as(PortableOptions).environment_type or '').upper()
-    if runner == _PRISM:
+    if runner == PRISM:
         return environment in _OWN_PROCESSES
     return runner not in _HERE and environment != 'LOOPBACK'
 
@@ -53,7 +53,7 @@ def check_versions(options: PipelineOptions) -> None:
       UsageError: that, or the file is none.
     """
     runner = runner_of(options)
-    if runner == _PRISM:
+    if runner == PRISM:
         path = options.view_as(PrismRunnerOptions).prism_location
         if path and Path(path).is_file() and not zipfile.is_zipfile(path):
             found = _GO_MODULE.search(Path(path).read_bytes())

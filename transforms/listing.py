@@ -387,9 +387,11 @@ class ReadRefs(beam.PTransform):
         beam.PCollection[tuple[str, int]],
     ]:
         columns = self._listing.columns
+        inputs = list(enumerate(self._listing.inputs))
         listed = (
             root
-            | 'Inputs' >> beam.Create(list(enumerate(self._listing.inputs)), reshuffle=False)
+            # Several inputs are listed by several workers.
+            | 'Inputs' >> beam.Create(inputs, reshuffle=len(inputs) > 1)
             | 'List'
             >> beam.ParDo(_ListDoFn(self._listing, self._layout))
             .with_output_types(Ref, counts=tuple[str, int], signed=Input)
