@@ -47,7 +47,7 @@ _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
 
 def label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Labels what the inputs list."""
-    _add_arguments(parser)
+    add_arguments(parser)
     args, beam_options = options.parse_label_arguments(parser, argv)
     return _label(args, beam_options, None)
 
@@ -58,7 +58,7 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     finder.add_argument('--output')
     options.add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
-    _add_arguments(parser)
+    add_arguments(parser)
     for name in _NOT_IN_RETRY:
         parser._option_string_actions[f'--{name}'].help = argparse.SUPPRESS
     parser.add_argument(
@@ -91,7 +91,8 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return _label(args, beam_options, (run, Retried(source, tuple(run.report['inputs']))))
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam label`."""
     parser.epilog = _EPILOG
     options.add_label_arguments(parser)
     dataflow.add_dataflow_arguments(parser)

@@ -40,9 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def console() -> NoReturn:
-    """The console script."""
-    code = main()
+def console(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script; `argv` as in `main`."""
+    code = main(argv)
     if code == 1:
         # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
         sys.stdout.flush()

@@ -465,9 +465,7 @@ def parse_label_arguments(
       UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
     """
     args, rest = parser.parse_known_args(argv)
-    beam_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for group in _option_classes(PipelineOptions):
-        group._add_argparse_args(beam_parser)
+    beam_parser = make_beam_parser()
     try:
         beam_args, unknown = beam_parser.parse_known_args(rest)
     except argparse.ArgumentError as e:
@@ -492,6 +490,14 @@ def parse_label_arguments(
         # Plain DirectRunner picks another engine depending on whether a download works.
         rest = [*rest, '--runner=FnApiRunner']
     return args, PipelineOptions(rest)
+
+
+def make_beam_parser() -> argparse.ArgumentParser:
+    """Knows the options of Beam and its runners, and no others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for group in _option_classes(PipelineOptions):
+        group._add_argparse_args(parser)
+    return parser
 
 
 def _option_classes(base: type[PipelineOptions]) -> list[type[PipelineOptions]]:
