@@ -125,4 +125,4 @@ lock:
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
 	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
 	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
-	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
+	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
