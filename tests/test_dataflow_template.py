@@ -27,6 +27,8 @@ from packaging.utils import canonicalize_name
 import pipeline
 from pipeline import flex, options
 from tests.flex_metadata import METADATA, as_json, label_parser, template_options
+from tests.test_schedule import TEMPLATES as SCHEDULE
+from tests.test_schedule import launch_request
 from transforms.errors import UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -520,3 +522,125 @@ def test_cloud_build_builds_pushes_and_describes_one_image():
     assert substitutions['_MODEL'] == defaults['MODEL']
     assert substitutions['_LAUNCHER_TAG'] == defaults['LAUNCHER_TAG']
     assert int(build['timeout'].removesuffix('s')) > 600
+
+
+# Who launches it
+
+
+def check_launch(body: dict[str, Any]) -> None:
+    """A request that Dataflow would take, for this template."""
+    request = {'projectId': 'example-project', 'location': 'europe-west4', **body}
+    # Unknown fields and values of the wrong type raise.
+    message = messages.LaunchFlexTemplateRequest.from_json(
+        json.dumps(request), ignore_unknown_fields=False
+    )
+    assert message.launch_parameter.container_spec_gcs_path.endswith('/flex_template.json')
+    check_parameters(dict(message.launch_parameter.parameters))
+
+
+def check_parameters(parameters: dict[str, str]) -> None:
+    for name, value in parameters.items():
+        assert name in PARAMETERS
+        assert matches(name, value), (name, value)
+    assert {name for name, each in PARAMETERS.items() if not each['isOptional']} <= set(parameters)
+    parsed([f'--{name}={value}' for name, value in parameters.items()] + ADDED)
+
+
+def dag_constants() -> dict[str, Any]:
+    """What the Airflow DAG sets in capitals."""
+    text = (SCHEDULE / 'airflow' / 'lemmabeam_nightly_dataflow.py').read_text()
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign)
+    }
+
+
+def test_workflow_launches_this_template():
+    check_launch(launch_request()['body'])
+
+
+def test_dag_launches_this_template():
+    constants = dag_constants()
+    launched = launch_request()['body']['launchParameter']
+    parameters = {**constants['PARAMETERS'], 'run_id': launched['parameters']['run_id']}
+    check_launch(
+        {
+            'launchParameter': {
+                'jobName': 'lemmabeam-nightly-20261124-0123abcd',
+                'containerSpecGcsPath': constants['TEMPLATE'],
+                'parameters': parameters,
+                'environment': constants['ENVIRONMENT'],
+            }
+        }
+    )
+    # Both are the same job.
+    assert parameters == launched['parameters']
+    assert constants['TEMPLATE'] == launched['containerSpecGcsPath']
+    assert constants['ENVIRONMENT'].items() <= launched['environment'].items()
+
+
+README = (FOLDER / 'README.md').read_text()
+
+
+def commands(start: str) -> list[list[str]]:
+    """The words of the commands in the README that start so."""
+    joined = re.sub(r' \\\n *', ' ', README)
+    found = re.findall(rf'^    ({re.escape(start)} .*)$', joined, re.MULTILINE)
+    assert found
+    return [shlex.split(command)[len(start.split()) :] for command in found]
+
+
+def test_readme_has_the_request_of_the_workflow():
+    (body,) = re.findall(r'```json\n(.*?)```', README, re.DOTALL)
+    assert json.loads(body) == launch_request()['body']
+
+
+def gcloud_parameters(words: list[str]) -> dict[str, str]:
+    """As gcloud reads --parameters: with commas, or what stands between two ^."""
+    found = {}
+    for word in words:
+        if not word.startswith('--parameters='):
+            continue
+        text = word.partition('=')[2]
+        separator = ','
+        if text.startswith('^'):
+            _, separator, text = text.split('^', 2)
+        found |= dict(each.split('=', 1) for each in text.split(separator))
+    return found
+
+
+def test_readme_launches_with_parameters_that_exist():
+    launches = [gcloud_parameters(words) for words in commands('gcloud dataflow flex-template run')]
+    assert [each.get('accelerator') for each in launches] == [None, 'nvidia-l4', 'nvidia-t4']
+    for parameters in launches:
+        check_parameters(parameters)
+        assert ('accelerator' in parameters) == (parameters.get('require_gpu') == 'true')
+    # The same job without a template.
+    (words,) = commands('lemmabeam label')
+    args, beam_options = options.parse_label_arguments(label_parser(), words)
+    same, _ = parsed([f'--{name}={value}' for name, value in launches[1].items()])
+    assert vars(args) == vars(same)
+    assert beam_options.view_as(WorkerOptions).sdk_container_image == IMAGE
+
+
+def test_readme_builds_what_is_here():
+    (submit,) = commands('gcloud builds submit')
+    (build,) = commands('docker build')
+    (spec,) = commands('gcloud dataflow flex-template build')
+    given = dict(
+        word.removeprefix('--').split('=', 1) for word in (*submit, *build, *spec) if '=' in word
+    )
+    for name in ('config', 'file', 'metadata-file'):
+        assert (ROOT / given[name]).is_file()
+    substitutions = yaml.safe_load((FOLDER / 'cloudbuild.yaml').read_text())['substitutions']
+    assert set(re.findall(r'(_\w+)=', given['substitutions'])) <= set(substitutions)
+    assert given['build-arg'].partition('=')[0] in image_arguments()
+
+
+def test_readme_names_every_file():
+    named = set(re.findall(r'^\| \[(\S+)\]\(\1\)', README, re.MULTILINE))
+    assert named == {path.name for path in FOLDER.iterdir() if path.is_file()} - {
+        'README.md',
+        'Dockerfile.dockerignore',
+    }

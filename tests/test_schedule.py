@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import options
+from pipeline import flex, options
 
 TEMPLATES = Path(__file__).parent.parent / 'templates' / 'schedule'
 SAMPLE = Path(__file__).parent.parent / 'pipeline' / 'sample'
@@ -44,7 +44,9 @@ def parsed_command(words: Sequence[str]) -> argparse.Namespace:
 def check_parameters(parameters: dict[str, str], tmp_path: Path) -> None:
     """Parameters of a Flex Template are options of `lemmabeam label`; the run id is accepted."""
     assert all(type(value) is str for value in parameters.values())
-    parsed([f'--{name}={value}' for name, value in parameters.items()])
+    argv = flex.command_line([f'--{name}={value}' for name, value in parameters.items()], {})
+    assert argv.pop() == '--no_wait'
+    parsed(argv)
     check_run_id(parameters['run_id'], tmp_path)
 
 

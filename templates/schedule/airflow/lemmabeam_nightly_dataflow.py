@@ -1,9 +1,9 @@
 """Labels every night what is new, as a Dataflow job.
 
 For Airflow 3 with its providers for Google and for Apache Beam: without the second, the first one
-has no Dataflow. Put it into the DAG folder and adapt what stands in capitals. The Flex Template
-itself is not part of this folder. The connection `google_cloud_default` needs the roles that
-README.md lists for the workflow.
+has no Dataflow. Put it into the DAG folder and adapt what stands in capitals. The Flex Template is
+that of templates/dataflow. The connection `google_cloud_default` needs the roles that README.md
+lists for the workflow.
 
 A job that failed is launched again under the same name, as the same run, which goes on from what is
 finished. Dataflow does not pass on the exit codes of Lemmabeam: wrong usage is tried again as well,
@@ -23,11 +23,15 @@ PARAMETERS = {
     'input': 'gs://example-photos',
     'output': 'gs://example-labels',
     'model': 'bit-m-r101x3',
+    'accelerator': 'nvidia-l4',
+    'require_gpu': 'true',
+    'jit': 'true',
+    'max_failure_rate': '0.01',
 }
 ENVIRONMENT = {
     'serviceAccountEmail': 'lemmabeam-worker@example-project.iam.gserviceaccount.com',
     'tempLocation': 'gs://example-temp/lemmabeam',
-    'machineType': 'n1-standard-8',
+    'machineType': 'g2-standard-8',
     'maxWorkers': 4,
 }
 SCHEDULE = '0 2 * * *'  # UTC
