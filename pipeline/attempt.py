@@ -42,7 +42,7 @@ class Attempt:
         if self._job is not None:
             job = self._job
             return (
-                f'; job {job.id} goes on; to end it: gcloud dataflow jobs cancel {job.id} '
+                f'; the job goes on; to end it: gcloud dataflow jobs cancel {job.id or "ID"} '
                 f'--region={job.region} --project={job.project}'
             )
         if self._is_submitted:
@@ -89,8 +89,10 @@ class Attempt:
         if engine.is_dataflow(options):
             cloud = options.view_as(GoogleCloudOptions)
             endpoint = cloud.dataflow_endpoint.rstrip('/')
-            self._job = Job(cloud.project, cloud.region, result.job_id(), endpoint)
-            print(f'Job: {self._job.id}, {self._job.console}')
+            # The launcher of a template only stages the job; the service submits it.
+            job_id = '' if cloud.template_location else result.job_id()
+            self._job = Job(cloud.project, cloud.region, cloud.job_name, job_id, endpoint)
+            print(f'Job: {self._job}')
         lease.hand_over(self._config.layout, self._job)
 
     def _has_ended(self, result: PipelineResult) -> bool:

@@ -87,8 +87,8 @@ def add_dataflow_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=100_000,
         metavar='N',
-        help='start a worker for each N images that are listed and not labelled yet, as many as '
-        '--max_num_workers at most; --num_workers sets the number instead (default: 100000)',
+        help='start a worker for each N images that are listed and not labelled yet, --num_workers '
+        'at least and --max_num_workers at most (default: 100000)',
     )
     where.add_argument(
         '--no_wait',
@@ -137,7 +137,7 @@ def _job_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterato
     if worker.num_workers is None and worker.max_num_workers is None:
         yield (
             '--max_num_workers is missing: how many workers may be paid for at a time; '
-            '--num_workers starts exactly so many instead'
+            '--num_workers alone starts exactly so many'
         )
     for name in ('num_workers', 'max_num_workers'):
         value = getattr(worker, name)
@@ -217,17 +217,16 @@ def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) ->
     if by_hand:
         yield f'--accelerator and --dataflow_service_options={by_hand[0]} say the same: give one'
     given = worker.machine_type
-    if args.right_fitting and given:
-        yield (
-            f'--right_fitting and --machine_type {given}: with it, Dataflow chooses the machines; '
-            'leave one out'
-        )
-        given = machines.machine_for(None)
+    if args.right_fitting:
+        if given:
+            yield (
+                f'--right_fitting and --machine_type {given}: with it, Dataflow chooses the '
+                'machines; leave one out'
+            )
+        given = ''
     count = args.accelerators_per_worker
     problem = machines.accelerator_problem(args.accelerator, count, given)
-    if problem is not None and not (
-        args.right_fitting and given is None and 'not known' in problem
-    ):
+    if problem is not None:
         yield problem
     if options.view_as(DebugOptions).lookup_experiment(_MANY_PROCESSES):
         yield (
@@ -355,11 +354,12 @@ def set_workers(
     worker = options.view_as(WorkerOptions)
     if args.right_fitting:
         return []
-    if worker.num_workers is None:
-        count, why = _workers(args, worker.max_num_workers, config)
-        worker.num_workers = count
-    else:
+    at_least, at_most = worker.num_workers or 1, worker.max_num_workers or worker.num_workers
+    if at_least == at_most:
         why = 'given'
+        worker.num_workers = at_most
+    else:
+        worker.num_workers, why = _workers(args, at_least, at_most, config)
     settings = [Setting(f'--num_workers={worker.num_workers}', why)]
     if worker.autoscaling_algorithm is None:
         worker.autoscaling_algorithm = 'NONE'
@@ -369,7 +369,9 @@ def set_workers(
     return settings
 
 
-def _workers(args: argparse.Namespace, at_most: int, config: RunConfig) -> tuple[int, str]:
+def _workers(
+    args: argparse.Namespace, at_least: int, at_most: int, config: RunConfig
+) -> tuple[int, str]:
     """How many workers, and why; the listing is read only as far as it matters."""
     per_worker = args.images_per_worker
     done = 0 if args.force else _done(config)
@@ -378,12 +380,12 @@ def _workers(args: argparse.Namespace, at_most: int, config: RunConfig) -> tuple
     if config.listing.sample is not None:
         listed = min(listed, config.listing.sample)
     new = max(0, listed - done)
-    count = max(1, min(at_most, math.ceil(new / per_worker)))
+    count = max(at_least, min(at_most, math.ceil(new / per_worker)))
     more = 'at least ' if listed >= enough else ''
     known = f', {done:,} of them done by earlier runs' if done else ''
     return count, (
         f'{more}{listed:,} images listed{known}; one for each {per_worker:,} '
-        f'(--images_per_worker), at most --max_num_workers {at_most}'
+        f'(--images_per_worker), {at_least} at least, {at_most} at most'
     )
 
 

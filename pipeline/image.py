@@ -13,8 +13,8 @@ import requests
 from transforms import uris
 from transforms.errors import UsageError
 
-BEAM_LABEL = 'lemmabeam.beam_version'
-PYTHON_LABEL = 'lemmabeam.python_version'
+BEAM_LABEL = 'lemmabeam.apache-beam'
+PYTHON_LABEL = 'lemmabeam.python'
 """Labels that templates/dataflow/Dockerfile sets."""
 
 _REFERENCE = re.compile(

@@ -69,15 +69,17 @@ def accelerator_problem(name: str, count: int, machine_type: str | None) -> str 
     Args:
       name: the value of --accelerator.
       count: of --accelerators_per_worker.
-      machine_type: of --machine_type, if given.
+      machine_type: of --machine_type; None if not given, '' if Dataflow chooses it.
     """
-    if not _FORM.fullmatch(name):
-        near = [known for known in _FAMILIES if known.endswith(f'-{name.lower()}')]
-        hint = f'did you mean {near[0]}?' if near else f'known are {", ".join(_FAMILIES)}'
-        return (
-            f'--accelerator {name!r}: expected the name of an NVIDIA GPU as Google Cloud writes '
-            f'it, such as nvidia-l4; {hint}'
-        )
+    if name not in _FAMILIES:
+        kind = name.lower().replace('_', '-').removeprefix('nvidia-')
+        near = [known for known in _FAMILIES if known.endswith(f'-{kind}')]
+        if near or not _FORM.fullmatch(name):
+            hint = f'did you mean {near[0]}?' if near else f'known are {", ".join(_FAMILIES)}'
+            return (
+                f'--accelerator {name!r}: expected the name of an NVIDIA GPU as Google Cloud has '
+                f'it, such as nvidia-l4; {hint}'
+            )
     if count != 1:
         return (
             f'--accelerators_per_worker {count}: a worker calls one GPU, and the others would be '
@@ -88,7 +90,7 @@ def accelerator_problem(name: str, count: int, machine_type: str | None) -> str 
         if machine_type is None:
             return f'--accelerator {name}: not known here; say with --machine_type which takes it'
         return None
-    if machine_type is None:
+    if not machine_type:
         return None
     if not machine_type.startswith(family.prefix) or (
         family.gpus and machine_type not in family.gpus

@@ -74,7 +74,9 @@ class DataflowServer(LoopbackServer):
             self.jobs[job['id']] = job
             self.on_create(job)
             return 200, self._told(job) | {'currentState': 'JOB_STATE_PENDING'}
-        job = self.jobs.get(rest[0]) if rest else None
+        if not rest:
+            return 200, {'jobs': [self._told(job) for job in self.jobs.values()]}
+        job = self.jobs.get(rest[0])
         if job is None:
             return 404, {'error': {'code': 404, 'message': f'no job {rest}'}}
         if rest[1:] == ['messages']:
@@ -93,7 +95,7 @@ class DataflowServer(LoopbackServer):
 
     def _told(self, job: dict[str, Any]) -> dict[str, Any]:
         names = ('id', 'projectId', 'location', 'name', 'clientRequestId')
-        return {name: job[name] for name in names} | {'currentState': self.state}
+        return {name: job.get(name, '') for name in names} | {'currentState': self.state}
 
 
 def staged_pipeline(job: dict[str, Any]) -> beam_runner_api_pb2.Pipeline:

@@ -61,7 +61,7 @@ def arguments(**changes):
 
 def parsed(**changes):
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    label._add_arguments(parser)
+    label.add_arguments(parser)
     return options.parse_label_arguments(parser, arguments(**changes))
 
 
@@ -126,7 +126,8 @@ def submit(service, bucket, monkeypatch):
         ({'output': 'labels'}, '--output labels: a path of this machine'),
         ({'model': str(support.SAMPLE)}, '--model .*: a path of this machine'),
         ({'accelerator': 'l4'}, "--accelerator 'l4'.*did you mean nvidia-l4"),
-        ({'accelerator': 'NVIDIA_L4'}, '--accelerator.*as Google Cloud writes it'),
+        ({'accelerator': 'NVIDIA_L4'}, '--accelerator.*did you mean nvidia-l4'),
+        ({'accelerator': 'nvidia-t4'}, '--accelerator.*did you mean nvidia-tesla-t4'),
         ({'accelerator': 'type:nvidia-l4;count:1'}, '--accelerator.*expected the name'),
         ({'accelerator': 'tpu-v5'}, '--accelerator.*expected the name of an NVIDIA GPU'),
         ({'accelerator': 'nvidia-b900'}, '--accelerator nvidia-b900: not known here'),
@@ -268,7 +269,7 @@ def test_what_was_submitted_gives_the_bytes_of_the_local_engine(submit, service,
     service.on_create = run_staged
     assert submit() == 0
     said = capsys.readouterr().out
-    assert 'Job: job-1, https://console.cloud.google.com/dataflow/jobs/europe-west4/job-1' in said
+    assert 'Job: lemmabeam-night-1 (job-1), https://console.cloud.google.com/dataflow/jobs/' in said
     assert 'not_an_image' in said
     local = bucket.uri('local')
     support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night.1')
@@ -300,11 +301,33 @@ def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
     assert 'is complete once there is' in capsys.readouterr().out
     assert json.loads(lease_of(bucket))['job']['id'] == 'job-1'
     assert submit(no_wait=True, run_id='Other') == 2
-    assert 'run Night.1 is writing there (job job-1 of Dataflow' in capsys.readouterr().err
+    assert (
+        'run Night.1 is writing there (job of Dataflow lemmabeam-night-1 (job-1)'
+        in capsys.readouterr().err
+    )
     assert len(service.jobs) == 1
     service.state = 'JOB_STATE_CANCELLED'
     assert submit(no_wait=True, run_id='Other') == 0
     assert json.loads(lease_of(bucket))['run_id'] == 'Other'
+
+
+def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, service, bucket, capsys):
+    template = bucket.uri('tmp/job_object')
+    assert submit(template_location=template, no_wait=True, job_name='nightly') == 0
+    assert service.jobs == {}
+    assert 'Job: nightly, https://console' in capsys.readouterr().out
+    staged = json.loads(lease_of(bucket, 'tmp/job_object'))
+    assert staged['name'] == 'nightly'
+    held = json.loads(lease_of(bucket))['job']
+    assert (held['name'], held['id']) == ('nightly', '')
+    # Not known yet: the service has not told of it.
+    assert submit(run_id='Other') == 2
+    service.jobs['1'] = staged | {'id': '1', 'projectId': 'my-project', 'location': 'europe-west4'}
+    service.state = 'JOB_STATE_RUNNING'
+    assert submit(run_id='Other') == 2
+    assert 'run Night.1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
+    service.state = 'JOB_STATE_FAILED'
+    assert submit(run_id='Other', no_wait=True) == 0
 
 
 def test_explain_submits_nothing(submit, service, bucket, capsys):
@@ -329,7 +352,9 @@ def test_nothing_is_submitted_where_it_cannot_be_staged(submit, service, capsys)
         ({'images_per_worker': '2'}, 3),
         ({'images_per_worker': '1'}, 4),
         ({'images_per_worker': '1', 'sample': '2'}, 2),
-        ({'images_per_worker': '1', 'num_workers': '2'}, 2),
+        ({'images_per_worker': '1', 'num_workers': '2'}, 4),
+        ({'images_per_worker': '100', 'num_workers': '2'}, 2),
+        ({'images_per_worker': '1', 'num_workers': '2', 'max_num_workers': None}, 2),
     ],
 )
 def test_workers_are_set_from_the_listing(submit, bucket, changes, workers):
@@ -355,8 +380,8 @@ def test_paths_of_one_machine_in_a_manifest_are_bad_lines(submit, bucket):
 
 
 def test_a_lease_cannot_send_credentials_elsewhere():
-    job = {'project': 'p', 'region': 'r', 'id': 'j'}
-    assert parse_job(job) == Job('p', 'r', 'j')
+    job = {'project': 'p', 'region': 'r', 'name': 'n', 'id': 'j'}
+    assert parse_job(job) == Job('p', 'r', 'n', 'j')
     for hostile in (
         {**job, 'endpoint': 'https://evil.example'},
         {**job, 'endpoint': 'http://localhost:80@evil.example'},
@@ -371,8 +396,9 @@ def test_a_lease_cannot_send_credentials_elsewhere():
 
 
 def test_a_job_that_nobody_can_ask_for_may_be_alive(service):
-    assert not has_ended(Job('p', 'r', 'no-such-job', service.endpoint))
-    assert not has_ended(Job('p', 'r', 'j', 'http://127.0.0.1:9'))
+    assert not has_ended(Job('p', 'r', 'n', 'no-such-job', service.endpoint))
+    assert not has_ended(Job('p', 'r', 'no-such-name', '', service.endpoint))
+    assert not has_ended(Job('p', 'r', 'n', 'j', 'http://127.0.0.1:9'))
 
 
 def test_a_lease_on_a_cluster_is_never_taken_over(tmp_path):

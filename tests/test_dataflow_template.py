@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pipeline
-from pipeline import flex, options
+from pipeline import dataflow, flex, options
 from tests.flex_metadata import METADATA, as_json, label_parser, template_options
 from tests.test_schedule import TEMPLATES as SCHEDULE
 from tests.test_schedule import launch_request
@@ -612,13 +612,13 @@ def gcloud_parameters(words: list[str]) -> dict[str, str]:
 
 def test_readme_launches_with_parameters_that_exist():
     launches = [gcloud_parameters(words) for words in commands('gcloud dataflow flex-template run')]
-    assert [each.get('accelerator') for each in launches] == [None, 'nvidia-l4', 'nvidia-t4']
+    assert [each.get('accelerator') for each in launches] == [None, 'nvidia-l4', 'nvidia-tesla-t4']
     for parameters in launches:
         check_parameters(parameters)
-        assert ('accelerator' in parameters) == (parameters.get('require_gpu') == 'true')
     # The same job without a template.
     (words,) = commands('lemmabeam label')
     args, beam_options = options.parse_label_arguments(label_parser(), words)
+    dataflow.check(args, beam_options)
     same, _ = parsed([f'--{name}={value}' for name, value in launches[1].items()])
     assert vars(args) == vars(same)
     assert beam_options.view_as(WorkerOptions).sdk_container_image == IMAGE

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import flex, options
+from pipeline import flex, label, options
 
 TEMPLATES = Path(__file__).parent.parent / 'templates' / 'schedule'
 SAMPLE = Path(__file__).parent.parent / 'pipeline' / 'sample'
@@ -30,7 +30,7 @@ NIGHT = datetime.datetime(2026, 11, 24, 2, tzinfo=datetime.UTC)
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """What `lemmabeam label` makes of the arguments; raises UsageError for unknown ones."""
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
-    options.add_label_arguments(parser)
+    label.add_arguments(parser)
     return options.parse_label_arguments(parser, arguments)[0]
 
 

@@ -24,21 +24,23 @@ class Job(NamedTuple):
     """A job of Dataflow.
 
     Attributes:
-      project, region, id: what names it.
+      project, region, name: where it runs, and what it is called.
+      id: '' where only the service knows it: it submits what a template has staged.
       endpoint: of the API.
     """
 
     project: str
     region: str
-    id: str
+    name: str
+    id: str = ''
     endpoint: str = ENDPOINT
 
-    @property
-    def console(self) -> str:
-        """Its page for people."""
+    def __str__(self) -> str:
+        """Name, id if known, and page for people."""
+        page = f'/{self.region}/{self.id}' if self.id else ''
         return (
-            f'https://console.cloud.google.com/dataflow/jobs/{self.region}/{self.id}'
-            f'?project={self.project}'
+            f'{self.name}{self.id and f" ({self.id})"}, '
+            f'https://console.cloud.google.com/dataflow/jobs{page}?project={self.project}'
         )
 
 
@@ -55,24 +57,37 @@ def parse_job(value: object) -> Job | None:
         return None
     if job.endpoint != ENDPOINT and not _LOOPBACK.fullmatch(job.endpoint):
         return None
-    return job if all(_PART.fullmatch(part) for part in job[:3]) else None
+    is_good = all(map(_PART.fullmatch, job[:3])) and (not job.id or _PART.fullmatch(job.id))
+    return job if is_good else None
 
 
 def has_ended(job: Job) -> bool:
-    """Whether a job is known to have ended; False where nobody can tell."""
+    """Whether a job is known to have ended; False where nobody can tell.
+
+    Of one without an id, all jobs of its name must have.
+    """
+    jobs = f'{job.endpoint}/v1b3/projects/{job.project}/locations/{job.region}/jobs'
     try:
         session: requests.Session = requests.Session()
         if job.endpoint == ENDPOINT:
             credentials, _ = google.auth.default(scopes=[_SCOPE])
             session = google.auth.transport.requests.AuthorizedSession(credentials)
         with session:
-            answer = session.get(
-                f'{job.endpoint}/v1b3/projects/{job.project}/locations/{job.region}/jobs/{job.id}',
-                timeout=_TIMEOUT_SEC,
-            )
-            if answer.status_code != 200:
-                return False
-            found: dict[str, Any] = answer.json()
-    except (OSError, ValueError, google.auth.exceptions.GoogleAuthError):
+            if job.id:
+                found = [_get(session, f'{jobs}/{job.id}')]
+            else:
+                answer = _get(session, jobs, name=job.name, filter='ALL')
+                found = [each for each in answer.get('jobs', []) if each['name'] == job.name]
+                if answer.get('nextPageToken'):
+                    return False
+            states = {each['currentState'] for each in found}
+    except (OSError, ValueError, LookupError, google.auth.exceptions.GoogleAuthError):
         return False
-    return found.get('currentState') in _ENDED
+    return bool(states) and states <= _ENDED
+
+
+def _get(session: requests.Session, url: str, **query: str) -> dict[str, Any]:
+    answer = session.get(url, params=query, timeout=_TIMEOUT_SEC)
+    answer.raise_for_status()
+    found: dict[str, Any] = answer.json()
+    return found

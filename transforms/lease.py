@@ -107,7 +107,7 @@ def release_handed_over(layout: Layout) -> None:
 def _name(holder: dict[str, Any]) -> str:
     if 'job' in holder:
         job = parse_job(holder['job'])
-        return 'on a cluster' if job is None else f'job {job.id} of Dataflow, {job.console}'
+        return 'on a cluster' if job is None else f'job of Dataflow {job}'
     return f'process {holder.get("pid", "?")} on {holder.get("host", "?")}'
 
 

@@ -24,7 +24,6 @@ PARAMETERS = {
     'output': 'gs://example-labels',
     'model': 'bit-m-r101x3',
     'accelerator': 'nvidia-l4',
-    'require_gpu': 'true',
     'jit': 'true',
     'max_failure_rate': '0.01',
 }
