@@ -33,6 +33,8 @@ class Attempt:
     def __init__(self, root: beam.Pipeline, config: RunConfig):
         self._root = root
         self._config = config
+        # Before engines change them.
+        self._runner = engine.runner_of(root.options)
         self._goes_on = engine.outlives_launcher(root.options)
         self._job: Job | None = None
         self._is_submitted = False
@@ -84,10 +86,9 @@ class Attempt:
 
     def _hand_over(self, result: PipelineResult) -> None:
         """The lease and the last word are the job's from now on."""
-        options = self._root.options
         self._is_submitted = True
-        if engine.is_dataflow(options):
-            cloud = options.view_as(GoogleCloudOptions)
+        if self._runner == engine.DATAFLOW:
+            cloud = self._root.options.view_as(GoogleCloudOptions)
             endpoint = cloud.dataflow_endpoint.rstrip('/')
             # The launcher of a template only stages the job; the service submits it.
             job_id = '' if cloud.template_location else result.job_id()
@@ -98,7 +99,7 @@ class Attempt:
     def _has_ended(self, result: PipelineResult) -> bool:
         if self._job is not None:
             return has_ended(self._job)
-        if engine.runner_of(self._root.options) == engine.PRISM:
+        if self._runner == engine.PRISM:
             return True  # a child of this process, which takes it along
         try:
             return bool(PipelineState.is_terminal(result.state))
