@@ -29,8 +29,8 @@ from transforms.model.sources import ModelSource
 from transforms.rows import Ref
 from transforms.runs import CompleteRun, complete_runs
 
-BAKED = '/opt/lemmabeam/model'
-"""Where templates/dataflow/Dockerfile puts a model, so that no worker has to fetch it."""
+IN_IMAGE = '/opt/lemmabeam/'
+"""Where the image of templates/dataflow has what its workers need not fetch."""
 
 _GB = 10**9
 _IMAGE_GB = 50
@@ -192,10 +192,10 @@ def _local(args: argparse.Namespace) -> Iterator[str]:
                     'do not see; copy it to a bucket (gs:// or s3://)'
                 )
     is_path = uris.scheme_of(args.model) == '' and Path(args.model).exists()
-    if is_path and not args.model.startswith(BAKED):
+    if is_path and not args.model.startswith(IN_IMAGE):
         yield (
             f'--model {uris.printable(args.model)}: a path of this machine, which the workers do '
-            f'not see; copy it to a bucket, or build it into the image, as {BAKED}'
+            f'not see; copy it to a bucket, or into the image, below {IN_IMAGE}'
         )
 
 
