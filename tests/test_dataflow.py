@@ -382,8 +382,12 @@ def test_paths_of_one_machine_in_a_manifest_are_bad_lines(submit, bucket):
 def test_a_lease_cannot_send_credentials_elsewhere():
     job = {'project': 'p', 'region': 'r', 'name': 'n', 'id': 'j'}
     assert parse_job(job) == Job('p', 'r', 'n', 'j')
+    regional = 'https://dataflow.europe-west4.rep.googleapis.com'
+    assert parse_job({**job, 'endpoint': regional}) == Job('p', 'r', 'n', 'j', regional)
     for hostile in (
         {**job, 'endpoint': 'https://evil.example'},
+        {**job, 'endpoint': 'https://dataflow.googleapis.com.evil.example'},
+        {**job, 'endpoint': 'https://dataflow.evil.example/.googleapis.com'},
         {**job, 'endpoint': 'http://localhost:80@evil.example'},
         {**job, 'id': '../../x?y'},
         {**job, 'more': 'x'},

@@ -15,6 +15,7 @@ _ENDED = frozenset(
     f'JOB_STATE_{name}' for name in ('DONE', 'FAILED', 'CANCELLED', 'DRAINED', 'UPDATED')
 )
 _PART = re.compile(r'[\w:.-]+')
+_GOOGLE = re.compile(r'https://dataflow(?:\.[a-z0-9-]+)*\.googleapis\.com')
 _LOOPBACK = re.compile(r'http://(?:localhost|127\.0\.0\.1)(?::\d+)?')
 _SCOPE = 'https://www.googleapis.com/auth/cloud-platform'
 _TIMEOUT_SEC = 30.0
@@ -47,7 +48,7 @@ class Job(NamedTuple):
 def parse_job(value: object) -> Job | None:
     """A job from untrusted JSON, or None.
 
-    Credentials go to Google's endpoint only; another one may be on loopback, for tests.
+    Credentials go to Google's endpoints only; another one may be on loopback, for tests.
     """
     if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
         return None
@@ -55,7 +56,7 @@ def parse_job(value: object) -> Job | None:
         job = Job(**value)
     except TypeError:
         return None
-    if job.endpoint != ENDPOINT and not _LOOPBACK.fullmatch(job.endpoint):
+    if not (_GOOGLE.fullmatch(job.endpoint) or _LOOPBACK.fullmatch(job.endpoint)):
         return None
     is_good = all(map(_PART.fullmatch, job[:3])) and (not job.id or _PART.fullmatch(job.id))
     return job if is_good else None
@@ -69,7 +70,7 @@ def has_ended(job: Job) -> bool:
     jobs = f'{job.endpoint}/v1b3/projects/{job.project}/locations/{job.region}/jobs'
     try:
         session: requests.Session = requests.Session()
-        if job.endpoint == ENDPOINT:
+        if _GOOGLE.fullmatch(job.endpoint):
             credentials, _ = google.auth.default(scopes=[_SCOPE])
             session = google.auth.transport.requests.AuthorizedSession(credentials)
         with session:
