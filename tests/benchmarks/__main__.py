@@ -19,6 +19,7 @@ _BENCHMARKS = (
     'throughput',
     'parallelism',
     'scale',
+    'shape',
     'scheduled',
     'relabel',
     'memory',
