@@ -40,7 +40,9 @@ def test_partitions_come_in_the_order_of_partition_by():
     assert dataclasses.replace(LAYOUT, partition_by=()).partition_folder(carried) == ''
 
 
-@pytest.mark.parametrize(('rows', 'shards'), [(0, 1), (1, 1), (10, 1), (11, 2), (100, 10)])
+@pytest.mark.parametrize(
+    ('rows', 'shards'), [(0, 1), (1, 1), (10, 1), (11, 2), (40, 4), (41, 8), (100, 16)]
+)
 def test_shards(rows, shards):
     assert LAYOUT.shards(rows) == shards
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 
 from transforms.errors import UsageError
-from transforms.hashing import content_hash, uri_hash
+from transforms.hashing import content_hash, power_of_two, uri_hash
 from transforms.process import LIVE
 from transforms.rows import Chunk, DeadLetter, Item, Known, Ref, Stage
 
@@ -104,7 +104,7 @@ def _unless(refs: Sequence[Ref], newest: Mapping[str, Known]) -> str:
 
 def bucket_count(images: int, chunk_size: int) -> int:
     """The power of two that leaves about half to one chunk a bucket."""
-    return 1 << max(0, -(-images // chunk_size) - 1).bit_length()
+    return power_of_two(-(-images // chunk_size))
 
 
 def bucket_of(uri: str, buckets: int) -> int:

@@ -110,19 +110,18 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
     return find(layout, number) or frozen
 
 
-def read(layout: Layout, frozen: Frozen) -> Iterator[Ref]:
-    """The refs of a frozen listing, without their `access`.
+def read_part(layout: Layout, name: str, sha256: str) -> Iterator[Ref]:
+    """The refs of a part of a frozen listing, without their `access`.
 
     Raises:
-      StoreError: a file of it is missing or damaged.
+      StoreError: it is missing or damaged.
     """
-    for name, sha256 in frozen.parts:
-        uri = layout.uri(f'{folder(layout)}/{name}')
-        data = layout.store.read(uri)
-        if data is None or hashlib.sha256(data).hexdigest() != sha256:
-            raise _damaged(uri)
-        columns = [column.to_pylist() for column in from_ipc(data).columns]
-        yield from itertools.starmap(Ref, zip(*columns, strict=True))
+    uri = layout.uri(f'{folder(layout)}/{name}')
+    data = layout.store.read(uri)
+    if data is None or hashlib.sha256(data).hexdigest() != sha256:
+        raise _damaged(uri)
+    columns = [column.to_pylist() for column in from_ipc(data).columns]
+    yield from itertools.starmap(Ref, zip(*columns, strict=True))
 
 
 def _table(refs: list[Ref]) -> pa.Table:

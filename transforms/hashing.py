@@ -16,3 +16,8 @@ def content_hash(*texts: str) -> bytes:
 def uri_hash(uri: str) -> int:
     """The first 8 bytes of the URI's SHA-256, by which images are spread over chunks and files."""
     return int.from_bytes(hashlib.sha256(uri.encode()).digest()[:8], 'big')
+
+
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is no less, and 1 at least."""
+    return 1 << max(0, least - 1).bit_length()

@@ -6,7 +6,7 @@ from typing import Any
 
 from transforms import uris
 from transforms.errors import StoreError, UsageError
-from transforms.hashing import uri_hash
+from transforms.hashing import power_of_two, uri_hash
 from transforms.partitions import folder_of_values
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
@@ -86,8 +86,11 @@ class Layout:
         return folder_of_values(self.partition_by, chosen)
 
     def shards(self, rows: int) -> int:
-        """How many files hold so many rows; at least one."""
-        return max(1, -(-rows // self.rows_per_file))
+        """How many files hold so many rows: a power of two, as the number of buckets is.
+
+        So the rows of a chunk go to one file of a partition, however many files there are.
+        """
+        return power_of_two(-(-rows // self.rows_per_file))
 
     def shard_path(self, kind: str, folder: str, shard: int, shards: int) -> str:
         """Path of one file of a partition."""

@@ -288,22 +288,20 @@ def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]
 
 
 class _ListDoFn(beam.DoFn):
-    """Emits what is frozen, and freezes it before where no attempt has done so."""
+    """Emits the parts of what is frozen, and freezes it before where no attempt has done so."""
 
     def __init__(self, listing: Listing, layout: Layout):
         self._listing = listing
         self._layout = layout
-        self._listed = counter('listed_refs')
 
-    def process(self, element: tuple[int, Input]) -> Iterable[Ref | beam.pvalue.TaggedOutput]:
+    def process(
+        self, element: tuple[int, Input]
+    ) -> Iterable[tuple[str, str] | beam.pvalue.TaggedOutput]:
         number, source = element
         found = frozen.find(self._layout, number)
         if found is None:
             found = frozen.freeze(self._layout, number, self._list(source))
-        for ref in frozen.read(self._layout, found):
-            LIVE.add(listed=1)
-            self._listed.inc()
-            yield ref
+        yield from found.parts
         for count in found.left_out.items():
             yield beam.pvalue.TaggedOutput('counts', count)
         if source.kind == DEAD_LETTERS:
@@ -317,6 +315,18 @@ class _ListDoFn(beam.DoFn):
         listing = self._listing
         refs = list_input(source, listing.columns, listing.since, listing.is_remote)
         return refs if listing.sample is None else _sampled(refs, listing.sample)
+
+
+class _ReadPartDoFn(beam.DoFn):
+    def __init__(self, layout: Layout):
+        self._layout = layout
+        self._listed = counter('listed_refs')
+
+    def process(self, part: tuple[str, str]) -> Iterator[Ref]:
+        for ref in frozen.read_part(self._layout, *part):
+            LIVE.add(listed=1)
+            self._listed.inc()
+            yield ref
 
 
 def _sampled(refs: Iterable[Ref | str], size: int) -> Iterator[Ref | str]:
@@ -394,13 +404,18 @@ class ReadRefs(beam.PTransform):
             | 'Inputs' >> beam.Create(inputs, reshuffle=len(inputs) > 1)
             | 'List'
             >> beam.ParDo(_ListDoFn(self._listing, self._layout))
-            .with_output_types(Ref, counts=tuple[str, int], signed=Input)
-            .with_outputs('counts', 'signed', main='refs')
+            .with_output_types(tuple[str, str], counts=tuple[str, int], signed=Input)
+            .with_outputs('counts', 'signed', main='parts')
         )
         access = listed.signed | 'ReadAccess' >> beam.FlatMap(
             manifest_access, columns
         ).with_output_types(tuple[str, str])
-        refs = listed.refs
+        refs = (
+            listed.parts
+            # However large an input is, it is read by as many as there are parts.
+            | 'SpreadParts' >> beam.Reshuffle()
+            | 'ReadParts' >> beam.ParDo(_ReadPartDoFn(self._layout)).with_output_types(Ref)
+        )
         if self._listing.sample is not None:
             refs = (
                 refs
