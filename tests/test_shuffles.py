@@ -32,6 +32,7 @@ EXPECTED = {
         'reshuffle',
         '(int, (bytes, pickled or None, PaneInfo))',
     ),
+    'ReadRefs/SpreadParts': ('reshuffle', '(int, ((str, str), pickled or None, PaneInfo))'),
     'RunReport/Publish < AllFiles': ('side input', 'WrittenFile'),
     'RunReport/Publish < EachOnce/Distinct/Keys': ('side input', 'str'),
     'RunReport/Publish < RunReport/SumCounts': ('side input', '(str, pickled)'),

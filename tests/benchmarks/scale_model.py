@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.markdown import aligned
-from transforms import frozen
+from transforms import frozen, publish
 from transforms.chunks import bucket_count
+from transforms.hashing import power_of_two
 
 _RESULTS = Path(__file__).with_name('RESULTS.md')
 DOCUMENT = Path(__file__).parents[2] / 'templates' / 'dataflow' / 'SCALE.md'
@@ -104,10 +105,9 @@ def expect_chunks(images: int, batch_size: int = _BATCH_SIZE) -> Chunks:
     return Chunks(buckets, buckets * chunks, mean / slots)
 
 
-def part_rows(images: int, files: int) -> float:
-    """Rows that a chunk sends to a file, where it sends any: a row's file is by its own hash."""
-    rows = images / expect_chunks(images).chunks
-    return rows / (files * (1 - (1 - 1 / files) ** rows))
+def part_rows(images: int) -> float:
+    """Rows that a chunk sends to a file: all, as the numbers of both are powers of two."""
+    return images / expect_chunks(images).chunks
 
 
 def routed_bytes(rows: float) -> float:
@@ -129,7 +129,7 @@ class _Figure(NamedTuple):
 
 
 def _files(images: int) -> int:
-    return -(-images // _ROWS_PER_FILE)
+    return power_of_two(-(-images // _ROWS_PER_FILE))
 
 
 def _each(name: str, benchmark: str, figure: str, times: float) -> _Figure:
@@ -180,27 +180,21 @@ def _figures() -> list[_Figure]:
         _Figure('prediction files', _files, 'computed', '--rows_per_file'),
         _Figure(
             'rows that a chunk sends to a file',
-            lambda n: part_rows(n, _files(n)),
+            part_rows,
             'computed',
-            'chunks and files',
+            'both are by the hash of the URI',
         ),
         _Figure(
             'rows shuffled by file, GB',
-            lambda n: n * routed_bytes(part_rows(n, _files(n))) / _GB,
+            lambda n: n * routed_bytes(part_rows(n)) / _GB,
             'measured',
             'shape: file of 100,000 rows, by the rows of a part',
         ),
         _Figure(
-            'the same, if a chunk were sent to one file, GB',
-            lambda n: n * routed_bytes(_CHUNK_SIZE) / _GB,
+            'the same, if a chunk sent its rows one by one to as many files, GB',
+            lambda n: n * routed_bytes(1) / _GB,
             'measured',
-            'shape: file of 100,000 rows, 1,024 a part',
-        ),
-        _Figure(
-            'memory of the writer of a file whose rows come one at a time, GB',
-            lambda _: measured('shape', _ONE) * _ROWS_PER_FILE / 100_000 / 1e3,
-            'measured',
-            f'shape: {_ONE}',
+            'shape: file of 100,000 rows, 1 a part',
         ),
         _Figure(
             'core-hours to group, merge and cut',
@@ -254,8 +248,8 @@ def _figures() -> list[_Figure]:
             'images, chunks looked for, frozen parts, files checked',
         ),
         _Figure(
-            'clean_up, one deletion after the other, h',
-            lambda n: _work_files(n) * REQUEST_SEC.value / _HOUR_SEC,
+            'clean_up, 16 deletions at a time, h',
+            lambda n: _work_files(n) * REQUEST_SEC.value / publish._DELETE_THREADS / _HOUR_SEC,
             'assumed',
             REQUEST_SEC.name,
         ),
@@ -311,7 +305,6 @@ def _figures() -> list[_Figure]:
     return figures
 
 
-_ONE = 'file of 100,000 rows, 1 a part: memory beyond its parts'
 _LOCAL = 'peak, 100,000 to 1,000,000 refs'
 
 

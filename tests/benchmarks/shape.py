@@ -181,7 +181,8 @@ def simulate(images: int, folder: Path) -> dict:
     grouped = _Shuffle(folder, 'group', coders[_GROUP])
     for each in found:
         counts.update(each.left_out)
-        for ref in frozen.read(layout, each):
+        refs = (ref for part in each.parts for ref in frozen.read_part(layout, *part))
+        for ref in refs:
             counts['listed'] += 1
             grouped.write(ref.uri.encode(), (ref.uri, ('refs', ref)))
     ref_bytes = grouped.bytes / grouped.elements
