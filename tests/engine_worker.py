@@ -17,6 +17,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Where `tests.engine_plugin` finds what it is to do.
+COUNT = 'ENGINE_WORKER_COUNT'
+KIND = 'ENGINE_WORKER_KIND'
+
 _ROOT = Path(__file__).parent.parent
 _START_SEC = 30.0
 
@@ -61,6 +65,12 @@ def running_pool(folder: Path, count: Path, kind: str, **environment: str) -> It
         pool.wait()
 
 
+def write_pid(count: str) -> None:
+    """Tells `workers` of this process."""
+    with Path(f'{count}.pids').open('a') as pids:
+        pids.write(f'{os.getpid()}\n')
+
+
 def workers(count: Path) -> list[int]:
     """The process ids of the workers that live."""
     pids = Path(f'{count}.pids')
@@ -70,7 +80,7 @@ def workers(count: Path) -> list[int]:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b'tests.engine_worker' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        return b'worker' in Path(f'/proc/{pid}/cmdline').read_bytes()
     except OSError:
         return False
 
@@ -95,8 +105,7 @@ def main() -> None:
     args, _ = parser.parse_known_args()
     logging.basicConfig(level=logging.ERROR)
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    with Path(f'{args.count}.pids').open('a') as pids:
-        pids.write(f'{os.getpid()}\n')
+    write_pid(args.count)
     os.dup2(2, 1)  # the pool never reads what its workers print
     from apache_beam.runners.worker.sdk_worker import SdkHarness
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.verify import verify
 from tests import support
 from tests.counted import WITHOUT_NETWORK
-from tests.engine_worker import running_pool, workers
+from tests.engine_worker import COUNT, KIND, running_pool, workers
 from transforms.storage import store_for
 
 RUN = 'night-1'
@@ -97,6 +97,8 @@ def counted(path: Path) -> int:
 @contextlib.contextmanager
 def started(count: Path, kind: str, *arguments: object) -> Iterator[subprocess.Popen]:
     """`lemmabeam label` as a process; it and what it starts are gone in the end."""
+    # For workers that are started by the engine itself.
+    environment = os.environ | {COUNT: str(count.with_name('count')), KIND: kind}
     words = [str(count), *([kind] if kind else []), 'label', *map(str, arguments)]
     with Path(f'{count}.log').open('ab') as log:
         process = subprocess.Popen(
@@ -105,6 +107,7 @@ def started(count: Path, kind: str, *arguments: object) -> Iterator[subprocess.P
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            env=environment,
             start_new_session=True,
         )
     try:
