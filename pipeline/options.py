@@ -44,6 +44,7 @@ _USUAL_FEATURES = 2048
 _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _AGE = re.compile(r'(\d{1,6})([mhdw])')
 _AGE_SEC = {'m': 60, 'h': 3600, 'd': 86400, 'w': 7 * 86400}
+_PRISM_JOB_SEC = 366 * 86400
 _COLUMN = re.compile(r'[^\W\d]\w*')
 
 
@@ -486,9 +487,15 @@ def parse_label_arguments(
     for flag, value in (('--input', args.input), ('--output', args.output)):
         if value is None:  # after the unknown ones: one of those may be meant for it
             raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')
-    if not any(flag.partition('=')[0] == '--runner' for flag in rest):
+    given = {flag.partition('=')[0] for flag in rest}
+    if '--runner' not in given:
         # Plain DirectRunner picks another engine depending on whether a download works.
         rest = [*rest, '--runner=FnApiRunner']
+    # DirectRunner takes Prism where it can.  Beam's help says that the limit is not one for jobs,
+    # but it waits for the end of a job on Prism by a call that has it, 300 s if nothing is said.
+    is_prism = (beam_args.runner or '').rpartition('.')[2] in ('PrismRunner', 'DirectRunner')
+    if is_prism and not given & {'--job_server_timeout', '--job-server-timeout'}:
+        rest = [*rest, f'--job_server_timeout={_PRISM_JOB_SEC}']
     return args, PipelineOptions(rest)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PortableOptions
 
 from pipeline.verify import compare, verify
 from tests import engines, support
@@ -41,6 +42,17 @@ def kill_engine(process: subprocess.Popen, workers: list[int]) -> None:
 def test_the_version_of_prism_is_that_of_beam():
     lines = (Path(__file__).parent / 'prism/go.mod').read_text().split('\n')
     assert f'\tgithub.com/apache/beam/sdks/v2 v{beam.__version__} // indirect' in lines
+
+
+def test_a_job_may_take_longer_than_answers_of_the_engine(tmp_path):
+    def limit_sec(*flags):
+        arguments = ('--input', support.SAMPLE, '--output', tmp_path, *flags)
+        _, beam_options = support.make_config(*arguments)
+        return beam_options.view_as(PortableOptions).job_server_timeout
+
+    assert limit_sec() == limit_sec('--runner=FlinkRunner') == 300
+    assert limit_sec('--runner=PrismRunner') > 30 * 86400
+    assert limit_sec('--runner', 'PrismRunner', '--job_server_timeout', '5') == 5
 
 
 @pytest.mark.engine
