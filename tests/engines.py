@@ -229,6 +229,27 @@ def check_disturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> 
         assert report['labeled_by_earlier_attempts'] > 0
 
 
+def check_refused(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> None:
+    """What a worker refuses comes back as it does from the local engine: exit code and line.
+
+    Args:
+      engine: makes it, given the port of a pool of SDK workers.
+      bucket: for the images and the output.
+      tmp_path: for logs.
+    """
+    listed = fill(bucket, [b'%d' % i for i in range(20)])
+    launcher, output = tmp_path / 'launcher', bucket.uri('refused')
+    with running_pool(tmp_path / 'pool', tmp_path / 'count', WITHOUT_NETWORK) as port:
+        arguments = ['--input', listed.manifest, *_CARRIED, '--max_images', 3, *engine(port).flags]
+        with started(launcher, WITHOUT_NETWORK, *arguments, '--output', output) as process:
+            code = process.wait(_END_SEC)
+    log = Path(f'{launcher}.log').read_text()
+    assert code == 2, log
+    lines = [line for line in log.splitlines() if line.startswith('lemmabeam: --max_images 3: ')]
+    assert len(lines) == 1, log
+    assert counted(tmp_path / 'count') == 0
+
+
 def _chunks(output: str) -> list[str]:
     return [entry.uri for entry in store_for(output).list(f'{output}/_work/{RUN}/chunks')]
 

@@ -51,6 +51,10 @@ def test_the_same_bytes_when_a_task_manager_is_killed(job_server, cluster, bucke
     assert cluster.failures_of(job['jid']), 'what was killed did not work for it'
 
 
+def test_what_a_worker_refuses_ends_as_locally(job_server, cluster, bucket, tmp_path):
+    engines.check_refused(lambda port: _engine(job_server, cluster, port), bucket, tmp_path)
+
+
 def _engine(job_server: Path, cluster: FlinkCluster, port: int) -> engines.Engine:
     def kill_task_manager(process: subprocess.Popen, workers: list[int]) -> None:
         assert cluster.busy_task_managers() == 2

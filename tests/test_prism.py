@@ -75,6 +75,11 @@ def test_the_same_bytes_when_it_is_killed(prism, bucket, tmp_path):
     engines.check_disturbed(lambda port: _engine(prism, port), bucket, tmp_path)
 
 
+@pytest.mark.engine
+def test_what_a_worker_refuses_ends_as_locally(prism, bucket, tmp_path):
+    engines.check_refused(lambda port: _engine(prism, port), bucket, tmp_path)
+
+
 def _engine(prism: list[str], port: int) -> engines.Engine:
     flags = [*prism, '--environment_type=EXTERNAL', f'--environment_config=localhost:{port}']
     return engines.Engine(flags, False, (kill_worker, kill_engine), at_once=1)
