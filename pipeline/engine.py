@@ -6,7 +6,6 @@ from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
-    FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
@@ -19,8 +18,6 @@ DATAFLOW = 'DataflowRunner'
 PRISM = 'PrismRunner'
 _HERE = frozenset('FnApiRunner DirectRunner SwitchingDirectRunner BundleBasedDirectRunner'.split())
 _OWN_PROCESSES = ('DOCKER', 'PROCESS', 'EXTERNAL')
-_SDK_PROPERTIES = 'org/apache/beam/sdk/sdk.properties'
-_VERSION = re.compile(r'^version=(\S+)$', re.MULTILINE)
 _GO_MODULE = re.compile(rb'\n(?:mod|dep)\tgithub\.com/apache/beam/sdks/v2\tv([^\t\n]+)')
 
 
@@ -44,42 +41,23 @@ def outlives_launcher(options: PipelineOptions) -> bool:
     return runner not in _HERE and environment != 'LOOPBACK'
 
 
-def check_versions(options: PipelineOptions) -> None:
-    """Refuses a job server or Prism of another Beam than this one, before it is started.
-
-    One that runs already, behind --job_endpoint, does not tell its version.
+def check_prism(options: PipelineOptions) -> None:
+    """Refuses a Prism of another Beam than this one, before it is started.
 
     Raises:
-      UsageError: that, or the file is none.
+      UsageError: that, or --prism_location is no Prism.
     """
-    runner = runner_of(options)
-    if runner == PRISM:
-        path = options.view_as(PrismRunnerOptions).prism_location
-        if path and Path(path).is_file() and not zipfile.is_zipfile(path):
-            found = _GO_MODULE.search(Path(path).read_bytes())
-            _compare('--prism_location', path, found and found[1].decode())
-    elif runner == 'FlinkRunner':
-        path = options.view_as(FlinkRunnerOptions).flink_job_server_jar
-        if path and '://' not in path:
-            _compare('--flink_job_server_jar', path, _jar_version(path))
-
-
-def _jar_version(path: str) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as jar:
-            found = _VERSION.search(jar.read(_SDK_PROPERTIES).decode())
-    except FileNotFoundError as e:
-        raise UsageError(f'--flink_job_server_jar {path}: no such file') from e
-    except (OSError, zipfile.BadZipFile, KeyError, UnicodeDecodeError):
-        return None
-    return found and found[1]
-
-
-def _compare(flag: str, path: str, found: str | None) -> None:
-    ours = beam.__version__
+    path = options.view_as(PrismRunnerOptions).prism_location
+    # An address or an archive is Beam's to fetch and unpack.
+    if runner_of(options) != PRISM or not path or not Path(path).is_file():
+        return
+    if zipfile.is_zipfile(path):
+        return
+    found = _GO_MODULE.search(Path(path).read_bytes())
     if found is None:
-        raise UsageError(f'{flag} {path}: nothing in it tells a version of Beam; {ours} is needed')
-    if found != ours:
+        raise UsageError(f'--prism_location {path}: nothing in it tells that it is a Prism')
+    if found[1].decode() != beam.__version__:
         raise UsageError(
-            f'{flag} {path} is of Beam {found}, this is Beam {ours}: take the one of {ours}'
+            f'--prism_location {path}: it is of Beam {found[1].decode()}, and this is '
+            f'{beam.__version__}; build that one'
         )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline import dataflow, engine, options
 from pipeline.attempt import Attempt
+from pipeline.flink import check_flink
 from pipeline.html_report import write_html_report
 from pipeline.options import Retried, RunConfig
 from pipeline.progress import DownloadReporter, tell_waiting
@@ -144,7 +145,8 @@ def _label(
     else:
         # What matters of it is told by us; --verbose brings it back.
         logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
-    engine.check_versions(beam_options)
+    engine.check_prism(beam_options)
+    check_flink(beam_options)
     dataflow.check(args, beam_options)
     is_dataflow = engine.is_dataflow(beam_options)
     settings = dataflow.complete(args, beam_options) if is_dataflow else []

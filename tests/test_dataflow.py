@@ -13,7 +13,6 @@ import re
 import sys
 import time
 import types
-import zipfile
 
 import apache_beam as beam
 import pytest
@@ -461,29 +460,18 @@ def test_an_image_that_does_not_tell_is_said(server, capsys):
     assert 'not looked at' in capsys.readouterr().err
 
 
-def test_a_job_server_of_another_version_is_refused(tmp_path):
-    jar = tmp_path / 'job-server.jar'
-
-    def check(**changes):
-        engine.check_versions(PipelineOptions([f'--{k}={v}' for k, v in changes.items()]))
-
-    for version in ('2.75.0', beam.__version__):
-        with zipfile.ZipFile(jar, 'w') as file:
-            file.writestr('org/apache/beam/sdk/sdk.properties', f'#\nversion={version}\nx=1\n')
-        if version == beam.__version__:
-            check(runner='FlinkRunner', flink_job_server_jar=jar)
-        else:
-            with pytest.raises(UsageError, match=f'is of Beam {version}, this is'):
-                check(runner='FlinkRunner', flink_job_server_jar=jar)
-    with pytest.raises(UsageError, match='no such file'):
-        check(runner='FlinkRunner', flink_job_server_jar=tmp_path / 'none.jar')
+def test_a_prism_of_another_version_is_refused(tmp_path):
     binary = tmp_path / 'prism'
-    binary.write_bytes(b'\x7fELF\npath\tx\nmod\tgithub.com/apache/beam/sdks/v2\tv2.70.0\th1:x\n')
-    with pytest.raises(UsageError, match=r'--prism_location .* is of Beam 2\.70\.0'):
-        check(runner='PrismRunner', prism_location=binary)
+    options = PipelineOptions(['--runner=PrismRunner', f'--prism_location={binary}'])
+    built = '\x7fELF\npath\tx\nmod\tgithub.com/apache/beam/sdks/v2\tv{}\th1:x\n'
+    binary.write_text(built.format(beam.__version__))
+    engine.check_prism(options)
+    binary.write_text(built.format('2.70.0'))
+    with pytest.raises(UsageError, match=r'--prism_location .*: it is of Beam 2\.70\.0'):
+        engine.check_prism(options)
     binary.write_bytes(b'something else')
-    with pytest.raises(UsageError, match='nothing in it tells a version of Beam'):
-        check(runner='PrismRunner', prism_location=binary)
+    with pytest.raises(UsageError, match='nothing in it tells that it is a Prism'):
+        engine.check_prism(options)
 
 
 @pytest.mark.parametrize(

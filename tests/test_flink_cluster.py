@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.flink import check_flink
 from tests.flink.cluster import FlinkCluster
+from transforms.errors import UsageError
 
 pytestmark = pytest.mark.engine
 
@@ -49,6 +52,10 @@ def test_a_cluster_is_gone_with_its_processes(tmp_path):
         cluster.wait_for(2)
         cluster.kill_task_manager(0)
         cluster.wait_for(1)
+        with pytest.raises(UsageError, match=r'pass --flink_version=1\.20'):
+            check_flink(
+                PipelineOptions(['--runner=FlinkRunner', f'--flink_master={cluster.address}'])
+            )
     assert all(each.returncode is not None for each in cluster.task_managers)
 
 
