@@ -47,7 +47,9 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
         # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        from pipeline.signals import exit_now
+
+        exit_now(code)
     sys.exit(code)
 
 

@@ -3,10 +3,13 @@
 What is not checked here: several SDK workers at once, as Prism starts one an environment only.
 """
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import apache_beam as beam
@@ -78,6 +81,50 @@ def test_the_same_bytes_when_it_is_killed(prism, bucket, tmp_path):
 @pytest.mark.engine
 def test_what_a_worker_refuses_ends_as_locally(prism, bucket, tmp_path):
     engines.check_refused(lambda port: _engine(prism, port), bucket, tmp_path)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize('is_stopped', [False, True], ids=['fails', 'is stopped'])
+def test_prism_ends_with_a_run_that(is_stopped, prism, tmp_path):
+    own = tmp_path / 'prism'
+    own.symlink_to(_BINARY)
+    manifest = tmp_path / 'list.jsonl'
+    line = json.dumps({'uri': str(support.PHOTOGRAPHS[0])}) + '\n'
+    manifest.write_text(line * 20_000 if is_stopped else line + line[:-5])
+    words = ['label', '--input', str(manifest), '--output', str(tmp_path / 'out')]
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'pipeline', *words, prism[0], f'--prism_location={own}'],
+        cwd=support.SAMPLE.parents[1],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until(lambda: _running(own))
+        if is_stopped:
+            process.terminate()
+        assert process.wait(60) == (143 if is_stopped else 1)
+        _wait_until(lambda: not _running(own))
+    finally:
+        process.kill()
+        process.wait()
+        for pid in _running(own):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _running(program: Path) -> list[int]:
+    found = []
+    for path in Path('/proc').glob('[0-9]*/cmdline'):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(bytes(program) + b'\0'):
+                found.append(int(path.parent.name))
+    return found
+
+
+def _wait_until(is_so, timeout_sec=30):
+    ends_at = time.monotonic() + timeout_sec
+    while not is_so():
+        assert time.monotonic() < ends_at
+        time.sleep(0.02)
 
 
 def _engine(prism: list[str], port: int) -> engines.Engine:
