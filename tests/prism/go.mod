@@ -1,6 +1,6 @@
 module lemmabeam/tests/prism
 
-go 1.26
+go 1.26.0
 
 tool github.com/apache/beam/sdks/v2/go/cmd/prism
 
