@@ -19,6 +19,8 @@ from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
 from transforms.publish import discard
 
 _ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
+_WORKER_GONE = re.compile(r'SDK worker disconnected')  # as Prism has it
+_GONE = 'gone'
 _STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 
@@ -113,10 +115,15 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
     if is_verbose:
         print(text, file=sys.stderr)
     found = _ERROR.findall(text)
+    details = getattr(error, 'details', None)  # of an error of gRPC
     if isinstance(error, LemmabeamError):
         kind, message = type(error).__name__, str(error)
     elif found:
         kind, message = found[-1]
+    elif callable(details):
+        kind, message = _GONE, f'the engine does not answer: {details()}'
+    elif _WORKER_GONE.search(str(error)):
+        kind, message = _GONE, str(error)
     else:
         kind, message = '', text.strip().rpartition('\n')[2]
     print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)

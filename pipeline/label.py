@@ -144,7 +144,8 @@ def _label(
         logging.getLogger().setLevel(logging.INFO)
     else:
         # What matters of it is told by us; --verbose brings it back.
-        logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
+        for name in ('apache_beam', 'PrismRunner'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     engine.check_prism(beam_options)
     check_flink(beam_options)
     dataflow.check(args, beam_options)
