@@ -9,13 +9,19 @@ import dataclasses
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import translations
+from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 
 from pipeline import build as graph
 from tests import shuffles, support
+from tests.benchmarks.shape import labeled
+from transforms.chunks import cut, merge
 from transforms.history import HistoryFile
 from transforms.label import LabelImages
+from transforms.layout import Layout
 from transforms.load import LoadImages
-from transforms.rows import Batch
+from transforms.outcomes import outcome_table, to_ipc
+from transforms.rows import Batch, Ref
+from transforms.write import route
 
 # A step of the graph, or 'a step that reads < the step whose result it reads'.
 EXPECTED = {
@@ -179,3 +185,28 @@ def test_what_dataflow_makes_of_the_graph_shuffles_the_same(real):
 def test_a_graph_without_the_steps_is_no_proof(config):
     with pytest.raises(LookupError):
         shuffles.pixel_faults(beam.Pipeline().to_runner_api())
+
+
+def test_an_image_is_some_hundred_bytes_wherever_it_is_shuffled(real):
+    """Measured at scale by the benchmark `shape`; here an upper bound for a URI of 100 bytes."""
+    coders = {
+        name: shuffles.coder_of(real, shuffle) for name, shuffle in shuffles.shuffled(real).items()
+    }
+    uris = [f'gs://bucket/{i:088d}' for i in range(1024)]
+    refs = [Ref(uri, '1795557698945682', 123_456, '[]', '', '') for uri in uris]
+    items = [merge([ref]).item for ref in refs]
+    (chunk,) = cut(items, len(items))
+    spread = (0, (chunk, None, PANE_INFO_UNKNOWN))
+    tables = route(outcome_table([labeled(chunk)]), Layout('/o', 'r', 'm', (), (), 10**6), {'': 1})
+    assert len(tables) == 1
+    found = {
+        'DropDone/GroupByUri': len(
+            coders['DropDone/GroupByUri'].encode((uris[0], ('refs', refs[0])))
+        ),
+        'MakeChunks/GroupByBucket': len(coders['MakeChunks/GroupByBucket'].encode((0, items[0]))),
+        'MakeChunks/Spread': len(coders['MakeChunks/Spread'].encode(spread)) / len(items),
+        'WritePredictions/GroupByFile': sum(len(to_ipc(table)) for table in tables.values())
+        / len(items),
+    }
+    at_most = dict(zip(found, (300, 150, 150, 250), strict=True))
+    assert {name: size for name, size in found.items() if size > at_most[name]} == {}
