@@ -13,7 +13,7 @@ OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-.PHONY: run test test-slow test-engines test-two-workers test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
+.PHONY: run test test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
@@ -26,10 +26,13 @@ test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows
 	$(BIN)/python -m pytest -m slow
 
 # The same bytes from other engines of Beam: processes that are started here, no account.
-test-engines: test-two-workers test-prism test-flink
+test-engines: test-two-workers test-job-server test-prism test-flink
 
 test-two-workers: $(READY) $(EMULATOR)
 	$(BIN)/python -m pytest -m engine tests/test_two_workers.py
+
+test-job-server: $(READY) $(EMULATOR)
+	$(BIN)/python -m pytest -m engine tests/test_job_server.py
 
 test-prism: $(READY) $(EMULATOR) $(PRISM)
 	$(BIN)/python -m pytest -m engine tests/test_prism.py
