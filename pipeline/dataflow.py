@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline import engine, machines
+from pipeline.explain import Setting
 from pipeline.image import check_image
 from pipeline.options import RunConfig, positive
 from transforms import preflight, uris
@@ -46,18 +47,6 @@ _ONE_PROCESS = 'no_use_multiple_sdk_containers'
 _MANY_PROCESSES = 'use_multiple_sdk_containers'
 _PRIME = 'enable_prime'
 _WORKER_ACCELERATOR = 'worker_accelerator='
-
-
-class Setting(NamedTuple):
-    """One option of the job.
-
-    Attributes:
-      option: as on the command line, such as '--num_workers=4'.
-      why: where it comes from.
-    """
-
-    option: str
-    why: str
 
 
 def add_dataflow_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +87,7 @@ def add_dataflow_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         '--explain',
         action='store_true',
-        help='print what the job would be given, and why, and submit nothing',
+        help='print what the run would be given, and why, and start nothing',
     )
 
 
@@ -298,7 +287,6 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
         )
         if args.intra_op_threads is None:
             args.intra_op_threads = cores
-            settings.append(Setting(f'--intra_op_threads={cores}', 'all cores of a worker'))
     cloud.dataflow_service_options = service
     if debug.lookup_experiment(_MANY_PROCESSES):
         settings.append(Setting(f'--experiments={_MANY_PROCESSES}', 'given'))
@@ -455,12 +443,3 @@ def job_name(run_id: str) -> str:
     """The name of a run's job: Dataflow refuses a second active one of a name."""
     name = re.sub(r'[^a-z0-9-]', '-', f'lemmabeam-{run_id.lower()}')
     return name[:_MAX_JOB_NAME].rstrip('-')
-
-
-def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:
-    """Prints what the job is given, a line each."""
-    cloud = options.view_as(GoogleCloudOptions)
-    print(f'job of Dataflow in project {cloud.project}, region {cloud.region}:')
-    width = min(60, max(len(setting.option) for setting in settings))
-    for setting in settings:
-        print(f'  {setting.option:<{width}}  {setting.why}')

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from pipeline import dataflow, engine, options
 from pipeline.attempt import Attempt
+from pipeline.explain import describe, print_settings
 from pipeline.flink import check_flink
 from pipeline.html_report import write_html_report
 from pipeline.options import Retried, RunConfig
@@ -163,7 +164,7 @@ def _label(
         config, found = dataflow.fit(args, beam_options, config)
         settings += found
     if args.explain:
-        dataflow.print_settings(beam_options, settings)
+        print_settings(beam_options, [*settings, *describe(config)])
         return 0
     try:
         root = beam.Pipeline(options=beam_options)

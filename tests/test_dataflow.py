@@ -337,6 +337,16 @@ def test_explain_submits_nothing(submit, service, bucket, capsys):
     assert re.search(r'--machine_type=g2-standard-8 +takes one nvidia-l4', said)
     assert re.search(r'--num_workers=1 +6 images listed; one for each 100,000', said)
     assert re.search(r'--require_gpu +a worker whose GPU', said)
+    assert re.search(r'--batch_size=128 +images a call', said)
+
+
+def test_explain_of_a_local_run_starts_nothing(tmp_path, capsys):
+    arguments = ['--input', str(support.SAMPLE), '--output', str(tmp_path / 'out'), '--explain']
+    assert main(['label', *arguments]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith('run on this machine, by FnApiRunner:\n')
+    assert re.search(r'--batch_size=32 +images a call', said)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_nothing_is_submitted_where_it_cannot_be_staged(submit, service, capsys):

@@ -1,0 +1,47 @@
+"""What a run is given, and why, for people: `lemmabeam label --explain`."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from pipeline import engine
+from pipeline.options import RunConfig
+
+
+class Setting(NamedTuple):
+    """One option of the job.
+
+    Attributes:
+      option: as on the command line, such as '--num_workers=4'.
+      why: where it comes from.
+    """
+
+    option: str
+    why: str
+
+
+def describe(config: RunConfig) -> list[Setting]:
+    """How the model is called, whatever the engine."""
+    inference = config.inference
+    return [
+        Setting(f'--model={config.options["model"]}', f'it is {config.layout.model_id}'),
+        Setting(f'--batch_size={inference.batch_size}', 'images a call of the model'),
+        Setting(f'--chunk_size={config.chunk_size}', 'images a unit of work, kept when finished'),
+        Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
+        Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
+    ]
+
+
+def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:
+    """Prints what the run is given, a line each."""
+    if engine.is_dataflow(options):
+        cloud = options.view_as(GoogleCloudOptions)
+        print(f'job of Dataflow in project {cloud.project}, region {cloud.region}:')
+    elif engine.outlives_launcher(options):
+        print(f'job for {engine.runner_of(options)}:')
+    else:
+        print(f'run on this machine, by {engine.runner_of(options)}:')
+    width = min(60, max(len(setting.option) for setting in settings))
+    for setting in settings:
+        print(f'  {setting.option:<{width}}  {setting.why}')
