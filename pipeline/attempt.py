@@ -30,6 +30,9 @@ class Attempt:
     Args:
       root: an empty pipeline.
       config: the run.
+
+    Attributes:
+      is_submitted: whether somebody else works on it, who has the lease from then on.
     """
 
     def __init__(self, root: beam.Pipeline, config: RunConfig):
@@ -39,7 +42,7 @@ class Attempt:
         self._runner = engine.runner_of(root.options)
         self._goes_on = engine.outlives_launcher(root.options)
         self._job: Job | None = None
-        self._is_submitted = False
+        self.is_submitted = False
 
     def advice(self) -> str:
         """What becomes of it when this process ends now."""
@@ -49,7 +52,7 @@ class Attempt:
                 f'; the job goes on; to end it: gcloud dataflow jobs cancel {job.id or "ID"} '
                 f'--region={job.region} --project={job.project}'
             )
-        if self._is_submitted:
+        if self.is_submitted:
             return '; the job that was submitted may go on'
         return f'; the same command again goes on with run {self._config.layout.run_id}'
 
@@ -88,7 +91,7 @@ class Attempt:
 
     def _hand_over(self, result: PipelineResult) -> None:
         """The lease and the last word are the job's from now on."""
-        self._is_submitted = True
+        self.is_submitted = True
         if self._runner == engine.DATAFLOW:
             cloud = self._root.options.view_as(GoogleCloudOptions)
             endpoint = cloud.dataflow_endpoint.rstrip('/')

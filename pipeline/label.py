@@ -173,7 +173,12 @@ def _label(
     lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
 
     attempt = Attempt(root, config)
-    with stopping_on_signals(lambda: attempt.advice(), lambda: lease.release(config.layout)):
+
+    def give_back() -> None:
+        if not attempt.is_submitted:  # else it is the job's
+            lease.release(config.layout)
+
+    with stopping_on_signals(lambda: attempt.advice(), give_back):
         try:
             settled = settle(config, args)
             lease.rename(config.layout, settled.layout.run_id)
@@ -186,7 +191,7 @@ def _label(
         finally:
             # A store that is gone has been reported already.
             with contextlib.suppress(StoreError):
-                lease.release(config.layout)
+                give_back()
     if args.no_wait and not code:
         report = config.layout.uri(config.layout.report_path)
         print(f'Run {config.layout.run_id} is complete once there is {report}')
