@@ -21,6 +21,13 @@ from transforms.publish import discard
 _ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
 _WORKER_GONE = re.compile(r'SDK worker disconnected')  # as Prism has it
 _GONE = 'gone'
+_REFUSED = {
+    'Forbidden': 'is its API enabled, and has this account roles/dataflow.developer',
+    'PermissionDenied': 'has this account roles/dataflow.developer',
+    'DataflowJobAlreadyExistsError': 'one of this name is active; wait for it, or cancel it',
+    'AlreadyExists': 'one of this name is active; wait for it, or cancel it',
+    'Conflict': 'one of this name is active; wait for it, or cancel it',
+}
 _STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 
@@ -71,6 +78,8 @@ class Attempt:
         try:
             with reporting():
                 build(self._root, self._config)
+                if self._runner == engine.DATAFLOW:
+                    self._announce()
                 result = self._root.run()
                 if self._goes_on:
                     self._hand_over(result)
@@ -78,26 +87,45 @@ class Attempt:
                     result.wait_until_finish()
                 if wait and self._goes_on:
                     # The job has done so, unless it was faster than this process.
-                    lease.release_handed_over(layout)
+                    lease.release_handed_over(layout, self._job)
         except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
             # Of a store that is gone nothing can be removed; the error itself is what matters.
             with contextlib.suppress(StoreError):
                 if not self._goes_on:
                     discard(layout)
-                elif result is not None and self._has_ended(result):
-                    lease.release_handed_over(layout)
-            return _explain(e, layout.run_id, is_verbose)
+                elif result is None or self._has_ended(result):
+                    lease.release_handed_over(layout, self._job)
+                else:
+                    code, _ = _explain(e, is_verbose)
+                    print(
+                        f'lemmabeam: this command lost sight of it{self.advice()}', file=sys.stderr
+                    )
+                    return code
+            code, kind = _explain(e, is_verbose)
+            if kind != BooksError.__name__:
+                print(
+                    f'lemmabeam: run {layout.run_id} is incomplete; what is finished of it is '
+                    'kept, and the same command goes on with it',
+                    file=sys.stderr,
+                )
+            return code
         return 0
+
+    def _announce(self) -> None:
+        """From now on there may be such a job, whatever becomes of this process."""
+        cloud = self._root.options.view_as(GoogleCloudOptions)
+        endpoint = cloud.dataflow_endpoint.rstrip('/')
+        self._job = Job(cloud.project, cloud.region, cloud.job_name, '', endpoint)
+        lease.hand_over(self._config.layout, self._job, is_submitted=False)
+        self.is_submitted = True
 
     def _hand_over(self, result: PipelineResult) -> None:
         """The lease and the last word are the job's from now on."""
         self.is_submitted = True
-        if self._runner == engine.DATAFLOW:
-            cloud = self._root.options.view_as(GoogleCloudOptions)
-            endpoint = cloud.dataflow_endpoint.rstrip('/')
+        if self._job is not None:
             # The launcher of a template only stages the job; the service submits it.
-            job_id = '' if cloud.template_location else result.job_id()
-            self._job = Job(cloud.project, cloud.region, cloud.job_name, job_id, endpoint)
+            if not self._root.options.view_as(GoogleCloudOptions).template_location:
+                self._job = self._job._replace(id=result.job_id())
             print(f'Job: {self._job}')
         lease.hand_over(self._config.layout, self._job)
 
@@ -112,8 +140,12 @@ class Attempt:
             return False
 
 
-def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
-    """Says in one line what stopped a run; engines wrap what a step raised in their own errors."""
+def _explain(error: BaseException, is_verbose: bool) -> tuple[int, str]:
+    """Says in one line what stopped a run; engines wrap what a step raised in their own errors.
+
+    Returns:
+      The exit code, and the class of the error if it is one of ours.
+    """
     text = ''.join(traceback.format_exception(error))
     if is_verbose:
         print(text, file=sys.stderr)
@@ -123,7 +155,12 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
         kind, message = type(error).__name__, str(error)
     elif found:
         kind, message = found[-1]
-    elif callable(details):
+    elif type(error).__name__ in _REFUSED:
+        kind, message = (
+            _GONE,
+            f'Dataflow refuses the job: {_REFUSED[type(error).__name__]}: {error}',
+        )
+    elif callable(details) and not isinstance(details(), list):
         kind, message = _GONE, f'the engine does not answer: {details()}'
     elif _WORKER_GONE.search(str(error)):
         kind, message = _GONE, str(error)
@@ -131,13 +168,7 @@ def _explain(error: BaseException, run_id: str, is_verbose: bool) -> int:
         kind, message = '', text.strip().rpartition('\n')[2]
     print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
     if kind == UsageError.__name__:
-        return 2
+        return 2, kind
     if kind == '':
         print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
-    if kind != BooksError.__name__:
-        print(
-            f'lemmabeam: run {run_id} is incomplete; what is finished of it is kept, and the same '
-            'command goes on with it',
-            file=sys.stderr,
-        )
-    return 1
+    return 1, kind

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import hashlib
 import importlib.util
 import itertools
 import math
@@ -15,14 +16,16 @@ from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
+    StandardOptions,
     WorkerOptions,
 )
 
 from pipeline import engine, machines
 from pipeline.explain import Setting
-from pipeline.image import check_image
-from pipeline.options import RunConfig, positive
+from pipeline.image import check_image, is_of_apache
+from pipeline.options import RunConfig, check_apart, positive
 from transforms import preflight, uris
+from transforms.dataflow_job import parse_job
 from transforms.errors import UsageError
 from transforms.listing import list_input
 from transforms.model import hub
@@ -38,7 +41,12 @@ _IMAGE_GB = 50
 _MODEL_COPIES = 3
 _MIN_THREADS = 4
 _PRIME_THREADS = 12
-_MAX_JOB_NAME = 63
+_PLAIN_JOB_NAME = 54
+_MAX_WORKERS = 4000
+_MIN_DISK_GB, _MAX_DISK_GB = 30, 64_000
+_MAX_THREADS = 1000
+_JOB_NAME = re.compile(r'[a-z]([-a-z0-9]{0,61}[a-z0-9])?')
+_ANY_JOB = {'project': 'p', 'region': 'r', 'name': 'n'}
 _REGION = re.compile(r'[a-z]+-[a-z]+\d+')
 _ZONE = re.compile(r'([a-z]+-[a-z]+\d+)-[a-z]')
 _PROJECT = re.compile(r'[a-z][-a-z0-9:.]{4,}[a-z0-9]')
@@ -112,7 +120,7 @@ def _elsewhere(args: argparse.Namespace, options: PipelineOptions) -> Iterator[s
                 f'--{name}: only Dataflow provides machines (--runner=DataflowRunner); with '
                 f'{runner} the workers are yours: --require_gpu makes sure that they have a GPU'
             )
-    if args.no_wait:
+    if args.no_wait and not engine.outlives_launcher(options):
         yield f'--no_wait: {runner} works only as long as this command runs'
 
 
@@ -121,22 +129,61 @@ def _job_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterato
     yield from _local(args)
     worker = options.view_as(WorkerOptions)
     yield from _accelerator_problems(args, options)
-    if args.right_fitting:
-        return
+    yield from _odd_values(options)
+    # That of a template's launch may stand in its environment only.
+    is_template = options.view_as(GoogleCloudOptions).template_location is not None
     if worker.num_workers is None and worker.max_num_workers is None:
-        yield (
-            '--max_num_workers is missing: how many workers may be paid for at a time; '
-            '--num_workers alone starts exactly so many'
-        )
-    for name in ('num_workers', 'max_num_workers'):
-        value = getattr(worker, name)
-        if value is not None and value < 1:
-            yield f'--{name} {value}: expected a whole number, 1 or more'
-    if (worker.num_workers or 0) > (worker.max_num_workers or math.inf):
+        if not (args.right_fitting or is_template):
+            yield (
+                '--max_num_workers is missing: how many workers may be paid for at a time; '
+                '--num_workers alone starts exactly so many'
+            )
+    elif (worker.num_workers or 0) > (worker.max_num_workers or math.inf):
         yield (
             f'--num_workers {worker.num_workers} is above --max_num_workers '
             f'{worker.max_num_workers}'
         )
+
+
+def _odd_values(options: PipelineOptions) -> Iterator[str]:
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    for view, name, least, most in (
+        (worker, 'num_workers', 1, _MAX_WORKERS),
+        (worker, 'max_num_workers', 1, _MAX_WORKERS),
+        (worker, 'disk_size_gb', _MIN_DISK_GB, _MAX_DISK_GB),
+        (debug, 'number_of_worker_harness_threads', 1, _MAX_THREADS),
+    ):
+        value = getattr(view, name)
+        if value is not None and not least <= value <= most:
+            yield f'--{name} {value}: expected a whole number from {least} to {most}'
+    if worker.machine_type:
+        try:
+            machines.vcpus(worker.machine_type)
+        except UsageError as e:
+            yield str(e)
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    if cloud.job_name and not _JOB_NAME.fullmatch(cloud.job_name):
+        yield (
+            f'--job_name {uris.printable(cloud.job_name)!r}: expected a letter, then at most 62 '
+            'lower-case letters, digits and -, the last one no -'
+        )
+    if worker.worker_zone and not _ZONE.fullmatch(worker.worker_zone):
+        yield f'--worker_zone {worker.worker_zone!r}: expected a zone, such as europe-west4-a'
+    if worker.worker_zone and worker.worker_region:
+        yield '--worker_zone and --worker_region exclude each other: give one'
+    for name in ('setup_file', 'sdk_location'):
+        value = getattr(setup, name)
+        is_path = value and value not in ('default', 'container') and '://' not in value
+        if is_path and not Path(value).is_file():
+            yield f'--{name} {value}: no such file'
+    for flag, is_given in (
+        ('--streaming', options.view_as(StandardOptions).streaming),
+        ('--update', cloud.update),
+    ):
+        if is_given:
+            yield f'{flag}: a run is a batch, which ends by itself; leave it out'
+    if parse_job({**_ANY_JOB, 'endpoint': cloud.dataflow_endpoint.rstrip('/')}) is None:
+        yield f'--dataflow_endpoint {cloud.dataflow_endpoint!r}: expected one of Google'
 
 
 def _missing(options: PipelineOptions) -> Iterator[str]:
@@ -160,16 +207,23 @@ def _missing(options: PipelineOptions) -> Iterator[str]:
         yield '--region is missing: such as europe-west4; it must have the GPUs'
     if not (cloud.temp_location or cloud.staging_location):
         yield '--temp_location is missing: gs://BUCKET/FOLDER for temporary files of the job'
-    for name in ('temp_location', 'staging_location'):
+    for name in ('temp_location', 'staging_location', 'template_location'):
         value = getattr(cloud, name)
         if value and not _BUCKET.fullmatch(value):
             yield f'--{name} {value!r}: expected gs://BUCKET/FOLDER'
     worker, setup = options.view_as(WorkerOptions), options.view_as(SetupOptions)
-    if not (worker.sdk_container_image or setup.setup_file or setup.extra_packages):
-        yield (
-            '--sdk_container_image is missing: an image with Lemmabeam in it, such as '
-            'templates/dataflow/Dockerfile makes'
-        )
+    image = worker.sdk_container_image
+    if not (setup.setup_file or setup.extra_packages):
+        if not image:
+            yield (
+                '--sdk_container_image is missing: an image with Lemmabeam in it, such as '
+                'templates/dataflow/Dockerfile makes'
+            )
+        elif is_of_apache(image):
+            yield (
+                f'--sdk_container_image {image}: the images of Beam have no Lemmabeam; take one '
+                'that templates/dataflow/Dockerfile makes'
+            )
 
 
 def _local(args: argparse.Namespace) -> Iterator[str]:
@@ -191,16 +245,19 @@ def _local(args: argparse.Namespace) -> Iterator[str]:
 def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
     worker = options.view_as(WorkerOptions)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    debug = options.view_as(DebugOptions)
+    if _PRIME in service or debug.lookup_experiment(_PRIME):
+        yield f'{_PRIME}: ask for it with --right_fitting, which sets what belongs to it'
     by_hand = [option for option in service if option.startswith(_WORKER_ACCELERATOR)]
     if args.accelerator is None:
         if args.right_fitting:
             yield '--right_fitting needs --accelerator: which GPU the workers that infer have'
-        if by_hand and not args.require_gpu:
+        if by_hand:
             yield (
                 f'--dataflow_service_options={by_hand[0]}: ask for it with --accelerator, which '
                 'sets what belongs to it and makes sure that it is used'
             )
-        elif args.require_gpu and not by_hand:
+        elif args.require_gpu:
             yield '--require_gpu: no worker has a GPU without --accelerator, such as nvidia-l4'
         return
     if by_hand:
@@ -217,12 +274,12 @@ def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) ->
     problem = machines.accelerator_problem(args.accelerator, count, given)
     if problem is not None:
         yield problem
-    if options.view_as(DebugOptions).lookup_experiment(_MANY_PROCESSES):
+    if debug.lookup_experiment(_MANY_PROCESSES):
         yield (
             f'--experiments={_MANY_PROCESSES}: each process of a worker would load the model into '
             'the memory of its one GPU; leave it out'
         )
-    if options.view_as(WorkerOptions).sdk_container_image is None:
+    if worker.sdk_container_image is None or is_of_apache(worker.sdk_container_image):
         yield '--accelerator: the images of Beam have no CUDA; --sdk_container_image must'
 
 
@@ -231,9 +288,6 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
 
     Returns:
       What was set, with the reasons.
-
-    Raises:
-      UsageError: the machine type does not tell its cores.
     """
     worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
     cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
@@ -246,6 +300,8 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
         else:
             settings.append(Setting(f'--{name}={getattr(view, name)}', 'given'))
 
+    if cloud.template_location:
+        args.no_wait = True  # the service submits what is staged, and this command ends
     service = list(cloud.dataflow_service_options or [])
     accelerator = args.accelerator
     if accelerator is not None:
@@ -260,6 +316,8 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
             Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only')
         )
         default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known')
+        # Not those of the launcher: the last bits of scores depend on it.
+        args.intra_op_threads = args.intra_op_threads or _PRIME_THREADS
     else:
         if accelerator is not None:
             service.append(f'{_WORKER_ACCELERATOR}{hint(args)}')
@@ -340,7 +398,7 @@ def set_workers(
       ManifestError: one is a broken manifest.
     """
     worker = options.view_as(WorkerOptions)
-    if args.right_fitting:
+    if args.right_fitting or (worker.num_workers is None and worker.max_num_workers is None):
         return []
     at_least, at_most = worker.num_workers or 1, worker.max_num_workers or worker.num_workers
     if at_least == at_most:
@@ -354,6 +412,8 @@ def set_workers(
         settings.append(
             Setting('--autoscaling_algorithm=NONE', 'it takes chunks of URIs for next to no work')
         )
+    else:
+        settings.append(Setting(f'--autoscaling_algorithm={worker.autoscaling_algorithm}', 'given'))
     return settings
 
 
@@ -417,10 +477,16 @@ def fit(
     image = options.view_as(WorkerOptions).sdk_container_image
     if image:
         check_image(image)
+    cloud = options.view_as(GoogleCloudOptions)
+    for source in config.listing.inputs:
+        for name in ('temp_location', 'staging_location'):
+            if getattr(cloud, name):
+                check_apart(source, f'--{name}', getattr(cloud, name))
     settings = [size_disk(options, config.inference.model), *set_workers(args, options, config)]
     config = dataclasses.replace(
         config,
         listing=config.listing._replace(is_remote=True),
+        preflight=config.preflight._replace(is_remote=True),
         accelerator=hint(args) if args.right_fitting else '',
     )
     return config, settings
@@ -435,11 +501,16 @@ def prepare_submission(options: PipelineOptions, config: RunConfig) -> None:
     cloud = options.view_as(GoogleCloudOptions)
     cloud.job_name = cloud.job_name or job_name(config.layout.run_id)
     cloud.temp_location = cloud.temp_location or cloud.staging_location
-    for place in {cloud.temp_location, cloud.staging_location or cloud.temp_location}:
+    template = cloud.template_location and uris.folder_of(cloud.template_location)
+    for place in {cloud.temp_location, cloud.staging_location, template} - {None}:
         preflight.check_writable(place, config.load.stores)
 
 
 def job_name(run_id: str) -> str:
     """The name of a run's job: Dataflow refuses a second active one of a name."""
-    name = re.sub(r'[^a-z0-9-]', '-', f'lemmabeam-{run_id.lower()}')
-    return name[:_MAX_JOB_NAME].rstrip('-')
+    name = f'lemmabeam-{run_id}'
+    if _JOB_NAME.fullmatch(name.lower()):
+        return name.lower()
+    # No other run has this name, whatever is left of its own.
+    plain = re.sub(r'[^a-z0-9-]', '-', name.lower())[:_PLAIN_JOB_NAME].rstrip('-')
+    return f'{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}'

@@ -23,8 +23,7 @@ _GO_MODULE = re.compile(rb'\n(?:mod|dep)\tgithub\.com/apache/beam/sdks/v2\tv([^\
 
 def runner_of(options: PipelineOptions) -> str:
     """The class name of the runner, such as 'FnApiRunner'."""
-    name = str(options.view_as(StandardOptions).runner or 'DirectRunner').rpartition('.')[2]
-    return name if name.endswith('Runner') else f'{name}Runner'
+    return str(options.view_as(StandardOptions).runner or 'DirectRunner').rpartition('.')[2]
 
 
 def is_dataflow(options: PipelineOptions) -> bool:

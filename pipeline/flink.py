@@ -12,9 +12,9 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
-    StandardOptions,
 )
 
+from pipeline import engine
 from transforms.errors import UsageError
 
 _ANSWER_SEC = 10.0
@@ -33,8 +33,7 @@ def check_flink(options: PipelineOptions) -> None:
       UsageError: the jar is missing or of another Beam, or the cluster does not answer or is of
         another Flink than --flink_version.
     """
-    runner = options.view_as(StandardOptions).runner or ''
-    if runner.rpartition('.')[2] != 'FlinkRunner':
+    if engine.runner_of(options) != 'FlinkRunner':
         return
     if options.view_as(PortableOptions).job_endpoint:
         return

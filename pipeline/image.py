@@ -35,6 +35,7 @@ _ACCEPT = ', '.join(
 )
 _PLATFORM = ('linux', 'amd64')
 _TIMEOUT_SEC = 20.0
+_ODD_ANSWER = (ValueError, LookupError, TypeError, AttributeError)
 _SCOPE = 'https://www.googleapis.com/auth/cloud-platform'
 
 
@@ -58,7 +59,7 @@ def check_image(reference: str) -> None:
     flag = f'--sdk_container_image {uris.printable(reference)}'
     try:
         found_beam, found_python = _versions(reference)
-    except (OSError, ValueError, LookupError, google.auth.exceptions.GoogleAuthError) as e:
+    except (*_ODD_ANSWER, OSError, google.auth.exceptions.GoogleAuthError) as e:
         if isinstance(e, _RefusedError) and e.status == 404:
             raise UsageError(f'{flag}: the registry has no such image') from e
         _tell(f'{flag}: not looked at ({_short(e)}); it must have Beam {beam.__version__}')
@@ -76,6 +77,11 @@ def check_image(reference: str) -> None:
                 f'{flag}: it has {name} {found}, this launcher {ours}; build the image from the '
                 'same version of Lemmabeam, or launch from within it'
             )
+
+
+def is_of_apache(reference: str) -> bool:
+    """Whether it is one of Beam's own images, which hold nothing else."""
+    return _APACHE.search(reference) is not None
 
 
 def _versions(reference: str) -> tuple[str | None, str | None]:
@@ -115,6 +121,11 @@ def _labels(reference: str) -> dict[str, str]:
                 for each in manifest['manifests']
                 if (each['platform']['os'], each['platform']['architecture']) == _PLATFORM
             ]
+            if not chosen:
+                raise UsageError(
+                    f'--sdk_container_image {reference}: it has no image for linux/amd64, which '
+                    'the workers are; build it with --platform=linux/amd64'
+                )
             manifest = get('manifests', chosen[0])
         config = get('blobs', manifest['config']['digest'])
     return dict(config['config'].get('Labels') or {})
@@ -123,6 +134,10 @@ def _labels(reference: str) -> dict[str, str]:
 def _short(error: Exception) -> str:
     if isinstance(error, _RefusedError):
         return str(error)
+    if isinstance(error, requests.ConnectionError):
+        return 'its registry does not answer'
+    if isinstance(error, _ODD_ANSWER):
+        return f'its registry answers what is none: {uris.printable(str(error))[:80]}'
     return f'{type(error).__name__}: {uris.printable(str(error))[:120]}'
 
 

@@ -15,7 +15,7 @@ DEFAULT_MACHINE = 'n2-standard-4'
 """Without a GPU; Dataflow's own default has 3.75 GB, too little for TensorFlow and a model."""
 
 _FORM = re.compile(r'nvidia-[a-z0-9]+(-[a-z0-9]+)*')
-_VCPUS = re.compile(r'-(\d+)(-\d+(-ext)?|-lssd)?$')
+_VCPUS = re.compile(r'[a-z][a-z0-9]*(?:-[a-z]+)*-(\d{1,3})(?:-\d+(?:-ext)?|-lssd)?', re.ASCII)
 _GPUS = re.compile(r'-(\d+)g$')
 _VCPUS_PER_GPU = {'a2': 12, 'a3': 26}
 
@@ -120,7 +120,7 @@ def vcpus(machine_type: str) -> int:
     gpus = _GPUS.search(machine_type)
     if gpus and machine_type[:2] in _VCPUS_PER_GPU:
         return int(gpus[1]) * _VCPUS_PER_GPU[machine_type[:2]]
-    found = _VCPUS.search(machine_type)
+    found = _VCPUS.fullmatch(machine_type)
     if found is None or int(found[1]) == 0:
         raise UsageError(
             f'--machine_type {machine_type!r}: its name does not end in a number of virtual cores, '

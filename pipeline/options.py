@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline.html_report import add_thumbnail_argument
 from transforms import dead_letters, listing, outcomes, uris, write
@@ -488,20 +488,31 @@ def parse_label_arguments(
         if value is None:  # after the unknown ones: one of those may be meant for it
             raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')
     given = {flag.partition('=')[0] for flag in rest}
-    if '--runner' not in given:
-        # Plain DirectRunner picks another engine depending on whether a download works.
-        rest = [*rest, '--runner=FnApiRunner']
+    runner = _runner_name(beam_args.runner)
+    rest = [*rest, f'--runner={runner}']  # the last one counts
     # DirectRunner takes Prism where it can.  Beam's help says that the limit is not one for jobs,
     # but it waits for the end of a job on Prism by a call that has it, 300 s if nothing is said.
-    is_prism = (beam_args.runner or '').rpartition('.')[2] in ('PrismRunner', 'DirectRunner')
+    is_prism = runner in ('PrismRunner', 'DirectRunner')
     if is_prism and not given & {'--job_server_timeout', '--job-server-timeout'}:
         rest = [*rest, f'--job_server_timeout={_PRISM_JOB_SEC}']
     return args, PipelineOptions(rest)
 
 
+def _runner_name(given: str | None) -> str:
+    """The name of a runner as its class has it; Beam takes it in any case, 'Runner' left out."""
+    if given is None:
+        # Plain DirectRunner picks another engine depending on whether a download works.
+        return 'FnApiRunner'
+    module, _, name = given.rpartition('.')
+    known = {each.lower(): each for each in StandardOptions.KNOWN_RUNNER_NAMES}
+    if module and not module.startswith('apache_beam'):
+        return given
+    return known.get(name.lower()) or known.get(f'{name.lower()}runner') or given
+
+
 def make_beam_parser() -> argparse.ArgumentParser:
     """Knows the options of Beam and its runners, and no others."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for group in _option_classes(PipelineOptions):
         group._add_argparse_args(parser)
     return parser
@@ -579,7 +590,7 @@ def make_config(
     if retried is None:
         inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
         for source in inputs:
-            _check_apart(source, layout.output)
+            check_apart(source, '--output', layout.output)
         listed = Listing(inputs, columns, args.sample, _since(args.since, now, inputs))
         described = tuple(
             {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
@@ -767,12 +778,16 @@ def make_run_id(given: str | None, now: datetime.datetime) -> str:
     return given
 
 
-def _check_apart(source: Input, output: str) -> None:
-    """Refuses an output that a folder or `**` would list the next time."""
+def check_apart(source: Input, flag: str, folder: str) -> None:
+    """Refuses to write into a folder that an input would list the next time.
+
+    Raises:
+      UsageError: the folder lies inside it.
+    """
     reaches = source.kind == 'folder' or '**' in source.pattern
-    if reaches and f'{output}/'.startswith(f'{source.uri.rstrip("/")}/'):
+    if reaches and f'{folder}/'.startswith(f'{source.uri.rstrip("/")}/'):
         raise UsageError(
-            f'--output {output} lies inside --input {source.pattern or source.uri}: choose a '
+            f'{flag} {folder} lies inside --input {source.pattern or source.uri}: choose a '
             'folder beside it'
         )
 

@@ -96,7 +96,7 @@ def submit(service, bucket, monkeypatch):
         'dataflow_endpoint': service.endpoint,
         'no_auth': True,
         'max_failure_rate': '0.5',
-        'run_id': 'Night.1',
+        'run_id': 'Night-1',
         # Those that TensorFlow has in this process.
         'intra_op_threads': cpu_count(),
     }
@@ -121,6 +121,37 @@ def submit(service, bucket, monkeypatch):
         ({'max_num_workers': None}, '--max_num_workers is missing'),
         ({'num_workers': '9'}, '--num_workers 9 is above --max_num_workers 4'),
         ({'max_num_workers': '0'}, '--max_num_workers 0: expected'),
+        ({'max_num_workers': '99999999999'}, '--max_num_workers 99999999999: expected'),
+        ({'disk_size_gb': '5'}, '--disk_size_gb 5: expected a whole number from 30'),
+        ({'number_of_worker_harness_threads': '0'}, '--number_of_worker_harness_threads 0'),
+        ({'job_name': 'Weird Name'}, "--job_name 'Weird Name': expected a letter"),
+        ({'job_name': '9abc'}, '--job_name'),
+        ({'worker_zone': 'XX'}, "--worker_zone 'XX': expected a zone"),
+        (
+            {'worker_zone': 'us-central1-a', 'worker_region': 'us-central1'},
+            '--worker_zone and --worker_region exclude each other',
+        ),
+        ({'setup_file': '/nowhere/setup.py'}, '--setup_file /nowhere/setup.py: no such file'),
+        ({'sdk_location': '/nowhere.tar'}, '--sdk_location /nowhere.tar: no such file'),
+        ({'streaming': True}, '--streaming: a run is a batch'),
+        ({'template_location': '/tmp/x'}, '--template_location.*expected gs://'),
+        ({'dataflow_endpoint': 'https://evil.example'}, '--dataflow_endpoint'),
+        (
+            {'sdk_container_image': 'apache/beam_python3.11_sdk:2.77.0'},
+            'the images of Beam have no Lemmabeam',
+        ),
+        ({'machine_type': 'f1-micro'}, 'f1-micro'),
+        (
+            {'accelerator': 'nvidia-l4', 'dataflow_service_options': 'enable_prime'},
+            'enable_prime: ask for it with --right_fitting',
+        ),
+        (
+            {
+                'require_gpu': True,
+                'dataflow_service_options': 'worker_accelerator=type:nvidia-l4;count:1',
+            },
+            'ask for it with --accelerator',
+        ),
         ({'input': '/data/photos'}, '--input /data/photos: a path of this machine'),
         ({'output': 'labels'}, '--output labels: a path of this machine'),
         ({'model': str(support.SAMPLE)}, '--model .*: a path of this machine'),
@@ -173,8 +204,9 @@ def submit(service, bucket, monkeypatch):
     ],
 )
 def test_what_cannot_become_a_job_is_refused_before_anything_is_fetched(changes, said):
+    args, beam_options = parsed(**changes)
     with pytest.raises(UsageError, match=said):
-        dataflow.check(*parsed(**changes))
+        dataflow.check(args, beam_options)
 
 
 def test_everything_that_is_missing_is_named_at_once(capsys):
@@ -201,8 +233,16 @@ def test_the_cores_of_a_machine_type():
         'c3-highcpu-22',
     )
     assert [machines.vcpus(each) for each in types] == [8, 6, 12, 26, 22]
-    with pytest.raises(UsageError, match='f1-micro'):
-        machines.vcpus('f1-micro')
+    for odd in (
+        'f1-micro',
+        '',
+        'ünix-4',
+        'zones/a/n1-standard-8',
+        'n2-standard-999999',
+        'n1-standard-0',
+    ):
+        with pytest.raises(UsageError, match='virtual cores'):
+            machines.vcpus(odd)
 
 
 def test_a_job_with_gpus_asks_for_all_that_belongs_to_them(submit, service, bucket):
@@ -227,7 +267,7 @@ def test_a_job_with_gpus_asks_for_all_that_belongs_to_them(submit, service, buck
     # The graph itself: workers refuse to work on a CPU, with all of the machine's cores.
     pipeline = staged_pipeline(service.job)
     assert pixel_faults(pipeline) == []
-    begun = json.loads(lease_of(bucket, 'out/_work/Night.1/run.json'))
+    begun = json.loads(lease_of(bucket, 'out/_work/Night-1/run.json'))
     assert begun['options']['intra_op_threads'] == 8
     assert begun['options']['batch_size'] == 128
 
@@ -271,7 +311,7 @@ def test_what_was_submitted_gives_the_bytes_of_the_local_engine(submit, service,
     assert 'Job: lemmabeam-night-1 (job-1), https://console.cloud.google.com/dataflow/jobs/' in said
     assert 'not_an_image' in said
     local = bucket.uri('local')
-    support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night.1')
+    support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night-1')
     assert verify(bucket.uri('out')) == []
     assert compare(bucket.uri('out'), local) == []
     assert lease_of(bucket) is None
@@ -286,12 +326,12 @@ def test_a_job_that_fails_says_why_and_can_be_gone_on_with(submit, service, buck
     assert submit() == 1
     said = capsys.readouterr().err
     assert 'lemmabeam: --require_gpu: TensorFlow sees no GPU\n' in said
-    assert 'run Night.1 is incomplete' in said
+    assert 'run Night-1 is incomplete' in said
     assert lease_of(bucket) is None
     service.state = 'JOB_STATE_DONE'
     service.on_create = run_staged
     assert submit() == 0
-    assert 'going on with run Night.1' in capsys.readouterr().err
+    assert 'going on with run Night-1' in capsys.readouterr().err
 
 
 def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
@@ -301,7 +341,7 @@ def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
     assert json.loads(lease_of(bucket))['job']['id'] == 'job-1'
     assert submit(no_wait=True, run_id='Other') == 2
     assert (
-        'run Night.1 is writing there (job of Dataflow lemmabeam-night-1 (job-1)'
+        'run Night-1 is writing there (job of Dataflow lemmabeam-night-1 (job-1)'
         in capsys.readouterr().err
     )
     assert len(service.jobs) == 1
@@ -324,7 +364,7 @@ def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, servi
     service.jobs['1'] = staged | {'id': '1', 'projectId': 'my-project', 'location': 'europe-west4'}
     service.state = 'JOB_STATE_RUNNING'
     assert submit(run_id='Other') == 2
-    assert 'run Night.1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
+    assert 'run Night-1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
     service.state = 'JOB_STATE_FAILED'
     assert submit(run_id='Other', no_wait=True) == 0
 
@@ -388,7 +428,8 @@ def test_paths_of_one_machine_in_a_manifest_are_bad_lines(submit, bucket):
     assert reasons == ['', 'bad_uri', '']
 
 
-def test_a_lease_cannot_send_credentials_elsewhere():
+def test_a_lease_cannot_send_credentials_elsewhere(monkeypatch):
+    monkeypatch.delenv('STORAGE_EMULATOR_HOST', raising=False)
     job = {'project': 'p', 'region': 'r', 'name': 'n', 'id': 'j'}
     assert parse_job(job) == Job('p', 'r', 'n', 'j')
     regional = 'https://dataflow.europe-west4.rep.googleapis.com'
@@ -399,6 +440,8 @@ def test_a_lease_cannot_send_credentials_elsewhere():
         {**job, 'endpoint': 'https://dataflow.evil.example/.googleapis.com'},
         {**job, 'endpoint': 'http://localhost:80@evil.example'},
         {**job, 'id': '../../x?y'},
+        {**job, 'id': '..'},
+        {**job, 'endpoint': 'http://localhost:80'},
         {**job, 'more': 'x'},
         {**job, 'id': 7},
         {'id': 'j'},
@@ -412,6 +455,73 @@ def test_a_job_that_nobody_can_ask_for_may_be_alive(service):
     assert not has_ended(Job('p', 'r', 'n', 'no-such-job', service.endpoint))
     assert not has_ended(Job('p', 'r', 'no-such-name', '', service.endpoint))
     assert not has_ended(Job('p', 'r', 'n', 'j', 'http://127.0.0.1:9'))
+
+
+def test_a_launcher_that_died_while_it_submitted_may_have_left_a_job(
+    service, tmp_path, monkeypatch
+):
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', service.url)
+    job = Job('my-project', 'europe-west4', 'nightly', '', service.endpoint)
+    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    lease.acquire(layout, break_lease=False)
+    lease.hand_over(layout, job, is_submitted=False)
+    with pytest.raises(UsageError):  # it is alive: this process
+        lease.acquire(layout, break_lease=False)
+    path = tmp_path / '_work/_lease.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'started': 'before'}))
+    service.jobs['1'] = {'id': '1', 'name': 'nightly'}
+    service.state = 'JOB_STATE_RUNNING'
+    with pytest.raises(UsageError, match='job of Dataflow nightly'):
+        lease.acquire(layout, break_lease=False)
+    service.jobs.clear()
+    lease.acquire(layout, break_lease=False)
+
+
+def test_a_launcher_gives_back_the_lease_of_its_own_job_only(tmp_path):
+    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    first, second = (Job('p', 'r', 'n', job_id) for job_id in ('job-1', 'job-2'))
+    lease.acquire(layout, break_lease=False)
+    lease.hand_over(layout, second)
+    lease.release_handed_over(layout, first)
+    assert (tmp_path / '_work/_lease.json').exists()
+    lease.release_handed_over(layout, second)
+    assert not (tmp_path / '_work/_lease.json').exists()
+
+
+def test_a_job_that_is_lost_sight_of_goes_on(submit, service, bucket, capsys, monkeypatch):
+    service.state = 'JOB_STATE_RUNNING'
+
+    def lost(self, duration=None):
+        raise ConnectionError('no network')
+
+    monkeypatch.setattr(dataflow_runner.DataflowPipelineResult, 'wait_until_finish', lost)
+    assert submit() == 1
+    said = capsys.readouterr().err
+    assert 'lost sight of it; the job goes on; to end it: gcloud dataflow jobs cancel job-1' in said
+    assert 'is incomplete' not in said
+    assert json.loads(lease_of(bucket))['job']['id'] == 'job-1'
+
+
+@pytest.mark.parametrize(
+    'runner', ['dataflow', 'DATAFLOWRUNNER', 'apache_beam.runners.DataflowRunner']
+)
+def test_a_runner_is_known_by_every_name_that_beam_takes(runner):
+    args, beam_options = parsed(runner=runner, project=None)
+    assert engine.is_dataflow(beam_options)
+    with pytest.raises(UsageError, match='--project is missing'):
+        dataflow.check(args, beam_options)
+    assert engine.runner_of(parsed(runner='direct')[1]) == 'DirectRunner'
+    assert engine.runner_of(parsed(runner='my.own.DataflowRunner2')[1]) == 'DataflowRunner2'
+
+
+def test_files_of_the_job_do_not_lie_where_images_are_listed(submit, bucket, capsys):
+    assert submit(temp_location=bucket.uri('in/tmp')) == 2
+    assert '--temp_location' in capsys.readouterr().err
+
+
+def test_a_value_of_the_wrong_type_is_told_in_a_line(capsys):
+    assert main(['label', *arguments(num_workers='x')]) == 2
+    assert capsys.readouterr().err.count('\n') == 1
 
 
 def test_a_lease_on_a_cluster_is_never_taken_over(tmp_path):
@@ -468,6 +578,14 @@ def test_an_image_that_does_not_tell_is_said(server, capsys):
     assert 'not looked at (the registry answers 403)' in capsys.readouterr().err
     check_image('just-a-name')
     assert 'not looked at' in capsys.readouterr().err
+    for odd in (b'[]', b'null', b'{"config": null}', b'{"manifests": [{"platform": null}]}', b'<'):
+        server.put('/v2/a/b/manifests/1.0', body(odd))
+        check_image(f'localhost:{server.port}/a/b:1.0')
+        assert 'not looked at (its registry answers what is none' in capsys.readouterr().err
+    arm = [{'digest': 'x', 'platform': {'os': 'linux', 'architecture': 'arm64'}}]
+    server.put('/v2/a/b/manifests/1.0', body(json.dumps({'manifests': arm}).encode()))
+    with pytest.raises(UsageError, match='no image for linux/amd64'):
+        check_image(f'localhost:{server.port}/a/b:1.0')
 
 
 def test_a_prism_of_another_version_is_refused(tmp_path):
@@ -503,6 +621,8 @@ def test_which_engines_go_on_without_the_launcher(flags, outlives):
 
 def test_the_name_of_a_job():
     assert job_name('20261124T010203Z-ab12') == 'lemmabeam-20261124t010203z-ab12'
-    name = job_name('A' + '_.' * 60)
-    assert re.fullmatch('[a-z]([-a-z0-9]*[a-z0-9])?', name)
-    assert len(name) <= 63
+    names = {job_name(run_id) for run_id in ('A' + '_.' * 49, 'A' + '_.' * 48, 'A.b', 'a-b', 'Ünï')}
+    assert len(names) == 5
+    for name in names:
+        assert re.fullmatch('[a-z]([-a-z0-9]*[a-z0-9])?', name)
+        assert len(name) <= 63

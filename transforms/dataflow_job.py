@@ -1,5 +1,6 @@
 """Whether a job of Dataflow has ended, asked of its REST API."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ ENDPOINT = 'https://dataflow.googleapis.com'
 _ENDED = frozenset(
     f'JOB_STATE_{name}' for name in ('DONE', 'FAILED', 'CANCELLED', 'DRAINED', 'UPDATED')
 )
-_PART = re.compile(r'[\w:.-]+')
+_PART = re.compile(r'[A-Za-z0-9][A-Za-z0-9_:.-]*')
 _GOOGLE = re.compile(r'https://dataflow(?:\.[a-z0-9-]+)*\.googleapis\.com')
 _LOOPBACK = re.compile(r'http://(?:localhost|127\.0\.0\.1)(?::\d+)?')
 _SCOPE = 'https://www.googleapis.com/auth/cloud-platform'
@@ -48,7 +49,7 @@ class Job(NamedTuple):
 def parse_job(value: object) -> Job | None:
     """A job from untrusted JSON, or None.
 
-    Credentials go to Google's endpoints only; another one may be on loopback, for tests.
+    Credentials go to Google's endpoints only.  Where stores are emulated, it may be on loopback.
     """
     if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
         return None
@@ -56,7 +57,8 @@ def parse_job(value: object) -> Job | None:
         job = Job(**value)
     except TypeError:
         return None
-    if not (_GOOGLE.fullmatch(job.endpoint) or _LOOPBACK.fullmatch(job.endpoint)):
+    is_emulated = 'STORAGE_EMULATOR_HOST' in os.environ and _LOOPBACK.fullmatch(job.endpoint)
+    if not (_GOOGLE.fullmatch(job.endpoint) or is_emulated):
         return None
     is_good = all(map(_PART.fullmatch, job[:3])) and (not job.id or _PART.fullmatch(job.id))
     return job if is_good else None
@@ -65,8 +67,21 @@ def parse_job(value: object) -> Job | None:
 def has_ended(job: Job) -> bool:
     """Whether a job is known to have ended; False where nobody can tell.
 
-    Of one without an id, all jobs of its name must have.
+    Of one without an id, all jobs of its name must have: the service makes that of a template
+    before it starts the launcher.
     """
+    states = _states(job) or set()
+    return bool(states) and states <= _ENDED
+
+
+def has_none_active(job: Job) -> bool:
+    """Whether no job of this name works, or will: all have ended, or there never was one."""
+    states = _states(job._replace(id=''))
+    return states is not None and states <= _ENDED
+
+
+def _states(job: Job) -> set[str] | None:
+    """The states of the job, or of all of its name; None where nobody can tell."""
     jobs = f'{job.endpoint}/v1b3/projects/{job.project}/locations/{job.region}/jobs'
     try:
         session: requests.Session = requests.Session()
@@ -80,11 +95,10 @@ def has_ended(job: Job) -> bool:
                 answer = _get(session, jobs, name=job.name, filter='ALL')
                 found = [each for each in answer.get('jobs', []) if each['name'] == job.name]
                 if answer.get('nextPageToken'):
-                    return False
-            states = {each['currentState'] for each in found}
+                    return None
+            return {each['currentState'] for each in found}
     except (OSError, ValueError, LookupError, google.auth.exceptions.GoogleAuthError):
-        return False
-    return bool(states) and states <= _ENDED
+        return None
 
 
 def _get(session: requests.Session, url: str, **query: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transforms.dataflow_job import Job, has_ended, parse_job
+from transforms import uris
+from transforms.dataflow_job import Job, has_ended, has_none_active, parse_job
 from transforms.errors import UsageError
 from transforms.layout import Layout
 
@@ -46,7 +47,8 @@ def acquire(
         holder = _take(layout, break_lease)
         if holder is None:
             return
-        who = f'run {holder.get("run_id", "?")} is writing there ({_name(holder)})'
+        run_id = uris.printable(str(holder.get('run_id', '?')))
+        who = f'run {run_id} is writing there ({_name(holder)})'
         left_sec = ends_at - time.monotonic()
         if left_sec <= 0:
             raise UsageError(
@@ -85,30 +87,41 @@ def rename(layout: Layout, run_id: str) -> None:
     layout.store.write(layout.uri(_PATH), _content(dataclasses.replace(layout, run_id=run_id)))
 
 
-def hand_over(layout: Layout, job: Job | None) -> None:
+def hand_over(layout: Layout, job: Job | None, *, is_submitted: bool = True) -> None:
     """Gives a lease that is held to what works on when this process is gone.
 
     Args:
       layout: the output, and the run.
       job: the job of Dataflow; None for another engine, whose end nobody can prove.
+      is_submitted: False while this process is about to submit it: when that is killed, there may
+        be such a job or none.
     """
-    holder = {'run_id': layout.run_id, 'job': None if job is None else job._asdict()}
+    holder: dict[str, Any] = {} if is_submitted else _identity(os.getpid())
+    holder |= {'run_id': layout.run_id, 'job': None if job is None else job._asdict()}
     layout.store.write(layout.uri(_PATH), json.dumps(holder).encode())
 
 
-def release_handed_over(layout: Layout) -> None:
-    """Gives back the lease of a run that was handed over, once the run is done."""
+def release_handed_over(layout: Layout, job: Job | None = None) -> None:
+    """Gives back the lease of a run that was handed over, once the run is done.
+
+    Args:
+      layout: the output, and the run.
+      job: only if it is this job's: another one may work on the same run by now.
+    """
     uri = layout.uri(_PATH)
     holder = _parse(layout.store.read(uri))
-    if 'job' in holder and holder.get('run_id') == layout.run_id:
+    is_ours = job is None or parse_job(holder.get('job')) == job
+    if 'job' in holder and holder.get('run_id') == layout.run_id and is_ours:
         layout.store.delete(uri)
 
 
 def _name(holder: dict[str, Any]) -> str:
     if 'job' in holder:
         job = parse_job(holder['job'])
-        return 'on a cluster' if job is None else f'job of Dataflow {job}'
-    return f'process {holder.get("pid", "?")} on {holder.get("host", "?")}'
+        if job is not None:
+            return f'job of Dataflow {job}'
+        return 'on a cluster' if holder['job'] is None else 'a job that cannot be asked for'
+    return uris.printable(f'process {holder.get("pid", "?")} on {holder.get("host", "?")}')
 
 
 def _content(layout: Layout) -> bytes:
@@ -148,7 +161,14 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     """Whether the holder has ended for sure: a job, or a process of this machine and boot."""
     if 'job' in holder:
         job = parse_job(holder['job'])
+        if 'pid' in holder:
+            return job is not None and _is_process_gone(holder) and has_none_active(job)
         return job is not None and has_ended(job)
+    return _is_process_gone(holder)
+
+
+def _is_process_gone(holder: dict[str, Any]) -> bool:
+    """Whether it was a process of this machine, boot and namespace, and has ended."""
     pid = holder.get('pid')
     if not isinstance(pid, int) or not holder.get('boot'):
         return False

@@ -79,6 +79,7 @@ class Listing(NamedTuple):
 
 DEAD_LETTERS = 'dead_letters'
 NO_CARRIED = '[]'
+_NOT_THERE = 'a path of one machine; the workers of this run are others'
 _NOT_IMAGE = 'skipped_not_image'
 _BEFORE_SINCE = 'skipped_before_since'
 
@@ -185,7 +186,7 @@ def list_input(
         case 'manifest':
             yield from _manifest_refs(source, columns, is_remote)
         case _ if source.kind == DEAD_LETTERS:
-            yield from _dead_refs(source, columns)
+            yield from _dead_refs(source, columns, is_remote)
         case 'file':
             yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), since)
         case 'folder':
@@ -210,7 +211,7 @@ def _ref(entry: Entry, since: float | None) -> Ref | str:
     return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
 
 
-def _dead_refs(source: Input, columns: Columns) -> Iterator[Ref]:
+def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref]:
     """The images behind the dead letters of a run, but for lines that were no URI."""
     reasons = source.pattern.split(',')
     store = store_for(source.uri, source.stores)
@@ -226,7 +227,9 @@ def _dead_refs(source: Input, columns: Columns) -> Iterator[Ref]:
                         if row['reason'] in reasons and row['stage'] != Stage.LIST.value:
                             values = [row[column] for column in columns.carry]
                             carried = json.dumps(values, ensure_ascii=False)
-                            yield Ref(row['uri'], '', -1, carried, '', '')
+                            is_bad = is_remote and not uris.scheme_of(row['uri'])
+                            why = (Reason.BAD_URI.value, _NOT_THERE) if is_bad else ('', '')
+                            yield Ref(row['uri'], '', -1, carried, *why)
         except (pa.ArrowException, OSError, LookupError) as e:
             raise StoreError(
                 f'{entry.uri} is no file of dead letters as a run writes it: restore it, or label '
@@ -256,9 +259,7 @@ def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator
                 raise ImageError(Reason.BAD_URI, 'an empty URI')
             found = uris.normalize(line.uri, base)
             if is_remote and not uris.scheme_of(found):
-                raise ImageError(
-                    Reason.BAD_URI, 'a path of one machine; the workers of this run are others'
-                )
+                raise ImageError(Reason.BAD_URI, _NOT_THERE)
             yield Ref(found, '', -1, carried, '', '', uris.access_url(line.uri))
         except ImageError as e:
             yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')

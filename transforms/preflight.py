@@ -30,12 +30,14 @@ class Preflight(NamedTuple):
       columns: what is read of manifests.
       limits: of one fetch.
       layout: where something is written.
+      is_remote: whether local paths in manifests are bad lines.
     """
 
     inputs: tuple[Input, ...]
     columns: Columns
     limits: FetchLimits
     layout: Layout
+    is_remote: bool = False
 
 
 def check(preflight: Preflight) -> bool:
@@ -50,7 +52,7 @@ def check(preflight: Preflight) -> bool:
       ManifestError: a manifest is broken.
     """
     for source in preflight.inputs:
-        _read_one(source, preflight.columns, preflight.limits)
+        _read_one(source, preflight)
     layout = preflight.layout
     check_writable(layout.uri(layout.work_folder), layout.stores)
     return True
@@ -69,11 +71,13 @@ def check_writable(folder: str, stores: StoreOptions) -> None:
     store.delete(probe)
 
 
-def _read_one(source: Input, columns: Columns, limits: FetchLimits) -> None:
+def _read_one(source: Input, preflight: Preflight) -> None:
     """Reads one of the first images; what is wrong with three of them is not their fault."""
-    listed = itertools.islice(list_input(source, columns), _LISTED)
+    found = list_input(source, preflight.columns, is_remote=preflight.is_remote)
+    listed = itertools.islice(found, _LISTED)
     refs = (ref for ref in listed if isinstance(ref, Ref) and not ref.reason)
     good = (ref for ref in refs if uris.scheme_of(ref.uri) not in _MANY_STORES)
+    limits = preflight.limits
     limits = limits._replace(deadline_sec=min(limits.deadline_sec, _DEADLINE_SEC))
     failed: ImageError | None = None
     for ref in itertools.islice(good, _TRIED):
