@@ -154,6 +154,7 @@ def test_other_options_start_another_run_and_the_old_one_is_named(folder, crash,
         label(*arguments_for(folder, '--threshold', '0.5', '--run_id', 'old'))
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_after_one_begun_later_is_older_all_the_same(folder, crash):
     """Its listing is the older one; and nothing is paid for the difference."""
     output = folder.parent / 'out'

@@ -155,7 +155,13 @@ def reference(manifest, tmp_path_factory):
 PARTITIONED = ('--carry', 'day', '--partition_by', 'split', *SMALL)
 
 
-@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize(
+    'engine',
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == 'two processes' else [])
+        for name in ENGINES
+    ],
+)
 def test_every_engine_writes_the_same_bytes(manifest, reference, tmp_path, engine):
     support.label(
         '--input', manifest, '--output', tmp_path, '--run_id', 'a', *PARTITIONED, *ENGINES[engine]

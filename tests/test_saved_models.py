@@ -237,6 +237,7 @@ def test_weights_from_a_bucket_and_a_server(npz, exported, bucket, server, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {'0', '1'}
 
 
+@pytest.mark.slow
 def test_the_same_network_on_jax(npz, reference):
     pytest.importorskip('jax')
     code = """
