@@ -201,8 +201,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         '--rows_per_file',
         type=positive,
         metavar='N',
-        help='rows a Parquet file, about (default: 1000000; with --features so many that they '
-        'have 256 MiB of them)',
+        help='rows a Parquet file, about, at most; a partition has 1, 2, 4, 8, ... files (default: '
+        '1000000; with --features so many that they have 256 MiB of them)',
     )
     where.add_argument(
         '--run_id',
