@@ -294,7 +294,7 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
     settings = []
 
     def default(view: Any, name: str, value: Any, why: str) -> None:
-        if getattr(view, name) in (None, 'default', []):
+        if getattr(view, name) in (None, 'default'):  # how Beam says that it was not given
             setattr(view, name, value)
             settings.append(Setting(f'--{name}={value}', why))
         else:
