@@ -7,6 +7,7 @@ Table of contents:
   s3        an S3 server as a process of its own, one for the whole session
   s3_bucket a fresh, empty bucket in it for one test
   server    a hub on loopback for one test, see tests.hub_server
+  stand_in_model  for one test, the model of tests.without_model: no TensorFlow, and no time
 """
 
 import contextlib
@@ -192,6 +193,15 @@ def server() -> Iterator[HubServer]:
     """A hub that knows no model yet."""
     with contextlib.closing(HubServer()) as made:
         yield made
+
+
+@pytest.fixture
+def stand_in_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels without a network, in this process: what it sees in a picture is made of its bytes."""
+    from tests import without_model
+    from transforms.model import handler
+
+    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
 
 
 def _free_port() -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.counted import WITHOUT_NETWORK
 from tests.engine_worker import COUNT, KIND, running_pool, workers
 from transforms.storage import store_for
@@ -62,7 +62,7 @@ def fill(bucket, pictures: Sequence[bytes]) -> Listed:
     """Puts images into a bucket and lists them: some twice, some for two customers, some bad."""
     rng = random.Random(7)
     lines = []
-    bad = dict(support.BAD) | {'gone.jpg': None}
+    bad = dict(samples.BAD) | {'gone.jpg': None}
     names = [f'{i % 7}/{i:05d}.jpg' for i in range(len(pictures))]
     for name, data in [*zip(names, pictures, strict=True), *bad.items()]:
         if data is not None:
@@ -103,7 +103,7 @@ def started(count: Path, kind: str, *arguments: object) -> Iterator[subprocess.P
     with Path(f'{count}.log').open('ab') as log:
         process = subprocess.Popen(
             [sys.executable, '-m', 'tests.counted', *words],
-            cwd=support.SAMPLE.parents[1],
+            cwd=samples.SAMPLE.parents[1],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -148,7 +148,7 @@ def check_undisturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -
       bucket: for the images and the outputs.
       tmp_path: for counts and logs.
     """
-    listed = fill(bucket, [support.picture(i) for i in range(200)])
+    listed = fill(bucket, [samples.picture(i) for i in range(200)])
     ours, theirs = bucket.uri('local'), bucket.uri('engine')
     common = ['--input', listed.manifest, *_CARRIED, '--chunk_size', CHUNK]
     finished(tmp_path / 'local', '', *common, '--output', ours, '--run_id', RUN)

@@ -1,6 +1,8 @@
-"""What several test modules need: pictures made from the sample, and runs of the pipeline."""
+"""Runs of the pipeline, in this process and in others; pictures are in `tests.samples`."""
 
 import argparse
+import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -12,51 +14,30 @@ from pathlib import Path
 import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
+import pytest
 
 from pipeline import options
 from pipeline.build import build
+from pipeline.main import main
 from pipeline.resume import settle
+from tests import quick_beam
+from tests.samples import SAMPLE
 from transforms.decode import decode
 from transforms.model.predictor import Predictor
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import resolve_model
 from transforms.process import shared
 
-SAMPLE = Path(options.__file__).parent / 'sample'
-PHOTOGRAPHS = sorted(
-    path for path in SAMPLE.iterdir() if path.stem not in ('empty', 'half', 'notes')
-)
+quick_beam.install()
 
 
-def picture(seed: int, size: tuple[int, int] = (160, 120), file_format: str = 'JPEG') -> bytes:
-    """An encoded picture, another one for each seed: a crop of one of the photographs."""
-    rng = np.random.default_rng(seed)
-    with Image.open(PHOTOGRAPHS[seed % len(PHOTOGRAPHS)]) as photograph:
-        width, height = photograph.size
-        side = int(min(width, height) * rng.uniform(0.5, 1.0))
-        left, top = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
-        box = (left, top, left + side, top + side)
-        image = photograph.convert('RGB').resize(size, Image.Resampling.BICUBIC, box=box)
-    data = io.BytesIO()
-    image.save(data, file_format)
-    return data.getvalue()
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """How a command ended in this process, as `subprocess.CompletedProcess` tells it of one."""
 
-
-BAD = {
-    'notes.jpg': b'no photograph',
-    'empty.png': b'',
-    'half.jpg': picture(3)[:2000],
-}
-
-
-def write_pictures(folder: Path, count: int) -> list[Path]:
-    """So many pictures, and three bad files among them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {f'{seed:04d}.jpg': picture(seed) for seed in range(count)} | BAD
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    return [folder / name for name in files]
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineOptions]:
@@ -102,8 +83,27 @@ def rows(folder: Path, kind: str, run: str = '*') -> list[dict]:
     return sorted(found, key=lambda row: row['uri'])
 
 
+def invoke(*arguments: str, **environment: str) -> Done:
+    """Runs `lemmabeam` in this process: seconds less than `command`, and the model is kept.
+
+    What is not to be seen here: signals, what a process imports, and threads of TensorFlow.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as e:  # argparse, at --help and at what it refuses
+            code = e.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs `lemmabeam` as a person would."""
+    """Runs `lemmabeam` as a person would, in a process of its own; mostly `invoke` will do."""
     return python('-m', 'pipeline', *arguments, **environment)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from pipeline.html_report import write_html_report
-from tests import devtools, made_runs, support
+from tests import devtools, made_runs, samples, support
 from transforms.rows import Reason
 from transforms.storage import DEFAULT_OPTIONS
 
@@ -66,7 +66,7 @@ def browser():
 @pytest.fixture(scope='module')
 def sample(tmp_path_factory):
     output = tmp_path_factory.mktemp('sample')
-    support.label('--input', support.SAMPLE, '--output', output)
+    support.label('--input', samples.SAMPLE, '--output', output)
     return output / write_html_report(str(output), None, DEFAULT_OPTIONS)
 
 
@@ -78,7 +78,7 @@ def hostile(tmp_path_factory):
     long_name = 'W' * 180 + '.jpg'
     names = [*made_runs.HOSTILE_NAMES, long_name]
     for name in names:
-        (folder / name).write_bytes(support.picture(1))
+        (folder / name).write_bytes(samples.picture(1))
     labels = [(0, made_runs.HOSTILE_LABEL, 0.5), (1, 'W' * 200, 0.25)]
     made_runs.write_run(
         output,

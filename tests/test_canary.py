@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from tests import support
+from tests import samples, support
 from tests.data.bit_reference import synthetic_weights
 from transforms.decode import decode
 from transforms.errors import ModelError, UsageError
@@ -101,7 +101,7 @@ def test_strict_refuses_synthetic_weights_and_finite_does_not(tmp_path):
 class TestRules:
     """Fakes: a model that must fail on command."""
 
-    cat = decode((support.SAMPLE / 'cat.jpg').read_bytes(), registry.EMBEDDED_CARD.resize)
+    cat = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), registry.EMBEDDED_CARD.resize)
 
     def check(self, source, cat, coffee, mode=canary.FINITE):
         def call(pictures):

@@ -23,9 +23,8 @@ from transforms.storage_local import LocalStore
 
 
 @pytest.fixture(autouse=True)
-def no_model(monkeypatch):
-    """What it sees in a picture is not looked at here."""
-    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
+def no_decoder(stand_in_model, monkeypatch):
+    """Neither what is in a file nor what the model sees in it is looked at here."""
     monkeypatch.setattr(load.Loader, '_decode', without_model.decode)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from transforms.decode import decode
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import resolve_model
@@ -25,7 +25,7 @@ FELINE = 'n02120997'
 def sample_run(tmp_path_factory):
     output = tmp_path_factory.mktemp('sample') / 'output'
     done = support.command(
-        'label', '--input', support.SAMPLE, '--output', output, '--max_failure_rate', '0.25'
+        'label', '--input', samples.SAMPLE, '--output', output, '--max_failure_rate', '0.25'
     )
     return done, output
 
@@ -57,8 +57,8 @@ def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
     network = load_network(source, 'float32', 1, with_features=False)
     names = source.vocabulary.names
     rows = {Path(row['uri']).name: row for row in support.rows(sample_run[1], 'predictions')}
-    assert len(rows) == len(support.PHOTOGRAPHS) == 10
-    for path in support.PHOTOGRAPHS:
+    assert len(rows) == len(samples.PHOTOGRAPHS) == 10
+    for path in samples.PHOTOGRAPHS:
         with Image.open(path) as image:
             scale = 256 / min(image.size)
             size = [round(side * scale) for side in image.size]
@@ -81,7 +81,7 @@ def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
 
 
 def test_more_failures_than_allowed_exit_with_3_and_keep_the_results(sample_run, tmp_path):
-    done = support.command('label', '--input', support.SAMPLE, '--output', tmp_path / 'out')
+    done = support.command('label', '--input', samples.SAMPLE, '--output', tmp_path / 'out')
     assert done.returncode == 3
     assert '3 of 13 images failed, more than --max_failure_rate 0.05' in done.stderr
     assert verify(str(tmp_path / 'out')) == []
@@ -110,7 +110,7 @@ USAGE = {
 def test_wrong_usage_exits_with_2_and_names_flag_and_value(case, tmp_path):
     arguments, message = USAGE[case]
     output = tmp_path / 'out'
-    done = support.command('label', '--input', support.SAMPLE, '--output', output, *arguments)
+    done = support.command('label', '--input', samples.SAMPLE, '--output', output, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert 'Traceback' not in done.stderr
@@ -118,7 +118,7 @@ def test_wrong_usage_exits_with_2_and_names_flag_and_value(case, tmp_path):
 
 
 def test_an_output_inside_the_input_is_refused(tmp_path):
-    support.write_pictures(tmp_path / 'in', 1)
+    samples.write_pictures(tmp_path / 'in', 1)
     done = support.command('label', '--input', tmp_path / 'in', '--output', tmp_path / 'in' / 'out')
     assert done.returncode == 2
     assert 'lies inside --input' in done.stderr
@@ -126,7 +126,7 @@ def test_an_output_inside_the_input_is_refused(tmp_path):
 
 def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path):
     (tmp_path / 'file').touch()
-    done = support.command('label', '--input', support.SAMPLE, '--output', tmp_path / 'file')
+    done = support.command('label', '--input', samples.SAMPLE, '--output', tmp_path / 'file')
     assert done.returncode == 1
     assert 'cannot write' in done.stderr
     assert 'file' in done.stderr
@@ -134,7 +134,7 @@ def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path):
 
 def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
     path = tmp_path / 'list.jsonl'
-    path.write_text(f'{{"uri": "{support.PHOTOGRAPHS[0]}"}}\n{{"uri": "{support.SAMPLE}/ca')
+    path.write_text(f'{{"uri": "{samples.PHOTOGRAPHS[0]}"}}\n{{"uri": "{samples.SAMPLE}/ca')
     done = support.command('label', '--input', path, '--output', tmp_path / 'out')
     assert done.returncode == 1
     assert f'{path}: line 2 breaks off' in done.stderr
@@ -145,7 +145,7 @@ def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
 
 def test_more_images_than_allowed_are_refused_before_inference(tmp_path):
     done = support.command(
-        'label', '--input', support.SAMPLE, '--output', tmp_path / 'out', '--max_images', '5'
+        'label', '--input', samples.SAMPLE, '--output', tmp_path / 'out', '--max_images', '5'
     )
     assert done.returncode == 2
     assert '--max_images 5: 13 distinct images are to be labelled' in done.stderr
@@ -157,7 +157,7 @@ def test_a_complete_run_is_not_overwritten(sample_run):
     (run_id,) = (path.name for path in (output / 'runs').iterdir())
     before = {path: path.read_bytes() for path in output.rglob('*') if path.is_file()}
     done = support.command(
-        'label', '--input', support.SAMPLE, '--output', output, '--run_id', run_id
+        'label', '--input', samples.SAMPLE, '--output', output, '--run_id', run_id
     )
     assert done.returncode == 2
     assert f'--run_id {run_id}: this run is complete' in done.stderr
@@ -167,7 +167,7 @@ def test_a_complete_run_is_not_overwritten(sample_run):
 def test_a_run_that_does_not_fit_the_dataset_is_refused(sample_run, tmp_path):
     _, output = sample_run
     path = tmp_path / 'list.csv'
-    path.write_text(f'uri,split\n{support.PHOTOGRAPHS[0]},train\n')
+    path.write_text(f'uri,split\n{samples.PHOTOGRAPHS[0]},train\n')
     done = support.command('label', '--input', path, '--output', output, '--partition_by', 'split')
     assert done.returncode == 2
     assert '"partition_by": []' in done.stderr
@@ -178,7 +178,7 @@ def test_a_run_that_does_not_fit_the_dataset_is_refused(sample_run, tmp_path):
 def many_pictures(tmp_path):
     """Enough for a run of minutes, as links to a few files."""
     folder = tmp_path / 'many'
-    originals = support.write_pictures(tmp_path / 'few', 10)
+    originals = samples.write_pictures(tmp_path / 'few', 10)
     folder.mkdir()
     for i in range(20_000):
         (folder / f'{i:05d}.jpg').hardlink_to(originals[i % 10])
@@ -225,14 +225,14 @@ def test_a_signal_stops_within_5_s_and_leaves_no_partial_file(
 def test_two_runs_into_one_folder_and_one_that_was_killed(many_pictures, tmp_path):
     output = tmp_path / 'out'
     process = start_and_wait_for_work(many_pictures, output)
-    second = support.command('label', '--input', support.SAMPLE, '--output', output)
+    second = support.command('label', '--input', samples.SAMPLE, '--output', output)
     process.kill()
     process.communicate(timeout=30)
     assert second.returncode == 2
     assert 'run stopped is writing there' in second.stderr
     # The killed run's lease is still there, but its holder is provably gone.
     third = support.command(
-        *('label', '--input', support.SAMPLE, '--output', output),
+        *('label', '--input', samples.SAMPLE, '--output', output),
         *('--run_id', 'third', '--max_failure_rate', '1'),
     )
     assert third.returncode == 0, third.stderr

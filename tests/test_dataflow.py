@@ -24,7 +24,7 @@ from pipeline.dataflow import job_name
 from pipeline.image import BEAM_LABEL, PYTHON_LABEL, check_image
 from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import support
+from tests import samples, support
 from tests.dataflow_server import DataflowServer, run_staged, staged_pipeline
 from tests.hub_server import body, status
 from tests.shuffles import pixel_faults
@@ -87,8 +87,8 @@ def submit(service, bucket, monkeypatch):
     clock = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 100))
     monkeypatch.setattr(dataflow_runner, 'time', clock)
     for i in range(5):
-        bucket.put(f'in/{i}.jpg', support.picture(i))
-    bucket.put('in/notes.jpg', support.BAD['notes.jpg'])
+        bucket.put(f'in/{i}.jpg', samples.picture(i))
+    bucket.put('in/notes.jpg', samples.BAD['notes.jpg'])
     places = {
         'input': bucket.uri('in'),
         'output': bucket.uri('out'),
@@ -154,7 +154,7 @@ def submit(service, bucket, monkeypatch):
         ),
         ({'input': '/data/photos'}, '--input /data/photos: a path of this machine'),
         ({'output': 'labels'}, '--output labels: a path of this machine'),
-        ({'model': str(support.SAMPLE)}, '--model .*: a path of this machine'),
+        ({'model': str(samples.SAMPLE)}, '--model .*: a path of this machine'),
         ({'accelerator': 'l4'}, "--accelerator 'l4'.*did you mean nvidia-l4"),
         ({'accelerator': 'NVIDIA_L4'}, '--accelerator.*did you mean nvidia-l4'),
         ({'accelerator': 'nvidia-t4'}, '--accelerator.*did you mean nvidia-tesla-t4'),
@@ -381,7 +381,7 @@ def test_explain_submits_nothing(submit, service, bucket, capsys):
 
 
 def test_explain_of_a_local_run_starts_nothing(tmp_path, capsys):
-    arguments = ['--input', str(support.SAMPLE), '--output', str(tmp_path / 'out'), '--explain']
+    arguments = ['--input', str(samples.SAMPLE), '--output', str(tmp_path / 'out'), '--explain']
     assert main(['label', *arguments]) == 0
     said = capsys.readouterr().out
     assert said.startswith('run on this machine, by FnApiRunner:\n')

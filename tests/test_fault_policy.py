@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests import support
+from tests import samples, support
 from transforms import load, preflight
 from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy
@@ -79,7 +79,7 @@ def test_another_number():
 
 
 def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch):
-    support.write_pictures(tmp_path / 'in', 60)
+    samples.write_pictures(tmp_path / 'in', 60)
 
     def refuse(*_):
         raise ImageError(Reason.FORBIDDEN, 'permission denied')
@@ -110,13 +110,13 @@ class TestPreflight:
         monkeypatch.setattr(LocalStore, 'fetch', some)
 
     def test_what_cannot_be_read_is_found_out_first(self, tmp_path, monkeypatch):
-        support.write_pictures(tmp_path / 'in', 10)
+        samples.write_pictures(tmp_path / 'in', 10)
         self.refuse(monkeypatch, ['/in/'])
         with pytest.raises(Exception, match=r'cannot be read, nor what is .*forbidden: for a test'):
             self.label(tmp_path)
 
     def test_one_that_cannot_be_read_is_one_dead_letter(self, tmp_path, monkeypatch):
-        support.write_pictures(tmp_path / 'in', 10)
+        samples.write_pictures(tmp_path / 'in', 10)
         self.refuse(monkeypatch, ['0000', '0001'])
         report = self.label(tmp_path)
         assert report['counts']['dead_lettered_by_reason']['forbidden'] == 2
@@ -128,7 +128,7 @@ class TestPreflight:
         assert self.label(tmp_path)['counts']['dead_lettered_by_reason'] == {'empty': 5}
 
     def test_an_output_that_cannot_be_written_or_deleted(self, tmp_path, monkeypatch):
-        support.write_pictures(tmp_path / 'in', 2)
+        samples.write_pictures(tmp_path / 'in', 2)
 
         def denied(self, uri):
             raise StoreError(f'{uri}: denied')
@@ -138,7 +138,7 @@ class TestPreflight:
             self.label(tmp_path)
 
     def test_each_process_tries_once(self, tmp_path, monkeypatch):
-        support.write_pictures(tmp_path / 'in', 2)
+        samples.write_pictures(tmp_path / 'in', 2)
         tried = []
         read_one = preflight._read_one
         monkeypatch.setattr(
@@ -153,7 +153,14 @@ class TestPreflight:
 
 class TestDecoderThatHangs:
     def loader(self, tmp_path, *more):
-        arguments = ('--input', support.SAMPLE, '--output', tmp_path, '--fetch_deadline_sec', '0.1')
+        arguments = (
+            '--input',
+            samples.SAMPLE,
+            '--output',
+            tmp_path,
+            '--fetch_deadline_sec',
+            '0.1',
+        )
         return Loader(support.make_config(*arguments, *more)[0].load)
 
     def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
@@ -168,7 +175,7 @@ class TestDecoderThatHangs:
         try:
             futures = []
             for i, name in enumerate(names):
-                item = Item(str(support.SAMPLE / name), '', -1, ['[]'])
+                item = Item(str(samples.SAMPLE / name), '', -1, ['[]'])
                 futures.append(loader.submit(item, pixels[i], make()))
                 time.sleep(0.2)  # the second one waits for the core that the first one holds
             with pytest.raises(DecodeError, match=r'cat\.jpg: decoding takes longer than 1 s'):
@@ -189,8 +196,8 @@ class TestDecoderThatHangs:
         )
         images = tmp_path / 'in'
         images.mkdir()
-        (images / 'fine.jpg').write_bytes(support.picture(1))
-        (images / 'hostile.jpg').write_bytes(support.picture(2, (750, 500)))
+        (images / 'fine.jpg').write_bytes(samples.picture(1))
+        (images / 'hostile.jpg').write_bytes(samples.picture(2, (750, 500)))
         started = time.monotonic()
         done = support.python(
             '-c', code, 'label', '--input', images, '--output', tmp_path / 'out',
@@ -207,7 +214,7 @@ class TestOneProcessWithManyThreads:
     """As service runners have it: twelve bundles at a time in one process."""
 
     def test_all_share_one_loader_and_one_model(self, tmp_path, monkeypatch):
-        support.write_pictures(tmp_path / 'in', 60)
+        samples.write_pictures(tmp_path / 'in', 60)
         made = []
         init = Loader.__init__
 
@@ -226,7 +233,7 @@ class TestOneProcessWithManyThreads:
         assert len(made) == 1
 
     def test_their_look_ahead_is_bounded_together(self, tmp_path):
-        arguments = ('--input', support.SAMPLE, '--output', tmp_path, '--batch_size', '8')
+        arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--batch_size', '8')
         options = support.make_config(*arguments, '--memory_budget', '8MiB')[0].load
         loader = shared(Loader, options)
         batch_bytes = 8 * 224 * 224 * 3

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.conftest import Bucket, fresh_bucket
 from tests.fault_proxy import KINDS, Fault
 from transforms import decode, http_pool, load, storage_gcs
@@ -71,7 +71,7 @@ class Objects:
 @pytest.fixture(scope='module')
 def objects(emulator):
     kinds = ('JPEG', 'PNG', 'WEBP')
-    data = {f'in/{i:03d}.img': support.picture(i, (40, 30), kinds[i % 3]) for i in range(COUNT)}
+    data = {f'in/{i:03d}.img': samples.picture(i, (40, 30), kinds[i % 3]) for i in range(COUNT)}
     with fresh_bucket(emulator) as bucket:
         for name, body in data.items():
             bucket.put(name, body)
@@ -275,7 +275,7 @@ def test_a_run_through_a_store_that_never_answers_stops_soon(proxy, objects, tmp
 
 
 def test_what_is_overwritten_or_deleted_after_the_listing(bucket, tmp_path, monkeypatch):
-    before, after = support.picture(1), support.picture(2, (90, 70), 'PNG')
+    before, after = samples.picture(1), samples.picture(2, (90, 70), 'PNG')
     for name in ('changed.jpg', 'gone.jpg', 'same.jpg'):
         bucket.put(f'in/{name}', before)
     listed = {}

@@ -9,7 +9,7 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.flink import check_flink
-from tests import support
+from tests import samples, support
 from tests.loopback import Handler, LoopbackServer
 from transforms.errors import UsageError
 
@@ -76,7 +76,7 @@ def test_a_cluster_of_another_flink_or_none_is_refused(master):
 
 def test_it_is_refused_before_the_output_is_touched(tmp_path):
     done = support.command(
-        *('label', '--input', support.SAMPLE, '--output', tmp_path / 'out'),
+        *('label', '--input', samples.SAMPLE, '--output', tmp_path / 'out'),
         *('--runner=FlinkRunner', '--flink_master=127.0.0.1:1'),
     )
     assert done.returncode == 2

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import support
+from tests import samples, support
 from transforms.model.sources import resolve_model
 from transforms.publish import discard
 from transforms.storage import store_for
@@ -23,8 +23,8 @@ def names(uri):
 @pytest.fixture
 def pictures(bucket, tmp_path):
     """The same files on both stores, with difficult names, and bad ones among them."""
-    files = {f'{i:04d}.jpg': support.picture(i) for i in range(30)} | support.BAD
-    files |= {name: support.picture(100 + i) for i, name in enumerate(NAMES)}
+    files = {f'{i:04d}.jpg': samples.picture(i) for i in range(30)} | samples.BAD
+    files |= {name: samples.picture(100 + i) for i, name in enumerate(NAMES)}
     for name, data in files.items():
         path = tmp_path / 'in' / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(bucket, pictures, t
 
 
 def test_more_objects_than_a_page_of_the_listing_holds(bucket, tmp_path):
-    data = [support.picture(i, (32, 24), 'PNG') for i in range(7)]
+    data = [samples.picture(i, (32, 24), 'PNG') for i in range(7)]
     for i in range(1_030):
         bucket.put(f'many/{i:04d}.png', data[i % 7])
     report = support.label('--input', bucket.uri('many/**'), '--output', tmp_path / 'out')
@@ -69,7 +69,7 @@ def test_a_manifest_in_a_bucket_and_what_an_interrupted_run_left(bucket, picture
 
 
 def test_a_run_without_a_report_is_discarded(bucket):
-    arguments = ('--input', support.SAMPLE, '--output', bucket.uri('out'), '--run_id', 'a')
+    arguments = ('--input', samples.SAMPLE, '--output', bucket.uri('out'), '--run_id', 'a')
     support.label(*arguments)
     layout = support.make_config(*arguments)[0].layout
     discard(layout)
@@ -82,7 +82,7 @@ def test_a_run_without_a_report_is_discarded(bucket):
 def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):
     for arguments, message in (
         (('--input', 'gs://no-such-bucket/x', '--output', tmp_path / 'out'), 'gs://no-such-bucket'),
-        (('--input', support.SAMPLE, '--output', 'gs://no-such-bucket/out'), 'no such bucket'),
+        (('--input', samples.SAMPLE, '--output', 'gs://no-such-bucket/out'), 'no such bucket'),
         (('--input', bucket.uri('nothing'), '--output', tmp_path / 'out'), 'no such file'),
     ):
         done = support.command('label', *arguments)

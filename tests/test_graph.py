@@ -9,7 +9,7 @@ import json
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import support
+from tests import samples, support
 from transforms import chunks, listing, outcomes, write
 from transforms.faults import fetch_policy
 from transforms.load import Loader, load_chunk
@@ -25,7 +25,7 @@ SMALL = ('--batch_size', '8', '--chunk_size', '16', '--rows_per_file', '20')
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
-    support.write_pictures(folder, 60)
+    samples.write_pictures(folder, 60)
     return folder
 
 

@@ -11,17 +11,19 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import support, without_model
+from tests import samples
 from tests.loopback import Handler, LoopbackServer
 from tests.support import label, python
 from transforms.errors import StoreError, UsageError
-from transforms.model import handler
 from transforms.rows import FetchLimits, NotModified
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
 from transforms.storage_http import HttpStore
 from transforms.storage_local import LocalStore
 from transforms.storage_s3 import S3Store
+
+# What the model sees in a picture is not looked at here.
+pytestmark = pytest.mark.usefixtures('stand_in_model')
 
 LIMITS = FetchLimits(max_bytes=2**20, deadline_sec=10.0)
 
@@ -60,12 +62,6 @@ def every_place(request, tmp_path):
     return place_of(request, tmp_path)
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """What it sees in a picture is not looked at here."""
-    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
-
-
 @pytest.fixture
 def reads(monkeypatch):
     """(URI, whether bytes were moved) of every read of an image, in this process."""
@@ -100,8 +96,8 @@ def test_a_second_run_reads_nothing_and_one_changed_new_and_deleted_object_are_t
     place, reads, tmp_path
 ):
     for i in range(12):
-        place.put(f'in/{i:02d}.jpg', support.picture(i))
-    for name, data in support.BAD.items():
+        place.put(f'in/{i:02d}.jpg', samples.picture(i))
+    for name, data in samples.BAD.items():
         place.put(f'in/{name}', data)
     output = place.uri('out')
     arguments = ('--input', place.uri('in'), '--output', output)
@@ -114,8 +110,8 @@ def test_a_second_run_reads_nothing_and_one_changed_new_and_deleted_object_are_t
     assert reads == []
     assert [run['sequence'] for run in (first, second)] == [1, 2]
 
-    changed = place.put('in/03.jpg', support.picture(103))
-    new = place.put('in/new.jpg', support.picture(104))
+    changed = place.put('in/03.jpg', samples.picture(103))
+    new = place.put('in/new.jpg', samples.picture(104))
     delete(place, 'in/05.jpg')
     third = label(*arguments, '--run_id', 'night-3')
     assert numbers(third) == {'labeled': 2, 'unchanged': 13, 'dead_lettered': 0, 'gone': 1}
@@ -126,14 +122,14 @@ def test_a_second_run_reads_nothing_and_one_changed_new_and_deleted_object_are_t
 def test_what_was_permanently_dead_is_left_alone_until_it_changes_or_is_asked_for(
     place, reads, tmp_path
 ):
-    place.put('in/good.jpg', support.picture(1))
+    place.put('in/good.jpg', samples.picture(1))
     bad = place.put('in/bad.jpg', b'no picture')
     arguments = ('--input', place.uri('in'), '--output', place.uri('out'))
     label(*arguments)
     reads.clear()
     assert numbers(label(*arguments, '--retry_dead'))['dead_lettered'] == 1
     assert reads == [(bad, True)]
-    place.put('in/bad.jpg', support.picture(2))
+    place.put('in/bad.jpg', samples.picture(2))
     assert numbers(label(*arguments)) == {
         'labeled': 1,
         'unchanged': 1,
@@ -143,14 +139,14 @@ def test_what_was_permanently_dead_is_left_alone_until_it_changes_or_is_asked_fo
 
 
 def test_a_manifest_is_read_conditionally(place, reads, tmp_path):
-    uris = [place.put(f'in/{i}.jpg', support.picture(i)) for i in range(4)]
+    uris = [place.put(f'in/{i}.jpg', samples.picture(i)) for i in range(4)]
     manifest = tmp_path / 'list.csv'
     bad_line = 'ftp://x/y.jpg'
     manifest.write_text('uri,split\n' + ''.join(f'{uri},a\n' for uri in [*uris, bad_line]))
     arguments = ('--input', manifest, '--output', place.uri('out'), '--carry', 'split')
     assert numbers(label(*arguments))['labeled'] == 4
     reads.clear()
-    place.put('in/2.jpg', support.picture(12))
+    place.put('in/2.jpg', samples.picture(12))
     report = label(*arguments)
     assert numbers(report) == {'labeled': 1, 'unchanged': 4, 'dead_lettered': 0, 'gone': 0}
     assert sorted(reads) == [(uri, uri == uris[2]) for uri in uris]
@@ -236,8 +232,8 @@ def test_gcs_is_asked_for_another_generation_only(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    for path in support.write_pictures(tmp_path / 'in', 5):
-        if path.name in support.BAD:
+    for path in samples.write_pictures(tmp_path / 'in', 5):
+        if path.name in samples.BAD:
             path.unlink()
     return tmp_path / 'in'
 
@@ -277,7 +273,7 @@ def test_a_higher_threshold_over_the_same_floor_is_no_other_dataset(folder, tmp_
 
 
 def test_since_leaves_out_what_is_older(place):
-    place.put('in/a.jpg', support.picture(1))
+    place.put('in/a.jpg', samples.picture(1))
     arguments = ('--input', place.uri('in'), '--output', place.uri('out'))
     report = label(*arguments, '--since', '2h')
     assert numbers(report) == {'labeled': 1, 'unchanged': 0, 'dead_lettered': 0, 'gone': None}
@@ -363,7 +359,7 @@ def test_a_dataset_of_another_schema_version_is_refused(folder, tmp_path):
 
 
 def test_what_is_too_large_is_left_alone_until_the_limit_is_another(place, tmp_path):
-    uri = place.put('in/large.jpg', support.picture(1))
+    uri = place.put('in/large.jpg', samples.picture(1))
     manifest = tmp_path / 'list.txt'
     manifest.write_text(f'{uri}\n')
     for i, source in enumerate((manifest, place.uri('in'))):

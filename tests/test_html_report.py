@@ -26,7 +26,7 @@ from pipeline.html_charts import percent
 from pipeline.html_report import write_html_report
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import made_runs, support
+from tests import made_runs, samples, support
 from transforms.errors import StoreError, UsageError
 from transforms.rows import FetchLimits, Reason
 from transforms.runs import complete_runs
@@ -115,7 +115,7 @@ def check_is_closed(page):
 @pytest.fixture(scope='module')
 def sample(tmp_path_factory):
     output = tmp_path_factory.mktemp('sample')
-    support.label('--input', support.SAMPLE, '--output', output, '--run_id', 'sample')
+    support.label('--input', samples.SAMPLE, '--output', output, '--run_id', 'sample')
     return output
 
 
@@ -150,7 +150,7 @@ def test_thumbnails_are_small_and_carry_no_metadata(tmp_path):
     exif = Image.Exif()
     exif[0x010E] = 'a secret description'
     path = tmp_path / 'a.jpg'
-    Image.open(io.BytesIO(support.picture(1, (900, 300)))).save(path, exif=exif, comment=b'secret')
+    Image.open(io.BytesIO(samples.picture(1, (900, 300)))).save(path, exif=exif, comment=b'secret')
     made_runs.write_run(tmp_path, 'a', [(str(path), [(0, 'robin', 0.5)])])
     page = page_of(tmp_path)
     data = base64.b64decode(page.pictures[0].partition(',')[2])
@@ -166,7 +166,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path, as_folder):
     folder = tmp_path / ('<b>' if as_folder else 'pictures')
     folder.mkdir()
     for name in made_runs.HOSTILE_NAMES:
-        (folder / name).write_bytes(support.picture(1))
+        (folder / name).write_bytes(samples.picture(1))
     labels = [(0, made_runs.HOSTILE_LABEL, 0.5), (1, '\u202ereverse\x00\x1b[31m', 0.25)]
     made_runs.write_run(
         tmp_path,
@@ -216,7 +216,7 @@ def test_no_picture_is_read_if_none_is_asked_for(copy, monkeypatch):
 
 def test_the_number_of_pictures_is_bounded(tmp_path):
     for i in range(30):
-        (tmp_path / f'{i}.jpg').write_bytes(support.picture(i))
+        (tmp_path / f'{i}.jpg').write_bytes(samples.picture(i))
     labels = [(0, 'robin', 0.5)]
     made_runs.write_run(tmp_path, 'a', [(str(tmp_path / f'{i}.jpg'), labels) for i in range(30)])
     assert len(page_of(tmp_path, count=4).pictures) == 8
@@ -225,7 +225,7 @@ def test_the_number_of_pictures_is_bounded(tmp_path):
 
 def test_the_file_stays_small(tmp_path, monkeypatch):
     for i in range(30):
-        (tmp_path / f'{i}.jpg').write_bytes(support.picture(i))
+        (tmp_path / f'{i}.jpg').write_bytes(samples.picture(i))
     labels = [(0, 'robin', 0.5)]
     made_runs.write_run(tmp_path, 'a', [(str(tmp_path / f'{i}.jpg'), labels) for i in range(30)])
     monkeypatch.setattr(html_report, 'MAX_BYTES', 150_000)
@@ -308,9 +308,9 @@ def test_scores_of_any_range_have_their_place(tmp_path):
 
 def test_pictures_that_cannot_be_shown_say_why(tmp_path):
     (tmp_path / 'text.jpg').write_bytes(b'no picture')
-    (tmp_path / 'large.png').write_bytes(support.picture(1, (2000, 600), 'PNG'))
-    (tmp_path / 'other.jpg').write_bytes(support.picture(1))
-    same = support.picture(2)
+    (tmp_path / 'large.png').write_bytes(samples.picture(1, (2000, 600), 'PNG'))
+    (tmp_path / 'other.jpg').write_bytes(samples.picture(1))
+    same = samples.picture(2)
     (tmp_path / 'same.jpg').write_bytes(same)
     names = ['missing.jpg', 'text.jpg', 'large.png', 'other.jpg', 'same.jpg']
     rows = [(str(tmp_path / name), [(0, 'robin', 0.5)]) for name in names]
@@ -451,7 +451,7 @@ def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch
     from pipeline import label
 
     config, _ = support.make_config(
-        '--input', support.SAMPLE, '--output', sample, '--run_id', 'sample'
+        '--input', samples.SAMPLE, '--output', sample, '--run_id', 'sample'
     )
     label._write_html_report(config.layout, 0)
     assert 'report.html' in capsys.readouterr().out
@@ -482,7 +482,7 @@ def test_names_are_relative_to_their_folder(tmp_path):
 
 
 def test_output_and_pictures_in_a_bucket(bucket, tmp_path):
-    uri = bucket.put('pictures/a.jpg', support.picture(1))
+    uri = bucket.put('pictures/a.jpg', samples.picture(1))
     made_runs.write_run(tmp_path, 'a', [(uri, [(0, 'robin', 0.5)])])
     for path in tmp_path.rglob('*'):
         if path.is_file():

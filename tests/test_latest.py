@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import latest as command
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.datasets import MODEL, Row, add_run
 from transforms import newest
 from transforms.dataset import open_dataset
@@ -84,7 +84,7 @@ def summary(rows, carry=()):
 def labelled(tmp_path_factory):
     """Two real runs, the second of fewer pictures, one of which has changed."""
     folder = tmp_path_factory.mktemp('labelled')
-    paths = support.write_pictures(folder / 'in', 6)
+    paths = samples.write_pictures(folder / 'in', 6)
     manifest = folder / 'list.jsonl'
     for run_id, chosen in (('b', paths), ('a', paths[:3])):
         lines = [
@@ -96,7 +96,7 @@ def labelled(tmp_path_factory):
             '--input', manifest, '--output', folder / 'out', '--run_id', run_id,
             '--carry', 'customer id', '--partition_by', 'day', '--force',
         )  # fmt: skip
-        paths[0].write_bytes(support.picture(9))
+        paths[0].write_bytes(samples.picture(9))
     return folder / 'out'
 
 

@@ -17,7 +17,7 @@ import pytest
 from apache_beam.options.pipeline_options import PortableOptions
 
 from pipeline.verify import compare, verify
-from tests import engines, support
+from tests import engines, samples, support
 
 _BINARY = Path(os.environ.get('PRISM') or Path(sys.executable).with_name('prism'))
 
@@ -49,7 +49,7 @@ def test_the_version_of_prism_is_that_of_beam():
 
 def test_a_job_may_take_longer_than_answers_of_the_engine(tmp_path):
     def limit_sec(*flags):
-        arguments = ('--input', support.SAMPLE, '--output', tmp_path, *flags)
+        arguments = ('--input', samples.SAMPLE, '--output', tmp_path, *flags)
         _, beam_options = support.make_config(*arguments)
         return beam_options.view_as(PortableOptions).job_server_timeout
 
@@ -60,7 +60,7 @@ def test_a_job_may_take_longer_than_answers_of_the_engine(tmp_path):
 
 @pytest.mark.engine
 def test_the_sample_gives_the_same_bytes(prism, tmp_path):
-    common = ['--input', support.SAMPLE, '--run_id', 'a', '--max_failure_rate', '0.25']
+    common = ['--input', samples.SAMPLE, '--run_id', 'a', '--max_failure_rate', '0.25']
     for output, flags in ((tmp_path / 'local', []), (tmp_path / 'prism', prism)):
         done = support.command('label', *common, '--output', output, *flags)
         assert done.returncode == 0, done.stderr
@@ -89,12 +89,12 @@ def test_prism_ends_with_a_run_that(is_stopped, prism, tmp_path):
     own = tmp_path / 'prism'
     own.symlink_to(_BINARY)
     manifest = tmp_path / 'list.jsonl'
-    line = json.dumps({'uri': str(support.PHOTOGRAPHS[0])}) + '\n'
+    line = json.dumps({'uri': str(samples.PHOTOGRAPHS[0])}) + '\n'
     manifest.write_text(line * 20_000 if is_stopped else line + line[:-5])
     words = ['label', '--input', str(manifest), '--output', str(tmp_path / 'out')]
     process = subprocess.Popen(
         [sys.executable, '-m', 'pipeline', *words, prism[0], f'--prism_location={own}'],
-        cwd=support.SAMPLE.parents[1],
+        cwd=samples.SAMPLE.parents[1],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

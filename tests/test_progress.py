@@ -7,7 +7,7 @@ from rich.console import Console
 
 from pipeline import progress
 from pipeline.summary import print_summary
-from tests import support
+from tests import samples, support
 from transforms.process import LIVE, LiveCounts
 
 
@@ -59,7 +59,7 @@ def test_a_log_gets_lines_now_and_then(monkeypatch):
 def test_names_cannot_write_on_the_terminal(tmp_path):
     name = '[red]x\x1b[2J[bold] [link=a].jpg'
     (tmp_path / 'in').mkdir()
-    (tmp_path / 'in' / name).write_bytes(support.picture(1))
+    (tmp_path / 'in' / name).write_bytes(samples.picture(1))
     (tmp_path / 'in' / f'bad{name}').write_bytes(b'')
     report = support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
     config, _ = support.make_config(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.benchmarks.measure import run_python
 from tests.data.bit_reference import synthetic_weights
 from transforms.decode import decode
@@ -31,7 +31,7 @@ def test_export_load_and_label(tmp_path, capsys):
     npz.unlink()
     size = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     labeled = run_python(
-        *('-m', 'pipeline', 'label', '--model', folder, '--input', support.SAMPLE),
+        *('-m', 'pipeline', 'label', '--model', folder, '--input', samples.SAMPLE),
         *('--output', output, '--canary', 'finite', '--max_failure_rate', '0.25'),
     )
     with capsys.disabled():

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import main
-from tests import support
+from tests import samples, support
 
 VALUES = ['007', 'a b', 'a/b', '..', '', None, 'ä=%', '2026-11-24', "o'x"]
 
@@ -20,7 +20,7 @@ VALUES = ['007', 'a b', 'a/b', '..', '', None, 'ä=%', '2026-11-24', "o'x"]
 @pytest.fixture(scope='module')
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp('readers')
-    paths = support.write_pictures(folder / 'in', 2 * len(VALUES))
+    paths = samples.write_pictures(folder / 'in', 2 * len(VALUES))
     lines = [
         {'uri': str(path), 'day': VALUES[i % len(VALUES)], 'customer': f'{i:03d}'}
         for i, path in enumerate(paths)

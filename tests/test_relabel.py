@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import relabel as command
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.datasets import MODEL, VOCABULARY, Row, add_run
 from transforms import lease, newest, relabel, work
 from transforms.errors import StoreError, UsageError
@@ -66,7 +66,7 @@ def files_of(folder):
 def labelled(tmp_path_factory):
     """Pictures that were labelled at a low threshold, and at a higher one in another place."""
     folder = tmp_path_factory.mktemp('labelled')
-    support.write_pictures(folder / 'in', 8)
+    samples.write_pictures(folder / 'in', 8)
     for name, threshold in (('low', '0.02'), ('high', '0.2')):
         support.label(
             '--input', folder / 'in', '--output', folder / name, '--run_id', 'a',

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from transforms.errors import InferenceError, ModelError
 from transforms.model.rescue import predict_or_rescue
 
@@ -40,7 +40,7 @@ def pixels():
 
 def arguments(folder):
     flags = ('--batch_size', str(BATCH), '--chunk_size', '16', '--max_labels', '7')
-    return ('--input', support.SAMPLE, '--output', folder / 'unused', *flags)
+    return ('--input', samples.SAMPLE, '--output', folder / 'unused', *flags)
 
 
 def failing(predictor, when):
@@ -202,7 +202,7 @@ def run(tmp_path, name, *more):
 
 
 def test_a_poisoned_picture_costs_one_row(tf, predictor, tmp_path):
-    paths = support.write_pictures(tmp_path / 'in', 20)
+    paths = samples.write_pictures(tmp_path / 'in', 20)
     _, healthy, before = run(tmp_path, 'healthy')
     poison = support.decode_224(paths[7])
 
@@ -225,7 +225,7 @@ def test_a_poisoned_picture_costs_one_row(tf, predictor, tmp_path):
 
 
 def test_scores_that_are_not_finite_are_no_labels(tf, predictor, tmp_path):
-    paths = support.write_pictures(tmp_path / 'in', 20)
+    paths = samples.write_pictures(tmp_path / 'in', 20)
     _, healthy, _ = run(tmp_path, 'healthy')
     poison = support.decode_224(paths[7])
     compile_ = predictor._compile
@@ -248,7 +248,7 @@ def test_scores_that_are_not_finite_are_no_labels(tf, predictor, tmp_path):
 
 
 def test_a_run_that_ran_out_of_memory_says_so(tf, predictor, tmp_path):
-    support.write_pictures(tmp_path / 'in', 20)
+    samples.write_pictures(tmp_path / 'in', 20)
     _, healthy, _ = run(tmp_path, 'healthy')
     calls = []
 
@@ -269,7 +269,7 @@ def test_a_run_that_ran_out_of_memory_says_so(tf, predictor, tmp_path):
 
 
 def test_a_model_that_fails_on_every_picture_stops_the_run(tf, predictor, tmp_path):
-    support.write_pictures(tmp_path / 'in', 30)
+    samples.write_pictures(tmp_path / 'in', 30)
 
     def when(batch):
         return tf.errors.InternalError(None, None, 'x') if batch.any() else None

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import support
-from tests.support import SAMPLE
+from tests import samples
+from tests.samples import SAMPLE
 
 CHUNK = 64
 
@@ -140,10 +140,10 @@ def test_killed_at_ten_random_moments(tmp_path):
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_with_the_real_model(tmp_path):
     images = 1_000
-    paths = support.write_pictures(tmp_path / 'photos', 100)
+    paths = samples.write_pictures(tmp_path / 'photos', 100)
     for i in range(100, images):
         (tmp_path / f'photos/{i:04d}.jpg').hardlink_to(paths[i % 100])
-    for name in support.BAD:
+    for name in samples.BAD:
         (tmp_path / 'photos' / name).unlink()
     arguments = ['label', '--input', tmp_path / 'photos']
     left = killed_and_resumed(tmp_path, arguments, images, ten_moments(random.Random(), 10))

@@ -14,13 +14,9 @@ from tests import without_model
 from tests.fault_proxy import Fault
 from tests.loopback import Handler, LoopbackServer
 from tests.support import python, rows
-from transforms.model import handler
 
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """What it sees in a picture is not looked at here."""
-    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
+# What the model sees in a picture is not looked at here.
+pytestmark = pytest.mark.usefixtures('stand_in_model')
 
 
 def report_of(output, run_id):

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import support
+from tests import samples, support
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import module as hub_module
 from transforms.errors import ModelError
@@ -155,7 +155,7 @@ def test_features_without_a_head(tf, weights, tmp_path):
     signatures = tf.saved_model.load(str(folder)).signatures
     assert set(signatures) == {'features', 'serving_default'}
     output = tmp_path / 'out'
-    report = support.label('--input', support.SAMPLE, '--output', output, '--model', folder)
+    report = support.label('--input', samples.SAMPLE, '--output', output, '--model', folder)
     assert report['counts']['labeled'] == 10
     assert verify(str(output)) == []
     rows = support.rows(output, 'predictions')
@@ -164,7 +164,7 @@ def test_features_without_a_head(tf, weights, tmp_path):
 
 
 def test_features_beside_labels(exported, tmp_path, tf):
-    arguments = ('--input', support.SAMPLE, '--model', exported)
+    arguments = ('--input', samples.SAMPLE, '--model', exported)
     plain, both = tmp_path / 'plain', tmp_path / 'both'
     support.label(*arguments, '--output', plain, '--run_id', 'a')
     report = support.label(*arguments, '--output', both, '--run_id', 'a', '--features')
@@ -282,7 +282,7 @@ def test_a_published_module_by_its_handle_gives_the_labels_of_the_checkpoint(ser
     path = '/google/bit/m-r50x1/ilsvrc2012_classification/1'
     data = archive(published(tmp_path / 'published', weights, 50))
     url = server.put(path, hub_module(data))
-    common = ('--input', support.SAMPLE, '--run_id', 'a', '--model_size', '48')
+    common = ('--input', samples.SAMPLE, '--run_id', 'a', '--model_size', '48')
     common += ('--canary', 'finite', '--threshold', '0', '--batch_size', '4')
     by_handle, by_checkpoint = tmp_path / 'by_handle', tmp_path / 'by_checkpoint'
     cache = ('--model_cache', tmp_path / 'cache')
@@ -544,7 +544,7 @@ class TestStrangers:
         done = support.command(
             'label',
             '--input',
-            support.SAMPLE,
+            samples.SAMPLE,
             '--output',
             output,
             '--model',
@@ -567,7 +567,7 @@ class TestStrangers:
         printed = capsys.readouterr().out
         assert 'network as it was saved' in printed
         assert 'thing 0' in printed
-        config = ('--input', support.SAMPLE, '--output', tmp_path / 'x', '--model', folder)
+        config = ('--input', samples.SAMPLE, '--output', tmp_path / 'x', '--model', folder)
         with pytest.raises(ModelError, match='--precision float16'):
             support.make_config(*config, '--precision', 'float16')
 
@@ -578,7 +578,7 @@ def test_a_checkpoint_route_and_its_own_export_agree_to_the_bit(exported, tmp_pa
     for name, location in (('a', exported), ('b', tmp_path / 'model.tar')):
         support.label(
             '--input',
-            support.SAMPLE,
+            samples.SAMPLE,
             '--output',
             tmp_path / name,
             '--run_id',

@@ -12,7 +12,7 @@ from apache_beam.runners.portability.fn_api_runner import translations
 from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 
 from pipeline import build as graph
-from tests import shuffles, support
+from tests import samples, shuffles, support
 from tests.benchmarks.shape import labeled
 from transforms.chunks import cut, merge
 from transforms.history import HistoryFile
@@ -64,7 +64,7 @@ EXPECTED = {
 
 @pytest.fixture(scope='module')
 def config():
-    config, _ = support.make_config('--input', support.SAMPLE, '--output', '/nowhere')
+    config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
     # Of a single one Beam would not shuffle the names.
     history = tuple(HistoryFile(f'{i}.parquet', i, True, ()) for i in (1, 2))
     return dataclasses.replace(config, history=history)

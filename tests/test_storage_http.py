@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import main
-from tests import support
+from tests import samples, support
 from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
 from transforms.errors import ImageError, UsageError
@@ -213,7 +213,7 @@ def test_only_images_of_manifests_are_read():
 
 
 def test_web_addresses_on_the_command_line_are_wrong_usage(tmp_path, capsys):
-    good = f'--input={support.SAMPLE}'
+    good = f'--input={samples.SAMPLE}'
     for arguments, words in (
         (('--input=https://me:pw@h/a.jpg', f'--output={tmp_path}'), 'into a manifest'),
         ((good, '--output=HTTPS://me:pw@h/out'), '--output HTTPS://h/out: http(s) is not written'),
@@ -772,7 +772,7 @@ def test_a_signed_manifest_is_labelled_and_its_secrets_are_nowhere(site, tmp_pat
     caplog.set_level(logging.INFO)
     host = site.url.removeprefix('http://')
     for i in range(3):
-        site.answers[f'/{i}.jpg'] = answer(data=support.picture(i), ETag=f'"{i}"')
+        site.answers[f'/{i}.jpg'] = answer(data=samples.picture(i), ETag=f'"{i}"')
     lines = [
         f'{site.url}/0.jpg?v=1&sig={SECRET}&se=2027',
         f'{site.url}/0.jpg?v=1&sig=a{SECRET}',

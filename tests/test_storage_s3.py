@@ -22,7 +22,7 @@ import pytest
 import urllib3
 
 from pipeline.verify import compare, verify
-from tests import conftest, support
+from tests import conftest, samples, support
 from tests.misbehaving_server import (
     BODY,
     Server,
@@ -505,7 +505,7 @@ def test_without_boto3_it_is_said_what_to_install(monkeypatch):
 )
 def test_options_that_are_not_read_are_refused(flag, told):
     with pytest.raises(UsageError, match=told) as caught:
-        support.make_config('--input', support.SAMPLE, '--output', 'out', flag)
+        support.make_config('--input', samples.SAMPLE, '--output', 'out', flag)
     assert 's3cr3t' not in str(caught.value)
 
 
@@ -513,8 +513,8 @@ def test_options_that_are_not_read_are_refused(flag, told):
 
 
 def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(s3, s3_bucket, tmp_path):
-    files = {f'{i:04d}.jpg': support.picture(i) for i in range(8)} | support.BAD
-    files |= {name: support.picture(100 + i) for i, name in enumerate(NAMES)}
+    files = {f'{i:04d}.jpg': samples.picture(i) for i in range(8)} | samples.BAD
+    files |= {name: samples.picture(100 + i) for i, name in enumerate(NAMES)}
     for name, data in files.items():
         path = tmp_path / 'in' / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -545,6 +545,9 @@ def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(s3, s3_bucket, tmp_
 
 
 def test_buckets_that_are_not_there_are_found_out_first(s3, tmp_path):
-    for source, output in ((support.SAMPLE, 's3://no-such-bucket/o'), ('s3://no-such-bucket', 'o')):
+    for source, output in (
+        (samples.SAMPLE, 's3://no-such-bucket/o'),
+        ('s3://no-such-bucket', 'o'),
+    ):
         with pytest.raises(UsageError, match='no such bucket no-such-bucket'):
             support.label('--input', source, '--output', output)

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.build import build
 from pipeline.verdict import describe, make_verdict
-from tests import support
+from tests import samples, support
 from transforms import load
 from transforms.storage_local import LocalStore
 
@@ -15,7 +15,7 @@ from transforms.storage_local import LocalStore
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
-    support.write_pictures(folder, 40)
+    samples.write_pictures(folder, 40)
     return folder
 
 

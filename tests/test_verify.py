@@ -9,14 +9,14 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import support
+from tests import samples, support
 from transforms.hashing import uri_hash
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     pictures = tmp_path_factory.mktemp('pictures')
-    support.write_pictures(pictures, 12)
+    samples.write_pictures(pictures, 12)
     output = tmp_path_factory.mktemp('whole')
     support.label('--input', pictures, '--output', output, '--run_id', 'a', '--rows_per_file', '8')
     assert verify(str(output)) == []

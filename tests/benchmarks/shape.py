@@ -25,7 +25,7 @@ import numpy as np
 from apache_beam.utils import windowed_value
 
 from pipeline.build import build
-from tests import shuffles, support
+from tests import samples, shuffles, support
 from tests.benchmarks.measure import Process, Row, run_python
 from transforms import chunks, frozen, listing, outcomes, write
 from transforms.layout import Layout
@@ -151,7 +151,7 @@ def simulate(images: int, folder: Path) -> dict:
     # One camera is listed twice, and one was labelled by an earlier run.
     inputs = [listing.Input('folder', uri, '') for uri in (top, f'{top}/camera-00')]
     layout = Layout(str(folder / 'output'), 'a', 'model-00000000', (), (), 1_000_000)
-    config, _ = support.make_config('--input', support.SAMPLE, '--output', folder / 'output')
+    config, _ = support.make_config('--input', samples.SAMPLE, '--output', folder / 'output')
     root = beam.Pipeline()
     build(root, config)
     proto = root.to_runner_api()
