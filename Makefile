@@ -13,14 +13,30 @@ OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-.PHONY: run test test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
+# Test processes; a third one gains little on two cores.
+PROCESSES := 2
+PYTEST := $(BIN)/python -m pytest --durations 10
+
+.PHONY: run test test-quick test-times test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
 	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25 --force
 
 test: $(READY) $(EMULATOR)
-	$(BIN)/python -m pytest -m 'not slow and not engine' -n 2 --dist loadfile
+	$(PYTEST) -m 'not slow and not engine' -n $(PROCESSES)
+
+# Pure modules: no Beam, no TensorFlow, no server; for the loop of somebody who edits.
+test-quick: $(READY)
+	$(PYTEST) -m 'not slow and not engine' --quick -n $(PROCESSES)
+
+# Measures how long each file takes, by which `make test` is balanced.
+test-times: $(READY) $(EMULATOR)
+	$(PYTEST) -m 'not slow and not engine' -n $(PROCESSES) --write-times
+
+# One file: make test-decode runs tests/test_decode.py; T is for pytest: make test-decode T='-k tiff -x'.
+test-%: $(READY) $(EMULATOR)
+	$(PYTEST) -m 'not slow and not engine' tests/test_$*.py $(T)
 
 test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready
 	$(BIN)/python -m pytest -m slow

@@ -1,10 +1,10 @@
 """What tests share.
 
 Table of contents:
-  emulator  a storage emulator as a process of its own, one for the whole session
+  emulator  a storage emulator, one for all test processes, see tests.servers
   bucket    a fresh, empty bucket in it for one test, with `put` to fill it
   proxy     a proxy before it that spoils reads for one test, see tests.fault_proxy
-  s3        an S3 server as a process of its own, one for the whole session
+  s3        an S3 server, one for all test processes
   s3_bucket a fresh, empty bucket in it for one test
   server    a hub on loopback for one test, see tests.hub_server
   stand_in_model  for one test, the model of tests.without_model: no TensorFlow, and no time
@@ -13,24 +13,27 @@ Table of contents:
 import contextlib
 import dataclasses
 import os
-import socket
-import subprocess
-import sys
-import time
 import urllib.parse
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 
+from tests import servers
 from tests.fault_proxy import FaultProxy
 from tests.hub_server import HubServer
-
-_BINARY = Path(sys.executable).with_name('fake-gcs-server')
-_START_SEC = 20.0
+from tests.servers import pytest_configure_node, pytest_unconfigure  # noqa: F401 (hooks of pytest)
+from tests.tiers import (  # noqa: F401 (hooks of pytest)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_ignore_collect,
+    pytest_runtest_logreport,
+    pytest_runtest_teardown,
+    pytest_sessionfinish,
+    pytest_xdist_make_scheduler,
+)
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
@@ -72,36 +75,17 @@ class Bucket:
 
 
 @pytest.fixture(scope='session')
-def emulator() -> Iterator[str]:
+def emulator(request: pytest.FixtureRequest) -> Iterator[str]:
     """The endpoint of a running emulator, which STORAGE_EMULATOR_HOST names from now on.
 
     One for the session, because a process keeps one client (`transforms.process.shared`).
     """
-    with running_emulator() as endpoint:
-        yield endpoint
-
-
-@contextlib.contextmanager
-def running_emulator() -> Iterator[str]:
-    """The endpoint of an emulator that STORAGE_EMULATOR_HOST names for the length of the block."""
-    if not _BINARY.exists():
-        pytest.fail(f'no emulator at {_BINARY}; build it with: make .venv/bin/{_BINARY.name}')
-    for _ in range(3):  # another process may take the port that was free
-        port = _free_port()
-        address = f'127.0.0.1:{port}'
-        command = [str(_BINARY), '-scheme', 'http', '-host', '127.0.0.1', '-port', str(port)]
-        command += ['-backend', 'memory', '-public-host', address]
-        command += ['-external-url', f'http://{address}']
-        with (
-            _running(command, f'http://{address}/_internal/healthcheck') as is_ready,
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            if not is_ready:
-                continue
-            patch.setenv('STORAGE_EMULATOR_HOST', f'http://{address}')
-            yield f'http://{address}'
-            return
-    pytest.fail(f'{_BINARY} did not answer within {_START_SEC:g} s, three times')
+    with (
+        servers.address_of(servers.GCS, request.config) as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv('STORAGE_EMULATOR_HOST', address)
+        yield address
 
 
 @pytest.fixture
@@ -139,29 +123,21 @@ class S3Bucket:
 
 
 @pytest.fixture(scope='session')
-def s3() -> Iterator[str]:
+def s3(request: pytest.FixtureRequest) -> Iterator[str]:
     """The endpoint of a running S3 server, which AWS_ENDPOINT_URL_S3 names from now on.
 
     One for the session, because a process keeps one client (`transforms.process.shared`).
     """
-    for _ in range(3):
-        port = _free_port()
-        address = f'127.0.0.1:{port}'
-        command = [sys.executable, '-m', 'moto.server', '-H', '127.0.0.1', '-p', str(port)]
-        with (
-            _running(command, f'http://{address}/moto-api/data.json') as is_ready,
-            pytest.MonkeyPatch.context() as patch,
-        ):
-            if not is_ready:
-                continue
-            for name in [name for name in os.environ if name.startswith('AWS_')]:
-                patch.delenv(name)
-            for name, value in AWS_ENVIRONMENT.items():
-                patch.setenv(name, value)
-            patch.setenv('AWS_ENDPOINT_URL_S3', f'http://{address}')
-            yield f'http://{address}'
-            return
-    pytest.fail(f'moto.server did not answer within {_START_SEC:g} s, three times')
+    with (
+        servers.address_of(servers.S3, request.config) as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in [name for name in os.environ if name.startswith('AWS_')]:
+            patch.delenv(name)
+        for name, value in AWS_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.setenv('AWS_ENDPOINT_URL_S3', address)
+        yield address
 
 
 @pytest.fixture(scope='session')
@@ -202,40 +178,3 @@ def stand_in_model(monkeypatch: pytest.MonkeyPatch) -> None:
     from transforms.model import handler
 
     monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _running(command: list[str], health: str) -> Iterator[bool]:
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={key: value for key, value in os.environ.items() if 'proxy' not in key.lower()},
-    )
-    try:
-        yield _answers(process, health)
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _answers(process: subprocess.Popen, health: str) -> bool:
-    ends_at = time.monotonic() + _START_SEC
-    with urllib3.PoolManager(retries=False) as pool:
-        while process.poll() is None and time.monotonic() < ends_at:
-            with contextlib.suppress(urllib3.exceptions.HTTPError):
-                response = pool.request('GET', health)
-                return response.status == 200
-            time.sleep(0.05)
-    return False

@@ -12,7 +12,7 @@ from statistics import median
 import urllib3
 
 from tests.benchmarks.measure import Row, run_python
-from tests.conftest import running_emulator
+from tests.servers import running_emulator
 from transforms.rows import FetchLimits
 from transforms.storage_gcs import GcsStore
 
