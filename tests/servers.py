@@ -91,12 +91,12 @@ class _Starter:
         self._temporary.cleanup()
 
     def _run(self) -> None:
-        waiting = set(_KINDS)
+        waiting = list(_KINDS)
         with contextlib.ExitStack() as stack:
             while not self._stop.wait(0.05):
-                for kind in [
-                    kind for kind in waiting if _path(self.folder, kind, 'asked').exists()
-                ]:
+                for kind in waiting.copy():
+                    if not _path(self.folder, kind, 'asked').exists():
+                        continue
                     waiting.remove(kind)
                     try:
                         said = stack.enter_context(running(kind))
@@ -104,7 +104,7 @@ class _Starter:
                         said = str(e)
                     unfinished = _path(self.folder, kind, 'unfinished')
                     unfinished.write_text(said)
-                    unfinished.rename(_path(self.folder, kind, 'running'))
+                    unfinished.rename(_path(self.folder, kind, 'answer'))
 
 
 _STARTER = pytest.StashKey[_Starter]()
