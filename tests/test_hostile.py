@@ -8,7 +8,7 @@ import pytest
 from pipeline.verify import verify
 from tests import support
 from tests.benchmarks.measure import run_python
-from tests.corpus import corpus
+from tests.corpus import cases
 
 # What a long run says of how far it is, and nothing else.
 _PROGRESS = re.compile(r'lemmabeam: (working|[0-9,]+ (listed|images|of) ).*')
@@ -34,7 +34,7 @@ sys.exit(main())
 def test_every_file_ends_where_it_should_and_memory_is_bounded(program, most_bytes, tmp_path):
     expected = {}
     (tmp_path / 'in').mkdir()
-    for case in corpus():
+    for case in cases():
         (tmp_path / 'in' / case.name).write_bytes(case.data)
         expected[case.name] = case.expected
     assert len(expected) >= 300
