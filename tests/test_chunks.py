@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
 from transforms.rows import Chunk, Item, Known, Ref
 
-pure = settings(derandomize=True, max_examples=200, deadline=None)
+pure = settings(derandomize=True, max_examples=120, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
 carried = st.sampled_from(['[]', '["x"]', '["y"]', '[null]'])
 items = st.lists(
@@ -22,7 +22,7 @@ items = st.lists(
         st.integers(-1, 9),
         st.lists(carried, unique=True, min_size=1, max_size=2),
     ),
-    max_size=40,
+    max_size=24,
     unique_by=lambda item: item.uri,
 )
 refs_of_one_uri = st.lists(
