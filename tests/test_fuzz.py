@@ -5,12 +5,15 @@ Nothing but ImageError may come out, soon, without a word of a library, and memo
 
 import json
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests import mutations, support
+from tests import mutations
 
+_ROOT = Path(__file__).parents[1]
 _MAX_GROWTH_BYTES = 40_000_000
 # Of a core, whatever else the machine does; the slowest takes a tenth of it.
 _MAX_CPU_SEC = 5.0
@@ -52,11 +55,18 @@ print(json.dumps([outcomes, slowest_cpu_sec, grown_bytes]))
 """
 
 
+def run_python(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=_ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
 @pytest.mark.parametrize(
     ('count', 'seed'), [(8000, 1), pytest.param(200_000, 2, marks=pytest.mark.slow)]
 )
 def test_mutated_files_raise_nothing_but_image_error_and_leave_nothing(count, seed):
-    done = support.python('-c', _DECODE, count, seed, timeout_sec=600)
+    done = run_python('-c', _DECODE, count, seed)
     assert (done.returncode, done.stderr) == (0, '')
     outcomes, slowest_cpu_sec, grown_bytes = json.loads(done.stdout)
     assert sum(outcomes.values()) == count
@@ -82,9 +92,7 @@ def test_the_mutations_are_the_same_for_the_same_seed():
     (sys.platform, platform.machine()) != ('linux', 'x86_64'), reason='no wheels of the fuzzer'
 )
 def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
-    done = support.python(
-        *('-m', 'tests.fuzz_decode', '--seconds', 60, '--crashers', tmp_path), timeout_sec=300
-    )
+    done = run_python('-m', 'tests.fuzz_decode', '--seconds', 60, '--crashers', tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.iterdir()) == []
     assert int(done.stdout.split()[0]) > 1000, 'executions'
