@@ -1,7 +1,7 @@
-"""Decoding: the corpus, a plain reference, orientation and memory.
+"""Decoding: the corpus, a plain reference and orientation.
 
-Mutated files are looked at in test_fuzz. Not looked at: whether Pillow's codecs themselves are
-right, and speed (tests/benchmarks).
+Memory is looked at in test_decode_memory, mutated files in test_fuzz. Not looked at: whether
+Pillow's codecs themselves are right, and speed (tests/benchmarks).
 """
 
 import functools
@@ -9,10 +9,7 @@ import io
 import itertools
 import statistics
 import struct
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,68 +246,3 @@ def test_only_baseline_jpegs_have_the_higher_limit():
     decode.decode(corpus.encode(image, 'JPEG'), CROP, limits)
     with pytest.raises(ImageError, match='too_many_pixels'):
         decode.decode(corpus.encode(image, 'JPEG', progressive=True), CROP, limits)
-
-
-# A process for each file, of which none has imported anything or decoded more than a tiny one.
-PEAK = """
-import os, resource, sys
-from pathlib import Path
-from transforms import decode
-from transforms.model.card import Resize
-resize = Resize(224, 256, 'bicubic')
-tiny, *files = map(Path, sys.argv[1:])
-decode.decode(tiny.read_bytes(), resize)
-for file in files:
-    if child := os.fork():
-        assert os.waitpid(child, 0)[1] == 0
-        continue
-    large = file.read_bytes()
-    decode.decode(tiny.read_bytes(), resize)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    opened = decode.open_image(large, resize, decode.DEFAULT_LIMITS)
-    decode.render(opened, resize)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(file.name, (after - before) * 1024, opened.working_bytes, flush=True)
-    os._exit(0)
-"""
-
-
-LARGE = {
-    'png': lambda image: corpus.encode(image, 'PNG', compress_level=1),
-    'png_rgba': lambda image: corpus.encode(image.convert('RGBA'), 'PNG', compress_level=1),
-    'webp': lambda image: corpus.encode(image, 'WEBP', method=0),
-    'avif': lambda image: corpus.encode(image, 'AVIF', speed=10),
-    'jp2': lambda image: corpus.encode(image, 'JPEG2000'),
-    'progressive': lambda image: corpus.encode(image, 'JPEG', progressive=True),
-    'tiff': lambda image: corpus.encode(image, 'TIFF', compression='tiff_lzw'),
-}
-
-
-@pytest.fixture(scope='module')
-def peaks(tmp_path_factory):
-    """Memory that decoding adds in a fresh process, and what was predicted, by kind of file."""
-    folder = tmp_path_factory.mktemp('large')
-    (folder / 'tiny').write_bytes(corpus.encode(corpus.picture(), 'JPEG'))
-    image = corpus.picture(2400, 2000)
-    files = {kind: make(image) for kind, make in LARGE.items()}
-    files['hundred_megapixels'] = corpus.tall_jpeg(10_048, 78)
-    for kind, data in files.items():
-        (folder / kind).write_bytes(data)
-    command = [sys.executable, '-c', PEAK, folder / 'tiny', *(folder / kind for kind in files)]
-    root = Path(__file__).parents[1]
-    out = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout
-    found = {kind: (int(peak), int(told)) for kind, peak, told in map(str.split, out.splitlines())}
-    assert set(found) == set(files)
-    return found
-
-
-def test_a_hundred_megapixels_take_little_memory(peaks):
-    peak, predicted = peaks['hundred_megapixels']
-    assert peak < 100_000_000
-    assert peak < 1.5 * predicted + 10_000_000
-
-
-@pytest.mark.parametrize('kind', LARGE)
-def test_working_bytes_is_about_the_peak(kind, peaks):
-    peak, predicted = peaks[kind]
-    assert peak < 1.25 * predicted + 10_000_000
