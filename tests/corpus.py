@@ -6,15 +6,17 @@ picture that is not whole is not guessed at.
 """
 
 import dataclasses
+import functools
 import gzip
 import io
 import itertools
 import random
 import struct
+import types
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
@@ -46,8 +48,14 @@ class Case:
     expected: str
 
 
+@functools.cache
+def cases() -> tuple[Case, ...]:
+    """All cases, made once in a process."""
+    return tuple(corpus())
+
+
 def corpus() -> Iterator[Case]:
-    """All cases; about 20 MB and a few seconds to make."""
+    """All cases, made anew; about 20 MB and a few seconds to make."""
     yield from itertools.chain(
         _jpegs(),
         _jpeg_headers(),
@@ -82,6 +90,11 @@ def corpus() -> Iterator[Case]:
 
 def picture(width: int = 48, height: int = 40, mode: str = 'RGB') -> Image.Image:
     """A smooth picture without any symmetry, so that a wrong orientation cannot pass."""
+    return _picture(width, height, mode).copy()
+
+
+@functools.cache
+def _picture(width: int, height: int, mode: str) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     x, y = x / max(width, 1), y / max(height, 1)
     red = 255 * x
@@ -728,14 +741,15 @@ LOSSLESS = {
 }
 
 
-def samples_of_each_format() -> dict[str, bytes]:
+@functools.cache
+def samples_of_each_format() -> Mapping[str, bytes]:
     """One ordinary file a suffix."""
     files = {suffix: encode(picture(), kind, **o) for suffix, (kind, o) in LOSSLESS.items()}
     files['jpg'] = _jpeg()
     files['avif'] = _avif(picture())
     files['j2k'] = encode(picture(), 'JPEG2000', no_jp2=True)
     files['ico'] = encode(picture(32, 32), 'ICO', sizes=[(32, 32)], bitmap_format='bmp')
-    return files
+    return types.MappingProxyType(files)
 
 
 def _shapes() -> Iterator[Case]:
@@ -967,6 +981,7 @@ def _polyglots() -> Iterator[Case]:
 
 
 def _other_formats() -> Iterator[Case]:
+    icon = encode(picture(32, 32, 'RGBA'), 'PNG')
     eps = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n'
     files = {
         'a.pdf': b'%PDF-1.7\n%\xe2\xe3\xcf\xd3\n' + bytes(200),
@@ -976,7 +991,7 @@ def _other_formats() -> Iterator[Case]:
         'a_bare.svg': b'<svg width="9" height="9"></svg>',
         'a.psd': b'8BPS\x00\x01' + bytes(200),
         'a.dds': encode(picture(), 'DDS'),
-        'a.icns': encode(picture(32, 32, 'RGBA'), 'ICNS'),
+        'a.icns': struct.pack('>4sI4sI', b'icns', 16 + len(icon), b'icp5', 8 + len(icon)) + icon,
         'a.exr': b'v/1\x01\x02' + bytes(200),
         'a.fits': b'SIMPLE  =                    T'.ljust(2880),
         'a.hdr': b'#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 8\n' + bytes(99),

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from tests import corpus
+from transforms.errors import ImageError
 
 # Larger files take longer to decode and find no more; bombs are looked at in test_decode.
 _MAX_SEED_BYTES = 60_000
@@ -30,7 +31,7 @@ _MARKS += (b'II*\x00', b'MM\x00*', b'Exif\x00\x00', b'\x00\x00\x01\x00', b'P6 ',
 @functools.cache
 def seeds() -> list[bytes]:
     """Valid and hostile files of all formats."""
-    cases = [case.data for case in corpus.corpus() if len(case.data) <= _MAX_SEED_BYTES]
+    cases = [case.data for case in corpus.cases() if len(case.data) <= _MAX_SEED_BYTES]
     return [*corpus.samples_of_each_format().values(), *(data for data in cases if data)]
 
 
@@ -43,6 +44,18 @@ def mutated(count: int, seed: int) -> Iterator[bytes]:
         for _ in range(chance.choice((1, 1, 2, 3, 8))):
             _mutate(data, pool, chance)
         yield bytes(data[:_MAX_BYTES])
+
+
+def check_detail(error: ImageError, data: bytes) -> None:
+    """That a detail is a line of ours, and says nothing that a library said."""
+    assert '0x' not in error.detail
+    assert '\n' not in error.detail
+    assert error.size_bytes == len(data)
+    cause: BaseException | None = error.__cause__
+    while cause is not None:
+        # A number may be the same by chance: the tag that is missing, and the size of the file.
+        assert not str(cause).strip('0123456789') or str(cause) not in error.detail
+        cause = cause.__cause__
 
 
 def _mutate(data: bytearray, pool: Sequence[bytes], chance: random.Random) -> None:

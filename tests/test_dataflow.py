@@ -18,6 +18,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 from apache_beam.runners.dataflow import dataflow_runner
+from apache_beam.runners.portability import stager
 
 from pipeline import dataflow, engine, label, machines, options
 from pipeline.dataflow import job_name
@@ -79,13 +80,16 @@ def service():
 
 
 @pytest.fixture
-def submit(service, bucket, monkeypatch):
+def submit(service, bucket, stand_in_model, monkeypatch):
     """Runs `lemmabeam label` with the runner of Dataflow; the exit code."""
     # The registry of the image is not asked: that is another test's.
     monkeypatch.setattr(dataflow, 'check_image', lambda reference: None)
     # Beam asks every five seconds how a job is.
     clock = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 100))
     monkeypatch.setattr(dataflow_runner, 'time', clock)
+    # Beam stages a list of what is installed here, which takes pip a second.
+    freeze = '_create_stage_submission_env_dependencies'
+    monkeypatch.setattr(stager.Stager, freeze, staticmethod(lambda folder: []))
     for i in range(5):
         bucket.put(f'in/{i}.jpg', samples.picture(i))
     bucket.put('in/notes.jpg', samples.BAD['notes.jpg'])
@@ -97,7 +101,7 @@ def submit(service, bucket, monkeypatch):
         'no_auth': True,
         'max_failure_rate': '0.5',
         'run_id': 'Night-1',
-        # Those that TensorFlow has in this process.
+        # As many as of a run on this machine.
         'intra_op_threads': cpu_count(),
     }
 

@@ -7,12 +7,12 @@ a single answer does to a single request is looked at in test_storage_gcs; signa
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pipeline.verify import verify
 from tests import samples, support
 from tests.conftest import Bucket, fresh_bucket
 from tests.fault_proxy import KINDS, Fault
-from transforms import decode, http_pool, load, storage_gcs
+from transforms import decode, http_pool, storage, storage_gcs
 from transforms.decode import PixelLimits
 from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
@@ -32,11 +32,11 @@ from transforms.model.card import Resize
 from transforms.rows import Failure, FetchLimits, Image, Item, Stage
 from transforms.storage import store_for
 
-COUNT = 200
-THREADS = 16
+COUNT = 100
+THREADS = 20  # as many as a fifth of them: what must be waited for is waited for at once
 RESIZE = Resize(size_px=16, short_side_px=None, filter='bilinear')
-# What a fetch may take beyond its deadline on a busy machine.
-SLACK_SEC = 1.0
+# What a fetch may take beyond its deadline on a busy machine; a drip would take half a minute.
+SLACK_SEC = 3.0
 
 # By which reasons an object is given up whose every request is spoiled.
 REASONS = {
@@ -64,6 +64,9 @@ class Objects:
     bucket: Bucket
     data: dict[str, bytes]
 
+    def first(self, count: int) -> 'Objects':
+        return Objects(self.bucket, dict(itertools.islice(self.data.items(), count)))
+
     def items(self) -> list[Item]:
         return [Item(self.bucket.uri(name), '', -1, ('[]',)) for name in self.data]
 
@@ -82,10 +85,11 @@ def objects(emulator):
 def store(proxy, monkeypatch):
     """A store of this test alone, behind the proxy, that tries again soon and gives up soon."""
     monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.01, 0.05))
-    monkeypatch.setattr(http_pool, '_SOCKET_TIMEOUT_SEC', 0.4)
+    monkeypatch.setattr(http_pool, '_SOCKET_TIMEOUT_SEC', 0.8)
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
-    made = storage_gcs.GcsStore()
-    monkeypatch.setattr(load, 'store_for', lambda *_: made)
+    made, make = storage_gcs.GcsStore(), storage._make_store
+    # Another function, whose stores the process does not have yet.
+    monkeypatch.setattr(storage, '_make_store', lambda key: made if key[0] == 'gs' else make(key))
     yield made
     made._connections.close()
 
@@ -95,21 +99,22 @@ def load_options(deadline_sec: float) -> LoadOptions:
 
 
 def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure]:
-    """Loads every object; the books, the deadlines and each slot are checked on the way."""
+    """Loads the objects; the books, the deadlines and each slot are checked on the way."""
+    count = len(objects.data)
     loader = Loader(load_options(deadline_sec))
-    pixels = np.full((COUNT, RESIZE.size_px, RESIZE.size_px, 3), 7, np.uint8)
+    pixels = np.full((count, RESIZE.size_px, RESIZE.size_px, 3), 7, np.uint8)
     going_on = FaultPolicy(FailFast(0, ''), StoreError)  # each image's own end is looked at
-    most_sec = COUNT / THREADS * deadline_sec + 15
+    most_sec = count / THREADS * deadline_sec + 15
     try:
         futures = [
             loader.submit(item, pixels[i], going_on) for i, item in enumerate(objects.items())
         ]
         _, late = concurrent.futures.wait(futures, most_sec)
-        assert not late, f'{len(late)} of {COUNT} fetches are not over after {most_sec:g} s'
+        assert not late, f'{len(late)} of {count} fetches are not over after {most_sec:g} s'
     finally:
         loader._pool.shutdown(wait=False, cancel_futures=True)
     loaded = [future.result() for future in futures]
-    assert len(loaded) == COUNT
+    assert len(loaded) == count
     slowest_sec = max(each.fetch_sec for each in loaded)
     assert slowest_sec < deadline_sec + SLACK_SEC
     for (name, data), each, slot in zip(objects.data.items(), loaded, pixels, strict=True):
@@ -158,7 +163,7 @@ def is_about(count: int, part: float) -> bool:
 
 @parts(0.01, 0.2, quick=PASSING, kinds=PASSING)
 def test_passing_faults_cost_no_image(kind, part, proxy, store, objects):
-    proxy.set(Fault(kind, part, seed=1))
+    proxy.set(Fault(kind, part, seed=4))
     assert failures(load_all(objects, 10.0)) == {}
     spoiled = sum(proxy.spoiled.values())
     assert is_about(spoiled, part)
@@ -167,7 +172,7 @@ def test_passing_faults_cost_no_image(kind, part, proxy, store, objects):
 
 @parts(0.01, 0.2, quick=('drip',), kinds=DRIPPING)
 def test_a_drip_costs_the_image_that_drips(kind, part, proxy, store, objects):
-    proxy.set(Fault(kind, part, seed=1))
+    proxy.set(Fault(kind, part, seed=4))
     # Long enough for those that do not drip, also where the machine is busy.
     found = failures(load_all(objects, 2.0))
     assert found == dict.fromkeys(proxy.spoiled, 'deadline')
@@ -176,7 +181,7 @@ def test_a_drip_costs_the_image_that_drips(kind, part, proxy, store, objects):
 
 @parts(0.01, 0.2, quick=('stall_within', 'drip_headers'))
 def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store, objects):
-    fault = Fault(kind, part, is_lasting=True, seed=2)
+    fault = Fault(kind, part, is_lasting=True, seed=4)
     proxy.set(fault)
     found = failures(load_all(objects, 1.0))
     chosen = {name for name in objects.data if fault.hits(name, 1)}
@@ -187,16 +192,16 @@ def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store,
 @parts(1.0, quick=('503', 'corrupt'))
 def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, store, objects):
     proxy.set(Fault(kind, part))
-    outcomes = load_all(objects, 0.25)
+    outcomes = load_all(objects.first(THREADS), 0.6)
     found = Counter(failures(outcomes).values())
-    assert found.total() == COUNT
+    assert found.total() == THREADS
     # On a busy machine the first answer may be late.
     assert set(found) <= {REASONS[kind], 'deadline'}
-    assert found[REASONS[kind]] >= 0.9 * COUNT
+    assert found[REASONS[kind]] >= 0.9 * THREADS
     details = {outcome.detail for outcome in outcomes.values()}
-    assert all(detail.endswith(', until 0.25 s were over') for detail in details)
+    assert all(detail.endswith(', until 0.6 s were over') for detail in details)
     if kind.isdigit():
-        assert f'HTTP {kind}, until 0.25 s were over' in details
+        assert f'HTTP {kind}, until 0.6 s were over' in details
 
 
 @pytest.mark.parametrize(
@@ -204,7 +209,7 @@ def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, sto
 )
 def test_faults_everywhere_stop_a_run_that_is_to_stop(kind, said, proxy, store, objects):
     proxy.set(Fault(kind, 1.0))
-    loader = Loader(load_options(0.25))
+    loader = Loader(load_options(0.8))  # so long that the first answers are in time
     policy = FaultPolicy(FailFast(20, 'run'), StoreError)
     items = objects.items()[:20]
     pixels = np.zeros((RESIZE.size_px, RESIZE.size_px, 3), np.uint8)
@@ -231,10 +236,12 @@ def label_through(proxy, objects, pattern, output, *arguments):
     return support.command('label', *source, *arguments, STORAGE_EMULATOR_HOST=proxy.url)
 
 
-def test_a_run_through_a_store_that_often_fails_labels_every_image(proxy, objects, tmp_path):
+def test_a_run_through_a_store_that_often_fails_labels_every_image(
+    proxy, store, objects, stand_in_model, tmp_path
+):
     proxy.set(Fault('503', 0.2, seed=8))
-    pattern = 'in/0[0-5]*'
-    done = label_through(proxy, objects, pattern, tmp_path / 'out', '--max_failure_rate', '0')
+    source = ('--input', objects.bucket.uri('in/0[0-5]*'), '--output', tmp_path / 'out')
+    done = support.invoke('label', *source, '--max_failure_rate', '0')
     assert done.returncode == 0, done.stderr
     assert done.stderr == ''
     assert proxy.spoiled.total() >= 6
@@ -260,21 +267,22 @@ def test_a_run_keeps_what_a_few_lasting_faults_leave(proxy, objects, tmp_path):
     assert len(support.rows(tmp_path / 'out', 'predictions')) == COUNT - len(chosen)
 
 
-def test_a_run_through_a_store_that_never_answers_stops_soon(proxy, objects, tmp_path):
+def test_a_run_through_a_store_that_never_answers_stops_soon(proxy, store, objects, tmp_path):
     proxy.set(Fault('503', 1.0))
-    started = time.monotonic()
-    done = label_through(proxy, objects, 'in/**', tmp_path / 'out', '--fetch_deadline_sec', 2)
+    source = ('--input', objects.bucket.uri('in/**'), '--output', tmp_path / 'out')
+    done = support.invoke('label', *source, '--fetch_deadline_sec', '0.5')
     assert done.returncode == 1, done.stderr
-    assert time.monotonic() - started < 60
     assert 'HTTP 503' in done.stderr
     assert objects.bucket.uri('in/') in done.stderr
     assert 'Traceback' not in done.stderr
-    assert sum(name in proxy.spoiled for name in objects.data) < COUNT, 'not every one was tried'
+    assert 1 <= sum(name in proxy.spoiled for name in objects.data) <= 3, 'not every one was tried'
     assert not list((tmp_path / 'out').glob('**/*.parquet'))
     assert not (tmp_path / 'out' / 'runs').exists()
 
 
-def test_what_is_overwritten_or_deleted_after_the_listing(bucket, tmp_path, monkeypatch):
+def test_what_is_overwritten_or_deleted_after_the_listing(
+    bucket, tmp_path, monkeypatch, stand_in_model
+):
     before, after = samples.picture(1), samples.picture(2, (90, 70), 'PNG')
     for name in ('changed.jpg', 'gone.jpg', 'same.jpg'):
         bucket.put(f'in/{name}', before)
@@ -318,35 +326,53 @@ FULL_DISK = """
 mount -t tmpfs -o size="$1" tmpfs "$2" || exit 77
 head -c "$3" /dev/zero > "$2/filler"
 shift 3
-"$@" 2> first.err > first.out
-echo $? > first.code
-find "$disk" -mindepth 1 -not -name filler > first.left
-rm -f "$disk/filler"
-mount -o remount,size=50m "$disk"
-python=$1
-while [ "$1" != label ]; do shift; done
-"$python" -m tests.without_model "$@" 2> second.err > second.out
-echo $? > second.code
-cp -r "$disk/out" kept
+exec "$@"
 """
 
 
-# The disk is filled by somebody else while the report is being made.
-FULL_AT_THE_END = """
-import contextlib, logging, os, sys
+# Both runs are processes of their own, forked where Beam is imported already.
+TWO_RUNS = """
+import contextlib, logging, os, subprocess, sys
 logging.basicConfig(level=logging.ERROR)
-from pipeline import report
-from tests import without_model
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from pipeline import label, report
+from tests import quick_beam, without_model
+
+quick_beam.install()
+disk, fills_at_the_end = os.environ['disk'], bool(os.environ['fills_at_the_end'])
 make_report = report.make_report
 
 def make_report_late(*arguments):
-    with contextlib.suppress(OSError), open(os.environ['disk'] + '/filler', 'ab', 0) as filler:
+    # The disk is filled by somebody else while the report is being made.
+    with contextlib.suppress(OSError), open(f'{disk}/filler', 'ab', 0) as filler:
         while True:
             filler.write(bytes(4096))
     return make_report(*arguments)
 
-report.make_report = make_report_late
-sys.exit(without_model.run())
+def run(name, make):
+    child = os.fork()
+    if not child:
+        for number, kind in ((1, 'out'), (2, 'err')):
+            os.dup2(os.open(f'{name}.{kind}', os.O_WRONLY | os.O_CREAT), number)
+        report.make_report = make
+        try:
+            code = without_model.run()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+    with open(f'{name}.code', 'w') as file:
+        file.write(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+run('first', make_report_late if fills_at_the_end else make_report)
+left = subprocess.check_output(['find', disk, '-mindepth', '1', '-not', '-name', 'filler'])
+with open('first.left', 'wb') as file:
+    file.write(left)
+if os.path.exists(f'{disk}/filler'):
+    os.remove(f'{disk}/filler')
+subprocess.check_call(['mount', '-o', 'remount,size=50m', disk])
+run('second', make_report)
+subprocess.check_call(['cp', '-r', f'{disk}/out', 'kept'])
 """
 
 
@@ -369,12 +395,13 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(size, filler_bytes, 
     disk = tmp_path / 'disk'
     disk.mkdir()
     script = ('unshare', '-Urm', 'sh', '-c', FULL_DISK, 'sh', size, disk, str(filler_bytes))
-    program = ('-c', FULL_AT_THE_END) if size == '1m' else ('-m', 'tests.without_model')
-    run = (sys.executable, *program, 'label')
+    run = (sys.executable, '-c', TWO_RUNS, 'label')
     run += ('--input', tmp_path / 'list.csv', '--carry', 'note', '--run_id', 'full')
+    environment = {'disk': str(disk), 'fills_at_the_end': 'yes' if size == '1m' else ''}
+    environment |= {'PYTHONPATH': str(Path(__file__).parents[1])}
     done = subprocess.run(
         [*script, *run, '--output', disk / 'out'],
-        env=os.environ | {'disk': str(disk), 'PYTHONPATH': str(Path(__file__).parents[1])},
+        env=os.environ | environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -387,7 +414,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(size, filler_bytes, 
     def said(name):
         return (tmp_path / name).read_text()
 
-    assert said('first.code') == '1\n', said('first.err')
+    assert said('first.code') == '1', said('first.err')
     lines = said('first.err').splitlines()
     assert lines[0].startswith(f'lemmabeam: cannot write {disk}/out/')
     assert what in lines[0]
@@ -397,6 +424,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(size, filler_bytes, 
     assert '.parquet' not in left.replace('/vocabularies/ilsvrc2012-c106702a.parquet', '')
     for name in ('report.json', 'run=full', '_lease.json', '.tmp'):
         assert name not in left
-    assert said('second.code') == '0\n', said('second.err')
+    assert done.returncode == 0, done.stderr
+    assert said('second.code') == '0', said('second.err')
     assert verify(str(tmp_path / 'kept')) == []
     assert len(support.rows(tmp_path / 'kept', 'predictions')) == 600

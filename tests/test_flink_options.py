@@ -75,7 +75,7 @@ def test_a_cluster_of_another_flink_or_none_is_refused(master):
 
 
 def test_it_is_refused_before_the_output_is_touched(tmp_path):
-    done = support.command(
+    done = support.invoke(
         *('label', '--input', samples.SAMPLE, '--output', tmp_path / 'out'),
         *('--runner=FlinkRunner', '--flink_master=127.0.0.1:1'),
     )

@@ -5,15 +5,18 @@ Nothing but ImageError may come out, soon, without a word of a library, and memo
 
 import json
 import platform
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests import mutations, support
+from tests import mutations
 
+_ROOT = Path(__file__).parents[1]
 _MAX_GROWTH_BYTES = 40_000_000
-# The slowest takes a tenth of it; a busy machine takes its time.
-_MAX_SEC = 5.0
+# Of a core, whatever else the machine does; the slowest takes a tenth of it.
+_MAX_CPU_SEC = 5.0
 
 _DECODE = """
 import collections, json, sys, time
@@ -30,36 +33,42 @@ LIMITS = decode.PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
 def resident_bytes():
     return int(Path('/proc/self/statm').read_text().split()[1]) * 4096
 
-outcomes, slowest_sec, warm_bytes = collections.Counter(), 0.0, 0
+outcomes, slowest_cpu_sec, warm_bytes = collections.Counter(), 0.0, 0
 for i, data in enumerate(mutations.mutated(COUNT, SEED)):
     if i == COUNT // 4:
         warm_bytes = resident_bytes()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         pixels = decode.decode(data, RESIZE, LIMITS)
         outcome = 'labeled'
         assert pixels.shape == (224, 224, 3)
     except ImageError as e:
         outcome = e.reason.value
-        assert e.size_bytes == len(data)
+        mutations.check_detail(e, data)
     except BaseException:
         print(f'file {i} of seed {SEED}: {data[:5000].hex()}', file=sys.stderr)
         raise
     outcomes[outcome] += 1
-    slowest_sec = max(slowest_sec, time.perf_counter() - started)
+    slowest_cpu_sec = max(slowest_cpu_sec, time.process_time() - started)
 grown_bytes = resident_bytes() - warm_bytes
-print(json.dumps({'outcomes': outcomes, 'slowest_sec': slowest_sec, 'grown_bytes': grown_bytes}))
+print(json.dumps([outcomes, slowest_cpu_sec, grown_bytes]))
 """
 
 
+def run_python(*arguments):
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=_ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
 @pytest.mark.parametrize(
-    ('count', 'seed'), [(20_000, 1), pytest.param(200_000, 2, marks=pytest.mark.slow)]
+    ('count', 'seed'), [(8000, 1), pytest.param(200_000, 2, marks=pytest.mark.slow)]
 )
 def test_mutated_files_raise_nothing_but_image_error_and_leave_nothing(count, seed):
-    done = support.python('-c', _DECODE, count, seed, timeout_sec=600)
+    done = run_python('-c', _DECODE, count, seed)
     assert (done.returncode, done.stderr) == (0, '')
-    found = json.loads(done.stdout)
-    outcomes = found['outcomes']
+    outcomes, slowest_cpu_sec, grown_bytes = json.loads(done.stdout)
     assert sum(outcomes.values()) == count
     # That the decoders were reached, and refused in every way they can.
     assert outcomes['labeled'] > count / 10
@@ -67,8 +76,8 @@ def test_mutated_files_raise_nothing_but_image_error_and_leave_nothing(count, se
         *('labeled', 'empty', 'not_an_image', 'unsupported_format', 'truncated'),
         *('too_many_pixels', 'decode_error'),
     }
-    assert found['slowest_sec'] < _MAX_SEC
-    assert found['grown_bytes'] < _MAX_GROWTH_BYTES
+    assert slowest_cpu_sec < _MAX_CPU_SEC
+    assert grown_bytes < min(2000 * count, _MAX_GROWTH_BYTES)
 
 
 def test_the_mutations_are_the_same_for_the_same_seed():
@@ -83,9 +92,7 @@ def test_the_mutations_are_the_same_for_the_same_seed():
     (sys.platform, platform.machine()) != ('linux', 'x86_64'), reason='no wheels of the fuzzer'
 )
 def test_a_coverage_guided_fuzzer_finds_nothing(tmp_path):
-    done = support.python(
-        *('-m', 'tests.fuzz_decode', '--seconds', 60, '--crashers', tmp_path), timeout_sec=300
-    )
+    done = run_python('-m', 'tests.fuzz_decode', '--seconds', 60, '--crashers', tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.iterdir()) == []
     assert int(done.stdout.split()[0]) > 1000, 'executions'

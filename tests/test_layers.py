@@ -1,6 +1,7 @@
 """Imports go one way, and what must be documented is."""
 
 import ast
+import functools
 from pathlib import Path
 
 from pipeline import main
@@ -26,8 +27,13 @@ TENSORFLOW = {
 LATE = {'model.runtime'}
 
 
+@functools.cache
 def imports():
-    """(module, imported name, whether it is done while the module is imported)."""
+    """(module, imported name, whether it is done while the module is imported), all of them."""
+    return list(_imports())
+
+
+def _imports():
     for package in ('pipeline', 'transforms'):
         for path in (ROOT / package).rglob('*.py'):
             module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)

@@ -68,15 +68,24 @@ def test_odd_names_are_listed_looked_at_and_fetched(store, bucket):
         assert fetch(store, entry.uri)[:2] == (name.encode(), entry.version)
 
 
-def test_a_listing_of_several_pages_is_whole(store, bucket):
-    names = {f'many/{i:04}.jpg' for i in range(1100)}
+def test_a_listing_of_several_pages_is_whole(store, bucket, monkeypatch):
+    list_blobs, listings = store._client.list_blobs, []
+
+    def list_ten_a_page(*arguments, **options):
+        assert options['page_size'] == 1000
+        listings.append(list_blobs(*arguments, **{**options, 'page_size': 10}))
+        return listings[-1]
+
+    monkeypatch.setattr(store._client, 'list_blobs', list_ten_a_page)
+    names = {f'many/{i:04}.jpg' for i in range(25)}
     for name in sorted(names):
         bucket.put(name, b'x')
     bucket.put('many2/x.jpg', b'x')
     found = [entry.uri for entry in store.list(bucket.uri('many'))]
-    assert len(found) == 1100
+    assert len(found) == 25
     assert set(found) == {bucket.uri(name) for name in names}
-    assert len(list(store.list(bucket.uri('many'), 1))) == 1100
+    assert len(list(store.list(bucket.uri('many'), 1))) == 25
+    assert [each.page_number for each in listings] == [3, 3]
 
 
 def test_max_depth_1_leaves_out_what_lies_deeper(store, bucket):
@@ -214,7 +223,7 @@ def test_the_deadline_holds_whatever_the_server_does(serve, fault, reason):
         fetch(store, 'gs://bucket/a.jpg', SHORT)
     assert caught.value.reason.value == reason
     assert caught.value.reason.retryable
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
 
 
 def test_a_store_that_is_not_there_is_tried_until_the_deadline(serve):
