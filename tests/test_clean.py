@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
@@ -226,6 +227,37 @@ def test_a_run_that_is_listed_anew_keeps_its_place(place):
     again = settled(*arguments_for(folder, '--relist'))
     assert (again.layout.run_id, again.sequence) == ('night-2', 2)
     assert not [path for path in work_of(folder) if '/listing/' in path]
+
+
+def test_what_a_run_takes_into_account_is_decided_when_it_begins(place):
+    folder = place.at('one run') / 'in'
+    arguments = arguments_for(folder, '--run_id', 'night-2', '--max_bytes', '100')
+    assert len(known_to(settled(*arguments))) == COUNT
+    path = folder.parent / 'out/_work/night-2/run.json'
+    begun = json.loads(path.read_text())
+    assert begun['earlier'] == ['night-1']
+    path.write_text(json.dumps(begun | {'earlier': []}))
+    assert settled(*arguments).history == ()
+
+
+def test_of_several_the_one_begun_last_is_gone_on_with(folder):
+    for run_id in ('b', 'c', 'a'):
+        begin(*arguments_for(folder, '--run_id', run_id))
+    config = settled(*arguments_for(folder))
+    assert (config.layout.run_id, config.sequence) == ('a', 3)
+
+
+def test_what_an_attempt_had_half_published_goes_and_what_it_finished_stays(interrupted):
+    folder, _ = interrupted
+    before = work_of(folder)
+    layout = settled(*arguments_for(folder)).layout
+    published = layout.run_folder('predictions')
+    for path in (layout.uri(published), layout.staged_uri(published)):
+        Path(path).mkdir(parents=True)
+        Path(path, 'part-00000-of-00001.parquet').write_bytes(b'PAR1')
+    settled(*arguments_for(folder))
+    assert work_of(folder) == before
+    assert not Path(layout.uri(published)).exists()
 
 
 OF_ANOTHER_VERSION = '{"format": 2, "anything": 1}'
