@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +20,7 @@ from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.model import handler
 from transforms.publish import publish
-from transforms.rows import Chunk, Item, Ref, WrittenFile
+from transforms.rows import Chunk, Image, Item, LabeledBatch, Ref, WrittenFile
 from transforms.storage import store_for
 from transforms.storage_local import LocalStore
 
@@ -372,13 +373,15 @@ def test_of_two_that_finish_a_chunk_the_first_one_counts(tmp_path):
     assert finished.keep(layout, chunk, ours) == ours
     assert finished.keep(layout, chunk, theirs) == ours
     assert finished.find(layout, chunk) == ours
+    others = _rows_of_chunk(Chunk('0', [Item('/b.jpg', '1', 5, ['[]'])]), 1)
+    for damaged in (ours[:-50], b'', others):
+        layout.store.write(finished.chunk_uri(layout, chunk), damaged)
+        assert finished.find(layout, chunk) is None
+        assert finished.keep(layout, chunk, theirs) == theirs
+        assert finished.find(layout, chunk) == theirs
 
 
 def _rows_of_chunk(chunk, score):
-    import numpy as np
-
-    from transforms.rows import Image, LabeledBatch
-
     image = Image('1', 'ab', 10, 10, 'JPEG', 5)
     scores = np.full((1, 1), score, np.float32)
     batch = LabeledBatch(
