@@ -5,16 +5,23 @@ the speed with many refs (tests/benchmarks/scale.py).
 """
 
 import contextlib
+import datetime
 import json
+import os
 
 import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples
+from tests import samples, without_model
+from tests.datasets import Row, add_run
 from tests.loopback import Handler, LoopbackServer
-from tests.support import label, python
+from tests.states import Place, known_to, settled
+from tests.support import label, make_config, python
 from transforms.errors import StoreError, UsageError
+from transforms.history import read_history
+from transforms.listing import Columns, list_input, resolve
+from transforms.model import handler
 from transforms.rows import FetchLimits, NotModified
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
@@ -22,10 +29,15 @@ from transforms.storage_http import HttpStore
 from transforms.storage_local import LocalStore
 from transforms.storage_s3 import S3Store
 
-# What the model sees in a picture is not looked at here.
-pytestmark = pytest.mark.usefixtures('stand_in_model')
-
 LIMITS = FetchLimits(max_bytes=2**20, deadline_sec=10.0)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_model():
+    """What the model sees in a picture is not looked at here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, 'Predictor', without_model.Predictor)
+        yield
 
 
 class Folder:
@@ -92,68 +104,57 @@ def numbers(report):
     return {name: counts[name] for name in ('labeled', 'unchanged', 'dead_lettered', 'gone')}
 
 
-def test_a_second_run_reads_nothing_and_one_changed_new_and_deleted_object_are_told_apart(
-    place, reads, tmp_path
-):
-    for i in range(12):
+LARGE = samples.picture(1, (640, 480))
+LIMIT = len(LARGE) - 1
+
+
+def test_only_what_is_new_changed_or_may_succeed_now_is_read(place, reads):
+    for i in range(6):
         place.put(f'in/{i:02d}.jpg', samples.picture(i))
     for name, data in samples.BAD.items():
         place.put(f'in/{name}', data)
-    output = place.uri('out')
-    arguments = ('--input', place.uri('in'), '--output', output)
-    first = label(*arguments, '--run_id', 'night-1')
-    assert numbers(first) == {'labeled': 12, 'unchanged': 0, 'dead_lettered': 3, 'gone': 0}
-
-    reads.clear()
-    second = label(*arguments, '--run_id', 'night-2')
-    assert numbers(second) == {'labeled': 0, 'unchanged': 15, 'dead_lettered': 0, 'gone': 0}
-    assert reads == []
-    assert [run['sequence'] for run in (first, second)] == [1, 2]
-
-    changed = place.put('in/03.jpg', samples.picture(103))
-    new = place.put('in/new.jpg', samples.picture(104))
-    delete(place, 'in/05.jpg')
-    third = label(*arguments, '--run_id', 'night-3')
-    assert numbers(third) == {'labeled': 2, 'unchanged': 13, 'dead_lettered': 0, 'gone': 1}
-    assert sorted(reads) == [(changed, True), (new, True)]
-    assert verify(output) == []
-
-
-def test_what_was_permanently_dead_is_left_alone_until_it_changes_or_is_asked_for(
-    place, reads, tmp_path
-):
-    place.put('in/good.jpg', samples.picture(1))
-    bad = place.put('in/bad.jpg', b'no picture')
+    large = place.put('in/large.jpg', LARGE)
     arguments = ('--input', place.uri('in'), '--output', place.uri('out'))
-    label(*arguments)
+    first = label(*arguments, '--run_id', 'night-1', '--max_bytes', LIMIT)
+    assert numbers(first) == {'labeled': 6, 'unchanged': 0, 'dead_lettered': 4, 'gone': 0}
+    assert first['counts']['dead_lettered_by_reason']['too_many_bytes'] == 1
+
     reads.clear()
-    assert numbers(label(*arguments, '--retry_dead'))['dead_lettered'] == 1
-    assert reads == [(bad, True)]
-    place.put('in/bad.jpg', samples.picture(2))
-    assert numbers(label(*arguments)) == {
-        'labeled': 1,
-        'unchanged': 1,
-        'dead_lettered': 0,
-        'gone': 0,
-    }
+    changed = [
+        place.put('in/03.jpg', samples.picture(103)),
+        place.put('in/new.jpg', samples.picture(104)),
+        place.put('in/empty.png', samples.picture(105)),
+    ]
+    delete(place, 'in/05.jpg')
+    second = label(*arguments, '--run_id', 'night-2', '--max_bytes', '1MB')
+    assert numbers(second) == {'labeled': 4, 'unchanged': 6, 'dead_lettered': 0, 'gone': 1}
+    assert sorted(reads) == sorted((uri, True) for uri in [*changed, large])
+    assert [run['sequence'] for run in (first, second)] == [1, 2]
+    assert verify(place.uri('out')) == []
 
 
 def test_a_manifest_is_read_conditionally(place, reads, tmp_path):
     uris = [place.put(f'in/{i}.jpg', samples.picture(i)) for i in range(4)]
+    uris.append(place.put('in/large.jpg', LARGE))
     manifest = tmp_path / 'list.csv'
     bad_line = 'ftp://x/y.jpg'
     manifest.write_text('uri,split\n' + ''.join(f'{uri},a\n' for uri in [*uris, bad_line]))
     arguments = ('--input', manifest, '--output', place.uri('out'), '--carry', 'split')
-    assert numbers(label(*arguments))['labeled'] == 4
+    first = label(*arguments, '--max_bytes', LIMIT)
+    assert numbers(first)['labeled'] == 4
+    assert first['counts']['dead_lettered_by_reason'] == {'bad_uri': 1, 'too_many_bytes': 1}
     reads.clear()
     place.put('in/2.jpg', samples.picture(12))
-    report = label(*arguments)
-    assert numbers(report) == {'labeled': 1, 'unchanged': 4, 'dead_lettered': 0, 'gone': 0}
+    report = label(*arguments, '--max_bytes', LIMIT)
+    assert numbers(report) == {'labeled': 1, 'unchanged': 5, 'dead_lettered': 0, 'gone': 0}
     assert sorted(reads) == [(uri, uri == uris[2]) for uri in uris]
+    assert verify(place.uri('out')) == []
+    if not isinstance(place, Folder):
+        return  # the rest does not depend on where images lie
     # The same image under another value is a new row, and must be read for it.
-    manifest.write_text(f'uri,split\n{uris[0]},a\n{uris[0]},b\n')
-    report = label(*arguments)
-    assert numbers(report) == {'labeled': 2, 'unchanged': 0, 'dead_lettered': 0, 'gone': 3}
+    manifest.write_text(f'uri,split\n{uris[0]},a\n{uris[0]},b\n{uris[-1]},a\n')
+    report = label(*arguments, '--max_bytes', '1MB')
+    assert numbers(report) == {'labeled': 3, 'unchanged': 0, 'dead_lettered': 0, 'gone': 3}
     assert verify(place.uri('out')) == []
 
 
@@ -230,142 +231,201 @@ def test_gcs_is_asked_for_another_generation_only(monkeypatch):
         assert server.sent == sent
 
 
+def write_files(place):
+    samples.write_pictures(place.root / 'in', 5)
+
+
+def label_files(place):
+    folder = place.at('files') / 'in'
+    label('--input', folder, '--output', place.root / 'out', '--run_id', 'first')
+
+
+@pytest.fixture(scope='module')
+def local(tmp_path_factory):
+    states = {'files': write_files, 'labelled': label_files}
+    return Place(tmp_path_factory.mktemp('history'), states)
+
+
 @pytest.fixture
-def folder(tmp_path):
-    for path in samples.write_pictures(tmp_path / 'in', 5):
-        if path.name in samples.BAD:
-            path.unlink()
-    return tmp_path / 'in'
+def folder(local):
+    """Five pictures and three bad files that nothing was done with yet."""
+    return local.at('files') / 'in'
 
 
-@pytest.mark.parametrize(
-    ('flags', 'said'),
-    [
-        (['--threshold', '0.2'], '--keep_above or --threshold: stored_floor is 0.2, but 0.05'),
-        (['--max_labels', '3'], '--max_labels: max_labels is 3, but 5'),
-        (['--min_labels', '1'], '--min_labels: min_labels is 1, but 0'),
-        (['--features'], '--features: features is true, but false'),
-    ],
-)
+@pytest.fixture
+def labelled(local):
+    """The same behind the run `first`; its output is beside it."""
+    return local.at('labelled') / 'in'
+
+
+def arguments_for(folder, *more):
+    return ('--input', folder, '--output', folder.parent / 'out', *more)
+
+
+OTHERS = [
+    (
+        ('--threshold', '0.2'),
+        '--keep_above or --threshold: stored_floor is {}, but {} in',
+        ('0.2', '0.05'),
+    ),
+    (('--max_labels', '3'), '--max_labels: max_labels is {}, but {} in', ('3', '5')),
+    (('--min_labels', '1'), '--min_labels: min_labels is {}, but {} in', ('1', '0')),
+    (('--features',), '--features: features is {}, but {} in', ('true', 'false')),
+]
+
+
+@pytest.mark.parametrize(('flags', 'said', 'values'), OTHERS)
 def test_rows_that_would_mean_something_else_are_refused_unless_forced(
-    folder, tmp_path, flags, said
+    labelled, flags, said, values
 ):
-    arguments = ('--input', folder, '--output', tmp_path / 'out')
-    label(*arguments, '--run_id', 'first')
-    with pytest.raises(UsageError, match=said) as error:
-        label(*arguments, *flags)
+    arguments = arguments_for(labelled)
+    with pytest.raises(UsageError, match=said.format(*values)) as error:
+        settled(*arguments, *flags)
     assert 'run first' in str(error.value)
     assert '--force' in str(error.value)
-    assert numbers(label(*arguments, *flags, '--force'))['labeled'] == 5
-    # From then on, that is what the dataset has.
-    assert numbers(label(*arguments, *flags))['unchanged'] == 5
+    assert not list(labelled.parent.glob('out/_work/*'))
+    assert settled(*arguments, *flags, '--force').history == ()
 
 
-def test_a_higher_threshold_over_the_same_floor_is_no_other_dataset(folder, tmp_path):
-    arguments = ('--input', folder, '--output', tmp_path / 'out', '--keep_above', '0.01')
-    first = label(*arguments, '--max_labels', '50')
-    assert first['metadata']['stored_floor'] == '0.01'
-    assert first['metadata']['threshold'] == '0.05'
-    second = label(*arguments, '--max_labels', '50', '--threshold', '0.5')
-    assert numbers(second)['unchanged'] == 5
+def test_what_was_forced_is_what_the_dataset_has_from_then_on(labelled):
+    (labelled / '0000.jpg').unlink()
+    arguments = arguments_for(labelled)
+    every = [flag for flags, _, _ in OTHERS for flag in flags]
+    forced = label(*arguments, *every, '--force', '--run_id', 'forced')
+    # What was labelled is not read, so that nobody knows what is gone.
+    assert numbers(forced) == {'labeled': 4, 'unchanged': 0, 'dead_lettered': 3, 'gone': None}
+    assert len(known_to(settled(*arguments, *every))) == 8
+    for flags, said, values in OTHERS:
+        others = [flag for each, _, _ in OTHERS if each != flags for flag in each]
+        with pytest.raises(UsageError, match=f'{said.format(*reversed(values))} run forced'):
+            settled(*arguments, *others)
+
+
+def test_a_higher_threshold_over_the_same_floor_is_no_other_dataset(folder):
+    arguments = arguments_for(folder, '--max_labels', '50')
+    low = (*arguments, '--keep_above', '0.01')
+    config, _ = make_config(*low)
+    assert config.metadata['stored_floor'] == '0.01'
+    assert config.metadata['threshold'] == '0.05'
+    metadata = {name: text for name, text in config.metadata.items() if name != 'model_id'}
+    rows = [Row(str(path)) for path in sorted(folder.iterdir())]
+    add_run(folder.parent / 'out', 'first', rows, model_id=config.layout.model_id, **metadata)
+    assert len(known_to(settled(*low, '--threshold', '0.5'))) == len(rows)
+    with pytest.raises(UsageError, match=r'stored_floor is 0\.05, but 0\.01 in run first'):
+        settled(*arguments)
     with pytest.raises(UsageError, match=r'--keep_above 0\.6 is above the threshold 0\.05'):
-        label('--input', folder, '--output', tmp_path / 'out', '--keep_above', '0.6')
+        settled(*arguments, '--keep_above', '0.6')
 
 
-def test_since_leaves_out_what_is_older(place):
-    place.put('in/a.jpg', samples.picture(1))
-    arguments = ('--input', place.uri('in'), '--output', place.uri('out'))
-    report = label(*arguments, '--since', '2h')
-    assert numbers(report) == {'labeled': 1, 'unchanged': 0, 'dead_lettered': 0, 'gone': None}
-    report = label(*arguments, '--since', '2999-01-01')
-    assert report['counts']['listed'] == 0
-    assert report['counts']['skipped_before_since'] == 1
+def test_since_leaves_out_what_is_older(every_place):
+    every_place.put('in/a.jpg', b'a')
+    source = resolve(every_place.uri('in'), Columns('uri', (), ()))
+    now = datetime.datetime.now(datetime.UTC).timestamp()
+    (found,) = list_input(source, Columns('uri', (), ()), now - 7200)
+    assert found.uri == every_place.uri('in/a.jpg')
+    assert list(list_input(source, Columns('uri', (), ()), now + 7200)) == ['skipped_before_since']
+
+
+def test_dead_ones_are_tried_again_when_asked_for_and_old_ones_left_out(labelled, reads):
+    (labelled / '0001.jpg').unlink()
+    for name in ('0002.jpg', 'notes.jpg'):
+        os.utime(labelled / name, (0, 0))
+    report = label(*arguments_for(labelled, '--retry_dead', '--since', '2h'))
+    assert report['counts']['skipped_before_since'] == 2
+    assert report['counts']['listed'] == 5
+    # Of what is left out nobody knows whether it is gone.
+    assert numbers(report) == {'labeled': 0, 'unchanged': 3, 'dead_lettered': 2, 'gone': None}
+    assert sorted(reads) == [(str(labelled / name), True) for name in ('empty.png', 'half.jpg')]
 
 
 @pytest.mark.parametrize('since', ['yesterday', '7', '7y', '2026-13-01', ''])
-def test_since_must_be_a_time_or_an_age(folder, tmp_path, since):
+def test_since_must_be_a_time_or_an_age(folder, since):
     with pytest.raises(UsageError, match='--since'):
-        label('--input', folder, '--output', tmp_path / 'out', '--since', since)
+        make_config(*arguments_for(folder, '--since', since))
+
+
+def test_since_is_a_time_or_an_age(folder):
+    config, _ = make_config(*arguments_for(folder, '--since', '2999-01-01'))
+    assert config.listing.since == datetime.datetime(2999, 1, 1, tzinfo=datetime.UTC).timestamp()
+    config, _ = make_config(*arguments_for(folder, '--since', '2h'))
+    assert config.started_at.timestamp() - config.listing.since == pytest.approx(7200)
 
 
 def test_since_and_manifests(folder, tmp_path):
     manifest = tmp_path / 'list.txt'
     manifest.write_text(f'{folder}/0000.jpg\n')
     with pytest.raises(UsageError, match=r'--since 2h: --input .*list.txt is a manifest'):
-        label('--input', manifest, '--output', tmp_path / 'out', '--since', '2h')
+        make_config('--input', manifest, '--output', tmp_path / 'out', '--since', '2h')
 
 
-def test_what_other_inputs_had_is_not_gone(folder, tmp_path):
-    output = tmp_path / 'out'
-    label('--input', folder, '--output', output)
-    (folder / '0000.jpg').unlink()
-    for inputs in (['--input', f'{folder}/**'], ['--input', folder, '--sample', '2']):
-        assert not label(*inputs, '--output', output)['counts']['gone']
-    forced = label('--input', folder, '--output', output, '--force')
-    assert forced['counts']['gone'] is None, 'what was labelled is not read'
-    # Written otherwise, but the same.
-    report = label('--input', f'{folder.parent}/x/../in/', '--output', output)
-    assert numbers(report) == {'labeled': 0, 'unchanged': 4, 'dead_lettered': 0, 'gone': 1}
+def test_what_other_inputs_had_is_not_gone(labelled):
+    def is_same_input(source, *more):
+        config = settled('--input', source, '--output', labelled.parent / 'out', *more)
+        assert config.is_part == bool(more)
+        rows = [row for file in config.history for row in read_history(file, config.layout)]
+        assert len(rows) == 8
+        (is_same,) = {known.is_same_input for _, known in rows}
+        return is_same
+
+    assert is_same_input(labelled)
+    assert is_same_input(labelled, '--sample', '2')
+    assert is_same_input(f'{labelled.parent}/x/../in/'), 'written otherwise, but the same'
+    assert not is_same_input(f'{labelled}/**')
+    assert not is_same_input(f'{labelled}/*')
 
 
-def test_another_model_and_other_preprocessing_label_everything(folder, tmp_path):
-    arguments = ('--input', folder, '--output', tmp_path / 'out')
-    label(*arguments)
-    report = label(*arguments, '--model_size', '192')
-    assert numbers(report)['labeled'] == 5
+def test_another_model_and_other_preprocessing_label_everything(labelled):
+    same, other = (settled(*arguments_for(labelled, *more)) for more in ((), ('--model_size', 192)))
+    assert len(known_to(same)) == 8
+    assert other.layout.model_id != same.layout.model_id
+    assert other.history == ()
 
 
-def test_nothing_to_do_imports_no_tensorflow(folder, tmp_path):
-    arguments = ['label', '--input', str(folder), '--output', str(tmp_path / 'out')]
-    label(*arguments[1:])
+def test_nothing_to_do_reads_nothing_and_imports_no_tensorflow(labelled):
+    (labelled / '0000.jpg').unlink()
+    source = f'{labelled.parent}/x/../in/'
+    arguments = ['label', *map(str, arguments_for(labelled)), '--run_id', 'second']
+    arguments[2] = source  # written otherwise, but the same
     code = (
         'import sys; from pipeline.main import main; '
+        'from transforms.storage_local import LocalStore; LocalStore.fetch = None; '
         f'assert main({arguments!r}) == 0; '
         'assert not {"tensorflow", "keras"} & set(sys.modules)'
     )
     process = python('-c', code)
     assert process.returncode == 0, process.stderr
+    report = json.loads((labelled.parent / 'out/runs/second/report.json').read_text())
+    assert report['sequence'] == 2
+    assert numbers(report) == {'labeled': 0, 'unchanged': 7, 'dead_lettered': 0, 'gone': 1}
 
 
-def test_an_earlier_run_that_is_damaged_stops_this_one(folder, tmp_path, capsys):
-    output = tmp_path / 'out'
-    label('--input', folder, '--output', output, '--run_id', 'first')
+def test_an_earlier_run_that_is_damaged_stops_this_one(labelled, capsys):
+    output = labelled.parent / 'out'
     (part,) = output.glob('predictions/*/run=first/*.parquet')
     data = part.read_bytes()
     before = sorted(output.glob('**/*'))
-    for damaged in (data[:-100], b''):
-        part.write_bytes(damaged)
-        with pytest.raises(Exception, match=f'{part}, of a complete run, is missing or damaged'):
-            label('--input', folder, '--output', output)
-    part.unlink()
-    assert main(['label', '--input', str(folder), '--output', str(output)]) == 1
-    assert '--force labels everything again' in capsys.readouterr().err
+    config = settled(*arguments_for(labelled))
+    (file,) = (each for each in config.history if output / each.path == part)
+    for damaged in (data[:-100], b'', None):
+        part.unlink() if damaged is None else part.write_bytes(damaged)
+        with pytest.raises(StoreError, match=f'{part}, of a complete run, is missing or damaged'):
+            list(read_history(file, config.layout))
+    assert main(['label', *map(str, arguments_for(labelled))]) == 1
+    error = capsys.readouterr().err
+    assert f'{part}, of a complete run, is missing or damaged' in error
+    assert '--force labels everything again' in error
     part.write_bytes(data)
     report = output / 'runs/first/report.json'
     report.write_text('{')
     with pytest.raises(StoreError, match=r'report\.json is damaged'):
-        label('--input', folder, '--output', output)
+        settled(*arguments_for(labelled))
     assert [path for path in before if not path.exists()] == []
 
 
-def test_a_dataset_of_another_schema_version_is_refused(folder, tmp_path):
-    output = tmp_path / 'out'
-    label('--input', folder, '--output', output)
+def test_a_dataset_of_another_schema_version_is_refused(labelled):
+    output = labelled.parent / 'out'
     spec = json.loads((output / 'dataset.json').read_text())
     (output / 'dataset.json').write_text(json.dumps({**spec, 'schema_version': 2}))
     with pytest.raises(UsageError, match='"schema_version": 2'):
-        label('--input', folder, '--output', output)
+        settled(*arguments_for(labelled))
     assert not list(output.glob('_work/*'))
-
-
-def test_what_is_too_large_is_left_alone_until_the_limit_is_another(place, tmp_path):
-    uri = place.put('in/large.jpg', samples.picture(1))
-    manifest = tmp_path / 'list.txt'
-    manifest.write_text(f'{uri}\n')
-    for i, source in enumerate((manifest, place.uri('in'))):
-        output = place.uri(f'out-{i}')
-        arguments = ('--input', source, '--output', output)
-        first = label(*arguments, '--max_bytes', '100')
-        assert first['counts']['dead_lettered_by_reason'] == {'too_many_bytes': 1}
-        assert numbers(label(*arguments, '--max_bytes', '100'))['unchanged'] == 1
-        assert numbers(label(*arguments, '--max_bytes', '1MB'))['labeled'] == 1

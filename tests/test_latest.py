@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from pipeline import latest as command
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples, support
+from tests import samples, support, without_model
 from tests.datasets import MODEL, Row, add_run
 from transforms import newest
 from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
+from transforms.model import handler
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
 
@@ -86,17 +87,23 @@ def labelled(tmp_path_factory):
     folder = tmp_path_factory.mktemp('labelled')
     paths = samples.write_pictures(folder / 'in', 6)
     manifest = folder / 'list.jsonl'
-    for run_id, chosen in (('b', paths), ('a', paths[:3])):
-        lines = [
-            {'uri': str(path), 'day': ('007', 'a/b', None)[i % 3], 'customer id': f'{i % 2:03d}'}
-            for i, path in enumerate(chosen)
-        ]
-        manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-        support.label(
-            '--input', manifest, '--output', folder / 'out', '--run_id', run_id,
-            '--carry', 'customer id', '--partition_by', 'day', '--force',
-        )  # fmt: skip
-        paths[0].write_bytes(samples.picture(9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, 'Predictor', without_model.Predictor)
+        for run_id, chosen in (('b', paths), ('a', paths[:3])):
+            lines = [
+                {
+                    'uri': str(path),
+                    'day': ('007', 'a/b', None)[i % 3],
+                    'customer id': f'{i % 2:03d}',
+                }
+                for i, path in enumerate(chosen)
+            ]
+            manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+            support.label(
+                '--input', manifest, '--output', folder / 'out', '--run_id', run_id,
+                '--carry', 'customer id', '--partition_by', 'day', '--force',
+            )  # fmt: skip
+            paths[0].write_bytes(samples.picture(9))
     return folder / 'out'
 
 
@@ -122,7 +129,7 @@ def test_a_run_without_its_report_is_not_seen(labelled, tmp_path):
 
 def test_the_command_prints_its_counts(labelled, tmp_path):
     target = tmp_path / 'new' / 'x.parquet'
-    done = support.command('latest', labelled, '--output', target)
+    done = support.invoke('latest', labelled, '--output', target)
     assert done.returncode == 0, done.stderr
     assert re.search(r'efficientnet-lite0-\w{8}: 6 rows, 3 superseded ones left out', done.stdout)
     assert pq.read_metadata(target).num_rows == 6

@@ -146,9 +146,13 @@ def test_a_second_run_waits_for_the_first(output, monkeypatch):
     monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
     lease.acquire(layout(output), False)
     told = []
-    release = threading.Timer(0.2, lease.release, [layout(output)])
-    release.start()
-    lease.acquire(layout(output, 'run-2'), False, 30.0, told.append)
+    release = threading.Timer(0.1, lease.release, [layout(output)])
+
+    def tell(text):
+        told.append(text)
+        release.start()  # a second time, it would raise
+
+    lease.acquire(layout(output, 'run-2'), False, 30.0, tell)
     release.join()
     assert len(told) == 1
     assert told[0].startswith(f'run run-1 is writing there (process {os.getpid()} on ')

@@ -1,6 +1,7 @@
 """Durable progress: a run that is killed is gone on with, and nothing is paid twice."""
 
 import contextlib
+import io
 import random
 import subprocess
 import sys
@@ -9,16 +10,41 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import samples
+from tests import quick_beam, samples, without_model
+from tests.counted import WITHOUT_MODEL
 from tests.samples import SAMPLE
+from transforms import load
+from transforms.model import handler
 
 CHUNK = 64
+quick_beam.install()
 
 
-def start(count: Path, *arguments) -> subprocess.Popen:
+# A run that waits to be killed in the first call of the model behind so many finished chunks.
+HELD = """
+import pathlib, sys, threading
+from tests import counted, quick_beam
+from transforms.model import handler
+
+quick_beam.install()
+count, chunks, wanted, *argv = sys.argv[1:]
+predict = handler.predict_or_rescue
+
+def held(*args):
+    if len(list(pathlib.Path(chunks).glob('*.arrow'))) >= int(wanted):
+        threading.Event().wait()
+    return predict(*args)
+
+handler.predict_or_rescue = held
+sys.exit(counted.run(count, argv))
+"""
+
+
+def start(*arguments) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, '-m', 'tests.counted', str(count), *map(str, arguments)],
+        [sys.executable, *map(str, arguments)],
         cwd=SAMPLE.parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -30,43 +56,57 @@ def counted(path: Path) -> int:
     return sum(map(int, path.read_text().split())) if path.exists() else 0
 
 
-def finished(process: subprocess.Popen, timeout_sec: float = 120) -> str:
-    output, _ = process.communicate(timeout=timeout_sec)
-    assert process.returncode == 0, output
-    return output
+def label_there(count: Path, *arguments) -> tuple[int, str]:
+    """Labels in a process of its own; the exit code, and what it said."""
+    process = start('-m', 'tests.counted', count, *arguments)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
 
 
-def work_of(output: Path) -> list[Path]:
-    return [path for path in output.glob('_work/**/*') if path.is_file()]
+def label_here(count: Path, kind: str, *arguments) -> tuple[int, str]:
+    """The same in this process."""
+    assert kind == WITHOUT_MODEL
+    predict = handler.predict_or_rescue
+
+    def counting(predictor, pixels, slots):
+        with count.open('a') as file:
+            file.write(f'{len(slots)}\n')
+        return predict(predictor, pixels, slots)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(out),
+    ):
+        patch.setattr(handler, 'predict_or_rescue', counting)
+        patch.setattr(handler, 'Predictor', without_model.Predictor)
+        patch.setattr(load.Loader, '_decode', without_model.decode)
+        patch.setattr(load, 'store_for', lambda *_: without_model.Store(0))
+        return main([str(argument) for argument in arguments]), out.getvalue()
 
 
-def killed_and_resumed(tmp_path, arguments, images, moments) -> list[int]:
-    """Kills a run at each of these moments and lets the last attempt end.
+def killed_and_resumed(tmp_path, arguments, images, attempts, label=label_there) -> list[int]:
+    """Kills so many attempts at a run and lets the last one end.
 
     Asserts that what comes out is what an undisturbed run gives, and what was paid for it.
     Returns how many chunks each kill left.
     """
     whole, disturbed = tmp_path / 'whole', tmp_path / 'disturbed'
     common = [*arguments, '--run_id', 'night-1', '--chunk_size', CHUNK]
-    finished(start(tmp_path / 'whole.count', *common, '--output', whole), 300)
+    code, output = label(tmp_path / 'whole.count', *common, '--output', whole)
+    assert code == 0, output
     assert counted(tmp_path / 'whole.count') == images
     left = []
-    kills = 0
     report = disturbed / 'runs/night-1/report.json'
-    for moment in moments:
-        process = start(tmp_path / 'count', *common, '--output', disturbed)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            moment(process, disturbed)
-        process.kill()
-        process.communicate()
-        kills += 1
+    for attempt in attempts:
+        attempt(tmp_path / 'count', disturbed, *common, '--output', disturbed)
         left.append(len(list(disturbed.glob('_work/night-1/chunks/*.arrow'))))
         if report.exists():
             break
-    last = start(tmp_path / 'count', *common, '--output', disturbed)
-    output, _ = last.communicate(timeout=300)
+    kills = len(left)
+    code, output = label(tmp_path / 'count', *common, '--output', disturbed)
     # One that was killed behind its report is complete; the attempt only tidies up.
-    assert last.returncode == 0 or 'this run is complete' in output, output
+    assert code == 0 or 'this run is complete' in output, output
     assert report.exists()
     assert not (disturbed / '_work').exists()
     assert verify(str(disturbed)) == []
@@ -76,6 +116,36 @@ def killed_and_resumed(tmp_path, arguments, images, moments) -> list[int]:
     # One bundle is in flight, and the chunk it works on is lost.
     assert images <= paid <= images + kills * CHUNK, left
     return left
+
+
+def killed_behind(chunks):
+    """Killed in a call of the model, with so many chunks finished."""
+
+    def attempt(count, output, *arguments):
+        folder = output / '_work/night-1/chunks'
+        process = start('-c', HELD, count, folder, chunks, *arguments)
+        ends_at = time.monotonic() + 120
+        while len(list(folder.glob('*.arrow'))) < chunks and time.monotonic() < ends_at:
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.kill()
+        process.communicate()
+
+    return attempt
+
+
+def killed(moment):
+    """Killed at a moment that comes by itself."""
+
+    def attempt(count, output, *arguments):
+        process = start('-m', 'tests.counted', count, *arguments)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            moment(process, output)
+        process.kill()
+        process.communicate()
+
+    return attempt
 
 
 def after(seconds):
@@ -121,18 +191,19 @@ def manifest_of(tmp_path, images) -> Path:
 
 
 def test_a_killed_run_is_gone_on_with_and_pays_for_nothing_twice(tmp_path):
-    images = 8192
-    arguments = ['without_model', 'label', '--input', manifest_of(tmp_path, images)]
-    left = killed_and_resumed(tmp_path, arguments, images, [at_chunks(3), at_chunks(20)])
-    assert left[0] >= 3
-    assert left[1] >= 20
+    images = 512
+    arguments = [WITHOUT_MODEL, 'label', '--input', manifest_of(tmp_path, images)]
+    attempts = [killed_behind(2), killed_behind(5)]
+    assert killed_and_resumed(tmp_path, arguments, images, attempts, label_here) == [2, 5]
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments(tmp_path):
     images = 20_000
-    arguments = ['without_model', 'label', '--input', manifest_of(tmp_path, images)]
-    left = killed_and_resumed(tmp_path, arguments, images, ten_moments(random.Random(), 200))
+    arguments = [WITHOUT_MODEL, 'label', '--input', manifest_of(tmp_path, images)]
+    left = killed_and_resumed(
+        tmp_path, arguments, images, map(killed, ten_moments(random.Random(), 200))
+    )
     assert len(left) == 10, left
     print(left)
 
@@ -146,6 +217,8 @@ def test_killed_at_ten_random_moments_with_the_real_model(tmp_path):
     for name in samples.BAD:
         (tmp_path / 'photos' / name).unlink()
     arguments = ['label', '--input', tmp_path / 'photos']
-    left = killed_and_resumed(tmp_path, arguments, images, ten_moments(random.Random(), 10))
+    left = killed_and_resumed(
+        tmp_path, arguments, images, map(killed, ten_moments(random.Random(), 10))
+    )
     assert len(left) == 10, left
     print(left)

@@ -13,42 +13,54 @@ from pipeline.verify import verify
 from tests import without_model
 from tests.fault_proxy import Fault
 from tests.loopback import Handler, LoopbackServer
-from tests.support import python, rows
+from tests.states import Place, known_to, settled
+from tests.support import rows
+from transforms import load, process
+from transforms.errors import StoreError
+from transforms.listing import DEAD_LETTERS, Columns, Input, list_input
+from transforms.model import handler
 
-# What the model sees in a picture is not looked at here.
-pytestmark = pytest.mark.usefixtures('stand_in_model')
+
+@pytest.fixture(scope='module', autouse=True)
+def no_model_and_no_decoder():
+    """Neither what is in a file nor what the model sees in it is looked at here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, 'Predictor', without_model.Predictor)
+        patch.setattr(load.Loader, '_decode', without_model.decode)
+        yield
 
 
 def report_of(output, run_id):
     return json.loads((output / f'runs/{run_id}/report.json').read_text())
 
 
-def lemmabeam(proxy, *arguments):
-    """Runs it in a process of its own: a process keeps one client of a store."""
-    return python(
-        *('-m', 'tests.without_model', '--real_fetch', *arguments),
-        STORAGE_EMULATOR_HOST=proxy.url,
-    )
+@pytest.fixture
+def behind_proxy(proxy, monkeypatch):
+    """Lets this process reach the emulator by the proxy, by clients of its own."""
+    monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
+    monkeypatch.setattr(process, '_shared', {})
+    return proxy
 
 
-def test_after_an_outage_exactly_the_transient_failures_are_labelled(bucket, proxy, tmp_path):
+def test_after_an_outage_exactly_the_transient_failures_are_labelled(
+    bucket, behind_proxy, tmp_path, capsys
+):
+    proxy = behind_proxy
     output = tmp_path / 'out'
-    for i in range(40):
+    for i in range(20):
         bucket.put(f'in/{i:02d}.jpg', b'%d' % i)
     large = bucket.put('in/large.jpg', bytes(2000))
     proxy.set(Fault('503', 1, is_lasting=True, prefix='in/1'))
-    arguments = ['--input', bucket.uri('in'), '--output', output, '--fail_fast_after', '0']
+    arguments = ['--input', bucket.uri('in'), '--output', str(output), '--fail_fast_after', '0']
     arguments += ['--fetch_deadline_sec', '1.5', '--max_labels', '4', '--max_bytes', '1000']
-    process = lemmabeam(proxy, 'label', *arguments, '--run_id', 'night-1')
-    assert process.returncode == 3, process.stderr
+    assert main(['label', *arguments, '--run_id', 'night-1']) == 3
     failed = {row['uri']: row['retryable'] for row in rows(output, 'dead_letters')}
     transient = {uri for uri, retryable in failed.items() if retryable}
     assert transient == {bucket.uri(f'in/{i}.jpg') for i in range(10, 20)}
     assert set(failed) - transient == {large}
 
     proxy.set(None)
-    process = lemmabeam(proxy, 'retry', '--output', output, '--run_id', 'retry-1')
-    assert process.returncode == 0, process.stderr
+    assert retry(output) == 0
     assert {bucket.uri(name) for name in proxy.attempts} == transient
     assert {row['uri'] for row in rows(output, 'predictions', 'retry-1')} == transient
     report = report_of(output, 'retry-1')
@@ -58,51 +70,55 @@ def test_after_an_outage_exactly_the_transient_failures_are_labelled(bucket, pro
     assert report['inputs'] == report_of(output, 'night-1')['inputs']
 
     # Permanent ones only by name; here, with what lets it succeed.
-    process = lemmabeam(proxy, 'retry', '--output', output)
-    assert process.returncode == 0
-    assert process.stdout == 'nothing to retry in run retry-1; its dead letters: none\n'
-    process = lemmabeam(proxy, 'label', *arguments, '--run_id', 'night-2')
-    assert report_of(output, 'night-2')['counts']['unchanged'] == 41
+    capsys.readouterr()
+    assert main(['retry', '--output', str(output)]) == 0
+    assert capsys.readouterr().out == 'nothing to retry in run retry-1; its dead letters: none\n'
     assert verify(str(output)) == []
+    # The next night has nothing to do.
+    config = settled(*arguments, '--run_id', 'night-2')
+    (source,) = config.listing.inputs
+    listed = {ref.uri: ref.version for ref in list_input(source, config.listing.columns)}
+    assert len(listed) == 21
+    assert known_to(config) == listed
 
 
-def label_with_failures(tmp_path, *flags):
+def label_with_failures(place):
     """A run of a manifest of which one file is too large and one is not there."""
-    (tmp_path / 'a.jpg').write_bytes(bytes(500))
-    (tmp_path / 'large.jpg').write_bytes(bytes(2000))
-    manifest = tmp_path / 'list.csv'
+    (place.root / 'a.jpg').write_bytes(bytes(500))
+    (place.root / 'large.jpg').write_bytes(bytes(2000))
+    manifest = place.root / 'list.csv'
     manifest.write_text('uri,split\na.jpg,x\nlarge.jpg,y\nabsent.jpg,z\nftp://h/x.jpg,z\n')
-    output = tmp_path / 'out'
-    arguments = ['--input', str(manifest), '--output', str(output), '--carry', 'split']
-    assert main(['label', *arguments, '--run_id', 'night-1', '--max_bytes', '1000', *flags]) == 3
-    return output
+    arguments = ['--input', str(manifest), '--output', str(place.root / 'out'), '--carry', 'split']
+    assert main(['label', *arguments, '--run_id', 'night-1', '--max_bytes', '1000']) == 3
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    return Place(tmp_path_factory.mktemp('retry'), {'labelled': label_with_failures})
+
+
+@pytest.fixture
+def output(place):
+    """Of a run with failures; see `label_with_failures`."""
+    return place.at('labelled') / 'out'
 
 
 def retry(output, *arguments):
     return main(['retry', '--output', str(output), '--run_id', 'retry-1', *arguments])
 
 
-@pytest.fixture
-def no_decoder(monkeypatch):
-    from transforms import load
-
-    monkeypatch.setattr(load.Loader, '_decode', without_model.decode)
-
-
-def test_permanent_ones_are_tried_by_name_and_options_may_be_others(tmp_path, no_decoder, capsys):
-    output = label_with_failures(tmp_path)
+def test_permanent_ones_are_tried_by_name_and_options_may_be_others(output, capsys):
     assert retry(output) == 0
     assert 'nothing to retry in run night-1; its dead letters: bad_uri 1' in capsys.readouterr().out
     code = retry(output, '--reasons', 'too_many_bytes', '--max_bytes', '1MB')
     assert code == 0
     (row,) = rows(output, 'predictions', 'retry-1')
-    assert row['uri'] == str(tmp_path / 'large.jpg')
+    assert row['uri'] == str(output.parent / 'large.jpg')
     assert row['split'] == 'y'
     assert verify(str(output)) == []
 
 
-def test_a_retry_does_not_take_over_what_another_one_was_asked_for(tmp_path, no_decoder):
-    output = label_with_failures(tmp_path)
+def test_a_retry_does_not_take_over_what_another_one_was_asked_for(output):
     reasons = 'too_many_bytes,not_found'
     assert retry(output, '--reasons', reasons) == 3
     assert [row['reason'] for row in rows(output, 'dead_letters', 'retry-1')] == [
@@ -128,8 +144,7 @@ def test_a_retry_does_not_take_over_what_another_one_was_asked_for(tmp_path, no_
         (['--run_id', 'night-1', '--reasons', 'not_found'], 'this run is complete'),
     ],
 )
-def test_what_a_retry_refuses(tmp_path, no_decoder, capsys, arguments, said):
-    output = label_with_failures(tmp_path)
+def test_what_a_retry_refuses(output, capsys, arguments, said):
     assert retry(output, *arguments) == 2
     assert said in capsys.readouterr().err
     assert not (output / 'runs/retry-1').exists()
@@ -143,8 +158,7 @@ def test_a_retry_of_nothing(arguments, capsys):
 
 
 @pytest.mark.parametrize('change', ['no Parquet', 'another type', 'a column less', 'a null'])
-def test_dead_letters_edited_by_hand(tmp_path, no_decoder, capsys, change):
-    output = label_with_failures(tmp_path)
+def test_dead_letters_edited_by_hand(output, change):
     (part,) = output.glob('dead_letters/*/*/*.parquet')
     table = pq.ParquetFile(part).read()
     if change == 'no Parquet':
@@ -157,10 +171,17 @@ def test_dead_letters_edited_by_hand(tmp_path, no_decoder, capsys, change):
         pq.write_table(
             pa.Table.from_pylist([{**row, 'uri': None} for row in table.to_pylist()]), part
         )
-    edited = part.read_bytes()
+    source = Input(DEAD_LETTERS, str(part.parent), 'not_found')
+    with pytest.raises(StoreError, match=f'{part} is no file of dead letters'):
+        list(list_input(source, Columns('uri', ('split',), ())))
+
+
+def test_dead_letters_that_cannot_be_read_stop_a_retry(output, capsys):
+    (part,) = output.glob('dead_letters/*/*/*.parquet')
+    part.write_bytes(b'uri,reason\n')
     assert retry(output, '--reasons', 'not_found') == 1
     assert f'{part} is no file of dead letters' in capsys.readouterr().err
-    assert part.read_bytes() == edited
+    assert part.read_bytes() == b'uri,reason\n'
 
 
 class SigningServer(LoopbackServer):
@@ -185,7 +206,7 @@ class SigningServer(LoopbackServer):
         super().__init__(Answering)
 
 
-def test_signed_urls_are_read_from_the_manifest_again(tmp_path, no_decoder):
+def test_signed_urls_are_read_from_the_manifest_again(tmp_path):
     """What signs a URL is written nowhere, not even into the frozen listing."""
     manifest, output = tmp_path / 'list.txt', tmp_path / 'out'
 
