@@ -5,6 +5,7 @@ What is not checked here: servers that misbehave (test_faults), a model that fai
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.load import Loader
 from transforms.process import shared
-from transforms.rows import Failure, Item, Reason, Stage
+from transforms.rows import Failure, Fetched, Item, Reason, Stage
 from transforms.storage_local import LocalStore
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -154,6 +155,10 @@ class TestPreflight:
         assert len(tried) == 1
 
 
+def read(path):
+    return Fetched(Path(path).read_bytes(), '1', 0)
+
+
 class TestDecoderThatHangs:
     def loader(self, tmp_path, *more):
         arguments = (
@@ -169,8 +174,10 @@ class TestDecoderThatHangs:
     def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
         monkeypatch.setattr(load, '_WATCH_SEC', 0.05)
         monkeypatch.setattr(load, 'cpu_count', lambda: 1)
-        let_go = threading.Event()
-        monkeypatch.setattr(load.decode, 'render', lambda *_: let_go.wait(20))
+        at_work, let_go = threading.Event(), threading.Event()
+        monkeypatch.setattr(load.decode, 'render', lambda *_: at_work.set() or let_go.wait(20))
+        # Whatever the deadline of a fetch is, which that of a decoding is made of.
+        monkeypatch.setattr(LocalStore, 'fetch', lambda _, uri, *__: read(uri))
         loader = self.loader(tmp_path)
         pixels = loader.empty_batch()
         names = ['cat.jpg', 'coffee.jpg']
@@ -180,7 +187,7 @@ class TestDecoderThatHangs:
             for i, name in enumerate(names):
                 item = Item(str(samples.SAMPLE / name), '', -1, ['[]'])
                 futures.append(loader.submit(item, pixels[i], make()))
-                time.sleep(0.2)  # the second one waits for the core that the first one holds
+                at_work.wait(20)  # the second one waits for the core that the first one holds
             with pytest.raises(DecodeError, match=r'cat\.jpg: decoding takes longer than 1 s'):
                 loader.result(futures[1])
         finally:
@@ -190,7 +197,7 @@ class TestDecoderThatHangs:
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
             'import sys, time; from transforms import decode, load\n'
-            'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 1\n'
+            'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
             '    time.sleep(60 * (opened.width == 750))\n'
@@ -208,7 +215,7 @@ class TestDecoderThatHangs:
             '--fetch_deadline_sec', '1',
         )  # fmt: skip
         assert done.returncode == 1
-        assert 'hostile.jpg: decoding takes longer than 1 s' in done.stderr
+        assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
         assert 'Traceback' not in done.stderr
         assert time.monotonic() - started < 50
         assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
