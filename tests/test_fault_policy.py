@@ -100,8 +100,13 @@ def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch)
 
 
 class TestPreflight:
-    def label(self, tmp_path, *more):
-        return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out', *more)
+    def label(self, tmp_path):
+        return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+
+    def check(self, tmp_path):
+        """Without a run: that each begins with it is what the others show."""
+        arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+        return preflight.check(support.make_config(*arguments)[0].preflight)
 
     def refuse(self, monkeypatch, refused, reason=Reason.FORBIDDEN):
         fetch = LocalStore.fetch
@@ -129,7 +134,7 @@ class TestPreflight:
         (tmp_path / 'in').mkdir()
         for i in range(5):
             (tmp_path / 'in' / f'{i}.jpg').write_bytes(b'')
-        assert self.label(tmp_path)['counts']['dead_lettered_by_reason'] == {'empty': 5}
+        assert self.check(tmp_path)
 
     def test_an_output_that_cannot_be_written_or_deleted(self, tmp_path, monkeypatch):
         samples.write_pictures(tmp_path / 'in', 2)
@@ -138,21 +143,8 @@ class TestPreflight:
             raise StoreError(f'{uri}: denied')
 
         monkeypatch.setattr(LocalStore, 'delete', denied)
-        with pytest.raises(Exception, match=r'out/_work/.*/probe-.*: denied'):
-            self.label(tmp_path)
-
-    def test_each_process_tries_once(self, tmp_path, monkeypatch):
-        samples.write_pictures(tmp_path / 'in', 2)
-        tried = []
-        read_one = preflight._read_one
-        monkeypatch.setattr(
-            preflight, '_read_one', lambda *a: tried.append(threading.get_ident()) or read_one(*a)
-        )
-        self.label(
-            tmp_path, '--direct_num_workers=3', '--direct_running_mode=multi_threading',
-            '--batch_size', '1', '--chunk_size', '1',
-        )  # fmt: skip
-        assert len(tried) == 1
+        with pytest.raises(StoreError, match=r'out/_work/.*/probe-.*: denied'):
+            self.check(tmp_path)
 
 
 def read(path):
@@ -224,8 +216,13 @@ class TestDecoderThatHangs:
 class TestOneProcessWithManyThreads:
     """As service runners have it: several bundles at a time in one process."""
 
-    def test_all_share_one_loader_and_one_model(self, tmp_path, monkeypatch):
+    def test_all_share_one_loader_and_one_model_and_try_once(self, tmp_path, monkeypatch):
         samples.write_pictures(tmp_path / 'in', 20)
+        tried = []
+        read_one = preflight._read_one
+        monkeypatch.setattr(
+            preflight, '_read_one', lambda *a: tried.append(threading.get_ident()) or read_one(*a)
+        )
         made = []
 
         def count(cls):
@@ -247,6 +244,7 @@ class TestOneProcessWithManyThreads:
             '--input', tmp_path / 'in', '--output', tmp_path / 'out', *threads, *flags
         )
         assert report['counts']['labeled'] == 20
+        assert len(tried) == 1
         assert sorted(each.__name__ for each in made) == ['Loader', 'Predictor']
 
     def test_their_look_ahead_is_bounded_together(self, tmp_path):
