@@ -10,6 +10,7 @@ scores beside it (test_rescue).
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from pipeline.verify import compare, verify
@@ -18,8 +19,10 @@ from transforms import chunks, listing, outcomes, write
 from transforms.faults import fetch_policy
 from transforms.load import Loader, load_chunk
 from transforms.model import handler
+from transforms.model.card import Activation
 from transforms.model.handler import LazyPredictor, label_batch
 from transforms.model.predictor import Predictor
+from transforms.model.runtime import import_tensorflow
 from transforms.model.sources import resolve_model
 from transforms.process import shared
 from transforms.publish import discard
@@ -158,7 +161,7 @@ def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
     assert report['balanced']
     assert verify(str(tmp_path)) == []
     scores = [[x['score'] for x in row['labels']] for row in support.rows(tmp_path, 'predictions')]
-    assert {len(each) for each in scores} >= {2, 3}
+    assert {2, 3} <= {len(each) for each in scores} <= {2, 3, 4}
     assert min(each[1] for each in scores) < 0.1, 'some of the two that each has are below'
     assert all(score >= 0.1 for each in scores for score in each[2:])
 
@@ -279,6 +282,30 @@ def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
     (path,) = output.glob('predictions/*/*/*/*.parquet')
     assert path.parent.name == 'split=__HIVE_DEFAULT_PARTITION__'
     assert verify(str(output)) == []
+
+
+def test_min_labels_and_thresholds():
+    config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
+    import_tensorflow(config.inference.intra_op_threads)
+    from transforms.model.sparse import sparse_labels
+
+    logits = np.array([[0.25, 0.5, 0.5, 0.125], [0.75, 0.0, 0.0, 1.0]], np.float32)
+    for threshold, most, least, counts in (
+        (0.5, 4, 0, [2, 2]),
+        (0.51, 4, 0, [0, 2]),
+        (1.0, 4, 0, [0, 1]),
+        (2.0, 4, 0, [0, 0]),
+        (2.0, 4, 2, [2, 2]),
+        (0.5, 1, 0, [1, 1]),
+        (0.0, 9, 9, [4, 4]),
+    ):
+        found = sparse_labels(logits, Activation.NONE, threshold, most, least, 3)
+        indices, scores, labels = (np.asarray(each) for each in found)
+        assert labels.tolist() == counts
+        assert indices[:, :3].tolist() == [[1, 2, 0], [3, 0, 1]]
+        assert scores[:, :3].tolist() == [[0.5, 0.5, 0.25], [1.0, 0.75, 0.0]]
+    logits[1, 2] = np.inf
+    assert np.asarray(sparse_labels(logits, Activation.NONE, 0.5, 4, 0)[2]).tolist() == [2, -1]
 
 
 def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
