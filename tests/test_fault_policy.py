@@ -103,9 +103,9 @@ class TestPreflight:
     def label(self, tmp_path):
         return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
 
-    def check(self, tmp_path):
+    def check(self, tmp_path, name='in'):
         """Without a run: that each begins with it is what the others show."""
-        arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+        arguments = ('--input', tmp_path / name, '--output', tmp_path / 'out')
         return preflight.check(support.make_config(*arguments)[0].preflight)
 
     def refuse(self, monkeypatch, refused, reason=Reason.FORBIDDEN):
@@ -129,6 +129,17 @@ class TestPreflight:
         self.refuse(monkeypatch, ['0000', '0001'])
         report = self.label(tmp_path)
         assert report['counts']['dead_lettered_by_reason']['forbidden'] == 2
+
+    def test_three_are_tried(self, tmp_path, monkeypatch):
+        paths = samples.write_pictures(tmp_path / 'in', 4)[:4]
+        (tmp_path / 'list.txt').write_text(''.join(f'{path}\n' for path in paths))
+        self.refuse(monkeypatch, ['0000', '0001'])
+        assert self.check(tmp_path, 'list.txt')
+        self.refuse(monkeypatch, ['0002'])
+        with pytest.raises(
+            StoreError, match=r'0002\.jpg cannot be read, nor what is listed before'
+        ):
+            self.check(tmp_path, 'list.txt')
 
     def test_images_that_are_bad_in_themselves_do_not_stop_it(self, tmp_path):
         (tmp_path / 'in').mkdir()

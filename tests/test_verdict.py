@@ -53,6 +53,23 @@ def test_the_stage_that_holds_a_run_up_is_named(pictures, tmp_path, monkeypatch,
     assert verdict['advice']
 
 
+def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, 'cpu_count', lambda: 2)
+    arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--loader_threads', '4')
+    loader = load.Loader(support.make_config(*arguments)[0].load)
+    images = [load._Loaded(None, 5.0, 9.0, 0), load._Loaded(None, 3.0, 3.0, 0)]
+    # Of 8 s with four threads, 2 s; of 12 s with two cores, 6 s.
+    assert loader.timings(images, 20.0) == {
+        'fetch': 8.0,
+        'decode': 12.0,
+        'fetch_wait': 5.0,
+        'decode_wait': 15.0,
+    }
+    assert loader.timings([], 0.0) == dict.fromkeys(
+        ('fetch', 'decode', 'fetch_wait', 'decode_wait'), 0.0
+    )
+
+
 def test_the_line_for_people():
     stats = {'fetch_wait_sec': 60.0, 'decode_wait_sec': 20.0, 'infer_sec': 15.0, 'write_sec': 5.0}
     line = describe(make_verdict(stats, 110.0))
