@@ -5,17 +5,21 @@ What is not checked here: servers that misbehave (test_faults), a model that fai
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from tests import samples, support
+from tests.without_model import Predictor
 from transforms import load, preflight
 from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.load import Loader
 from transforms.process import shared
-from transforms.rows import Failure, Item, Reason, Stage
+from transforms.rows import Failure, Fetched, Item, Reason, Stage
 from transforms.storage_local import LocalStore
+
+pytestmark = pytest.mark.usefixtures('stand_in_model')
 
 FORBIDDEN = Failure(Stage.FETCH, Reason.FORBIDDEN, 'HTTP 403', None)
 BUSY = Failure(Stage.FETCH, Reason.STORE_ERROR, 'HTTP 503', None)
@@ -79,7 +83,7 @@ def test_another_number():
 
 
 def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch):
-    samples.write_pictures(tmp_path / 'in', 60)
+    samples.write_pictures(tmp_path / 'in', 20)
 
     def refuse(*_):
         raise ImageError(Reason.FORBIDDEN, 'permission denied')
@@ -89,15 +93,20 @@ def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch)
     arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
     report = support.label(*arguments, '--run_id', 'regardless', '--fail_fast_after', '0')
     assert report['balanced']
-    assert report['counts']['dead_lettered_by_reason'] == {'forbidden': 63}
+    assert report['counts']['dead_lettered_by_reason'] == {'forbidden': 23}
     with pytest.raises(Exception, match='the first 20 images of this process all failed'):
         support.label(*arguments, '--run_id', 'stopping')
     assert not (tmp_path / 'out/runs/stopping').exists()
 
 
 class TestPreflight:
-    def label(self, tmp_path, *more):
-        return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out', *more)
+    def label(self, tmp_path):
+        return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+
+    def check(self, tmp_path, name='in'):
+        """Without a run: that each begins with it is what the others show."""
+        arguments = ('--input', tmp_path / name, '--output', tmp_path / 'out')
+        return preflight.check(support.make_config(*arguments)[0].preflight)
 
     def refuse(self, monkeypatch, refused, reason=Reason.FORBIDDEN):
         fetch = LocalStore.fetch
@@ -121,11 +130,22 @@ class TestPreflight:
         report = self.label(tmp_path)
         assert report['counts']['dead_lettered_by_reason']['forbidden'] == 2
 
+    def test_three_are_tried(self, tmp_path, monkeypatch):
+        paths = samples.write_pictures(tmp_path / 'in', 4)[:4]
+        (tmp_path / 'list.txt').write_text(''.join(f'{path}\n' for path in paths))
+        self.refuse(monkeypatch, ['0000', '0001'])
+        assert self.check(tmp_path, 'list.txt')
+        self.refuse(monkeypatch, ['0002'])
+        with pytest.raises(
+            StoreError, match=r'0002\.jpg cannot be read, nor what is listed before'
+        ):
+            self.check(tmp_path, 'list.txt')
+
     def test_images_that_are_bad_in_themselves_do_not_stop_it(self, tmp_path):
         (tmp_path / 'in').mkdir()
         for i in range(5):
             (tmp_path / 'in' / f'{i}.jpg').write_bytes(b'')
-        assert self.label(tmp_path)['counts']['dead_lettered_by_reason'] == {'empty': 5}
+        assert self.check(tmp_path)
 
     def test_an_output_that_cannot_be_written_or_deleted(self, tmp_path, monkeypatch):
         samples.write_pictures(tmp_path / 'in', 2)
@@ -134,21 +154,12 @@ class TestPreflight:
             raise StoreError(f'{uri}: denied')
 
         monkeypatch.setattr(LocalStore, 'delete', denied)
-        with pytest.raises(Exception, match=r'out/_work/.*/probe-.*: denied'):
-            self.label(tmp_path)
+        with pytest.raises(StoreError, match=r'out/_work/.*/probe-.*: denied'):
+            self.check(tmp_path)
 
-    def test_each_process_tries_once(self, tmp_path, monkeypatch):
-        samples.write_pictures(tmp_path / 'in', 2)
-        tried = []
-        read_one = preflight._read_one
-        monkeypatch.setattr(
-            preflight, '_read_one', lambda *a: tried.append(threading.get_ident()) or read_one(*a)
-        )
-        self.label(
-            tmp_path, '--direct_num_workers=3', '--direct_running_mode=multi_threading',
-            '--batch_size', '1', '--chunk_size', '1',
-        )  # fmt: skip
-        assert len(tried) == 1
+
+def read(path):
+    return Fetched(Path(path).read_bytes(), '1', 0)
 
 
 class TestDecoderThatHangs:
@@ -166,8 +177,10 @@ class TestDecoderThatHangs:
     def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
         monkeypatch.setattr(load, '_WATCH_SEC', 0.05)
         monkeypatch.setattr(load, 'cpu_count', lambda: 1)
-        let_go = threading.Event()
-        monkeypatch.setattr(load.decode, 'render', lambda *_: let_go.wait(20))
+        at_work, let_go = threading.Event(), threading.Event()
+        monkeypatch.setattr(load.decode, 'render', lambda *_: at_work.set() or let_go.wait(20))
+        # Whatever the deadline of a fetch is, which that of a decoding is made of.
+        monkeypatch.setattr(LocalStore, 'fetch', lambda _, uri, *__: read(uri))
         loader = self.loader(tmp_path)
         pixels = loader.empty_batch()
         names = ['cat.jpg', 'coffee.jpg']
@@ -177,7 +190,7 @@ class TestDecoderThatHangs:
             for i, name in enumerate(names):
                 item = Item(str(samples.SAMPLE / name), '', -1, ['[]'])
                 futures.append(loader.submit(item, pixels[i], make()))
-                time.sleep(0.2)  # the second one waits for the core that the first one holds
+                at_work.wait(20)  # the second one waits for the core that the first one holds
             with pytest.raises(DecodeError, match=r'cat\.jpg: decoding takes longer than 1 s'):
                 loader.result(futures[1])
         finally:
@@ -186,7 +199,8 @@ class TestDecoderThatHangs:
 
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
-            'import sys, time; from transforms import decode, load; load._WATCH_SEC = 0.05\n'
+            'import sys, time; from transforms import decode, load\n'
+            'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
             '    time.sleep(60 * (opened.width == 750))\n'
@@ -201,36 +215,48 @@ class TestDecoderThatHangs:
         started = time.monotonic()
         done = support.python(
             '-c', code, 'label', '--input', images, '--output', tmp_path / 'out',
-            '--fetch_deadline_sec', '0.5',
+            '--fetch_deadline_sec', '1',
         )  # fmt: skip
         assert done.returncode == 1
-        assert 'hostile.jpg: decoding takes longer than 5 s' in done.stderr
+        assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
         assert 'Traceback' not in done.stderr
         assert time.monotonic() - started < 50
         assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
 
 
 class TestOneProcessWithManyThreads:
-    """As service runners have it: twelve bundles at a time in one process."""
+    """As service runners have it: several bundles at a time in one process."""
 
-    def test_all_share_one_loader_and_one_model(self, tmp_path, monkeypatch):
-        samples.write_pictures(tmp_path / 'in', 60)
+    def test_all_share_one_loader_and_one_model_and_try_once(self, tmp_path, monkeypatch):
+        samples.write_pictures(tmp_path / 'in', 20)
+        tried = []
+        read_one = preflight._read_one
+        monkeypatch.setattr(
+            preflight, '_read_one', lambda *a: tried.append(threading.get_ident()) or read_one(*a)
+        )
         made = []
-        init = Loader.__init__
 
-        def counting(loader, options):
-            made.append(loader)
-            init(loader, options)
+        def count(cls):
+            init = cls.__init__
 
-        monkeypatch.setattr(Loader, '__init__', counting)
-        threads = ('--direct_num_workers=12', '--direct_running_mode=multi_threading')
-        # A budget that no other test has, so that its loader was not made before.
-        flags = ('--memory_budget', '321MiB', '--batch_size', '2', '--chunk_size', '2')
+            def counting(instance, options):
+                made.append(cls)
+                init(instance, options)
+
+            monkeypatch.setattr(cls, '__init__', counting)
+
+        count(Loader)
+        count(Predictor)
+        threads = ('--direct_num_workers=4', '--direct_running_mode=multi_threading')
+        # A budget and a threshold that no other test has, so that neither was made before.
+        flags = ('--memory_budget', '321MiB', '--threshold', '0.0321')
+        flags += ('--batch_size', '2', '--chunk_size', '2')
         report = support.label(
             '--input', tmp_path / 'in', '--output', tmp_path / 'out', *threads, *flags
         )
-        assert report['counts']['labeled'] == 60
-        assert len(made) == 1
+        assert report['counts']['labeled'] == 20
+        assert len(tried) == 1
+        assert sorted(each.__name__ for each in made) == ['Loader', 'Predictor']
 
     def test_their_look_ahead_is_bounded_together(self, tmp_path):
         arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--batch_size', '8')

@@ -1,31 +1,57 @@
 """The whole graph against a plain loop over the pure functions, and against itself elsewhere.
 
+The plain loop has the real model; what is compared with itself has the one of without_model.
+
 What is not checked here: the decoder's own results (test_decode), object stores (test_gcs), the
-command line and its exit codes (test_cli).
+command line and its exit codes (test_cli), whether a picture that fails moves the last bits of the
+scores beside it (test_rescue).
 """
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import samples, support
+from tests import samples, support, without_model
 from transforms import chunks, listing, outcomes, write
 from transforms.faults import fetch_policy
 from transforms.load import Loader, load_chunk
+from transforms.model import handler
+from transforms.model.card import Activation
 from transforms.model.handler import LazyPredictor, label_batch
+from transforms.model.predictor import Predictor
+from transforms.model.runtime import import_tensorflow
 from transforms.model.sources import resolve_model
 from transforms.process import shared
 from transforms.publish import discard
 from transforms.rows import Image
 
-SMALL = ('--batch_size', '8', '--chunk_size', '16', '--rows_per_file', '20')
+pytestmark = pytest.mark.usefixtures('stand_in')
+
+SMALL = ('--batch_size', '4', '--chunk_size', '8', '--rows_per_file', '10')
+# Some have fewer labels by their scores, some have more than the best.
+LABELS = ('--min_labels', '2', '--max_labels', '4', '--threshold', '0.1')
+
+
+@pytest.fixture(scope='module')
+def stand_in():
+    """As `stand_in_model`, for what is made once here, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, 'Predictor', without_model.Predictor)
+        yield
+
+
+@pytest.fixture
+def real_model(stand_in, monkeypatch):
+    monkeypatch.setattr(handler, 'Predictor', Predictor)
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
-    samples.write_pictures(folder, 60)
+    samples.write_pictures(folder, 30)
     return folder
 
 
@@ -89,8 +115,9 @@ def plain_loop(config):
     return labeled, dead
 
 
+@pytest.mark.usefixtures('real_model')
 def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
-    arguments = ('--input', manifest, '--output', tmp_path, '--carry', 'split,day', *SMALL)
+    arguments = ('--input', manifest, '--output', tmp_path, '--carry', 'split,day', *SMALL, *LABELS)
     report = support.label(*arguments)
     config, _ = support.make_config(*arguments)
     labeled, dead = plain_loop(config)
@@ -115,8 +142,8 @@ def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
         for row in support.rows(tmp_path, 'dead_letters')
     )
     assert report['counts'] == {
-        'listed': 77,
-        'labeled': 67,
+        'listed': 47,
+        'labeled': 37,
         'duplicates': 5,
         'unchanged': 0,
         'dead_lettered': 5,
@@ -133,99 +160,119 @@ def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
     }
     assert report['balanced']
     assert verify(str(tmp_path)) == []
+    scores = [[x['score'] for x in row['labels']] for row in support.rows(tmp_path, 'predictions')]
+    assert {2, 3} <= {len(each) for each in scores} <= {2, 3, 4}
+    assert min(each[1] for each in scores) < 0.1, 'some of the two that each has are below'
+    assert all(score >= 0.1 for each in scores for score in each[2:])
 
 
 ENGINES = {
     'three threads': ('--direct_num_workers=3', '--direct_running_mode=multi_threading'),
-    'two processes': ('--direct_num_workers=2', '--direct_running_mode=multi_processing'),
     'bundles repeated': ('--direct_runner_bundle_repeat=1',),
     'bundle-based': ('--runner=BundleBasedDirectRunner',),
 }
 
 
-@pytest.fixture(scope='module')
-def reference(manifest, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('reference')
-    support.label('--input', manifest, '--output', folder, '--run_id', 'a', *PARTITIONED)
-    assert len(list(folder.glob('predictions/**/*.parquet'))) > 3
-    assert len(support.rows(folder, 'dead_letters')) == 5
-    return folder
-
-
 PARTITIONED = ('--carry', 'day', '--partition_by', 'split', *SMALL)
 
 
-@pytest.mark.parametrize(
-    'engine',
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == 'two processes' else [])
-        for name in ENGINES
-    ],
-)
+def run_partitioned(manifest, folder, *more):
+    support.label('--input', manifest, '--output', folder, '--run_id', 'a', *PARTITIONED, *more)
+    assert len(list(folder.glob('predictions/**/*.parquet'))) > 3
+    assert len(support.rows(folder, 'dead_letters')) == 5
+    assert verify(str(folder)) == []
+    return folder
+
+
+@pytest.fixture(scope='module')
+def reference(stand_in, manifest, tmp_path_factory):
+    return run_partitioned(manifest, tmp_path_factory.mktemp('reference'))
+
+
+@pytest.mark.parametrize('engine', ENGINES)
 def test_every_engine_writes_the_same_bytes(manifest, reference, tmp_path, engine):
-    support.label(
-        '--input', manifest, '--output', tmp_path, '--run_id', 'a', *PARTITIONED, *ENGINES[engine]
-    )
-    assert verify(str(tmp_path)) == []
+    run_partitioned(manifest, tmp_path, *ENGINES[engine])
     assert compare(str(reference), str(tmp_path)) == []
 
 
-def test_the_order_of_inputs_does_not_matter(pictures, tmp_path):
-    once, twice = tmp_path / 'once', tmp_path / 'twice'
-    globs = [pictures / '00[0-3]*.jpg', pictures / '00[4-5]*', pictures / '00[4]*']
-    for output, inputs in ((once, globs), (twice, globs[::-1])):
-        flags = [flag for value in inputs for flag in ('--input', value)]
-        report = support.label(*flags, '--output', output, '--run_id', 'a', *SMALL)
-        assert report['counts']['labeled'] == 60
-        assert report['counts']['duplicates'] == 10
-    assert compare(str(once), str(twice)) == []
+@pytest.mark.slow  # processes of their own have the real model
+@pytest.mark.usefixtures('real_model')
+def test_two_processes_write_the_same_bytes(manifest, tmp_path):
+    flags = ('--direct_num_workers=2', '--direct_running_mode=multi_processing')
+    one = run_partitioned(manifest, tmp_path / 'one')
+    two = run_partitioned(manifest, tmp_path / 'two', *flags)
+    assert compare(str(one), str(two)) == []
 
 
-def test_a_failed_image_does_not_move_its_neighbours(pictures, tmp_path):
-    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+def inputs(globs):
+    return [flag for value in globs for flag in ('--input', value)]
+
+
+@pytest.fixture(scope='module')
+def whole(stand_in, pictures, tmp_path_factory):
+    """A complete run of thirty pictures, its inputs, and its other arguments."""
+    globs = [pictures / '00[0-1]*.jpg', pictures / '002*', pictures / '000*']
+    arguments = ('--run_id', 'a', *SMALL)
+    output = tmp_path_factory.mktemp('whole')
+    report = support.label(*inputs(globs), '--output', output, *arguments)
+    assert report['counts']['labeled'] == 30
+    assert report['counts']['duplicates'] == 10
+    return output, globs, arguments
+
+
+def test_the_order_of_inputs_does_not_matter(whole, tmp_path):
+    output, globs, arguments = whole
+    report = support.label(*inputs(globs[::-1]), '--output', tmp_path, *arguments)
+    assert report['counts']['labeled'] == 30
+    assert report['counts']['duplicates'] == 10
+    assert compare(str(output), str(tmp_path)) == []
+
+
+def test_a_failed_image_does_not_move_its_neighbours(whole, pictures, tmp_path):
+    output, globs, arguments = whole
     victim = pictures / '0017.jpg'
-    support.label('--input', pictures, '--output', whole, '--run_id', 'a', *SMALL)
     data = victim.read_bytes()
     victim.write_bytes(b'no picture any more')
     try:
-        support.label('--input', pictures, '--output', broken, '--run_id', 'a', *SMALL)
+        support.label(*inputs(globs), '--output', tmp_path, *arguments)
     finally:
         victim.write_bytes(data)
-    before = {row['uri']: row['labels'] for row in support.rows(whole, 'predictions')}
-    after = {row['uri']: row['labels'] for row in support.rows(broken, 'predictions')}
+    before = {row['uri']: row['labels'] for row in support.rows(output, 'predictions')}
+    after = {row['uri']: row['labels'] for row in support.rows(tmp_path, 'predictions')}
     assert before.pop(str(victim))
     assert before == after
+    assert len({str(labels) for labels in before.values()}) > 20, 'they differ'
 
 
 def test_a_sample_is_always_the_same(pictures, manifest, tmp_path):
-    samples = []
-    for name, source in (('folder', pictures), ('glob', pictures / '*'), ('manifest', manifest)):
+    found = []
+    for name, sources in (('twice', (pictures, pictures / '*')), ('manifest', (manifest,))):
         output = tmp_path / name
-        report = support.label('--input', source, '--output', output, '--sample', '12', *SMALL)
+        report = support.label(*inputs(sources), '--output', output, '--sample', '12', *SMALL)
         assert report['counts']['listed'] == 12
         assert report['counts']['duplicates'] == 0
-        samples.append(
+        found.append(
             {
                 row['uri']
                 for kind in ('predictions', 'dead_letters')
                 for row in support.rows(output, kind)
             }
         )
-    assert samples[0] == samples[1]
+    assert [len(each) for each in found] == [12, 12]
     # The manifest has two more entries to choose from.
-    assert len(samples[0] & samples[2]) >= 10
+    assert len(found[0] & found[1]) >= 10
 
 
-def test_an_input_of_nothing_gives_an_empty_dataset(tmp_path):
+def test_inputs_of_nothing_give_an_empty_dataset(tmp_path):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'empty.txt').touch()
-    for name in ('in', 'empty.txt'):
-        output = tmp_path / f'out-{name}'
-        report = support.label('--input', tmp_path / name, '--output', output)
-        assert report['balanced']
-        assert verify(str(output)) == []
-        (path,) = output.glob('predictions/**/*.parquet')
-        assert support.pq.read_table(path).schema.names == write.prediction_schema((), {}).names
+    output = tmp_path / 'out'
+    report = support.label(*inputs([tmp_path / 'in', tmp_path / 'empty.txt']), '--output', output)
+    assert report['balanced']
+    assert report['counts']['listed'] == 0
+    assert verify(str(output)) == []
+    (path,) = output.glob('predictions/**/*.parquet')
+    assert support.pq.read_table(path).schema.names == write.prediction_schema((), {}).names
 
 
 def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
@@ -237,13 +284,28 @@ def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
     assert verify(str(output)) == []
 
 
-def test_min_labels_and_thresholds(pictures, tmp_path):
-    strict, lenient = tmp_path / 'strict', tmp_path / 'lenient'
-    source = ('--input', pictures / '000*', *SMALL)
-    support.label(*source, '--output', strict, '--threshold', '1')
-    support.label(*source, '--output', lenient, '--threshold', '1', '--min_labels', '2')
-    assert [row['labels'] for row in support.rows(strict, 'predictions')] == [[]] * 10
-    assert {len(row['labels']) for row in support.rows(lenient, 'predictions')} == {2}
+def test_min_labels_and_thresholds():
+    config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
+    import_tensorflow(config.inference.intra_op_threads)
+    from transforms.model.sparse import sparse_labels
+
+    logits = np.array([[0.25, 0.5, 0.5, 0.125], [0.75, 0.0, 0.0, 1.0]], np.float32)
+    for threshold, most, least, counts in (
+        (0.5, 4, 0, [2, 2]),
+        (0.51, 4, 0, [0, 2]),
+        (1.0, 4, 0, [0, 1]),
+        (2.0, 4, 0, [0, 0]),
+        (2.0, 4, 2, [2, 2]),
+        (0.5, 1, 0, [1, 1]),
+        (0.0, 9, 9, [4, 4]),
+    ):
+        found = sparse_labels(logits, Activation.NONE, threshold, most, least, 3)
+        indices, scores, labels = (np.asarray(each) for each in found)
+        assert labels.tolist() == counts
+        assert indices[:, :3].tolist() == [[1, 2, 0], [3, 0, 1]]
+        assert scores[:, :3].tolist() == [[0.5, 0.5, 0.25], [1.0, 0.75, 0.0]]
+    logits[1, 2] = np.inf
+    assert np.asarray(sparse_labels(logits, Activation.NONE, 0.5, 4, 0)[2]).tolist() == [2, -1]
 
 
 def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
@@ -257,12 +319,13 @@ def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
     assert len(support.rows(tmp_path, 'predictions')) == 10
 
 
-def test_a_run_without_a_report_is_discarded_and_one_with_it_kept(pictures, tmp_path):
-    arguments = ('--input', pictures / '000*', '--output', tmp_path, '--run_id', 'a')
-    support.label(*arguments)
-    layout = support.make_config(*arguments)[0].layout
+def test_a_run_without_a_report_is_discarded_and_one_with_it_kept(whole, tmp_path):
+    output, globs, arguments = whole
+    shutil.copytree(output, tmp_path, dirs_exist_ok=True)
+    layout = support.make_config(*inputs(globs), '--output', tmp_path, *arguments)[0].layout
     discard(layout)
     assert verify(str(tmp_path)) == []
+    assert len(support.rows(tmp_path, 'predictions')) == 30
     (tmp_path / layout.report_path).unlink()
     discard(layout)
     assert support.rows(tmp_path, 'predictions') == support.rows(tmp_path, 'dead_letters') == []

@@ -1,14 +1,16 @@
 """What a person sees while a run works and at its end."""
 
 import io
+import re
 import time
 
 from rich.console import Console
 
 from pipeline import progress
 from pipeline.summary import print_summary
-from tests import samples, support
+from tests import made_runs, samples, support
 from transforms.process import LIVE, LiveCounts
+from transforms.rows import Reason
 
 
 def counts(**totals):
@@ -29,7 +31,16 @@ def test_a_line_says_what_is_going_on():
     assert line(counts(listed=2, total=2, labeled=2), 60, 50).endswith('writing')
 
 
-class Terminal(io.StringIO):
+class Stream(io.StringIO):
+    """Can be waited for."""
+
+    def wait_for(self, text, count):
+        ends_at = time.monotonic() + 30
+        while self.getvalue().count(text) < count and time.monotonic() < ends_at:
+            time.sleep(0.01)
+
+
+class Terminal(Stream):
     def isatty(self):
         return True
 
@@ -39,8 +50,9 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(monkeypatch):
     stream = Terminal()
     with progress.reporting(stream):
         LIVE.add(listed=1, total=1)
-        time.sleep(0.1)
+        stream.wait_for('\r', 3)
     text = stream.getvalue()
+    assert text.count('\r') > 3
     assert '\n' not in text
     assert text.endswith('\r\x1b[K')
     assert 'listed' in text or 'images' in text or 'done' in text
@@ -48,9 +60,9 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(monkeypatch):
 
 def test_a_log_gets_lines_now_and_then(monkeypatch):
     monkeypatch.setattr(progress, '_LOG_SEC', 0.01)
-    stream = io.StringIO()
+    stream = Stream()
     with progress.reporting(stream):
-        time.sleep(0.1)
+        stream.wait_for('\n', 2)
     lines = stream.getvalue().splitlines()
     assert len(lines) > 1
     assert all(line.startswith('lemmabeam: ') for line in lines)
@@ -58,14 +70,25 @@ def test_a_log_gets_lines_now_and_then(monkeypatch):
 
 def test_names_cannot_write_on_the_terminal(tmp_path):
     name = '[red]x\x1b[2J[bold] [link=a].jpg'
-    (tmp_path / 'in').mkdir()
-    (tmp_path / 'in' / name).write_bytes(samples.picture(1))
-    (tmp_path / 'in' / f'bad{name}').write_bytes(b'')
-    report = support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
     config, _ = support.make_config(
-        '--input', tmp_path / 'in', '--output', tmp_path / 'out', '--run_id', report['run_id']
+        '--input', samples.SAMPLE, '--output', tmp_path, '--run_id', 'a'
     )
+    report = made_runs.write_run(
+        tmp_path,
+        'a',
+        [(f'/in/{name}', [(0, name, 0.5)])],
+        [(f'/in/bad{name}', Reason.EMPTY, name)],
+        model_id=config.layout.model_id,
+        labeled_by_earlier_attempts=0,
+    )
+    report['counts'] |= {'gone': 0, 'skipped_before_since': 0}
     stream = io.StringIO()
-    print_summary(report, config.layout, Console(file=stream, width=120))
-    assert '\x1b' not in stream.getvalue()
-    assert r'[red]x\x1b[2J[bold] [link=a].jpg' in stream.getvalue()
+    print_summary(report, config.layout, Console(file=stream, width=200))
+    said = stream.getvalue()
+    assert '\x1b' not in said
+    assert re.findall(r'(\w*)\[red\]x\\x1b\[2J\[bold\] \[link=a\]\.jpg', said) == [
+        '',
+        '',
+        'bad',
+        '',
+    ]

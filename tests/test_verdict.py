@@ -8,14 +8,17 @@ import pytest
 from pipeline.build import build
 from pipeline.verdict import describe, make_verdict
 from tests import samples, support
+from tests.without_model import Predictor
 from transforms import load
 from transforms.storage_local import LocalStore
+
+pytestmark = pytest.mark.usefixtures('stand_in_model')
 
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp('pictures')
-    samples.write_pictures(folder, 40)
+    samples.write_pictures(folder, 12)
     return folder
 
 
@@ -29,21 +32,18 @@ def slow(function, seconds, only=''):
 
 
 SLOW = {
-    'fetch': (LocalStore, 'fetch', 0.25, ''),
-    'decode': (load.decode, 'render', 0.15, ''),
-    'write': (LocalStore, 'write', 4.0, 'predictions/'),
+    'fetch': (LocalStore, 'fetch', 0.3, ''),
+    'decode': (load.decode, 'render', 0.2, ''),
+    'inference': (Predictor, '__call__', 0.4, ''),
+    'write': (LocalStore, 'write', 0.5, 'predictions/'),
 }
 
 
-@pytest.mark.parametrize('stage', ['fetch', 'decode', 'inference', 'write'])
+@pytest.mark.parametrize('stage', SLOW)
 def test_the_stage_that_holds_a_run_up_is_named(pictures, tmp_path, monkeypatch, stage):
-    arguments = ('--input', pictures, '--output', tmp_path, '--batch_size', '8')
-    support.predictor(support.make_config(*arguments)[0])  # loaded before the clock runs
-    if stage in SLOW:
-        where, name, seconds, only = SLOW[stage]
-        monkeypatch.setattr(where, name, slow(getattr(where, name), seconds, only))
-    else:
-        arguments += ('--batch_size', '40', '--chunk_size', '400')  # most of its slots are empty
+    where, name, seconds, only = SLOW[stage]
+    monkeypatch.setattr(where, name, slow(getattr(where, name), seconds, only))
+    arguments = ('--input', pictures, '--output', tmp_path, '--batch_size', '4')
     report = support.label(*arguments, '--loader_threads', '4')
     verdict = report['verdict']
     assert verdict['bounded_by'] == stage
@@ -51,6 +51,23 @@ def test_the_stage_that_holds_a_run_up_is_named(pictures, tmp_path, monkeypatch,
     assert sum(verdict['share'].values()) == pytest.approx(1, abs=1e-3)
     assert 0 < verdict['share_of_wall'] <= 1
     assert verdict['advice']
+
+
+def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, 'cpu_count', lambda: 2)
+    arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--loader_threads', '4')
+    loader = load.Loader(support.make_config(*arguments)[0].load)
+    images = [load._Loaded(None, 5.0, 9.0, 0), load._Loaded(None, 3.0, 3.0, 0)]
+    # Of 8 s with four threads, 2 s; of 12 s with two cores, 6 s.
+    assert loader.timings(images, 20.0) == {
+        'fetch': 8.0,
+        'decode': 12.0,
+        'fetch_wait': 5.0,
+        'decode_wait': 15.0,
+    }
+    assert loader.timings([], 0.0) == dict.fromkeys(
+        ('fetch', 'decode', 'fetch_wait', 'decode_wait'), 0.0
+    )
 
 
 def test_the_line_for_people():
@@ -75,23 +92,23 @@ def test_metrics_of_every_stage_have_units(pictures, tmp_path):
     distributions = {}
     for each in found['distributions']:
         distributions.setdefault(each.key.metric.name, []).append(each.committed)
-    assert counters['listed_refs'] == 43
+    assert counters['listed_refs'] == 15
     assert counters['fetch_retries'] == 0
     assert counters['dead_letters_empty'] == 1
     for name in ('fetch_msec', 'image_bytes'):
-        assert distributions[name][0].count == 43
+        assert distributions[name][0].count == 15
     # The empty one and the one that is no image never reach the decoder's clock, or do at 0.
-    assert 40 <= distributions['decode_msec'][0].count <= 43
+    assert 12 <= distributions['decode_msec'][0].count <= 15
     sizes = [path.stat().st_size for path in pictures.iterdir()]
     assert distributions['image_bytes'][0].sum == sum(sizes)
     assert distributions['image_bytes'][0].max == max(sizes)
-    assert distributions['batch_images'][0].sum == 40
+    assert distributions['batch_images'][0].sum == 12
     assert distributions['infer_msec'][0].count == distributions['batch_images'][0].count
     assert distributions['load_wait_msec'][0].count == distributions['infer_msec'][0].count
     assert distributions['look_ahead_ready_batches'][0].min >= 0
     # Two of the three that failed stand in the file of what need not be tried again, too; and the
     # third.
     # Of the three that failed the next run is told, too.
-    assert sum(each.sum for each in distributions['file_rows']) == 43 + 3
+    assert sum(each.sum for each in distributions['file_rows']) == 15 + 3
     assert all(each.min > 0 for each in distributions['file_bytes'])
     assert len(distributions['write_msec']) == 2

@@ -28,6 +28,7 @@ from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
+_PAGE_OBJECTS = 1000
 
 
 class GcsStore:
@@ -37,10 +38,12 @@ class GcsStore:
 
     Args:
       user_project: the project that pays for requests to requester-pays buckets.
+      page_objects: asked for at a time in a listing.
     """
 
-    def __init__(self, user_project: str | None = None) -> None:
+    def __init__(self, user_project: str | None = None, page_objects: int = _PAGE_OBJECTS) -> None:
         self._user_project = user_project
+        self._page_objects = page_objects
         emulator = os.environ.get('STORAGE_EMULATOR_HOST', '')
         try:
             if emulator:
@@ -200,7 +203,7 @@ class GcsStore:
             prefix=prefix or None,
             delimiter='/' if one_level else None,
             max_results=limit,
-            page_size=1000,
+            page_size=self._page_objects,
             fields='items(name,size,generation,timeCreated),nextPageToken',
         )
         return blobs
