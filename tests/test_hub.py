@@ -474,9 +474,9 @@ def test_a_drip_is_a_stall(server, cache, monkeypatch):
 
 
 def test_a_slow_server_that_keeps_the_pace_is_waited_for(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, '_WINDOW_SEC', 0.05)
+    monkeypatch.setattr(hub, '_WINDOW_SEC', 0.3)
     monkeypatch.setattr(hub, '_WINDOW_BYTES', 1)
-    url = server.put('/x', hub_server.drip(b'0123456789', 0.02))
+    url = server.put('/x', hub_server.drip(b'0123456789', 0.07))
     download(url, tmp_path / 'x')
     assert (tmp_path / 'x').read_bytes() == b'0123456789'
 

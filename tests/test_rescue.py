@@ -65,6 +65,23 @@ def test_only_the_guilty_are_lost_and_the_bits_of_others_stay(pixels, guilty):
         assert np.array_equal(batch[there], pixels[there])
 
 
+@pytest.mark.parametrize('slots', [[5], [2, 6]])
+def test_no_call_is_made_in_vain(pixels, slots):
+    """The batch, one without images, each image alone, and one more for each that is guilty."""
+    batch = np.zeros_like(pixels)
+    batch[slots] = pixels[slots]
+    calls = []
+
+    def when(batch):
+        calls.append(batch)
+        return ValueError('poison') if batch.any() else None
+
+    _, lost = predict_or_rescue(failing(when), batch, slots)
+    assert lost.keys() == set(slots)
+    # The last is for what becomes of the slots.
+    assert len(calls) == 1 + 1 + 2 * len(slots) + 1
+
+
 def test_an_error_without_a_cause_is_told_by_its_own_name(pixels):
     def predict(batch):
         if batch[5].any():
