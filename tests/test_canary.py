@@ -109,6 +109,18 @@ def test_which_models_can_be_asked_strictly(embedded):
         canary.check_mode(canary.STRICT, own)
 
 
+def test_strict_looks_at_a_quarter_of_few_classes(embedded):
+    names = [f'thing {i}' for i in range(8)]
+    things = Vocabulary('things', (None,) * 8, tuple((name,) for name in names), (None,) * 8)
+    source = with_card(embedded, canary=(Canary('cat.jpg', 'thing 7', 0.0),))
+    source = dataclasses.replace(source, vocabulary=things)
+    scores = [0.5, 0.2, 0.1, 0.1, 0.1]
+    other = seen([0.4, 0.3, 0.1, 0.1, 0.1])
+    check(source, seen(scores, [1, 7, 2, 3, 4]), other, canary.STRICT)
+    with pytest.raises(ModelError, match=r'best labels are thing 1 0\.50, thing 2 0\.20;'):
+        check(source, seen(scores, [1, 2, 7, 3, 4]), other, canary.STRICT)
+
+
 def test_scores_of_all_classes_that_are_meant_count_together(embedded):
     source = with_card(embedded, canary=(Canary('cat.jpg', CAT.expected, 0.75),))
     one, other = (source.vocabulary.names.index(name) for name in ('tabby', 'tiger cat'))
