@@ -56,6 +56,9 @@ def test_finite(embedded):
         check(embedded, good, good)
     with pytest.raises(ModelError, match=r'scores from -1 to 1\.5'):
         check(embedded, good, seen([1.5, 0, 0, 0, -1]))
+    for scores in ([1.0, 0.5, 0, 0, -1e-3], [1 + 1e-3, 0.5, 0, 0, 0]):
+        with pytest.raises(ModelError, match='scores from'):
+            check(embedded, good, seen(scores))
     check(with_card(embedded, activation=Activation.NONE), good, seen([1.5, 0, 0, 0, -1]))
 
 
