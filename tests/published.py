@@ -26,7 +26,9 @@ class PublishedModule(tf.Module):
             for name, value in weights.items()
         }
 
-    @tf.function(input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)])
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)], autograph=False
+    )
     def __call__(self, images):
         x = tf.pad(images * 2.0 - 1.0, ((0, 0), (3, 3), (3, 3), (0, 0)))
         x = self._convolve(x, 'resnet/root_block', 2, 'VALID')
@@ -69,4 +71,4 @@ class PublishedModule(tf.Module):
 
 def save(module, folder):
     """Writes it as a SavedModel without a card and without signatures, as they were published."""
-    tf.saved_model.save(module, str(folder))
+    tf.saved_model.save(module, str(folder), signatures={})

@@ -1,10 +1,13 @@
 """Model cards, class lists, and the models that are known by name; no weights are loaded."""
 
+import io
 import json
 import pickle
+import tarfile
 
 import pytest
 
+from tests.hub_server import module
 from transforms.errors import ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import (
@@ -312,6 +315,29 @@ class TestSources:
             resolve_model(folder, card='moon', cache=cache)
         with pytest.raises(UsageError, match='has a card of its own'):
             resolve_model('embedded', card='bit-m-r50x1')
+
+    def test_a_published_module_has_the_card_of_its_handle(self, server, tmp_path):
+        folder = self.folder(tmp_path, labels=None)
+        data = io.BytesIO()
+        with tarfile.open(fileobj=data, mode='w') as file:
+            file.add(folder, '.')
+        path = '/google/bit/m-r50x1/ilsvrc2012_classification/1'
+        url = server.put(path, module(data.getvalue()))
+        source = resolve_model(url, cache=str(tmp_path / 'cache'))
+        assert source.card == find_model('bit-m-r50x1-ilsvrc2012').card
+        assert source.id.startswith('bit-m-r50x1-ilsvrc2012-')
+        assert (source.location, len(source.vocabulary)) == (url, 1000)
+        assert resolve_model(url, cache=str(tmp_path / 'cache')) == source
+        assert len(server.requests) == 1
+
+    def test_a_local_model_wins_over_a_name_that_looks_alike(self, tmp_path, monkeypatch):
+        folder = self.folder(tmp_path, CARD)
+        monkeypatch.chdir(tmp_path)
+        for name in ('bit-m-r50x1', 'bit-mine'):
+            (tmp_path / name).symlink_to(folder)
+            source = resolve_model(name, cache=str(tmp_path / 'cache'))
+            assert source.location == str(tmp_path / name)
+            assert source.id == resolve_model(folder).id
 
     def test_weights_are_pinned(self, tmp_path):
         folder = self.folder(tmp_path, CARD)

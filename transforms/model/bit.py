@@ -46,21 +46,19 @@ class GroupNormRelu(layers.Layer):
 
     def call(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """(N, H, W, C) to the same."""
-        channels = x.shape[-1]
         wide = ops.cast(x, 'float32')
-        mean = self._by_group(ops.mean(wide, axis=(1, 2)), channels)
-        square = self._by_group(ops.mean(ops.square(wide), axis=(1, 2)), channels)
+        grouped = (-1, _GROUPS, x.shape[-1] // _GROUPS)
+        mean = self._by_group(ops.mean(wide, axis=(1, 2)), grouped)
+        square = self._by_group(ops.mean(ops.square(wide), axis=(1, 2)), grouped)
         variance = ops.maximum(square - ops.square(mean), 0.0)
-        scale = self.gamma * self._by_channel(ops.rsqrt(variance + _NORM_EPSILON), channels)
-        shift = self.beta - self._by_channel(mean, channels) * scale
-        normalized = wide * scale[:, None, None, :] + shift[:, None, None, :]
+        scale = ops.reshape(self.gamma, grouped) * ops.rsqrt(variance + _NORM_EPSILON)
+        shift = ops.reshape(self.beta, grouped) - mean * scale
+        by_channel = (-1, 1, 1, x.shape[-1])
+        normalized = wide * ops.reshape(scale, by_channel) + ops.reshape(shift, by_channel)
         return ops.cast(ops.relu(normalized), x.dtype)
 
-    def _by_group(self, x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
-        return ops.mean(ops.reshape(x, (-1, _GROUPS, channels // _GROUPS)), axis=-1)
-
-    def _by_channel(self, x: keras.KerasTensor, channels: int) -> keras.KerasTensor:
-        return ops.repeat(x, channels // _GROUPS, axis=-1)
+    def _by_group(self, x: keras.KerasTensor, grouped: tuple[int, ...]) -> keras.KerasTensor:
+        return ops.mean(ops.reshape(x, grouped), axis=-1, keepdims=True)
 
 
 def build(

@@ -27,7 +27,7 @@ class _Export(tf.Module):
 
     def __init__(self, network: keras.Model, card: ModelCard):
         super().__init__()
-        # Kept by a name that is not tracked: Keras's own objects are not to be saved.
+        # A plain function, which is not tracked: Keras's own objects are not to be saved.
         self._call = _both(network, card.has_classes)
         self._card = card
         setattr(
@@ -75,11 +75,14 @@ class _Export(tf.Module):
 
 
 def _both(network: keras.Model, has_classes: bool) -> Any:
+    """Logits and features, in one graph that all functions to save share: it is made once."""
     features = network.get_layer(bit.FEATURES).output
     whole = keras.Model(network.input, [network.output, features] if has_classes else features)
+    graph = tf.function(lambda images: whole(images, training=False), autograph=False)
+    shared = graph.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.float32))
 
     def call(images: Any) -> tuple[Any, Any]:
-        found = whole(images, training=False)
+        found = shared(images)
         return tuple(found) if has_classes else (None, found)
 
     return call
