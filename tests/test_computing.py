@@ -108,7 +108,10 @@ def test_strict_refuses_a_class_list_in_another_order(embedded, plain):
 
 
 def test_strict_accepts_it_whatever_the_labels_and_images_a_call(embedded, is_built):
-    make(embedded, max_labels=1, threshold=1.0, batch_size=1)
+    predictor = make(embedded, max_labels=1, threshold=1.0, batch_size=1)
+    found = predictor(PIXELS[:1])
+    assert found.indices.shape == found.scores.shape == (1, canary.TOP)
+    assert found.counts.tolist() == [0]
 
 
 # A network of the size that matters is exported.

@@ -135,6 +135,15 @@ def test_the_loader_gives_what_the_authors_compute(networks, reference, name):
     check_features(without(images), reference, name)
 
 
+def test_plain_colours_have_no_negative_variance():
+    from transforms.model import bit
+
+    layer = bit.GroupNormRelu('plain', 'ones', 'zeros')
+    values = np.linspace(1, 1000, 200, dtype=np.float32)
+    images = np.broadcast_to(values[:, None, None, None], (200, 3, 3, 32))
+    assert np.isfinite(np.asarray(layer(images))).all()
+
+
 @pytest.mark.parametrize('name', PICTURES)
 def test_the_exported_model_gives_what_the_authors_compute(tf, loaded, reference, name):
     images = tf.constant(reference[f'images_{name}'])
