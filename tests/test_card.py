@@ -3,11 +3,9 @@
 import io
 import json
 import pickle
-import tarfile
 
 import pytest
 
-from tests.hub_server import module
 from transforms.errors import ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import (
@@ -252,7 +250,6 @@ def test_class_lists_that_cannot_be_used(data, name, message):
 
 
 def test_a_large_class_list_becomes_parquet_with_hypernyms():
-    import io
 
     import pyarrow.parquet as pq
 
@@ -315,20 +312,6 @@ class TestSources:
             resolve_model(folder, card='moon', cache=cache)
         with pytest.raises(UsageError, match='has a card of its own'):
             resolve_model('embedded', card='bit-m-r50x1')
-
-    def test_a_published_module_has_the_card_of_its_handle(self, server, tmp_path):
-        folder = self.folder(tmp_path, labels=None)
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode='w') as file:
-            file.add(folder, '.')
-        path = '/google/bit/m-r50x1/ilsvrc2012_classification/1'
-        url = server.put(path, module(data.getvalue()))
-        source = resolve_model(url, cache=str(tmp_path / 'cache'))
-        assert source.card == find_model('bit-m-r50x1-ilsvrc2012').card
-        assert source.id.startswith('bit-m-r50x1-ilsvrc2012-')
-        assert (source.location, len(source.vocabulary)) == (url, 1000)
-        assert resolve_model(url, cache=str(tmp_path / 'cache')) == source
-        assert len(server.requests) == 1
 
     def test_a_local_model_wins_over_a_name_that_looks_alike(self, tmp_path, monkeypatch):
         folder = self.folder(tmp_path, CARD)

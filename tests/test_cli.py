@@ -8,17 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.main import console
 from pipeline.verify import verify
 from tests import samples, support
-from transforms.decode import decode
-from transforms.model.registry import EMBEDDED
-from transforms.model.runtime import import_tensorflow
-from transforms.model.sources import resolve_model
 from transforms.model.vocabulary import is_under
 
 FELINE = 'n02120997'
@@ -51,40 +45,6 @@ def test_the_sample_has_sensible_labels_and_balanced_books(sample_run):
         'truncated',
     }
     assert verify(str(output)) == []
-
-
-def test_the_photographs_scores_equal_a_plain_float32_loop(sample_run):
-    """Full decode, resize and crop by Pillow, one image a call, softmax by numpy."""
-    config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
-    # As many as every run here has: later they cannot be set.
-    import_tensorflow(config.inference.intra_op_threads)
-    from transforms.model.network import load_network
-
-    source = resolve_model(EMBEDDED)
-    network = load_network(source, 'float32', 1, with_features=False)
-    names = source.vocabulary.names
-    rows = {Path(row['uri']).name: row for row in support.rows(sample_run[1], 'predictions')}
-    assert len(rows) == len(samples.PHOTOGRAPHS) == 10
-    for path in samples.PHOTOGRAPHS:
-        with Image.open(path) as image:
-            scale = 256 / min(image.size)
-            size = [round(side * scale) for side in image.size]
-            image = image.convert('RGB').resize(size, Image.Resampling.BICUBIC)
-        left, top = ((side - 224) // 2 for side in size)
-        plain = np.asarray(image.crop((left, top, left + 224, top + 224)))
-        ours = decode(path.read_bytes(), source.card.resize)
-        # One resize instead of a resize and a crop rounds a few samples the other way.
-        assert np.abs(plain.astype(int) - ours).max() <= 1
-        for pixels, tolerance in ((plain, 1e-3), (ours, 1e-5)):
-            images = (pixels[None].astype(np.float32) - 127) / 128
-            logits = np.asarray(network.call(images)[0])[0].astype(np.float64)
-            scores = np.exp(logits - logits.max())
-            scores /= scores.sum()
-            best = [i for i in np.argsort(-scores)[:5] if scores[i] >= 0.05]
-            labels = rows[path.name]['labels']
-            assert [label['name'] for label in labels] == [names[i] for i in best]
-            found = [label['score'] for label in labels]
-            np.testing.assert_allclose(found, scores[best], rtol=0, atol=tolerance)
 
 
 @pytest.mark.usefixtures('stand_in_model')

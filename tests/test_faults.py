@@ -162,9 +162,11 @@ def is_about(count: int, part: float) -> bool:
 
 
 @parts(0.01, 0.2, quick=PASSING, kinds=PASSING)
-def test_passing_faults_cost_no_image(kind, part, proxy, store, objects):
+def test_passing_faults_cost_no_image(kind, part, proxy, store, objects, monkeypatch):
+    # Where nothing stalls, a busy machine is no reason to ask again.
+    monkeypatch.setattr(http_pool, '_SOCKET_TIMEOUT_SEC', 1.5 if 'stall' in kind else 8.0)
     proxy.set(Fault(kind, part, seed=4))
-    assert failures(load_all(objects, 10.0)) == {}
+    assert failures(load_all(objects, 20.0)) == {}
     spoiled = sum(proxy.spoiled.values())
     assert is_about(spoiled, part)
     assert sum(proxy.attempts.values()) == COUNT + spoiled, 'nothing is asked for twice in vain'
@@ -183,7 +185,7 @@ def test_a_drip_costs_the_image_that_drips(kind, part, proxy, store, objects):
 def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store, objects):
     fault = Fault(kind, part, is_lasting=True, seed=4)
     proxy.set(fault)
-    found = failures(load_all(objects, 1.0))
+    found = failures(load_all(objects, 2.0))
     chosen = {name for name in objects.data if fault.hits(name, 1)}
     assert found == dict.fromkeys(chosen, REASONS[kind])
     assert is_about(len(chosen), part)
@@ -192,16 +194,16 @@ def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store,
 @parts(1.0, quick=('503', 'corrupt'))
 def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, store, objects):
     proxy.set(Fault(kind, part))
-    outcomes = load_all(objects.first(THREADS), 0.6)
+    outcomes = load_all(objects.first(THREADS), 1.5)
     found = Counter(failures(outcomes).values())
     assert found.total() == THREADS
     # On a busy machine the first answer may be late.
     assert set(found) <= {REASONS[kind], 'deadline'}
     assert found[REASONS[kind]] >= 0.9 * THREADS
     details = {outcome.detail for outcome in outcomes.values()}
-    assert all(detail.endswith(', until 0.6 s were over') for detail in details)
+    assert all(detail.endswith(', until 1.5 s were over') for detail in details)
     if kind.isdigit():
-        assert f'HTTP {kind}, until 0.6 s were over' in details
+        assert f'HTTP {kind}, until 1.5 s were over' in details
 
 
 @pytest.mark.parametrize(

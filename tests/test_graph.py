@@ -1,38 +1,26 @@
-"""The whole graph against a plain loop over the pure functions, and against itself elsewhere.
+"""The whole graph against itself elsewhere, with the model of without_model.
 
-The plain loop has the real model; what is compared with itself has the one of without_model.
-
-What is not checked here: the decoder's own results (test_decode), object stores (test_gcs), the
-command line and its exit codes (test_cli), whether a picture that fails moves the last bits of the
-scores beside it (test_rescue).
+What is not checked here: what comes out of it (test_plain_loop), the decoder's own results
+(test_decode), object stores (test_gcs), the command line and its exit codes (test_cli), whether a
+picture that fails moves the last bits of the scores beside it (test_rescue).
 """
 
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from pipeline.verify import compare, verify
 from tests import samples, support, without_model
-from transforms import chunks, listing, outcomes, write
-from transforms.faults import fetch_policy
-from transforms.load import Loader, load_chunk
+from transforms import write
 from transforms.model import handler
-from transforms.model.card import Activation
-from transforms.model.handler import LazyPredictor, label_batch
 from transforms.model.predictor import Predictor
-from transforms.model.runtime import import_tensorflow
 from transforms.model.sources import resolve_model
-from transforms.process import shared
 from transforms.publish import discard
-from transforms.rows import Image
 
 pytestmark = pytest.mark.usefixtures('stand_in')
 
 SMALL = ('--batch_size', '4', '--chunk_size', '8', '--rows_per_file', '10')
-# Some have fewer labels by their scores, some have more than the best.
-LABELS = ('--min_labels', '2', '--max_labels', '4', '--threshold', '0.1')
 
 
 @pytest.fixture(scope='module')
@@ -55,115 +43,22 @@ def pictures(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope='module')
-def manifest(pictures, tmp_path_factory):
+def write_manifest(pictures, path):
     """Every picture once, some again: the same, and with another value to carry."""
     lines = []
-    for i, path in enumerate(sorted(pictures.iterdir())):
-        lines.append({'uri': str(path), 'split': ('train', 'test', None)[i % 3], 'day': f'{i:03d}'})
+    for i, picture in enumerate(sorted(pictures.iterdir())):
+        split = ('train', 'test', None)[i % 3]
+        lines.append({'uri': str(picture), 'split': split, 'day': f'{i:03d}'})
     lines += lines[:5]
     lines += [line | {'day': 'again'} for line in lines[:7]]
     lines += [{'uri': 'nothere.jpg', 'split': 'train', 'day': '1'}, {'uri': 's3://b/k', 'day': '1'}]
-    path = tmp_path_factory.mktemp('manifest') / 'list.jsonl'
     path.write_text(''.join(json.dumps(line) + '\n' for line in lines))
     return path
 
 
-def plain_loop(config):
-    """Every image one after the other through the pure functions, without Beam."""
-    refs = [
-        ref
-        for source in config.listing.inputs
-        for ref in listing.list_input(source, config.listing.columns)
-    ]
-    by_uri = {}
-    for ref in refs:
-        by_uri.setdefault(ref.uri, []).append(ref)
-    merged = [chunks.merge(group) for group in by_uri.values()]
-    items = [each.item for each in merged if each.item is not None]
-    dead = [letter for each in merged for letter in each.dead]
-    buckets = chunks.bucket_count(len(items), config.chunk_size)
-    by_bucket = {}
-    for item in items:
-        by_bucket.setdefault(chunks.bucket_of(item.uri, buckets), []).append(item)
-    cut = [chunk for group in by_bucket.values() for chunk in chunks.cut(group, config.chunk_size)]
-    assert len(cut) > 3, 'too few chunks to prove anything'
-    loader = shared(Loader, config.load)
-    vocabulary = config.inference.model.vocabulary
-    labeled = []
-    for chunk in cut:
-        batches = [
-            label_batch(batch, LazyPredictor(config.inference))
-            for batch in load_chunk(chunk, loader, config.load, fetch_policy(config.fail_fast))
-        ]
-        dead += outcomes.dead_letters(outcomes.outcome_table(batches))
-        for batch in batches:
-            for slot, outcome in enumerate(batch.outcomes):
-                if isinstance(outcome, Image):
-                    item = chunk.items[batch.start + slot]
-                    count = batch.counts[slot]
-                    labels = [
-                        (int(index), vocabulary.wnids[index], vocabulary.names[index], float(score))
-                        for index, score in zip(
-                            batch.indices[slot, :count], batch.scores[slot, :count], strict=True
-                        )
-                    ]
-                    labeled += [
-                        (item.uri, carried, outcome.content_sha256, labels)
-                        for carried in item.carried
-                    ]
-    return labeled, dead
-
-
-@pytest.mark.usefixtures('real_model')
-def test_the_pipeline_equals_a_plain_loop_bit_for_bit(manifest, tmp_path):
-    arguments = ('--input', manifest, '--output', tmp_path, '--carry', 'split,day', *SMALL, *LABELS)
-    report = support.label(*arguments)
-    config, _ = support.make_config(*arguments)
-    labeled, dead = plain_loop(config)
-    assert sorted(labeled) == sorted(
-        (
-            row['uri'],
-            outcomes.carried_text([row['split'], row['day']]),
-            row['content_sha256'],
-            [(x['index'], x['wnid'], x['name'], x['score']) for x in row['labels']],
-        )
-        for row in support.rows(tmp_path, 'predictions')
-    )
-    assert sorted(
-        (letter.uri, letter.reason, letter.detail, letter.carried) for letter in dead
-    ) == sorted(
-        (
-            row['uri'],
-            row['reason'],
-            row['detail'],
-            outcomes.carried_text([row['split'], row['day']]),
-        )
-        for row in support.rows(tmp_path, 'dead_letters')
-    )
-    assert report['counts'] == {
-        'listed': 47,
-        'labeled': 37,
-        'duplicates': 5,
-        'unchanged': 0,
-        'dead_lettered': 5,
-        'dead_lettered_by_reason': {
-            'bad_uri': 1,
-            'empty': 1,
-            'not_an_image': 1,
-            'not_found': 1,
-            'truncated': 1,
-        },
-        'skipped_not_image': 0,
-        'skipped_before_since': 0,
-        'gone': 0,
-    }
-    assert report['balanced']
-    assert verify(str(tmp_path)) == []
-    scores = [[x['score'] for x in row['labels']] for row in support.rows(tmp_path, 'predictions')]
-    assert {2, 3} <= {len(each) for each in scores} <= {2, 3, 4}
-    assert min(each[1] for each in scores) < 0.1, 'some of the two that each has are below'
-    assert all(score >= 0.1 for each in scores for score in each[2:])
+@pytest.fixture(scope='module')
+def manifest(pictures, tmp_path_factory):
+    return write_manifest(pictures, tmp_path_factory.mktemp('manifest') / 'list.jsonl')
 
 
 ENGINES = {
@@ -282,30 +177,6 @@ def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
     (path,) = output.glob('predictions/*/*/*/*.parquet')
     assert path.parent.name == 'split=__HIVE_DEFAULT_PARTITION__'
     assert verify(str(output)) == []
-
-
-def test_min_labels_and_thresholds():
-    config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
-    import_tensorflow(config.inference.intra_op_threads)
-    from transforms.model.sparse import sparse_labels
-
-    logits = np.array([[0.25, 0.5, 0.5, 0.125], [0.75, 0.0, 0.0, 1.0]], np.float32)
-    for threshold, most, least, counts in (
-        (0.5, 4, 0, [2, 2]),
-        (0.51, 4, 0, [0, 2]),
-        (1.0, 4, 0, [0, 1]),
-        (2.0, 4, 0, [0, 0]),
-        (2.0, 4, 2, [2, 2]),
-        (0.5, 1, 0, [1, 1]),
-        (0.0, 9, 9, [4, 4]),
-    ):
-        found = sparse_labels(logits, Activation.NONE, threshold, most, least, 3)
-        indices, scores, labels = (np.asarray(each) for each in found)
-        assert labels.tolist() == counts
-        assert indices[:, :3].tolist() == [[1, 2, 0], [3, 0, 1]]
-        assert scores[:, :3].tolist() == [[0.5, 0.5, 0.25], [1.0, 0.75, 0.0]]
-    logits[1, 2] = np.inf
-    assert np.asarray(sparse_labels(logits, Activation.NONE, 0.5, 4, 0)[2]).tolist() == [2, -1]
 
 
 def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):

@@ -27,6 +27,8 @@ from tests.hub_server import body, module, redirect, status
 from transforms.errors import LemmabeamError, ModelError, UsageError
 from transforms.model import hub
 from transforms.model.hub import default_cache, download, fetch_model, tree_sha256
+from transforms.model.registry import find_model
+from transforms.model.sources import resolve_model
 
 FILES = {
     'saved_model.pb': b'\x08\x01graph',
@@ -898,3 +900,14 @@ def test_what_cannot_be_hashed(tmp_path):
     Path(os.fsdecode(os.fsencode(folder) + b'/assets/\xff')).write_bytes(b'x')
     with pytest.raises(ModelError, match='not valid UTF-8'):
         tree_sha256(folder)
+
+
+def test_a_published_module_has_the_card_of_its_handle(server, tmp_path):
+    path = '/google/bit/m-r50x1/ilsvrc2012_classification/1'
+    url = server.put(path, module(MODULE))
+    source = resolve_model(url, cache=str(tmp_path / 'cache'))
+    assert source.card == find_model('bit-m-r50x1-ilsvrc2012').card
+    assert source.id.startswith('bit-m-r50x1-ilsvrc2012-')
+    assert (source.location, len(source.vocabulary)) == (url, 1000)
+    assert resolve_model(url, cache=str(tmp_path / 'cache')) == source
+    assert len(server.requests) == 1

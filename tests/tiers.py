@@ -14,12 +14,27 @@ import pytest
 
 # Their tests load TensorFlow in this process: all of them run in one, however many there are.
 TENSORFLOW = {
-    'test_canary.py',
+    'test_computing.py',
+    'test_failing_model.py',
+    'test_plain_loop.py',
+    'test_saved_models.py',
+    'test_sparse.py',
 }
 
 # These load neither Beam nor TensorFlow and start no server and no process: `make test-quick`.
 QUICK = {
+    'test_canary.py',
     'test_card.py',
+    'test_checkpoint.py',
+    'test_decode.py',
+    'test_layers.py',
+    'test_layout.py',
+    'test_manifest.py',
+    'test_partitions.py',
+    'test_process.py',
+    'test_rescue.py',
+    'test_storage_local.py',
+    'test_uris.py',
 }
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
 _SERVERS = {'emulator', 's3', 'server'}

@@ -1,0 +1,153 @@
+"""What comes out of a whole run with the real model, against plain loops."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from pipeline.verify import verify
+from tests import samples, support
+from tests.test_graph import SMALL, write_manifest
+from transforms import chunks, listing, outcomes
+from transforms.decode import decode
+from transforms.faults import fetch_policy
+from transforms.load import Loader, load_chunk
+from transforms.model.handler import LazyPredictor, label_batch
+from transforms.model.registry import EMBEDDED
+from transforms.model.sources import resolve_model
+from transforms.process import shared
+from transforms.rows import Image
+
+# Some have fewer labels by their scores, some have more than the best.
+LABELS = ('--min_labels', '2', '--max_labels', '4', '--threshold', '0.1')
+
+
+def plain_loop(config):
+    """Every image one after the other through the pure functions, without Beam."""
+    refs = [
+        ref
+        for source in config.listing.inputs
+        for ref in listing.list_input(source, config.listing.columns)
+    ]
+    by_uri = {}
+    for ref in refs:
+        by_uri.setdefault(ref.uri, []).append(ref)
+    merged = [chunks.merge(group) for group in by_uri.values()]
+    items = [each.item for each in merged if each.item is not None]
+    dead = [letter for each in merged for letter in each.dead]
+    buckets = chunks.bucket_count(len(items), config.chunk_size)
+    by_bucket = {}
+    for item in items:
+        by_bucket.setdefault(chunks.bucket_of(item.uri, buckets), []).append(item)
+    cut = [chunk for group in by_bucket.values() for chunk in chunks.cut(group, config.chunk_size)]
+    assert len(cut) > 3, 'too few chunks to prove anything'
+    loader = shared(Loader, config.load)
+    vocabulary = config.inference.model.vocabulary
+    labeled = []
+    for chunk in cut:
+        batches = [
+            label_batch(batch, LazyPredictor(config.inference))
+            for batch in load_chunk(chunk, loader, config.load, fetch_policy(config.fail_fast))
+        ]
+        dead += outcomes.dead_letters(outcomes.outcome_table(batches))
+        for batch in batches:
+            for slot, outcome in enumerate(batch.outcomes):
+                if isinstance(outcome, Image):
+                    item = chunk.items[batch.start + slot]
+                    count = batch.counts[slot]
+                    labels = [
+                        (int(index), vocabulary.wnids[index], vocabulary.names[index], float(score))
+                        for index, score in zip(
+                            batch.indices[slot, :count], batch.scores[slot, :count], strict=True
+                        )
+                    ]
+                    labeled += [
+                        (item.uri, carried, outcome.content_sha256, labels)
+                        for carried in item.carried
+                    ]
+    return labeled, dead
+
+
+def test_the_pipeline_equals_a_plain_loop_bit_for_bit(tmp_path):
+    samples.write_pictures(tmp_path / 'in', 30)
+    manifest = write_manifest(tmp_path / 'in', tmp_path / 'list.jsonl')
+    output = tmp_path / 'out'
+    arguments = ('--input', manifest, '--output', output, '--carry', 'split,day', *SMALL, *LABELS)
+    report = support.label(*arguments)
+    config, _ = support.make_config(*arguments)
+    labeled, dead = plain_loop(config)
+    assert sorted(labeled) == sorted(
+        (
+            row['uri'],
+            outcomes.carried_text([row['split'], row['day']]),
+            row['content_sha256'],
+            [(x['index'], x['wnid'], x['name'], x['score']) for x in row['labels']],
+        )
+        for row in support.rows(output, 'predictions')
+    )
+    assert sorted(
+        (letter.uri, letter.reason, letter.detail, letter.carried) for letter in dead
+    ) == sorted(
+        (
+            row['uri'],
+            row['reason'],
+            row['detail'],
+            outcomes.carried_text([row['split'], row['day']]),
+        )
+        for row in support.rows(output, 'dead_letters')
+    )
+    assert report['counts'] == {
+        'listed': 47,
+        'labeled': 37,
+        'duplicates': 5,
+        'unchanged': 0,
+        'dead_lettered': 5,
+        'dead_lettered_by_reason': {
+            'bad_uri': 1,
+            'empty': 1,
+            'not_an_image': 1,
+            'not_found': 1,
+            'truncated': 1,
+        },
+        'skipped_not_image': 0,
+        'skipped_before_since': 0,
+        'gone': 0,
+    }
+    assert report['balanced']
+    assert verify(str(output)) == []
+    scores = [[x['score'] for x in row['labels']] for row in support.rows(output, 'predictions')]
+    assert {2, 3} <= {len(each) for each in scores} <= {2, 3, 4}
+    assert min(each[1] for each in scores) < 0.1, 'some of the two that each has are below'
+    assert all(score >= 0.1 for each in scores for score in each[2:])
+
+
+def test_the_photographs_scores_equal_a_plain_float32_loop(tmp_path):
+    """Full decode, resize and crop by Pillow, one image a call, softmax by numpy."""
+    support.label('--input', samples.SAMPLE, '--output', tmp_path)
+    from transforms.model.network import load_network
+
+    source = resolve_model(EMBEDDED)
+    network = load_network(source, 'float32', 1, with_features=False)
+    names = source.vocabulary.names
+    rows = {Path(row['uri']).name: row for row in support.rows(tmp_path, 'predictions')}
+    assert len(rows) == len(samples.PHOTOGRAPHS) == 10
+    for path in samples.PHOTOGRAPHS:
+        with PillowImage.open(path) as image:
+            scale = 256 / min(image.size)
+            size = [round(side * scale) for side in image.size]
+            image = image.convert('RGB').resize(size, PillowImage.Resampling.BICUBIC)
+        left, top = ((side - 224) // 2 for side in size)
+        plain = np.asarray(image.crop((left, top, left + 224, top + 224)))
+        ours = decode(path.read_bytes(), source.card.resize)
+        # One resize instead of a resize and a crop rounds a few samples the other way.
+        assert np.abs(plain.astype(int) - ours).max() <= 1
+        for pixels, tolerance in ((plain, 1e-3), (ours, 1e-5)):
+            images = (pixels[None].astype(np.float32) - 127) / 128
+            logits = np.asarray(network.call(images)[0])[0].astype(np.float64)
+            scores = np.exp(logits - logits.max())
+            scores /= scores.sum()
+            best = [i for i in np.argsort(-scores)[:5] if scores[i] >= 0.05]
+            labels = rows[path.name]['labels']
+            assert [label['name'] for label in labels] == [names[i] for i in best]
+            found = [label['score'] for label in labels]
+            np.testing.assert_allclose(found, scores[best], rtol=0, atol=tolerance)
