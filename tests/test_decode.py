@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from tests import corpus
 from tests.mutations import check_detail
-from transforms import decode
+from transforms import containers, decode
 from transforms.errors import ImageError
 from transforms.model.card import Resize
 
@@ -246,3 +246,37 @@ def test_only_baseline_jpegs_have_the_higher_limit():
     decode.decode(corpus.encode(image, 'JPEG'), CROP, limits)
     with pytest.raises(ImageError, match='too_many_pixels'):
         decode.decode(corpus.encode(image, 'JPEG', progressive=True), CROP, limits)
+
+
+def tiff_of(entries, behind=b''):
+    """A TIFF of nothing but a directory; an entry is (tag, kind, count, value)."""
+    rows = b''.join(struct.pack('<HHII', *entry) for entry in entries)
+    return b'II*\0' + struct.pack('<IH', 8, len(entries)) + rows + bytes(4) + behind
+
+
+@pytest.mark.parametrize(
+    ('entries', 'is_whole'),
+    [
+        ([(273, 4, 1, 38), (279, 4, 1, 10)], True),
+        ([(273, 4, 1, 38), (279, 4, 1, 11)], False),
+        ([(324, 4, 1, 38), (325, 4, 1, 11)], False),
+        # Where a strip lies is not told by a type that is no whole number, nor by one of two.
+        ([(273, 11, 1, 38), (279, 4, 1, 11)], True),
+        ([(273, 4, 1, 38)], True),
+        # The values of an entry lie behind the end.
+        ([(273, 4, 2, 38), (279, 4, 2, 41)], False),
+    ],
+)
+def test_a_tiff_is_whole_if_all_it_points_to_is_there(entries, is_whole):
+    data = tiff_of(entries)
+    data += bytes(48 - len(data))
+    assert containers.is_complete(data, 'TIFF') is is_whole
+    assert not containers.is_complete(data[:20], 'TIFF')
+
+
+def test_an_icon_is_whole_if_all_its_pictures_are_there():
+    entry = struct.pack('<8xII', 10, 22)
+    data = struct.pack('<HHH', 0, 1, 1) + entry + bytes(10)
+    assert containers.is_complete(data, 'ICO')
+    for end in (5, 21, 31):
+        assert not containers.is_complete(data[:end], 'ICO')

@@ -106,6 +106,23 @@ def test_what_fails_once_is_tried_again(tf, predictor, pixels):
     assert same(found, healthy, range(BATCH))
 
 
+def test_a_fault_of_the_program_is_none_of_the_model(predictor, pixels):
+    failing(predictor, lambda _: ValueError('a typing mistake'))
+    with pytest.raises(ValueError, match='a typing mistake'):
+        predictor(pixels)
+
+
+def test_a_model_of_one_batch_size_that_has_too_little_memory(tf, predictor, pixels):
+    def when(batch):
+        if len(batch) == BATCH:
+            return tf.errors.ResourceExhaustedError(None, None, 'full')
+        return ValueError(f'expected {BATCH} images, found {len(batch)}')
+
+    failing(predictor, when)
+    with pytest.raises(ModelError, match=f'not enough memory for {BATCH} images .* --batch_size'):
+        predictor(pixels)
+
+
 def test_a_model_that_always_fails_is_not_its_images_fault(tf, predictor, pixels):
     failing(predictor, lambda _: tf.errors.InternalError(None, None, 'the device is lost'))
     with pytest.raises(ModelError, match='also without any image: the device is lost'):

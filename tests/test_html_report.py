@@ -264,6 +264,16 @@ def test_classes_appear_and_vanish(tmp_path):
     assert 'Since the last run' not in page_of(tmp_path, 'first', count=0).text
 
 
+def test_many_classes_that_appear_are_counted_beyond_the_first(tmp_path):
+    made_runs.write_run(tmp_path, 'first', [('/a', [])])
+    many = [(f'/{i}', [(i, f'bird{i}', 0.5)]) for i in range(html_page._CHANGED_CLASSES + 7)]
+    made_runs.write_run(tmp_path, 'last', many, sequence=2)
+    changes = page_of(tmp_path, count=0).source.partition('id="changes"')[2]
+    appeared = changes.partition('</section>')[0].partition('Vanished')[0]
+    assert appeared.count('<bdi>bird') == html_page._CHANGED_CLASSES
+    assert '>and 7 more<' in appeared
+
+
 def test_runs_that_have_little_to_show(tmp_path):
     made_runs.write_run(tmp_path / 'empty', 'a', [], images_per_sec=None)
     page = page_of(tmp_path / 'empty')
