@@ -172,9 +172,9 @@ def server() -> Iterator[HubServer]:
 
 
 @pytest.fixture
-def stand_in_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def stand_in_model() -> Iterator[None]:
     """Labels without a network, in this process: what it sees in a picture is made of its bytes."""
-    from tests import without_model
-    from transforms.model import handler
+    from tests import support
 
-    monkeypatch.setattr(handler, 'Predictor', without_model.Predictor)
+    with support.stand_in():
+        yield

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
@@ -20,9 +21,11 @@ from pipeline import options
 from pipeline.build import build
 from pipeline.main import main
 from pipeline.resume import settle
-from tests import quick_beam
+from tests import quick_beam, without_model
 from tests.samples import SAMPLE
+from transforms import load
 from transforms.decode import decode
+from transforms.model import handler
 from transforms.model.predictor import Predictor
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import resolve_model
@@ -71,6 +74,23 @@ def predictor(config: options.RunConfig) -> Predictor:
 def start_tensorflow() -> None:
     """Starts TensorFlow with the threads every run here uses; later they cannot be set."""
     predictor(make_config('--input', SAMPLE, '--output', '/nowhere')[0])
+
+
+@contextlib.contextmanager
+def stand_in(
+    predictor: type = without_model.Predictor, with_decoder: bool = True
+) -> Iterator[None]:
+    """Another model for what runs in this process, by default one that takes no time.
+
+    Args:
+      predictor: what makes it of the options of a run.
+      with_decoder: decode what is read; without, the bytes need be no picture.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handler, 'Predictor', predictor)
+        if not with_decoder:
+            patch.setattr(load.Loader, '_decode', without_model.decode)
+        yield
 
 
 def rows(folder: Path, kind: str, run: str = '*') -> list[dict]:

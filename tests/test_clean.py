@@ -12,10 +12,9 @@ import pytest
 from pipeline import clean, report
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import without_model
 from tests.states import Place, begin, known_to, settled
-from tests.support import label, make_config
-from transforms import finished, frozen, load, outcomes, work
+from tests.support import label, make_config, stand_in
+from transforms import finished, frozen, outcomes, work
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.model import handler
@@ -31,9 +30,7 @@ COMMON = ('--chunk_size', '8', '--batch_size', '8')
 @pytest.fixture(scope='module', autouse=True)
 def no_model_and_no_decoder():
     """Neither what is in a file nor what the model sees in it is looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
-        patch.setattr(load.Loader, '_decode', without_model.decode)
+    with stand_in(with_decoder=False):
         yield
 
 

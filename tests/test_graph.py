@@ -11,7 +11,7 @@ import shutil
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import samples, support, without_model
+from tests import samples, support
 from transforms import write
 from transforms.model import handler
 from transforms.model.predictor import Predictor
@@ -26,8 +26,7 @@ SMALL = ('--batch_size', '4', '--chunk_size', '8', '--rows_per_file', '10')
 @pytest.fixture(scope='module')
 def stand_in():
     """As `stand_in_model`, for what is made once here, too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
+    with support.stand_in():
         yield
 
 

@@ -13,15 +13,14 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples, without_model
+from tests import samples
 from tests.datasets import Row, add_run
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
-from tests.support import label, make_config, python
+from tests.support import label, make_config, python, stand_in
 from transforms.errors import StoreError, UsageError
 from transforms.history import read_history
 from transforms.listing import Columns, list_input, resolve
-from transforms.model import handler
 from transforms.rows import FetchLimits, NotModified
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
@@ -35,8 +34,7 @@ LIMITS = FetchLimits(max_bytes=2**20, deadline_sec=10.0)
 @pytest.fixture(scope='module', autouse=True)
 def no_model():
     """What the model sees in a picture is not looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
+    with stand_in():
         yield
 
 

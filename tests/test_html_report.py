@@ -27,9 +27,8 @@ from pipeline.html_charts import percent
 from pipeline.html_report import write_html_report
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import made_runs, samples, support, without_model
+from tests import made_runs, samples, support
 from transforms.errors import StoreError, UsageError
-from transforms.model import handler
 from transforms.rows import FetchLimits, Reason
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
@@ -117,8 +116,7 @@ def check_is_closed(page):
 @pytest.fixture(scope='module')
 def sample(tmp_path_factory):
     output = tmp_path_factory.mktemp('sample')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
+    with support.stand_in():
         support.label('--input', samples.SAMPLE, '--output', output, '--run_id', 'sample')
     return output
 

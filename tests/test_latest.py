@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 from pipeline import latest as command
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples, support, without_model
+from tests import samples, support
 from tests.datasets import MODEL, Row, add_run
 from transforms import newest
 from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
-from transforms.model import handler
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
 
@@ -87,8 +86,7 @@ def labelled(tmp_path_factory):
     folder = tmp_path_factory.mktemp('labelled')
     paths = samples.write_pictures(folder / 'in', 6)
     manifest = folder / 'list.jsonl'
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
+    with support.stand_in():
         for run_id, chosen in (('b', paths), ('a', paths[:3])):
             lines = [
                 {

@@ -14,7 +14,6 @@ import pytest
 
 from pipeline import main
 from tests import samples, support, without_model
-from transforms.model import handler
 
 VALUES = ['007', 'a b', 'a/b', '..', '', None, 'ä=%', '2026-11-24', "o'x"]
 
@@ -37,8 +36,7 @@ def output(tmp_path_factory):
     ]
     manifest = folder / 'list.jsonl'
     manifest.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', Predictor)
+    with support.stand_in(Predictor):
         support.label(
             '--input', manifest, '--output', folder / 'out', '--carry', 'customer',
             '--partition_by', 'day', '--threshold', '0.2',

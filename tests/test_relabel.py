@@ -21,7 +21,6 @@ from tests.datasets import MODEL, VOCABULARY, Row, add_run
 from transforms import lease, newest, relabel, work
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
-from transforms.model import handler
 from transforms.model.card import Activation
 from transforms.model.predictor import Prediction
 from transforms.model.vocabulary import Vocabulary
@@ -96,8 +95,7 @@ def label_twice(folder):
 
 @pytest.fixture(scope='module')
 def labelled(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', Predictor)
+    with support.stand_in(Predictor):
         return label_twice(tmp_path_factory.mktemp('labelled'))
 
 

@@ -10,23 +10,19 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import without_model
 from tests.fault_proxy import Fault
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
-from tests.support import rows
-from transforms import load, process
+from tests.support import rows, stand_in
+from transforms import process
 from transforms.errors import StoreError
 from transforms.listing import DEAD_LETTERS, Columns, Input, list_input
-from transforms.model import handler
 
 
 @pytest.fixture(scope='module', autouse=True)
 def no_model_and_no_decoder():
     """Neither what is in a file nor what the model sees in it is looked at here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
-        patch.setattr(load.Loader, '_decode', without_model.decode)
+    with stand_in(with_decoder=False):
         yield
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import samples, support, without_model
+from tests import samples, support
 from transforms.hashing import uri_hash
-from transforms.model import handler
 
 
 @pytest.fixture(scope='module')
@@ -19,8 +18,7 @@ def whole(tmp_path_factory):
     pictures = tmp_path_factory.mktemp('pictures')
     samples.write_pictures(pictures, 12)
     output = tmp_path_factory.mktemp('whole')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(handler, 'Predictor', without_model.Predictor)
+    with support.stand_in():
         support.label(
             '--input', pictures, '--output', output, '--run_id', 'a', '--rows_per_file', '8'
         )
