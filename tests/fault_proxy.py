@@ -19,6 +19,8 @@ from typing import Any
 
 import urllib3
 
+from tests.loopback import HttpServer
+
 _DRIP_SEC = 0.1
 # Between a proxy and its peers alone (RFC 9110), or made anew here.
 _HOP_BY_HOP = frozenset('connection keep-alive transfer-encoding te trailer upgrade host'.split())
@@ -168,8 +170,7 @@ class FaultProxy:
             return fault.kind
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = False
+class _Server(HttpServer):
     # Connections that wait to be accepted: over five of them, the kernel lets one wait a second.
     request_queue_size = 128
 

@@ -25,7 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class _HttpServer(http.server.ThreadingHTTPServer):
+class HttpServer(http.server.ThreadingHTTPServer):
+    """Says nothing of clients that have left."""
+
     daemon_threads = False
 
     def handle_error(self, *args):
@@ -44,7 +46,7 @@ class LoopbackServer:
 
     def __init__(self, handler: type[Handler]):
         self.stopping = threading.Event()
-        self._server = _HttpServer(('127.0.0.1', 0), handler)
+        self._server = HttpServer(('127.0.0.1', 0), handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
