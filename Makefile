@@ -13,8 +13,8 @@ OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-# Of the tests; one more than the cores that are reckoned with, for those that wait.
-PROCESSES := 3
+# Of the tests; on two cores a third one changes nothing.
+PROCESSES := 2
 PYTEST := $(BIN)/python -m pytest --durations 10
 
 .PHONY: run test test-quick test-times test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
