@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apache_beam as beam
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -24,11 +23,8 @@ from pipeline.resume import settle
 from tests import quick_beam, without_model
 from tests.samples import SAMPLE
 from transforms import load
-from transforms.decode import decode
 from transforms.model import handler
 from transforms.model.predictor import Predictor
-from transforms.model.registry import EMBEDDED
-from transforms.model.sources import resolve_model
 from transforms.process import shared
 
 quick_beam.install()
@@ -140,8 +136,3 @@ def python(
         env=os.environ | environment,
         check=False,
     )
-
-
-def decode_224(path: Path) -> np.ndarray:
-    """The pixels the embedded model is given of a picture."""
-    return decode(path.read_bytes(), resolve_model(EMBEDDED).card.resize)

@@ -186,8 +186,8 @@ def test_the_same_options_go_on_under_the_same_id_and_nothing_is_left(interrupte
     damaged[2].write_bytes(whole.read_bytes())
     kept = [name for path in chunks_of(folder) if path not in damaged for name in names_in(path)]
     assert 0 < len(kept) < COUNT
-    todo = next(path for path in sorted(folder.iterdir()) if path.name not in kept)
-    todo.unlink()
+    missing = next(path for path in sorted(folder.iterdir()) if path.name not in kept)
+    missing.unlink()
     (folder / kept[0]).unlink()
     (folder / 'new.jpg').write_bytes(b'new')
     report = label(*arguments_for(folder, '--loader_threads', '3', '--fetch_deadline_sec', '9'))

@@ -2,7 +2,7 @@
 
 What is not checked here: what comes out of it (test_plain_loop), the decoder's own results
 (test_decode), object stores (test_gcs), the command line and its exit codes (test_cli), whether a
-picture that fails moves the last bits of the scores beside it (test_rescue).
+picture that fails moves the last bits of the scores beside it (test_failing_model).
 """
 
 import json
