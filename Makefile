@@ -17,6 +17,9 @@ BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chro
 PROCESSES := 2
 PYTEST := $(BIN)/python -m pytest --durations 10
 
+# The processes of a test take over what the first of them has compiled.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test test-quick test-times test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
 
 run: $(READY)

@@ -120,7 +120,7 @@ class _ReportDoFn(beam.DoFn):
         stats: Mapping[str, float],
         top_labels: Sequence[tuple[str, int]],
         computed: Sequence[str],
-    ) -> None:
+    ) -> Iterable[Any]:
         layout = self._config.layout
         started = time.perf_counter()
         publish(layout, files, self._config.inference.model.vocabulary)
@@ -138,6 +138,8 @@ class _ReportDoFn(beam.DoFn):
         write_latest_sql(layout.output, layout.store)
         clean_up(layout)
         lease.release_handed_over(layout)
+        # Nothing, of a type that is said: Beam looks for that of None in all that is called here.
+        return ()
 
 
 class RunReport(beam.PTransform):
