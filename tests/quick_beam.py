@@ -1,10 +1,10 @@
-"""Beam's own bookkeeping, remembered: more than half of the time of a small run in a test.
+"""Beam's own bookkeeping, remembered: more than half of a small run's time in a test.
 
 While Beam builds and runs a graph, it parses the same options some 700 times, and looks through
 the signatures of the same functions some 17,000 times, and through the methods of the same DoFns
 600 times. The answers are a function of what is asked, so the tests keep them. Where a type hint
-was given, which it writes down 900 times, is for debugging. Runs in processes of their own, all engines and benchmarks among
-them, do without.
+was given, which it writes down 900 times, is for debugging. Runs in processes of their own, all
+engines and benchmarks among them, do without.
 """
 
 import weakref
