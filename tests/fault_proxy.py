@@ -4,6 +4,7 @@ It passes everything on, and does one kind of harm to a share of the requests fo
 objects.  Which ones depends on the seed, the name and how often it was asked for, never on timing.
 """
 
+import base64
 import contextlib
 import dataclasses
 import hashlib
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import google_crc32c
 import urllib3
 
 from tests.loopback import HttpServer
@@ -57,12 +59,16 @@ class Fault:
         return int.from_bytes(digest[:8]) < self.share * 2**64
 
 
+HINT = b'HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload; as=style\r\n\r\n'
+
+
 class FaultProxy:
     """A server on loopback.
 
     Attributes:
       url: 'http://127.0.0.1:port', for STORAGE_EMULATOR_HOST.
       fault: what it does now; None passes everything on.
+      interim: what it sends before every answer, as content delivery networks do.
       attempts: how often the bytes of each object were asked for, by name.
       spoiled: how many of those requests were spoiled.
       connections: how many were made to it.
@@ -70,6 +76,7 @@ class FaultProxy:
 
     def __init__(self, upstream: str):
         self.fault: Fault | None = None
+        self.interim = b''
         self.attempts: Counter[str] = Counter()
         self.spoiled: Counter[str] = Counter()
         self.connections = 0
@@ -150,6 +157,7 @@ class FaultProxy:
         else:
             length = str(len(data))
         answer = Answer(response.status, [*kept, ('Content-Length', length)], data)
+        _send(handler, self.interim)
         if kind is None or response.status != 200:
             _send(handler, answer.head() + data)
         else:
@@ -267,6 +275,15 @@ def _drip_headers(handler: Any, answer: Answer, stopping: threading.Event) -> No
         _send(handler, answer.data)
 
 
+def _another(handler: Any, answer: Answer, stopping: threading.Event) -> None:
+    """What another object would have been answered, whole and with headers that fit."""
+    data = answer.data[::-1]
+    crc32c = base64.b64encode(google_crc32c.value(data).to_bytes(4, 'big')).decode()
+    told = {'x-goog-generation': '1', 'x-goog-hash': f'crc32c={crc32c}'}
+    kept = [(name, value) for name, value in answer.headers if name.lower() not in told]
+    _send(handler, Answer(answer.code, [*kept, *told.items()], b'').head() + data)
+
+
 KINDS: dict[str, Harm] = {
     '429': _status(429),
     '500': _status(500),
@@ -278,4 +295,5 @@ KINDS: dict[str, Harm] = {
     'stall_within': _stall_within,
     'drip': _drip_body,
     'drip_headers': _drip_headers,
+    'another': _another,
 }

@@ -5,6 +5,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tests.fault_proxy import HINT
 from tests.loopback import Handler, LoopbackServer
 
 _PIECE_BYTES = 1000
@@ -97,6 +98,16 @@ def module(data: bytes) -> Answer:
 
 
 PAGE = body(b'<!DOCTYPE html><title>A model</title>', 'text/html; charset=utf-8')
+
+
+def hinted(answer: Answer) -> Answer:
+    """The same behind an interim answer, as content delivery networks send them."""
+
+    def hint_and_answer(handler):
+        handler.wfile.write(HINT)
+        answer(handler)
+
+    return hint_and_answer
 
 
 def status(code: int, text: bytes = b'') -> Answer:

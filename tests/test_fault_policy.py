@@ -159,7 +159,8 @@ class TestPreflight:
 
 
 def read(path):
-    return Fetched(Path(path).read_bytes(), '1', 0)
+    data = Path(path).read_bytes()
+    return Fetched(data, '1', len(data))
 
 
 class TestDecoderThatHangs:

@@ -29,7 +29,7 @@ from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.load import Loader, LoadOptions
 from transforms.model.card import Resize
-from transforms.rows import Failure, FetchLimits, Image, Item, Stage
+from transforms.rows import Failure, FetchLimits, Image, Item, Reason, Stage
 from transforms.storage import store_for
 
 COUNT = 100
@@ -51,8 +51,10 @@ REASONS = {
     'drip': 'deadline',
     'drip_headers': 'deadline',
 }
+# All but what only the listing can tell.
+SPOILED = tuple(kind for kind in KINDS if kind != 'another')
 # Faults that are over at once, or by the time a socket is given up: another try fits in.
-PASSING = tuple(kind for kind in KINDS if not kind.startswith('drip'))
+PASSING = tuple(kind for kind in SPOILED if not kind.startswith('drip'))
 # A drip looks alive: one takes all the time there is.
 DRIPPING = tuple(kind for kind in KINDS if kind.startswith('drip'))
 
@@ -68,6 +70,7 @@ class Objects:
         return Objects(self.bucket, dict(itertools.islice(self.data.items(), count)))
 
     def items(self) -> list[Item]:
+        """As of a manifest, which knows names alone."""
         return [Item(self.bucket.uri(name), '', -1, ('[]',)) for name in self.data]
 
 
@@ -139,7 +142,7 @@ def failures(outcomes: dict[str, Image | Failure]) -> dict[str, str]:
     }
 
 
-def parts(*values: float, quick: tuple[str, ...], kinds: tuple[str, ...] = tuple(KINDS)):
+def parts(*values: float, quick: tuple[str, ...], kinds: tuple[str, ...] = SPOILED):
     """Every kind with every share; in `make test` only the quick kinds, and a fifth spoiled."""
     return pytest.mark.parametrize(
         ('kind', 'part'),
@@ -170,6 +173,41 @@ def test_passing_faults_cost_no_image(kind, part, proxy, store, objects, monkeyp
     spoiled = sum(proxy.spoiled.values())
     assert is_about(spoiled, part)
     assert sum(proxy.attempts.values()) == COUNT + spoiled, 'nothing is asked for twice in vain'
+
+
+def test_an_answer_that_is_anothers_costs_another_request(proxy, store, objects):
+    listed = {entry.uri: entry for entry in store.list(objects.bucket.uri('in'))}
+    loader = Loader(load_options(8.0))
+    going_on = FaultPolicy(FailFast(0, ''), StoreError)
+
+    def load(item, **changes):
+        entry = listed[item.uri]
+        known = item._replace(version=entry.version, size_bytes=entry.size_bytes)
+        return loader.load(known._replace(**changes), loader.empty_batch()[0], going_on)
+
+    proxy.set(Fault('another', 0.2, seed=4))
+    for item, data in zip(objects.items(), objects.data.values(), strict=True):
+        loaded = load(item)
+        name = item.uri.removeprefix(objects.bucket.uri())
+        if not proxy.spoiled[name]:
+            assert loaded.retries == 0
+        if proxy.spoiled[name] < 2:
+            assert loaded.outcome.content_sha256 == hashlib.sha256(data).hexdigest()
+            assert loaded.retries == proxy.spoiled[name]
+    assert is_about(sum(proxy.spoiled.values()), 0.2)
+
+    proxy.set(None)
+    item, data = objects.items()[0], next(iter(objects.data.values()))
+    # What was written since then comes twice.
+    loaded = load(item, version='1', size_bytes=7)
+    assert (loaded.outcome.object_version, loaded.retries) == (listed[item.uri].version, 1)
+    assert load(item, size_bytes=7).outcome == Failure(
+        Stage.FETCH,
+        Reason.CHECKSUM,
+        f'{len(data)} bytes, the listing says 7',
+        len(data),
+        listed[item.uri].version,
+    )
 
 
 @parts(0.01, 0.2, quick=('drip',), kinds=DRIPPING)

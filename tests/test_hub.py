@@ -406,6 +406,11 @@ def test_an_object_whose_name_leads_outside(bucket, cache):
 # --- servers that misbehave
 
 
+def test_interim_answers_are_passed_over(server, cache):
+    url = server.put('/m/1', hub_server.hinted(module(MODULE)))
+    assert files_in(fetch_model(url, cache)) == FILES
+
+
 @pytest.mark.parametrize(
     'fault',
     [

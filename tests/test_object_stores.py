@@ -3,11 +3,16 @@
 What is not checked here: faults, and what differs (test_storage_gcs, test_storage_s3).
 """
 
+import contextlib
+
 import pytest
 
+from tests.fault_proxy import HINT, FaultProxy
 from transforms.errors import ImageError
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
+from transforms.storage_gcs import GcsStore
+from transforms.storage_s3 import S3Store
 
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
 
@@ -54,3 +59,33 @@ def test_what_is_not_there(store, place):
     assert not store.is_folder(place.uri('absent'))
     with pytest.raises(ImageError, match='not_found: HTTP 404'):
         store.fetch(place.uri('absent'), LIMITS, lambda _: None)
+
+
+@pytest.fixture(params=['gs', 's3'])
+def behind(request, monkeypatch):
+    """A bucket, and a store that reaches it through a proxy which hints at what is to come."""
+    kind = request.param
+    address = request.getfixturevalue({'gs': 'emulator', 's3': 's3'}[kind])
+    place = request.getfixturevalue({'gs': 'bucket', 's3': 's3_bucket'}[kind])
+    with contextlib.closing(FaultProxy(address)) as proxy:
+        proxy.interim = HINT
+        monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
+        yield place, GcsStore() if kind == 'gs' else S3Store(proxy.url)
+
+
+def test_interim_answers_are_passed_over_whatever_is_asked(behind):
+    place, store = behind
+    data = {place.uri(f'{i}.jpg'): str(i).encode() * 100 for i in range(20)}
+    for uri, each in data.items():
+        assert store.create(uri, each)
+        assert not store.create(uri, b'other')
+    assert [entry.uri for entry in store.list(place.uri())] == sorted(data)
+    for uri, each in data.items():
+        assert store.stat(uri).size_bytes == len(each)
+        assert store.fetch(uri, LIMITS, lambda _: None).data == each
+        assert store.read(uri) == each
+        with store.open(uri) as stream:
+            assert stream.read() == each
+    store.delete(place.uri('0.jpg'))
+    assert store.stat(place.uri('0.jpg')) is None
+    assert store.read(place.uri('1.jpg')) == data[place.uri('1.jpg')]

@@ -198,7 +198,7 @@ def reason_of(store, limits=SHORT):
 )
 def test_passing_faults_are_retried(serve, fault):
     server, store = serve(fault, fault, good)
-    assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', 2)
+    assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', len(BODY), 2)
     assert server.requests == 3
 
 
@@ -275,7 +275,7 @@ def test_a_token_that_was_revoked_is_refreshed_once(serve):
     server, store = serve(only_fresh)
     store._credentials = Tokens()
     for _ in range(2):
-        assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', 0)
+        assert fetch(store, 'gs://bucket/a.jpg') == (BODY, '7', len(BODY), 0)
     assert server.requests == 3
     assert server.connections == 1
 
@@ -370,7 +370,7 @@ def test_an_object_without_checksum_is_taken(serve):
         handler.wfile.write(b'abc')
 
     _, store = serve(plain)
-    assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '', 0)
+    assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '', 3, 0)
 
 
 def test_no_credentials_is_said_in_one_line(monkeypatch, tmp_path):

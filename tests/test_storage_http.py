@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import main
 from tests import samples, support
+from tests.fault_proxy import HINT
 from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
 from transforms.errors import ImageError, UsageError
@@ -80,6 +81,18 @@ def answer(code=200, data=BODY, **headers):
             handler.send_header(name.replace('_', '-'), value)
         handler.end_headers()
         handler.wfile.write(data)
+
+    return send
+
+
+def answered(code, headers):
+    """The same with these headers alone, and no body."""
+
+    def send(handler, stopping):
+        handler.send_response_only(code)
+        for name, value in {'Content-Length': '0', **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
 
     return send
 
@@ -148,7 +161,7 @@ def failure(store, uri, limits=LIMITS):
 def test_an_image_is_fetched_over_one_connection(site, store):
     site.answers['/a.jpg'] = answer(ETag='W/"7"')
     for _ in range(5):
-        assert fetch(store, f'{site.url}/a.jpg') == (BODY, 'W/"7"', 0)
+        assert fetch(store, f'{site.url}/a.jpg') == (BODY, 'W/"7"', len(BODY), 0)
     assert site.connections == 1
     headers = site.requests[0][1]
     assert headers['User-Agent'].startswith('lemmabeam/')
@@ -415,7 +428,7 @@ def test_a_name_that_cannot_be_looked_up_is_tried_three_times(monkeypatch, site,
     assert len(asked) == 3
     site.answers['/a'] = answer()
     resolving(monkeypatch, socket.gaierror(socket.EAI_AGAIN, 'later'), ['127.0.0.1'])
-    assert fetch(store, f'http://later.example:{site.port}/a') == (BODY, '', 1)
+    assert fetch(store, f'http://later.example:{site.port}/a')[0] == BODY
 
 
 def test_refused_connections_are_tried_three_times(site, store):
@@ -467,7 +480,7 @@ def test_lasting_answers_are_not_asked_again(site, store, code, reason):
 @pytest.mark.parametrize('code', [408, 429, 500, 502, 503, 504, 520])
 def test_passing_answers_are_asked_again(site, store, code):
     site.answers['/a'] = in_turn(answer(code), answer(code), answer())
-    assert fetch(store, f'{site.url}/a') == (BODY, '', 2)
+    assert fetch(store, f'{site.url}/a') == (BODY, '', len(BODY), 2)
     assert site.connections == 1
 
 
@@ -483,9 +496,31 @@ def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monk
         'store_error: HTTP 503, and to come back after the deadline'
     )
     assert slept == [1.0]
-    for odd in ('-1', '1e9', 'Fri, 31 Dec 1999 23:59:59 GMT', '9' * 100):
+    for odd in ('-1', '1e9', 'Fri, 31 Dec 1999 23:59:59 GMT', 'Fri, 99 Dec 2999', '9' * 100):
         site.answers['/a'] = in_turn(answer(503, Retry_After=odd), answer())
         assert fetch(store, f'{site.url}/a').retries == 1
+
+
+def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, store, monkeypatch):
+    slept = []
+    clock = types.SimpleNamespace(
+        monotonic=time.monotonic, sleep=slept.append, time=lambda: 946_684_798
+    )
+    monkeypatch.setattr(http_pool, 'time', clock)
+    date = {'Date': 'Thu, 01 Jan 2026 00:00:00 GMT', 'Retry-After': 'Thu, 01 Jan 2026 00:00:03 GMT'}
+    site.answers['/a'] = in_turn(answered(429, date), answer())
+    assert fetch(store, f'{site.url}/a').retries == 1
+    assert slept == [3.0]
+    # Without one, by ours.
+    site.answers['/a'] = in_turn(
+        answered(503, {'Retry-After': 'Sat, 01 Jan 2000 00:00:00 GMT'}), answer()
+    )
+    assert fetch(store, f'{site.url}/a').retries == 1
+    assert slept == [3.0, 2.0]
+    site.answers['/a'] = answered(503, {**date, 'Retry-After': 'Thu, 01 Jan 2026 01:00:00 GMT'})
+    assert failure(store, f'{site.url}/a') == (
+        'store_error: HTTP 503, and to come back after the deadline'
+    )
 
 
 def test_packed_answers_are_unpacked_and_other_encodings_refused(site, store):
@@ -500,6 +535,26 @@ def test_packed_answers_are_unpacked_and_other_encodings_refused(site, store):
         )
     site.answers['/a'] = answer(data=gzip.compress(bytes(10**6)), Content_Encoding='gzip')
     assert failure(store, f'{site.url}/a').startswith('too_many_bytes: 10001 bytes')
+
+
+def test_a_packed_body_may_have_several_members(site, store):
+    first, second = gzip.compress(BODY[:3000]), gzip.compress(BODY[3000:])
+    for data in (
+        first + second,
+        gzip.compress(b'') * 1000 + first + gzip.compress(b'') + second,
+        first + second + bytes(500),  # padded, as tapes are
+        first + second + b'not a member',
+    ):
+        site.answers['/a'] = answer(data=data, Content_Encoding='gzip')
+        fetched = fetch(store, f'{site.url}/a', FetchLimits(50_000, 5.0))
+        assert (fetched.data, fetched.size_bytes) == (BODY, len(data))
+    for data in (first + second[:-1], first + second[:1]):
+        site.answers['/a'] = answer(data=data, Content_Encoding='gzip')
+        assert failure(store, f'{site.url}/a') == 'truncated: stored as gzip, and breaks off'
+    site.answers['/a'] = answer(data=first + b'\x1f\x8b bad', Content_Encoding='gzip')
+    assert failure(store, f'{site.url}/a') == 'decode_error: stored as gzip, but is not'
+    site.answers['/a'] = answer(data=gzip.compress(bytes(6000)) * 2, Content_Encoding='gzip')
+    assert failure(store, f'{site.url}/a') == 'too_many_bytes: 10001 bytes, limit 10000'
 
 
 def test_content_md5_is_checked_where_it_is_one(site, store):
@@ -522,6 +577,121 @@ def test_the_limit_holds_for_what_is_claimed_and_for_what_comes(site, store):
         assert 10_000 < caught.value.size_bytes < 2**63
     site.answers['/a'] = raw(b'HTTP/1.1 200 OK\r\n\r\n' + bytes(20_000))
     assert failure(store, f'{site.url}/a').startswith('too_many_bytes')
+
+
+# --- what one answer may leave behind for the next
+
+
+OTHER = BODY[::-1]
+
+
+def sent(*pieces):
+    """Sends bytes as they stand, piece by piece, and keeps the connection."""
+
+    def send(handler, stopping):
+        for piece in pieces:
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+
+    return send
+
+
+def whole(data, *headers):
+    lines = ['HTTP/1.1 200 OK', f'Content-Length: {len(data)}', *headers, '', '']
+    return '\r\n'.join(lines).encode() + data
+
+
+@pytest.mark.parametrize(
+    'interim',
+    [
+        HINT,
+        HINT * 50,
+        b'HTTP/1.1 102 Processing\r\n\r\n' + HINT + b'HTTP/1.1 100 Continue\r\n\r\n',
+        b'HTTP/1.1 199 \r\nContent-Length: 5\r\n\r\n',
+    ],
+)
+def test_interim_answers_are_passed_over(site, store, interim):
+    site.answers['/a'] = sent(interim, whole(BODY))
+    site.answers['/b'] = sent(interim + whole(OTHER))
+    for path, data in (('/a', BODY), ('/b', OTHER), ('/a', BODY)):
+        assert fetch(store, f'{site.url}{path}') == (data, '', len(data), 0)
+    assert site.connections == 1
+
+
+def test_interim_answers_have_no_time_of_their_own(site, store):
+    def hint_for_ever(handler, stopping):
+        while not stopping.wait(0.01):
+            handler.wfile.write(HINT)
+            handler.wfile.flush()
+
+    site.answers['/a'] = hint_for_ever
+    assert failure(store, f'{site.url}/a', SHORT).startswith('deadline: no answer')
+
+
+def test_another_protocol_is_not_spoken(site, store):
+    site.answers['/a'] = in_turn(
+        raw(b'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n' + BODY), answer()
+    )
+    assert fetch(store, f'{site.url}/a')[0] == BODY
+
+
+CHUNKS = b'1388\r\n' + BODY + b'\r\n0\r\n'
+
+
+@pytest.mark.parametrize(
+    ('left', 'said'),
+    [
+        (whole(BODY) + whole(BODY), None),
+        (whole(BODY) + b'x', None),
+        (whole(BODY, 'Transfer-Encoding: chunked').replace(BODY, CHUNKS + b'\r\n'), None),
+        (b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n' + CHUNKS + b'\r\nx', None),
+        (b'HTTP/1.1 204 No Content\r\n\r\n' + whole(BODY), 'store_error: HTTP 204'),
+        (b'HTTP/1.1 404 Gone\r\nContent-Length: 0\r\n\r\n' + whole(BODY), 'not_found: HTTP 404'),
+        (b'HTTP/1.1 304 Same\r\nContent-Length: 5000\r\n\r\n', 'store_error: HTTP 304'),
+        (b'HTTP/1.1 204 None\r\nTransfer-Encoding: chunked\r\n\r\n', 'store_error: HTTP 204'),
+    ],
+)
+def test_a_connection_on_which_more_may_come_is_not_used_again(site, store, left, said):
+    site.answers['/a'] = sent(left)
+    site.answers['/b'] = sent(whole(OTHER))
+    if said is None:
+        assert fetch(store, f'{site.url}/a').data == BODY
+    else:
+        assert failure(store, f'{site.url}/a') == said
+    assert fetch(store, f'{site.url}/b')[0] == OTHER
+    assert site.connections == 2
+
+
+@pytest.mark.parametrize('late', [BODY, b'x', b'\r\n' + BODY, b'HTTP/1.1 200', HINT])
+def test_what_comes_too_late_is_nobodys_answer(site, store, late):
+    site.answers['/a'] = answer()
+    # It came after the next request had gone out.
+    site.answers['/b'] = in_turn(sent(late + whole(OTHER)), sent(whole(OTHER)))
+    assert fetch(store, f'{site.url}/a').data == BODY
+    assert fetch(store, f'{site.url}/b').data == OTHER
+
+
+def test_trailers_belong_to_their_answer(site, store):
+    head = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: ETag\r\n\r\n'
+    site.answers['/a'] = sent(head + CHUNKS, b'ETag: "1"\r\nX-More: 2\r\n', b'\r\n')
+    site.answers['/b'] = sent(whole(OTHER))
+    for path, data in (('/a', BODY), ('/b', OTHER), ('/a', BODY)):
+        assert fetch(store, f'{site.url}{path}').data == data
+    assert site.connections == 1
+
+
+def test_an_answer_that_was_given_up_is_given_to_nobody(site, store):
+    site.answers['/a'] = drip(b'HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n')
+    site.answers['/large'] = sent(whole(bytes(20_000)))
+    site.answers['/moved'] = sent(
+        b'HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Length: 5000\r\n\r\n' + BODY
+    )
+    site.answers['/b'] = sent(whole(OTHER))
+    for path, said in (('/a', 'deadline'), ('/large', 'too_many_bytes')):
+        assert failure(store, f'{site.url}{path}', SHORT).startswith(said)
+        assert fetch(store, f'{site.url}/b').data == OTHER
+    assert fetch(store, f'{site.url}/moved').data == OTHER
+    assert fetch(store, f'{site.url}/b').data == OTHER
 
 
 # --- servers that misbehave
@@ -578,7 +748,7 @@ TRUNCATED = [
 @pytest.mark.parametrize('fault', [reset, *map(raw, TRUNCATED), raw(b'')])
 def test_connections_that_break_off_are_tried_again(site, store, fault):
     site.answers['/a'] = in_turn(fault, fault, answer())
-    assert fetch(store, f'{site.url}/a') == (BODY, '', 2)
+    assert fetch(store, f'{site.url}/a') == (BODY, '', len(BODY), 2)
     site.answers['/a'] = fault
     assert failure(store, f'{site.url}/a', SHORT).startswith('store_error')
 

@@ -239,7 +239,7 @@ def answer(data=BODY, etag='"x-2"', code=200, **headers):
 )
 def test_passing_faults_are_retried(serve, fault):
     server, store = serve(fault, fault, good)
-    assert fetch(store, 's3://bucket/a.jpg') == (BODY, md5(BODY), 2)
+    assert fetch(store, 's3://bucket/a.jpg') == (BODY, md5(BODY), len(BODY), 2)
     assert server.requests == 3
 
 

@@ -71,7 +71,7 @@ class Store:
             yield Entry(f'{folder}/camera-{i % 97:02d}/image-{i:08d}.jpg', '1-1', 40_000)
 
     def fetch(self, uri, limits, admit, unless=''):
-        return Fetched(uri.encode(), '1-1', 0)
+        return Fetched(uri.encode(), '1-1', len(uri.encode()))
 
 
 def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None:

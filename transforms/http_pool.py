@@ -4,14 +4,17 @@ Time-outs of sockets bound each read, not their sum: a server that sends one byt
 never meet one.  Here the time left is set anew before every read, of headers as of bodies.
 """
 
+import contextlib
+import email.utils
 import http.client
 import io
+import re
 import socket
 import threading
 import time
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -21,6 +24,7 @@ from google.api_core.retry import Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
+from transforms import interim
 from transforms.errors import ImageError
 from transforms.rows import Fetched, FetchLimits, Reason
 
@@ -28,6 +32,8 @@ POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
 _ERROR_BYTES = 64 * 1024
 _BUFFER_BYTES = 32 * 1024
+_PACKED_BYTES = 4 * 1024
+_MEMBER = b'\x1f'  # what gzip begins with
 _MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can hold
 _SOCKET_TIMEOUT_SEC = 20.0
 _BACKOFF_SEC = (0.2, 8.0)
@@ -61,12 +67,42 @@ def seconds_left() -> float:
     return min(left, _SOCKET_TIMEOUT_SEC)
 
 
-def wait(seconds: float) -> bool:
-    """Waits before the next try, or says at once that the deadline does not leave so long."""
+def heed_retry_after(headers: Mapping[str, str], detail: str) -> None:
+    """Waits before the next try as long as an answer asks for, in seconds or with a date.
+
+    Args:
+      headers: of an answer that may be another one the next time.
+      detail: what it said.
+
+    Raises:
+      ImageError: the deadline does not leave so long; at once.
+    """
+    seconds = _seconds_to_wait(headers)
+    if not seconds:
+        return
     if time.monotonic() + seconds >= _deadline.ends_at:
-        return False
+        raise ImageError(Reason.STORE_ERROR, f'{detail}, and to come back after the deadline')
     time.sleep(seconds)
-    return True
+
+
+def _seconds_to_wait(headers: Mapping[str, str]) -> float:
+    after = headers.get('Retry-After', '').strip()
+    if re.fullmatch('[0-9]{1,9}', after):
+        return float(after)
+    until = _timestamp(after)
+    if until is None:
+        return 0.0
+    # By the clock of who says so, where that is known.
+    now = _timestamp(headers.get('Date', ''))
+    return max(0.0, until - (time.time() if now is None else now))
+
+
+def _timestamp(date: str) -> float | None:
+    """Seconds since 1970 of a date as HTTP has it."""
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 class _PatientSocket(io.RawIOBase):
@@ -75,13 +111,25 @@ class _PatientSocket(io.RawIOBase):
     def __init__(self, sock: socket.socket):
         self._sock = sock
         self._raw = sock.makefile('rb', buffering=0)
+        self._is_over = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        if self._is_over:
+            return None
         self._sock.settimeout(seconds_left())
         return self._raw.readinto(buffer)
+
+    def stop(self) -> None:
+        """Reads no more: what was read ahead is all there is."""
+        self._is_over = True
+
+    def hang_up(self) -> None:
+        """Ends the connection: whoever wants to use it again finds it gone."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._raw.close()
@@ -98,16 +146,35 @@ class _PatientFiles:
         return io.BufferedReader(_PatientSocket(self._sock), _BUFFER_BYTES)
 
 
-class _Response(http.client.HTTPResponse):
+class _Response(interim.FinalResponse):
+    """An answer after which nothing is left of it on its connection, or that has none left.
+
+    urllib3 gives a connection back to its pool as soon as an answer is read to its end.  What is
+    there before the next request goes out, it notices; here is what it cannot see.
+    """
+
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any):
         super().__init__(cast(socket.socket, _PatientFiles(sock)), *args, **kwargs)
 
     def begin(self) -> None:
         super().begin()
+        announced = self.headers.get('Content-Length', '0').strip() != '0' or self.chunked
+        if self.chunked and 'Content-Length' in self.headers:
+            self.will_close = True  # which of the two holds is anybody's guess
+        elif self.length == 0 and announced:
+            # A 304 says so of the picture that it does not send, and some send it nonetheless.
+            self.will_close = True
         lengths = ','.join(self.headers.get_all('Content-Length', ())).split(',')
         if len(set(map(str.strip, lengths))) > 1:
             # urllib3 refuses it, too, but leaves the connection open.
             raise http.client.HTTPException('more than one length')
+
+    def _close_conn(self) -> None:
+        connection = cast(_PatientSocket, self.fp.raw)
+        connection.stop()
+        if self.fp.peek(1):
+            connection.hang_up()  # more came than the answer
+        super()._close_conn()  # type: ignore[misc]
 
 
 class PooledHttpConnection(HTTPConnection):
@@ -148,6 +215,7 @@ def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager
         pool: urllib3.PoolManager = urllib3.ProxyManager(proxy, **options)
     else:
         pool = urllib3.PoolManager(**options)
+    interim.install()  # for the other requests of the store, through its own client
     pool.pool_classes_by_scheme = {'http': PlainPool, 'https': TlsPool}
     return pool
 
@@ -253,7 +321,7 @@ def _read_once(
         if response is not None:
             _let_go(response)
     check(response.headers, data)
-    return Fetched(_unpack(data, limits) if is_packed else data, version)
+    return Fetched(_unpack(data, limits) if is_packed else data, version, len(data))
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits) -> bytes:
@@ -267,16 +335,33 @@ def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits) -> bytes
 
 
 def _unpack(data: bytes, limits: FetchLimits) -> bytes:
-    """Unpacks what was stored with Content-Encoding gzip, no further than the limit."""
+    """Unpacks what was stored with Content-Encoding gzip, no further than the limit.
+
+    It may have several members, one behind the other; what is no member ends it, as with gzip.
+    """
     unpacker = zlib.decompressobj(wbits=31)
-    try:
-        unpacked = unpacker.decompress(data, limits.max_bytes + 1)
-    except zlib.error as e:
-        raise ImageError(Reason.DECODE_ERROR, 'stored as gzip, but is not', len(data)) from e
-    _check_size(len(unpacked), limits)
+    pieces: list[bytes] = []
+    size = 0
+    # In small pieces, as the rest of one is copied behind each member.
+    for start in range(0, len(data), _PACKED_BYTES):
+        packed = data[start : start + _PACKED_BYTES]
+        while packed:
+            if unpacker.eof:
+                if not packed.startswith(_MEMBER):
+                    return b''.join(pieces)
+                unpacker = zlib.decompressobj(wbits=31)
+            try:
+                pieces.append(unpacker.decompress(packed, limits.max_bytes + 1 - size))
+            except zlib.error as e:
+                raise ImageError(
+                    Reason.DECODE_ERROR, 'stored as gzip, but is not', len(data)
+                ) from e
+            size += len(pieces[-1])
+            _check_size(size, limits)
+            packed = unpacker.unused_data
     if not unpacker.eof:
         raise ImageError(Reason.TRUNCATED, 'stored as gzip, and breaks off', len(data))
-    return unpacked
+    return b''.join(pieces)
 
 
 def _let_go(response: urllib3.BaseHTTPResponse) -> None:

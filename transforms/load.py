@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -30,11 +30,13 @@ from transforms.rows import (
     Batch,
     Chunk,
     Failure,
+    Fetched,
     FetchLimits,
     Image,
     Item,
     NotModified,
     Outcome,
+    Reason,
     Stage,
     Unchanged,
 )
@@ -145,10 +147,8 @@ class Loader:
         retries = 0
         try:
             with self._encoded.admission() as admit:
-                store = store_for(item.uri, self._options.stores)
-                data, version, retries = store.fetch(
-                    item.access or item.uri, self._options.fetch, admit, item.known
-                )
+                fetched = self._fetch(item, admit)
+                data, version, retries = fetched.data, fetched.version, fetched.retries
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
                 stage = Stage.DECODE
@@ -173,6 +173,31 @@ class Loader:
         if stage is Stage.FETCH:
             return _Loaded(outcome, ended - started, 0.0, retries)
         return _Loaded(outcome, fetched_at - started, ended - decode_at, retries)
+
+    def _fetch(self, item: Item, admit: Callable[[int], None]) -> Fetched:
+        """The object that was listed, or what has taken its place since: that comes twice.
+
+        A checksum does not tell whether the bytes are those of another object, together with its
+        headers.
+        """
+        store = store_for(item.uri, self._options.stores)
+
+        def ask() -> Fetched:
+            uri = item.access or item.uri
+            return store.fetch(uri, self._options.fetch, admit, item.known)
+
+        fetched = ask()
+        if _is_listed(fetched, item):
+            return fetched
+        again = ask()
+        is_same = (again.version, again.size_bytes) == (fetched.version, fetched.size_bytes)
+        if not _is_listed(again, item):
+            if again.version == item.version:
+                detail = f'{again.size_bytes} bytes, the listing says {item.size_bytes}'
+                raise ImageError(Reason.CHECKSUM, detail, again.size_bytes)
+            if not is_same:
+                raise ImageError(Reason.CHANGED_WHILE_READING, 'another version at each try')
+        return again._replace(retries=fetched.retries + 1 + again.retries)
 
     @contextlib.contextmanager
     def _watched(self, uri: str) -> Iterator[None]:
@@ -212,6 +237,12 @@ class Loader:
             opened.format,
             len(data),
         )
+
+
+def _is_listed(fetched: Fetched, item: Item) -> bool:
+    """Whether version and size are those of the listing, as far as it knows them."""
+    has_size = item.size_bytes < 0 or fetched.size_bytes == item.size_bytes
+    return has_size and fetched.version == (item.version or fetched.version)
 
 
 class _Loaded(NamedTuple):

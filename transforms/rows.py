@@ -87,10 +87,14 @@ class Entry(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A whole object, the version that was read, and how many tries failed before."""
+    """A whole object, the version that was read, and how many tries failed before.
+
+    `size_bytes` is its size as stored: less than that of `data` where it was stored as gzip.
+    """
 
     data: bytes
     version: str
+    size_bytes: int
     retries: int = 0
 
 

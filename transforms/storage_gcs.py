@@ -23,7 +23,14 @@ from google.cloud import storage
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.http_pool import TransientError, make_pool, read_error, read_object, seconds_left
+from transforms.http_pool import (
+    TransientError,
+    heed_retry_after,
+    make_pool,
+    read_error,
+    read_object,
+    seconds_left,
+)
 from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
@@ -117,7 +124,7 @@ class GcsStore:
             response = self._get(path)
         if response.status != 200:
             read_error(response)
-            _raise_for_status(response.status, unless)
+            _raise_for_status(response, unless)
         if unless and _version(response.headers) == unless:
             response.close()  # emulators pass over the condition
             raise NotModified
@@ -256,8 +263,10 @@ def _authentication() -> Iterator[None]:
         raise StoreError('the Google Cloud credentials were refused: log in again') from e
 
 
-def _raise_for_status(status: int, unless: str) -> NoReturn:
+def _raise_for_status(response: urllib3.BaseHTTPResponse, unless: str) -> NoReturn:
+    status = response.status
     if status in (408, 429) or status >= 500:
+        heed_retry_after(response.headers, f'HTTP {status}')
         raise TransientError(Reason.STORE_ERROR, f'HTTP {status}')
     match status:
         case 304 if unless:

@@ -38,10 +38,10 @@ from transforms.http_pool import (
     PooledHttpsConnection,
     TlsPool,
     TransientError,
+    heed_retry_after,
     read_error,
     read_object,
     seconds_left,
-    wait,
 )
 from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
 from transforms.uris import WebUrl
@@ -368,9 +368,7 @@ def _checked(response: urllib3.BaseHTTPResponse, is_conditional: bool) -> urllib
     _drop(response)
     detail = f'HTTP {status}'
     if status in (408, 429) or 500 <= status < 600:
-        after = response.headers.get('Retry-After', '').strip()
-        if re.fullmatch('[0-9]{1,9}', after) and not wait(int(after)):
-            raise ImageError(Reason.STORE_ERROR, f'{detail}, and to come back after the deadline')
+        heed_retry_after(response.headers, detail)
         raise TransientError(Reason.STORE_ERROR, detail)
     match status:
         case 304 if is_conditional:

@@ -126,7 +126,7 @@ class LocalStore:
                 f'{before.st_size} bytes at first, then {after.st_size}, {len(data)} read',
                 after.st_size,
             )
-        return Fetched(data, _version(before))
+        return Fetched(data, _version(before), len(data))
 
     def open(self, uri: str) -> BinaryIO:
         try:

@@ -25,6 +25,7 @@ from transforms.errors import ImageError, LemmabeamError, StoreError, UsageError
 from transforms.http_pool import (
     POOL_SIZE,
     TransientError,
+    heed_retry_after,
     make_pool,
     read_error,
     read_object,
@@ -404,6 +405,7 @@ def _error_of(bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> E
     if code == 'InvalidObjectState':
         return ImageError(Reason.FORBIDDEN, _ARCHIVED)
     if code in ('RequestTimeout', 'SlowDown') or status in (408, 429) or status >= 500:
+        heed_retry_after(response.headers, f'HTTP {status}')
         return TransientError(Reason.STORE_ERROR, f'HTTP {status}')
     if status == 403 and b'<ServerTime>' in body:  # 'expired' or 'not yet valid': neither is ours
         return StoreError(f's3://{bucket}: {_CLOCK}')

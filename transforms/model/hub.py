@@ -30,7 +30,7 @@ from typing import BinaryIO, Protocol, cast
 import requests
 import urllib3
 
-from transforms import uris
+from transforms import interim, uris
 from transforms.errors import ModelError, StoreError, UsageError
 from transforms.hashing import content_hash
 from transforms.process import TEMPORARIES
@@ -455,6 +455,7 @@ def _download_once(
     if_refused: str,
 ) -> None:
     shown = _shown(url)
+    interim.install()
     with requests.Session() as session, _get(session, url, auth) as response:
         _check_answer(response, shown, if_refused)
         _save(cast(urllib3.HTTPResponse, response.raw), path, shown, on_progress)
