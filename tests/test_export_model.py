@@ -196,9 +196,9 @@ def test_a_signal_during_a_download_leaves_nothing(server, npz, tmp_path, number
     process = subprocess.Popen(
         [sys.executable, '-m', 'pipeline', *arguments], stderr=subprocess.PIPE, text=True
     )
-    assert server.sent.wait(30)
+    assert server.sent.wait(120)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert f'stopped by {signal.Signals(number).name}' in errors
     assert 'Traceback' not in errors

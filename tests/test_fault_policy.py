@@ -204,7 +204,7 @@ class TestDecoderThatHangs:
             'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
-            '    time.sleep(60 * (opened.width == 750))\n'
+            '    time.sleep(3600 * (opened.width == 750))\n'
             '    return render(opened, resize)\n'
             'decode.render = hang\n'
             'from pipeline.main import console; console()'
@@ -213,7 +213,6 @@ class TestDecoderThatHangs:
         images.mkdir()
         (images / 'fine.jpg').write_bytes(samples.picture(1))
         (images / 'hostile.jpg').write_bytes(samples.picture(2, (750, 500)))
-        started = time.monotonic()
         done = support.python(
             '-c', code, 'label', '--input', images, '--output', tmp_path / 'out',
             '--fetch_deadline_sec', '1',
@@ -221,7 +220,6 @@ class TestDecoderThatHangs:
         assert done.returncode == 1
         assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
         assert 'Traceback' not in done.stderr
-        assert time.monotonic() - started < 50
         assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
 
 

@@ -709,7 +709,7 @@ def start(location, cache, processes=1):
 def test_eight_processes_download_once(server, cache):
     url = server.put('/m/1', module(MODULE))
     with start(url, cache, processes=8) as process:
-        printed = process.communicate(timeout=60)[0]
+        printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0
     assert printed.splitlines() == [f'{cache / sha1(url)}'] * 8
     assert len(server.requests) == 1
@@ -741,7 +741,7 @@ def test_threads_download_once_and_a_failure_is_each_ones_own(server, cache):
 def test_a_killed_process_leaves_nothing_in_the_way(server, cache):
     url = server.put('/m/1', hub_server.stall(MODULE, 50_000), module(MODULE))
     with start(url, cache) as process:
-        assert server.sent.wait(30)
+        assert server.sent.wait(120)
         waiting = threading.Thread(target=fetch_model, args=(url, cache))
         waiting.start()  # behind the lock
         waiting.join(0.2)
@@ -749,7 +749,7 @@ def test_a_killed_process_leaves_nothing_in_the_way(server, cache):
         assert len(server.requests) == 1
         assert not (cache / sha1(url)).exists()
         process.kill()
-        process.wait(10)
+        process.wait(60)
     waiting.join(20)
     assert not waiting.is_alive()
     assert len(server.requests) == 2

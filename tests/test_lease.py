@@ -127,7 +127,7 @@ def test_only_one_of_many_runs_gets_it(tmp_path):
     barrier = threading.Barrier(8)
 
     def run(i):
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             lease.acquire(dataclasses.replace(layout(tmp_path), run_id=f'run-{i}'), False)
         except UsageError:

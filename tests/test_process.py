@@ -141,7 +141,7 @@ def test_admissions_that_grow_do_not_lock_each_other_out():
         for _ in range(50):
             with budget.admission() as admit:
                 admit(2)
-                barrier.wait(10)  # all four hold 2, and all want 9
+                barrier.wait(60)  # all four hold 2, and all want 9
                 admit(9)
                 admit(1)
 
@@ -160,7 +160,7 @@ def test_shared_is_made_once_whoever_asks():
         return object()
 
     def ask():
-        barrier.wait(10)
+        barrier.wait(60)
         found.append(shared(make, 'key'))
 
     assert joined([started(ask) for _ in range(8)])

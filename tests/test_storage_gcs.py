@@ -120,7 +120,7 @@ def test_only_one_of_many_creates(store, bucket):
     barrier = threading.Barrier(6)
 
     def run(i):
-        barrier.wait(10)
+        barrier.wait(60)
         if store.create(uri, str(i).encode()):
             won.append(i)
 

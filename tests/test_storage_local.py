@@ -318,7 +318,7 @@ def test_only_one_of_many_creates(tmp_path, store):
     barrier = threading.Barrier(8)
 
     def run(i):
-        barrier.wait(10)
+        barrier.wait(60)
         if store.create(path, str(i).encode()):
             won.append(i)
 
