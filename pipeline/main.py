@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     # Beam logs what it misses while it is being imported.
     logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
+    logging.getLogger('transforms').setLevel(logging.WARNING)
     parser, command, arguments = _parse_command(sys.argv[1:] if argv is None else list(argv))
     from pipeline.signals import stopping_on_signals
     from transforms.errors import LemmabeamError, UsageError

@@ -10,7 +10,7 @@ from pipeline import options
 from pipeline.progress import DownloadReporter
 from transforms import uris
 from transforms.decode import decode
-from transforms.errors import ImageError, UsageError
+from transforms.errors import ImageError, ModelError, UsageError
 from transforms.model import canary, registry
 from transforms.model.predictor import (
     AUTO,
@@ -19,6 +19,7 @@ from transforms.model.predictor import (
     Predictor,
     check_precision,
 )
+from transforms.model.rescue import predict_or_rescue
 from transforms.model.sources import ModelSource, printable_location
 from transforms.model.vocabulary import load_vocabulary
 from transforms.process import cpu_count, shared
@@ -118,8 +119,10 @@ def _check(args: argparse.Namespace) -> int:
     _say(console, 'canary', mode if mode == canary.OFF else f'{mode}, passed')
     batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
     batch[0] = pixels
-    found = predictor(batch)
+    found, guilty = predict_or_rescue(predictor, batch, [0])
     _say(console, 'picture', args.image or 'the cat of the sample')
+    if guilty:
+        raise ModelError(f'the model fails on this picture: {guilty[0]}')
     if found.features is not None:
         length = np.linalg.norm(found.features[0].astype(np.float64))
         _say(console, 'features', f'{found.features.shape[1]}, of length {length:.3f} as a vector')

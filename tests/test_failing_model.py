@@ -10,7 +10,10 @@ from pipeline.verify import verify
 from tests import samples, support
 from transforms.decode import decode
 from transforms.errors import ModelError
+from transforms.model.device import Device
+from transforms.model.handler import LazyPredictor, label_batch
 from transforms.model.rescue import predict_or_rescue
+from transforms.rows import Batch, Chunk, Failure, Image, Item, Reason, Stage
 
 BATCH = 8
 SIZE_PX = 64
@@ -112,15 +115,24 @@ def test_a_fault_of_the_program_is_none_of_the_model(predictor, pixels):
         predictor(pixels)
 
 
-def test_a_model_of_one_batch_size_that_has_too_little_memory(tf, predictor, pixels):
+OTHER_SIZE = {
+    'traced': lambda tf: ValueError('expected 8 images'),
+    'run': lambda tf: tf.errors.InvalidArgumentError(None, None, 'expected 8 images'),
+}
+"""What a SavedModel of a fixed batch size says of another one, and when."""
+
+
+@pytest.mark.parametrize('is_noticed', OTHER_SIZE)
+def test_a_model_of_one_batch_size_that_has_too_little_memory(tf, predictor, pixels, is_noticed):
     def when(batch):
         if len(batch) == BATCH:
             return tf.errors.ResourceExhaustedError(None, None, 'full')
-        return ValueError(f'expected {BATCH} images, found {len(batch)}')
+        return OTHER_SIZE[is_noticed](tf)
 
     failing(predictor, when)
-    with pytest.raises(ModelError, match=f'not enough memory for {BATCH} images .* --batch_size'):
-        predictor(pixels)
+    message = f'without any image: .* not enough memory for {BATCH} images .* lower --batch_size'
+    with pytest.raises(ModelError, match=message):
+        predict_or_rescue(predictor, pixels, range(BATCH))
 
 
 def test_a_model_that_always_fails_is_not_its_images_fault(tf, predictor, pixels):
@@ -161,6 +173,75 @@ def test_no_memory_for_a_single_image_stops_the_run(tf, predictor, pixels):
     failing(predictor, lambda _: tf.errors.ResourceExhaustedError(None, None, 'OOM'))
     with pytest.raises(ModelError, match='not enough memory for one image: OOM'):
         predict_or_rescue(predictor, pixels, range(BATCH))
+
+
+@pytest.mark.parametrize('other_size', [None, *OTHER_SIZE])
+def test_a_picture_that_no_memory_is_enough_for_is_named(tf, predictor, pixels, other_size):
+    healthy = predictor(pixels)
+    guilty = [2, 5]
+
+    def when(batch):
+        if any((batch == pixels[i]).all(axis=(1, 2, 3)).any() for i in guilty):
+            return tf.errors.ResourceExhaustedError(None, None, 'OOM')
+        return OTHER_SIZE[other_size](tf) if other_size and len(batch) < BATCH else None
+
+    failing(predictor, when)
+    found, lost = predict_or_rescue(predictor, pixels, range(BATCH))
+    assert lost == dict.fromkeys(guilty, 'not enough memory')
+    assert same(found, healthy, set(range(BATCH)) - set(guilty))
+    assert predictor.computed['batch_size'] == BATCH, 'others pay nothing for it'
+
+
+def test_it_is_named_also_where_calls_must_get_smaller(tf, predictor, pixels):
+    healthy = predictor(pixels)
+
+    def when(batch):
+        is_full = len(batch) > 2 or (batch == pixels[3]).all(axis=(1, 2, 3)).any()
+        return tf.errors.ResourceExhaustedError(None, None, 'OOM') if is_full else None
+
+    failing(predictor, when)
+    found, lost = predict_or_rescue(predictor, pixels, range(BATCH))
+    assert lost == {3: 'not enough memory'}
+    assert predictor.computed['batch_size'] == 2
+    others = [i for i in range(BATCH) if i != 3]
+    assert np.abs(found.scores - healthy.scores)[others].max() < 1e-5
+
+
+def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels, caplog):
+    timers = []
+
+    class Timer:
+        daemon = False
+
+        def __init__(self, after_sec, tell):
+            self.tell, self.is_over = tell, False
+            timers.append(self)
+
+        def start(self):
+            assert self.daemon
+
+        def cancel(self):
+            self.is_over = True
+
+    def when(_):
+        (timer,) = timers
+        assert not timer.is_over
+        timer.tell()
+
+    failing(predictor, when)
+    items = [Item(f'gs://b/{i}.jpg', '1', 1, ()) for i in range(3 * BATCH)]
+    image = Image('1', 'x', 1, 1, 'JPEG', 1)
+    dead = Failure(Stage.FETCH, Reason.EMPTY, '', 0)
+    outcomes = [dead, *[image] * 5, dead, dead]
+    batch = Batch(Chunk('c0ffee', items), BATCH, outcomes, pixels, {})
+    label_batch(batch, LazyPredictor(predictor._options, Device('mine-1234', Timer)))
+    assert timers[0].is_over
+    (record,) = caplog.records
+    assert record.levelname == 'WARNING'
+    assert record.message.startswith(
+        'the model mine-1234 has not come back for 300 s from 5 images of the chunk c0ffee, '
+        'from gs://b/9.jpg to gs://b/13.jpg. '
+    )
 
 
 # --- the whole job

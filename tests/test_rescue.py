@@ -92,6 +92,16 @@ def test_an_error_without_a_cause_is_told_by_its_own_name(pixels):
     assert lost == {5: 'InferenceError'}
 
 
+def test_an_error_in_words_of_ours_is_told_in_them(pixels):
+    def predict(batch):
+        if batch[5].any():
+            raise InferenceError('words of TensorFlow; do this', 'ours') from ValueError('x')
+        return healthy(batch)
+
+    _, lost = predict_or_rescue(predict, pixels, range(BATCH))
+    assert lost == {5: 'ours'}
+
+
 def test_a_batch_of_which_all_are_guilty_still_has_an_answer(pixels):
     batch = np.zeros_like(pixels)
     batch[[2, 6]] = pixels[[2, 6]]

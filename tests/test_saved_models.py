@@ -523,7 +523,7 @@ class TestStrangers:
             return {'a': means(x), 'b': -means(x), 'features': tf.repeat(means(x), 4, axis=1)}
 
         folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
-        with pytest.raises(ModelError, match=r"2 outputs: 'a' \(2, 3\), 'b' \(2, 3\)"):
+        with pytest.raises(ModelError, match=r"2 outputs: 'a' \(2, 3\) float32, 'b' \(2, 3\)"):
             predict(folder, self.pixels, tmp_path)
         with_card(folder, 3, **self.card | {'output': 'c'})
         with pytest.raises(ModelError, match="no output 'c'"):
@@ -565,7 +565,7 @@ class TestStrangers:
             return x
 
         folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
-        with pytest.raises(ModelError, match=r'logits of the shape \(2, 32, 32, 3\) for 2 images'):
+        with pytest.raises(ModelError, match=r'of the shape \(2, 32, 32, 3\) for 2 images'):
             predict(folder, self.pixels, tmp_path)
 
     def test_nothing_to_call_and_no_model_at_all(self, tf, tmp_path):

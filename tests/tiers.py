@@ -16,6 +16,7 @@ import pytest
 TENSORFLOW = {
     'test_computing.py',
     'test_failing_model.py',
+    'test_output_shapes.py',
     'test_plain_loop.py',
     'test_saved_models.py',
     'test_sparse.py',
@@ -27,6 +28,7 @@ QUICK = {
     'test_card.py',
     'test_checkpoint.py',
     'test_decode.py',
+    'test_device.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',

@@ -34,8 +34,20 @@ class ModelError(LemmabeamError):
 class InferenceError(Exception):
     """One call of the model failed; whether an image is to blame is not known yet.
 
-    `__cause__` is what TensorFlow raised.
+    Args:
+      message: what went wrong, and what to do; may hold words of TensorFlow.
+      detail: the same in words of ours, for a dead letter; by default the name of what TensorFlow
+        raised, which is `__cause__`.
     """
+
+    def __init__(self, message: str, detail: str = ''):
+        super().__init__(message)
+        self._detail = detail
+
+    @property
+    def detail(self) -> str:
+        """One line for the dead letter of the image that is to blame."""
+        return self._detail or type(self.__cause__ or self).__name__
 
 
 class BooksError(LemmabeamError):

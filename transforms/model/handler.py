@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler
 
+from transforms import uris
 from transforms.faults import FailFast, inference_policy
+from transforms.model.device import Device
 from transforms.model.predictor import InferenceOptions, Prediction, Predictor
 from transforms.model.rescue import predict_or_rescue
 from transforms.outcomes import NOT_COMPUTED
@@ -25,10 +27,15 @@ class LazyPredictor:
     """The predictor of this process, loaded when the first image wants it.
 
     A run that has nothing to label does not even import TensorFlow.
+
+    Args:
+      options: the model, and how it is called.
+      device: who may call it; by default the one of this process.
     """
 
-    def __init__(self, options: InferenceOptions):
+    def __init__(self, options: InferenceOptions, device: Device | None = None):
         self._options = options
+        self.device = device or shared(Device, options.model.id)
 
     def get(self) -> Predictor:
         """Loads and checks the model, once a process."""
@@ -46,7 +53,8 @@ def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
     images = {i: each for i, each in enumerate(outcomes) if isinstance(each, Image)}
     if images:
         predictor = model.get()
-        found, guilty = predict_or_rescue(predictor, batch.pixels, list(images))
+        with model.device.at_work_on(lambda: _describe(batch, list(images))):
+            found, guilty = predict_or_rescue(predictor, batch.pixels, list(images))
         facts = {**predictor.computed, 'versions': library_versions()}
         computed = json.dumps(facts, sort_keys=True)
     else:
@@ -66,6 +74,14 @@ def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
         )
     timings = {**batch.timings, 'infer': time.perf_counter() - started}
     return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, computed)
+
+
+def _describe(batch: Batch, slots: Sequence[int]) -> str:
+    """A batch, for people."""
+    first, last = (
+        uris.printable(batch.chunk.items[batch.start + slot].uri) for slot in (slots[0], slots[-1])
+    )
+    return f'{len(slots)} images of the chunk {batch.chunk.id}, from {first} to {last}'
 
 
 class ImageModelHandler(ModelHandler[Batch, LabeledBatch, LazyPredictor]):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from transforms.errors import ModelError
+from transforms.errors import InferenceError, ModelError
 from transforms.model import bit, efficientnet_lite, saved_model
 from transforms.model.card import BGR, RGB, ModelCard
 from transforms.model.checkpoint import Architecture, check
@@ -24,12 +24,48 @@ _NOISE = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (1, 96, 96, 3)
 _TOLERANCE = 1e-3
 
 
+class Output(NamedTuple):
+    """What a network must give with every call, whatever is in the images.
+
+    Attributes:
+      name: as the model has it.
+      length: numbers an image.
+    """
+
+    name: str
+    length: int
+
+    def check(self, found: Any, images: int) -> None:
+        """Holds what a call gave against what it was given.
+
+        A row more or less would shift the labels of all images behind it.
+
+        Raises:
+          InferenceError: it is not (images, length).
+        """
+        shape = tuple(found.shape)
+        if shape != (images, self.length):
+            what = _misfit(self.name, shape, images, str(self.length))
+            raise InferenceError(f'{what}; {_ONE_ROW}', what)
+
+
+_ONE_ROW = (
+    'a model must give one row an image and one number a class, whatever the images show: export '
+    'it without what drops or adds some'
+)
+
+
+def _misfit(name: str, shape: tuple[int, ...], images: int, length: str) -> str:
+    return f'{name!r} of the shape {shape} for {images} images, expected ({images}, {length})'
+
+
 class Network(NamedTuple):
     """What a loaded model computes.
 
     Attributes:
       call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features
         (N, length) float32; each is None where the model has none or none was asked for.
+      logits, features: what `call` must give, None likewise.  A SavedModel may give something else.
       mean, std: of the normalization (x - mean) / std of samples x in [0, 255].
       is_bgr: whether blue comes first.
       precision: type in which it computes most, 'float32', 'bfloat16' or 'float16'.
@@ -38,6 +74,8 @@ class Network(NamedTuple):
     """
 
     call: Callable[[Any], tuple[Any, Any]]
+    logits: Output | None
+    features: Output | None
     mean: Any
     std: Any
     is_bgr: bool
@@ -86,19 +124,17 @@ def load_network(
         )
     size = card.resize.size_px
     loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
-    logits, features = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
-    _check_outputs(logits, features, source, batch_size, with_features)
+    seen = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
+    logits, features = _outputs(*seen, source, batch_size, with_features)
 
     def call(images: Any) -> tuple[Any, Any]:
-        # A SavedModel may not know the shape of what it returns; it was seen a moment ago.
         found = loaded.call(images)
-        wanted = (found[0], found[1] if with_features else None)
-        for output, seen in zip(wanted, (logits, features), strict=True):
-            if output is not None:
-                output.set_shape((images.shape[0], *seen.shape[1:]))
-        return wanted
+        return found[0], found[1] if with_features else None
 
-    return Network(call, card.mean, card.std, card.channels == BGR, FLOAT32, SAVED, loaded.model)
+    is_bgr = card.channels == BGR
+    return Network(
+        call, logits, features, card.mean, card.std, is_bgr, FLOAT32, SAVED, loaded.model
+    )
 
 
 def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model | None:
@@ -159,28 +195,35 @@ def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features
     if with_features:
         outputs[saved_model.FEATURES] = model.get_layer(bit.FEATURES).output
     whole = keras.Model(model.input, outputs)
+    logits, features = (
+        Output(name, outputs[name].shape[-1]) if name in outputs else None
+        for name in (saved_model.LOGITS, saved_model.FEATURES)
+    )
 
     def call(images: Any) -> tuple[Any, Any]:
         found = whole(images, training=False)
         return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
 
-    return Network(call, card.mean, card.std, card.channels == BGR, precision, BUILT, whole)
+    is_bgr = card.channels == BGR
+    return Network(call, logits, features, card.mean, card.std, is_bgr, precision, BUILT, whole)
 
 
-def _check_outputs(
+def _outputs(
     logits: Any, features: Any, source: ModelSource, batch_size: int, with_features: bool
-) -> None:
+) -> tuple[Output | None, Output | None]:
+    """What a SavedModel must give from now on, by what it gave once."""
+    name = source.card.output
+    outputs = (
+        _output(name or saved_model.LOGITS, logits, batch_size),
+        # Named by the card only where there are no logits.
+        _output(name if name and logits is None else saved_model.FEATURES, features, batch_size)
+        if with_features
+        else None,
+    )
     classes = len(source.vocabulary)
-    for name, output in (('logits', logits), ('features', features if with_features else None)):
-        shape = None if output is None else output.shape
-        if shape is not None and (shape.rank != 2 or shape[0] != batch_size or shape[1] == 0):
-            raise ModelError(
-                f'the SavedModel gives {name} of the shape {tuple(shape)} for {batch_size} '
-                f'images, expected ({batch_size}, number)'
-            )
-    if logits is not None and logits.shape[1] != classes:
+    if outputs[0] and outputs[0].length != classes:
         raise ModelError(
-            f'{source.card.name} has a head of {logits.shape[1]} classes, but its class list '
+            f'{source.card.name} has a head of {outputs[0].length} classes, but its class list '
             f'{source.vocabulary.name!r} has {classes}'
         )
     if with_features and features is None:
@@ -188,3 +231,14 @@ def _check_outputs(
             f'--features: {source.card.name} is a SavedModel without an output named '
             f'{saved_model.FEATURES!r}'
         )
+    return outputs
+
+
+def _output(name: str, found: Any, images: int) -> Output | None:
+    if found is None:
+        return None
+    shape = tuple(found.shape)
+    if len(shape) != 2 or shape[0] != images or shape[1] == 0:
+        what = _misfit(name, shape, images, 'number')
+        raise ModelError(f'the SavedModel gives {what}; {_ONE_ROW}')
+    return Output(name, shape[1])

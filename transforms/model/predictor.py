@@ -1,7 +1,6 @@
 """A compiled model: whole batches of pixels in, the few labels of each image out."""
 
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,8 @@ from transforms.model.sources import ModelSource
 
 AUTO = 'auto'
 PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
+
+_NO_MEMORY = 'not enough memory'
 
 
 class InferenceOptions(NamedTuple):
@@ -63,7 +64,8 @@ class Prediction(NamedTuple):
 class Predictor:
     """A compiled model that has passed its canary; one a process, see `transforms.process.shared`.
 
-    When the device runs out of memory, fewer images go into a call from then on.
+    When the device runs out of memory, fewer images go into a call from then on, as many as it had
+    room for.  Not thread-safe, see `transforms.model.device`.
 
     Raises:
       ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
@@ -92,16 +94,14 @@ class Predictor:
         size_px = source.card.resize.size_px
         self._shape = (options.batch_size, size_px, size_px, 3)
         self._call_size = options.batch_size
-        self._compiled: dict[int, Any] = {}
+        self._compiled: dict[int, Callable[[np.ndarray], Sequence[Any]]] = {}
         self._computed = {
             'network': self._network.route,
             'precision': self._network.precision,
             'device': device,
             'jit': options.jit,
+            'features': self._network.features and self._network.features.length,
         }
-        self._features: int | None = None  # their length, once it was seen
-        # One batch runs; a second one would only share the device and double its memory.
-        self._device = threading.Lock()
         try:
             if options.canary == canary.OFF:
                 self(np.zeros(self._shape, np.uint8))
@@ -114,40 +114,53 @@ class Predictor:
     @property
     def computed(self) -> dict[str, Any]:
         """How it computes, for the report: precision, device, XLA, and images a call."""
-        return {**self._computed, 'features': self._features, 'batch_size': self._call_size}
+        return {**self._computed, 'batch_size': self._call_size}
 
-    def _compile(self, size: int) -> Any:
-        """The model for calls of so many images: one shape a function, so nothing is retraced."""
+    def _compile(self, size: int) -> Callable[[np.ndarray], Sequence[Any]]:
+        """The model for calls of so many images: one shape a function, so nothing is retraced.
+
+        Labels are made by a function of their own: within one graph a shape is what the graph was
+        told, and a wrong one can get lost, but what comes out of a function has the shape it has.
+        """
         tf, options, network = self._tf, self._options, self._network
         from transforms.model.sparse import sparse_labels
 
         mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
 
-        @tf.function(
-            input_signature=[tf.TensorSpec((size, *self._shape[1:]), tf.uint8)],
-            jit_compile=options.jit or None,
-            autograph=False,
-        )
-        def predict(pixels: Any) -> Any:
+        def compiled(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
+            traced = tf.function(function, jit_compile=options.jit or None, autograph=False)
+            return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+
+        def call(pixels: Any) -> tuple[Any, Any]:
             images = tf.cast(pixels, tf.float32)
             if network.is_bgr:
                 images = tf.reverse(images, [-1])
-            logits, features = network.call((images - mean) / std)
-            if logits is None:
-                indices = tf.zeros((size, 0), tf.int32)
-                scores = tf.zeros((size, 0), tf.float32)
-                counts = tf.zeros(size, tf.int32)
-            else:
-                indices, scores, counts = sparse_labels(
-                    logits,
-                    options.model.card.activation,
-                    options.threshold,
-                    options.max_labels,
-                    options.min_labels,
-                    canary.TOP,
-                )
-            outputs = (indices, scores, counts)
-            return outputs if features is None else (*outputs, features)
+            return network.call((images - mean) / std)
+
+        def label(logits: Any) -> tuple[Any, Any, Any]:
+            return sparse_labels(
+                logits,
+                options.model.card.activation,
+                options.threshold,
+                options.max_labels,
+                options.min_labels,
+                canary.TOP,
+            )
+
+        outputs = compiled(call, (size, *self._shape[1:]), tf.uint8)
+        nothing = np.zeros((size, 0), np.float32)
+        unlabeled = tuple(map(tf.constant, (nothing.astype(np.int32), nothing, [0] * size)))
+        if network.logits:
+            labels = compiled(label, (size, network.logits.length), tf.float32)
+
+        def predict(pixels: np.ndarray) -> Sequence[Any]:
+            logits, features = outputs(pixels)
+            if network.features:
+                network.features.check(features, size)
+            if not network.logits:
+                return *unlabeled, features
+            network.logits.check(logits, size)
+            return labels(logits) if features is None else (*labels(logits), features)
 
         return predict
 
@@ -158,16 +171,14 @@ class Predictor:
           pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255].
 
         Raises:
-          InferenceError: TensorFlow fails.
-          ModelError: the device has not enough memory, however few images go into a call.
+          InferenceError: TensorFlow fails, also for want of memory, or what the model gives has not
+            a row for each image.
         """
-        with self._device:
-            indices, scores, counts, *wide = self._call(pixels)
+        indices, scores, counts, *wide = self._call(pixels)
         if not wide:
             return Prediction(indices, scores, counts, None)
         with np.errstate(over='ignore'):
             features = wide[0].astype(np.float16)
-        self._features = features.shape[1]
         counts = np.where(np.isfinite(features).all(axis=1), counts, -1)
         return Prediction(indices, scores, counts, features)
 
@@ -175,11 +186,11 @@ class Predictor:
         from transforms.model.saved_model import first_words
 
         errors = self._tf.errors
+        size = self._call_size
         while True:
-            size = self._call_size
             try:
                 if size not in self._compiled:
-                    self._compiled = {size: self._compile(size)}
+                    self._compiled[size] = self._compile(size)
                 parts = [
                     [output.numpy() for output in self._compiled[size](part)]
                     for part in _parts(pixels, size)
@@ -187,19 +198,23 @@ class Predictor:
                 break
             except errors.ResourceExhaustedError as e:
                 if size == 1:
-                    raise ModelError(
-                        f'the device has not enough memory for one image: {first_words(e)}'
+                    raise InferenceError(
+                        f'the device has not enough memory for one image: {first_words(e)}',
+                        _NO_MEMORY,
                     ) from e
-                self._call_size = size // 2
-            except errors.OpError as e:
-                raise InferenceError(first_words(e)) from e
-            except (TypeError, ValueError) as e:
-                if size == self._options.batch_size:
-                    raise
-                raise ModelError(
-                    f'the device has not enough memory for {self._options.batch_size} images a '
-                    'call, and the SavedModel takes no other number; lower --batch_size'
-                ) from e
+                size //= 2
+            except (errors.OpError, TypeError, ValueError) as e:
+                if size < self._call_size:
+                    raise InferenceError(
+                        f'the device has not enough memory for {self._call_size} images a call, '
+                        'and the SavedModel takes no other number; lower --batch_size',
+                        _NO_MEMORY,
+                    ) from e
+                if isinstance(e, errors.OpError):
+                    raise InferenceError(first_words(e)) from e
+                raise
+        # Only what went well is remembered: an image that no memory is enough for is no measure.
+        self._call_size = size
         return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
 
     def _see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:

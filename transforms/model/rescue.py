@@ -49,7 +49,7 @@ def predict_or_rescue(
                 waiting += _halves(part)
                 continue
             _blame_the_model(predict, pixels, e)
-            guilty[part[0]] = type(e.__cause__ or e).__name__
+            guilty[part[0]] = e.detail
             continue
         rescued = found if rescued is None else _merged(rescued, found, part)
     if rescued is None:

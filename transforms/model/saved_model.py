@@ -48,8 +48,8 @@ def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> Loa
       shape: of its input, (N, S, S, 3).
 
     Raises:
-      ModelError: it cannot be loaded, has nothing to call, does not take such images, or has
-        several outputs and the card names none.
+      ModelError: it cannot be loaded, has nothing to call, does not take such images, gives
+        something else than tensors of numbers, or has several outputs and the card names none.
     """
     with warnings.catch_warnings():
         # It says that setuptools will drop what it imports.
@@ -68,12 +68,7 @@ def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> Loa
         except (TypeError, ValueError, tf.errors.OpError) as e:
             problems.append(f'{name}: {first_words(e)}')
             continue
-        try:
-            _pick(outputs, card)  # what is wrong is said before the function is taken
-        except (TypeError, ValueError, AttributeError, tf.errors.OpError) as e:
-            raise ModelError(
-                f'{folder}: {name} gives something else than tensors of numbers'
-            ) from e
+        _pick(outputs, card)  # what is wrong is said before the function is taken
         return LoadedModel(functools.partial(_call, function, card), model)
     raise ModelError(
         f'{folder}: the SavedModel has nothing that takes images of the shape {shape}, float32'
@@ -119,28 +114,41 @@ def _pick(outputs: Any, card: ModelCard) -> tuple[Any, Any]:
         named = {str(i): value for i, value in enumerate(outputs)}
     else:
         named = {card.output or LOGITS: outputs}
-    features = named.get(FEATURES)
     if not card.has_classes:
-        if features is None or card.output:
-            features = _only(named, card)
-        return None, _numbers(features)
-    return _numbers(_only(named, card)), None if features is None else _numbers(features)
+        wanted = _only(named, card) if FEATURES not in named or card.output else FEATURES
+        return None, _numbers(named, wanted)
+    features = _numbers(named, FEATURES) if FEATURES in named else None
+    return _numbers(named, _only(named, card)), features
 
 
-def _numbers(output: Any) -> Any:
-    if not isinstance(output, tf.Tensor):
-        raise TypeError(type(output).__name__)
+def _numbers(named: Mapping[str, Any], name: str) -> Any:
+    output = named[name]
+    if not isinstance(output, tf.Tensor) or not (
+        output.dtype.is_floating or output.dtype.is_integer or output.dtype.is_bool
+    ):
+        raise ModelError(
+            f'the SavedModel gives {name!r} as {_form(output)}, expected a tensor of numbers, one '
+            'row an image'
+        )
     return tf.cast(output, tf.float32)
 
 
-def _only(named: Mapping[str, Any], card: ModelCard) -> Any:
-    others = {name: value for name, value in named.items() if name != FEATURES}
+def _form(output: Any) -> str:
+    """Shape and type of an output, whatever it is."""
+    if isinstance(output, tf.Tensor):
+        return f'{tuple(output.shape)} {output.dtype.name}'
+    return type(output).__name__
+
+
+def _only(named: Mapping[str, Any], card: ModelCard) -> str:
+    """The name of the output that is meant."""
+    others = [name for name in named if name != FEATURES]
     wanted_name = card.output or LOGITS
     if wanted_name in named:
-        return named[wanted_name]
+        return wanted_name
     if not card.output and len(others) == 1:
-        return next(iter(others.values()))
-    shapes = ', '.join(f'{name!r} {tuple(value.shape)}' for name, value in sorted(named.items()))
+        return others[0]
+    shapes = ', '.join(f'{name!r} {_form(value)}' for name, value in sorted(named.items()))
     wanted = f'no output {card.output!r}' if card.output else f'{len(others)} outputs'
     raise ModelError(
         f"the SavedModel has {wanted}: {shapes}; name the one with the logits as 'output' in its "
