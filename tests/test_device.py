@@ -5,45 +5,22 @@ import threading
 
 import pytest
 
+from pipeline.main import main
+from transforms.model import device as device_module
 from transforms.model.device import PATIENCE_SEC, Device
 
 
 class Time:
-    """A clock, and timers that go off when it is set forward."""
+    """A clock, and who looks at it when it is set forward."""
 
     def __init__(self):
         self.now = 0.0
-        self._timers = []
-
-    def timer(self, after_sec, call):
-        timer = Timer(self.now + after_sec, call)
-        self._timers.append(timer)
-        return timer
+        self.looks = []
 
     def goes_on(self, seconds):
         self.now += seconds
-        for timer in self._timers:
-            timer.go_off(self.now)
-
-
-class Timer:
-    daemon = False
-
-    def __init__(self, at, call):
-        self._at, self._call = at, call
-        self._waits = False
-
-    def start(self):
-        assert self.daemon, 'the end of the process would wait for it'
-        self._waits = True
-
-    def cancel(self):
-        self._waits = False
-
-    def go_off(self, now):
-        if self._waits and now >= self._at:
-            self._waits = False
-            self._call()
+        for look in self.looks:
+            look()
 
 
 @pytest.fixture
@@ -53,7 +30,7 @@ def time():
 
 @pytest.fixture
 def device(time):
-    return Device('mine-1234', time.timer, lambda: time.now)
+    return Device('mine-1234', lambda: time.now, time.looks.append)
 
 
 def test_a_call_that_does_not_come_back_is_told_once(device, time, caplog):
@@ -104,10 +81,17 @@ def test_whoever_waits_for_the_device_is_not_taken_for_the_one_that_hangs(device
     assert 'one that hangs' in record.message
 
 
-def test_by_default_it_is_a_thread_that_the_end_of_the_process_does_not_wait_for():
-    device = Device('mine-1234')
-    with device.at_work_on(str):
-        (timer,) = [each for each in threading.enumerate() if isinstance(each, threading.Timer)]
-        assert timer.daemon
-        assert timer.interval == PATIENCE_SEC
-    timer.join()
+def test_by_default_a_thread_looks_for_which_the_end_of_the_process_does_not_wait():
+    before = set(threading.enumerate())
+    Device('mine-1234')
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+
+
+def test_a_person_at_a_terminal_sees_it(caplog):
+    caplog.set_level(logging.ERROR)  # as in the command
+    logging.getLogger('transforms').setLevel(logging.NOTSET)
+    assert not logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
+    with pytest.raises(SystemExit):
+        main(['--version'])
+    assert logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)

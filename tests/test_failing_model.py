@@ -208,25 +208,11 @@ def test_it_is_named_also_where_calls_must_get_smaller(tf, predictor, pixels):
 
 
 def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels, caplog):
-    timers = []
-
-    class Timer:
-        daemon = False
-
-        def __init__(self, after_sec, tell):
-            self.tell, self.is_over = tell, False
-            timers.append(self)
-
-        def start(self):
-            assert self.daemon
-
-        def cancel(self):
-            self.is_over = True
+    now, looks = [0.0], []
 
     def when(_):
-        (timer,) = timers
-        assert not timer.is_over
-        timer.tell()
+        now[0] += 300
+        looks[0]()
 
     failing(predictor, when)
     items = [Item(f'gs://b/{i}.jpg', '1', 1, ()) for i in range(3 * BATCH)]
@@ -234,8 +220,8 @@ def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels
     dead = Failure(Stage.FETCH, Reason.EMPTY, '', 0)
     outcomes = [dead, *[image] * 5, dead, dead]
     batch = Batch(Chunk('c0ffee', items), BATCH, outcomes, pixels, {})
-    label_batch(batch, LazyPredictor(predictor._options, Device('mine-1234', Timer)))
-    assert timers[0].is_over
+    device = Device('mine-1234', lambda: now[0], looks.append)
+    label_batch(batch, LazyPredictor(predictor._options, device))
     (record,) = caplog.records
     assert record.levelname == 'WARNING'
     assert record.message.startswith(
