@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms.arrow_text import values_of
 from transforms.errors import ManifestError, UsageError
 from transforms.manifest import is_manifest, read_manifest
 
@@ -276,6 +277,85 @@ def test_parquet_values_become_text(tmp_path):
         dict.fromkeys(names)
         | {'int': '-1', 'float': '-0.0', 'bool': 'true', 'bytes': '\udcff', 'dictionary': 'x'},
     ]
+
+
+# Micro- and nanoseconds, before 1970, a zone with seconds, and years that Python has not.
+TIMES = [
+    (pa.timestamp('s'), 1_700_000_000, '2023-11-14 22:13:20'),
+    (pa.timestamp('ms'), 1, '1970-01-01 00:00:00.001000'),
+    (pa.timestamp('us'), -1, '1969-12-31 23:59:59.999999'),
+    (pa.timestamp('ns'), 1000, '1970-01-01 00:00:00.000001'),
+    (pa.timestamp('ns'), 1, '1970-01-01 00:00:00.000000001'),
+    (pa.timestamp('ns'), -1, '1969-12-31 23:59:59.999999999'),
+    (pa.timestamp('us', 'UTC'), 0, '1970-01-01 00:00:00+00:00'),
+    (pa.timestamp('us', '+05:30'), 0, '1970-01-01 05:30:00+05:30'),
+    (pa.timestamp('ns', 'Europe/Berlin'), 1, '1970-01-01 01:00:00.000000001+01:00'),
+    (pa.timestamp('us', 'Europe/Berlin'), -(3 * 10**15), '1874-12-07 19:33:28+00:53:28'),
+    (pa.timestamp('us'), 253_402_300_800 * 10**6, '10000-01-01 00:00:00'),
+    (pa.timestamp('us', '+05:30'), 253_402_300_799 * 10**6, '10000-01-01 05:29:59+05:30'),
+    (pa.timestamp('us'), -62_135_596_800 * 10**6 - 1, '0000-12-31 23:59:59.999999'),
+    (pa.duration('s'), -1, '-1 day, 23:59:59'),
+    (pa.duration('ms'), 1, '0:00:00.001000'),
+    (pa.duration('us'), 90_000 * 10**6, '1 day, 1:00:00'),
+    (pa.duration('ns'), 172_800 * 10**9, '2 days, 0:00:00'),
+    (pa.duration('ns'), 1, '0:00:00.000000001'),
+    (pa.duration('s'), 2**62, '53375995583650 days, 7:45:04'),
+    (pa.date32(), -719_163, '0000-12-31'),
+    (pa.date64(), 86_400_000, '1970-01-02'),
+    (pa.time32('ms'), 1, '00:00:00.001000'),
+    (pa.time64('us'), 86_399 * 10**6, '23:59:59'),
+    (pa.time64('ns'), 1001, '00:00:00.000001001'),
+]
+
+
+@pytest.mark.parametrize(('kind', 'number', 'text'), TIMES, ids=lambda value: str(value))
+def test_times_are_text_whatever_else_is_installed(tmp_path, kind, number, text):
+    numbers = pa.array([number, None], pa.int32() if kind.bit_width == 32 else pa.int64())
+    times = numbers.view(kind)
+    columns = {
+        'uri': ['a', 'b'],
+        'time': times,
+        'list': pa.ListArray.from_arrays([0, 1, 2], times),
+        'struct': pa.StructArray.from_arrays([times], ['x']),
+        'map': pa.MapArray.from_arrays([0, 1, 2], ['k', 'k'], times),
+    }
+    pq.write_table(pa.table(columns), tmp_path / 'list.parquet')
+    lines = read(tmp_path / 'list.parquet', tuple(columns)[1:])
+    quoted = json.dumps(text)
+    assert [line.carried for line in lines] == [
+        (text, f'[{quoted}]', f'{{"x": {quoted}}}', f'[["k", {quoted}]]'),
+        (None, '[null]', '{"x": null}', '[["k", null]]'),
+    ]
+    names = read(tmp_path / 'list.parquet', column='time')
+    assert {line.uri for line in names} == {None}, 'a time is no name'
+
+
+@pure
+@given(
+    st.sampled_from(['s', 'ms', 'us']),
+    st.sampled_from([None, 'UTC', 'Europe/Berlin', 'Australia/Lord_Howe', '-03:00']),
+    st.lists(st.integers(-62_135_400_000, 253_402_100_000)),
+)
+def test_times_are_as_python_writes_them(unit, zone, seconds):
+    per_sec = {'s': 1, 'ms': 10**3, 'us': 10**6}[unit]
+    numbers = [second * per_sec + second % per_sec for second in seconds]
+    for kind in (pa.timestamp(unit, zone), pa.duration(unit)):
+        times = pa.array(numbers, pa.int64()).view(kind)
+        assert values_of(times) == [str(time) for time in times.to_pylist()]
+
+
+def test_a_zone_that_nobody_knows_is_named(tmp_path):
+    times = pa.array([0], pa.int64()).view(pa.timestamp('us', 'Mars/Olympus'))
+    pq.write_table(pa.table({'uri': ['a'], 'time': times}), tmp_path / 'list.parquet')
+    with pytest.raises(ManifestError, match="behind row 0: the time zone 'Mars/Olympus' is not"):
+        read(tmp_path / 'list.parquet', ('time',))
+
+
+def test_a_date_beyond_all_calendars_stops_the_run(tmp_path):
+    dates = pa.array([2**31 - 1], pa.int32()).view(pa.date32())
+    pq.write_table(pa.table({'uri': ['a'], 'date': dates}), tmp_path / 'list.parquet')
+    with pytest.raises(ManifestError, match='behind row 0'):
+        read(tmp_path / 'list.parquet', ('date',))
 
 
 def test_parquet_uris_may_be_bytes_but_not_numbers_or_structs(tmp_path):

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import uris
+from transforms.arrow_text import is_time, text_of, values_of
 from transforms.errors import ManifestError, UsageError
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
@@ -173,7 +174,7 @@ def _read_jsonl(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) 
             known = set(row)
             _places(uri, list(row), (uri_column, *carry))
         name = row.get(uri_column)
-        values = tuple(_as_text(row.get(column)) for column in carry)
+        values = tuple(text_of(row.get(column)) for column in carry)
         if isinstance(name, str):
             yield Line(lines.number, name, values)
         else:
@@ -190,20 +191,25 @@ def _read_parquet(
             f'{uri}: row 0: not a Parquet file, or half-written (its footer is missing)'
         ) from e
     columns = [uri_column, *carry]
-    _places(uri, parquet.schema_arrow.names, columns)
+    schema = parquet.schema_arrow
+    _places(uri, schema.names, columns)
+    # A name is text from the start; a time only becomes some.
+    is_name = not is_time(schema.field(uri_column).type)
     number = 0
     batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=list(dict.fromkeys(columns)))
     try:
         for batch in batches:
-            for row in batch.to_pylist():
+            names, *carried = (values_of(batch.column(column)) for column in columns)
+            for name, *values in zip(names, *carried, strict=True):
                 number += 1
-                name = row[uri_column]
-                values = tuple(_as_text(row[column]) for column in carry)
-                if isinstance(name, str | bytes):
-                    yield Line(number, _as_text(name), values)
+                texts = tuple(map(text_of, values))
+                if is_name and isinstance(name, str | bytes):
+                    yield Line(number, text_of(name), texts)
                 else:
-                    yield Line(number, None, values, f'no text in {uri_column!r}')
-    except (pa.ArrowException, OSError, OverflowError, ValueError) as e:
+                    yield Line(number, None, texts, f'no text in {uri_column!r}')
+    except LookupError as e:
+        raise ManifestError(f'{uri}: behind row {number}: {e}') from e
+    except (pa.ArrowException, OSError, OverflowError, ValueError, RecursionError) as e:
         raise ManifestError(f'{uri}: the Parquet file cannot be read behind row {number}') from e
 
 
@@ -222,14 +228,3 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
 
 def _absent(carry: Sequence[str]) -> tuple[None, ...]:
     return (None,) * len(carry)
-
-
-def _as_text(value: Any) -> str | None:
-    """A carried value as text: strings and dates as they are, everything else as in JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):  # text of writers that do not say so
-        return value.decode('utf-8', 'surrogateescape')
-    if isinstance(value, bool | int | float | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)

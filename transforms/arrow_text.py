@@ -1,0 +1,146 @@
+"""Values of Arrow as text, the same whatever else is installed.
+
+Arrow hands out times as objects of pandas where that is there, which writes them otherwise, and
+refuses nanoseconds where it is not.  So they are written here, as Python's `datetime` would: with
+nanoseconds where there are any, and for years that it has not.
+"""
+
+import datetime
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+_NANOSECONDS = {'s': 10**9, 'ms': 10**6, 'us': 10**3, 'ns': 1}
+_DAY = 86_400 * 10**9
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_EPOCH_ORDINAL = _EPOCH.toordinal()
+# Outside, a time of another zone may be in a year that Python has not.
+_FIRST, _LAST = (
+    int((datetime.datetime(*day, tzinfo=datetime.UTC) - _EPOCH).total_seconds())
+    for day in ((1, 1, 3), (9999, 12, 29))
+)
+
+
+def text_of(value: Any) -> str | None:
+    """A value as text: strings as they are, numbers, lists and structs as in JSON.
+
+    Bytes that are not UTF-8 become lone surrogates.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):  # text of writers that do not say so
+        return value.decode('utf-8', 'surrogateescape')
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def values_of(array: pa.Array) -> list[Any]:
+    """What an array holds, with dates, times and durations as text, also inside lists and structs.
+
+    Raises:
+      LookupError: its time zone is not known here.
+      ValueError: a date that Arrow has no text for, or two fields of one name.
+    """
+    kind = array.type
+    if (as_text := _text_of_times(kind)) is not None:
+        # A view has the same bits, which are as many as the type has.
+        numbers = array.view(pa.int32() if kind.bit_width == 32 else pa.int64()).to_pylist()
+        return [None if number is None else as_text(number) for number in numbers]
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        if len(set(names)) < len(names):
+            raise ValueError(f'two fields of one name among {", ".join(names)}')
+        rows = zip(*map(values_of, array.flatten()), strict=True)
+        return [
+            dict(zip(names, row, strict=True)) if is_valid else None
+            for is_valid, row in zip(array.is_valid().to_pylist(), rows, strict=True)
+        ]
+    if pa.types.is_nested(kind):
+        lists = [values_of(each.values) if each.is_valid else None for each in array]
+        if pa.types.is_map(kind):
+            return [pairs and [list(pair.values()) for pair in pairs] for pairs in lists]
+        return lists
+    values: list[Any] = array.to_pylist()
+    return values
+
+
+def is_time(kind: pa.DataType) -> bool:
+    """Whether `values_of` makes text of a value of this type that is none."""
+    types = pa.types
+    return any(
+        is_one(kind)
+        for is_one in (types.is_timestamp, types.is_duration, types.is_date, types.is_time)
+    )
+
+
+def _text_of_times(kind: pa.DataType) -> Callable[[int], str] | None:
+    """What makes text of the numbers that a type stores; None if it is not one of time."""
+    if not is_time(kind):
+        return None
+    if pa.types.is_date32(kind):
+        return _date
+    if pa.types.is_date64(kind):
+        return lambda number: _date(number // 86_400_000)
+    unit = _NANOSECONDS[kind.unit]
+    if pa.types.is_duration(kind):
+        return lambda number: _duration(number * unit)
+    if pa.types.is_time(kind):
+        return lambda number: _clock(number * unit, 2)
+    if kind.tz is None:
+        return lambda number: _timestamp(number * unit)
+    zone = _zone(kind.tz)
+    return lambda number: _in_zone(number * unit, zone)
+
+
+def _zone(name: str) -> datetime.tzinfo:
+    try:
+        moment: datetime.datetime = pa.scalar(0, pa.timestamp('us', name)).as_py()
+    except (LookupError, ValueError, OSError) as e:
+        raise LookupError(
+            f'the time zone {name!r} is not known on this machine: install the Python package '
+            'tzdata, or write the times in UTC'
+        ) from e
+    assert moment.tzinfo is not None
+    return moment.tzinfo
+
+
+def _in_zone(nanoseconds: int, zone: datetime.tzinfo) -> str:
+    seconds = min(max(nanoseconds // 10**9, _FIRST), _LAST)
+    moment = (_EPOCH + datetime.timedelta(seconds=seconds)).astimezone(zone)
+    ahead = moment.utcoffset() or datetime.timedelta()
+    microseconds = ahead // datetime.timedelta(microseconds=1)
+    return _timestamp(nanoseconds + microseconds * 1000) + moment.isoformat()[19:]
+
+
+def _timestamp(nanoseconds: int) -> str:
+    days, rest = divmod(nanoseconds, _DAY)
+    return f'{_date(days)} {_clock(rest, 2)}'
+
+
+def _duration(nanoseconds: int) -> str:
+    days, rest = divmod(nanoseconds, _DAY)
+    clock = _clock(rest, 1)
+    return f'{days} day{"s" if abs(days) != 1 else ""}, {clock}' if days else clock
+
+
+def _clock(nanoseconds: int, hour_digits: int) -> str:
+    seconds, rest = divmod(nanoseconds, 10**9)
+    minutes, seconds = divmod(seconds, 60)
+    text = f'{minutes // 60:0{hour_digits}}:{minutes % 60:02}:{seconds:02}'
+    if rest:
+        microseconds, rest = divmod(rest, 1000)
+        text += f'.{microseconds:06}'
+    return f'{text}{rest:03}' if rest else text
+
+
+def _date(days: int) -> str:
+    try:
+        return str(datetime.date.fromordinal(_EPOCH_ORDINAL + days))
+    except (ValueError, OverflowError):
+        text: str = pa.scalar(days, pa.int32()).cast(pa.date32()).cast(pa.string()).as_py()
+    if text.startswith('<'):
+        raise ValueError(f'a date {days} days from 1970 has no text')
+    return text
