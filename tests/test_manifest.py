@@ -4,6 +4,7 @@ import csv
 import datetime
 import gzip
 import io
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from transforms.arrow_text import values_of
 from transforms.errors import ManifestError, UsageError
-from transforms.manifest import is_manifest, read_manifest
+from transforms.manifest import check_columns, is_manifest, read_manifest
 
 URIS = ['a b.jpg', 'größe/日本.jpg', '100%+#?.jpg', "it's.jpg", '.hidden.png', 'x,y.jpg', 'q"q.jpg']
 LABELS = ['train', '', '007', 'a,b', 'line\nbreak', 'größe', '"']
@@ -372,6 +373,54 @@ def test_jsonl_values_become_text(tmp_path):
     data = b'{"uri": "a", "x": 1, "y": null}\n{"uri": "b", "x": {"k": [true]}}\n'
     lines = read(written(tmp_path, '.jsonl', data), ('x', 'y'))
     assert [line.carried for line in lines] == [('1', None), ('{"k": [true]}', None)]
+
+
+ROWS = [{'uri': 'a'}, {'uri': 'b', 'x': 1}, {'y': 'z', 'uri': 'c', 'x': None}, {'x': 2}]
+
+
+@pytest.mark.parametrize('gz', ['', '.gz'])
+@pytest.mark.parametrize('rows', list(itertools.permutations(ROWS)), ids=repr)
+def test_an_absent_key_is_null_in_whatever_order_lines_come(tmp_path, rows, gz):
+    data = ''.join(f'{json.dumps(row)}\n' for row in rows).encode()
+    path = written(tmp_path, f'.jsonl{gz}', gzip.compress(data) if gz else data)
+    check_columns(str(path), 'uri', ('x', 'y'))
+    lines = read(path, ('x', 'y'))
+    text = {None: None, 1: '1', 2: '2', 'z': 'z'}
+    assert [(line.uri, *line.carried) for line in lines] == [
+        (row.get('uri'), text[row.get('x')], text[row.get('y')]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ('data', 'carry', 'message'),
+    [
+        (
+            b'{"uri": "a", "x": 1}\n{"uri": "b", "z": 1}\n',
+            ('x', 'y'),
+            "--carry .*'y'.*: uri, x, z$",
+        ),
+        (b'{"url": "a"}\n{"link": "b"}\n', (), "--uri_column 'uri': .*: url, link$"),
+        (b'{}\n7\n', (), "--uri_column 'uri': .*: $"),
+        (
+            b''.join(b'{"%d": 1}\n' % i for i in range(50)),
+            (),
+            "'uri': .*: 0, 1, 2, .*, 19$",
+        ),
+    ],
+)
+def test_a_column_that_no_line_has_is_a_mistake(tmp_path, data, carry, message):
+    path = written(tmp_path, '.jsonl', data)
+    for look in (read, lambda path, carry: check_columns(str(path), 'uri', carry)):
+        with pytest.raises(UsageError, match=message):
+            look(path, carry)
+
+
+def test_columns_are_looked_for_no_further_than_they_must_be(tmp_path):
+    data = b'{"uri": "a"}\n{"uri": "b", "x": 1}\n{"uri": "half'
+    path = written(tmp_path, '.jsonl', data)
+    check_columns(str(path), 'uri', ('x',))
+    with pytest.raises(ManifestError, match='line 3 breaks off'):
+        check_columns(str(path), 'uri', ('x', 'y'))
 
 
 def test_what_cannot_be_opened_is_wrong_usage(tmp_path):

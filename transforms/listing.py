@@ -87,7 +87,7 @@ _BEFORE_SINCE = 'skipped_before_since'
 def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS) -> Input:
     """Finds out what an --input is; a name that exists wins over its reading as a glob.
 
-    Reads the first entry of a manifest, so that a missing column is found before the run starts.
+    Looks for the columns in a manifest, so that a missing one is found before the run starts.
 
     Raises:
       UsageError: there is no such file, folder or prefix, or it cannot give the carried columns.
@@ -99,7 +99,7 @@ def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS
     if found is None:
         raise UsageError(f'--input {value!r}: no such file, folder or prefix')
     if found.kind == 'manifest':
-        next(manifest.read_manifest(uri, columns.uri, columns.carry, stores), None)
+        manifest.check_columns(uri, columns.uri, columns.carry, stores)
     elif columns.carry:
         raise UsageError(
             f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '

@@ -8,6 +8,7 @@ kind stops the run, because what it would have listed is unknown.
 import codecs
 import csv
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ _TEXT_KINDS = ('.txt', '.csv', '.jsonl')
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
 _PARQUET_BATCH_ROWS = 10_000
 _MAX_LINE_CHARS = 1_000_000
+_MOST_NAMES = 20  # of columns, in messages
 
 
 class Line(NamedTuple):
@@ -56,11 +58,34 @@ def read_manifest(
       stores: how the manifest is reached.
 
     Raises:
-      UsageError: it cannot be opened, or lacks a column.
+      UsageError: it cannot be opened, or lacks a column; of lines of JSON, which may leave out what
+        is null, only the last one tells.
       ManifestError: it is not of the kind its suffix says, or breaks off.
     """
+    yield from _read(uri, uri_column, carry, stores, {uri_column, *carry})
+
+
+def check_columns(
+    uri: str, uri_column: str, carry: Sequence[str], stores: StoreOptions = DEFAULT_OPTIONS
+) -> None:
+    """Reads a manifest as far as it takes to find every column: mostly one entry.
+
+    Args and errors as of `read_manifest`.
+    """
+    missing = {uri_column, *carry}
+    for _ in _read(uri, uri_column, carry, stores, missing):
+        if not missing:
+            return
+
+
+def _read(
+    uri: str, uri_column: str, carry: Sequence[str], stores: StoreOptions, missing: set[str]
+) -> Iterator[Line]:
+    """Yields the entries; `missing` loses the columns that have been found."""
     lower = uri.lower()
     with store_for(uri, stores).open(uri) as file:
+        if not lower.endswith(('.jsonl', '.jsonl.gz')):
+            missing.clear()  # their first line, or their footer, speaks for all
         if lower.endswith('.parquet'):
             yield from _read_parquet(uri, file, uri_column, carry)
             return
@@ -77,7 +102,7 @@ def read_manifest(
         elif lower.endswith('.csv'):
             yield from _read_csv(uri, lines, uri_column, carry)
         else:
-            yield from _read_jsonl(uri, lines, uri_column, carry)
+            yield from _read_jsonl(uri, lines, uri_column, carry, missing)
 
 
 class _Lines:
@@ -154,8 +179,10 @@ def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) ->
         raise lines.error(what, begun) from e
 
 
-def _read_jsonl(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
-    known: set[str] = set()
+def _read_jsonl(
+    uri: str, lines: _Lines, uri_column: str, carry: Sequence[str], missing: set[str]
+) -> Iterator[Line]:
+    known: dict[str, None] | None = None  # a few names of columns
     for line in lines:
         if not line.strip():
             continue
@@ -169,16 +196,21 @@ def _read_jsonl(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) 
         if not isinstance(row, dict):
             yield Line(lines.number, None, _absent(carry), 'not a JSON object')
             continue
-        if not known:
-            # The first object speaks for all; a column it lacks is a typing mistake.
-            known = set(row)
-            _places(uri, list(row), (uri_column, *carry))
+        if missing:
+            missing.difference_update(row)
+            known = known or {}
+            if len(known) < _MOST_NAMES:  # rubbish may have a new one in every line
+                known |= dict.fromkeys(itertools.islice(row, _MOST_NAMES))
         name = row.get(uri_column)
         values = tuple(text_of(row.get(column)) for column in carry)
         if isinstance(name, str):
             yield Line(lines.number, name, values)
         else:
             yield Line(lines.number, None, values, f'no text in {uri_column!r}')
+    if known is not None and missing:
+        # What is null may be left out, but a column that no line has is a typing mistake.
+        column = next(column for column in (uri_column, *carry) if column in missing)
+        raise _no_column(uri, list(known), column, uri_column)
 
 
 def _read_parquet(
@@ -217,13 +249,17 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
     places = []
     for column in columns:
         if column not in header:
-            flag = '--uri_column' if column == columns[0] else '--carry or --partition_by'
-            there = ', '.join(uris.printable(name) for name in header[:20])
-            raise UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
+            raise _no_column(uri, header, column, columns[0])
         if header.count(column) > 1:
             raise UsageError(f'{uri} has more than one column {column!r}')
         places.append(header.index(column))
     return places
+
+
+def _no_column(uri: str, header: Sequence[str], column: str, uri_column: str) -> UsageError:
+    flag = '--uri_column' if column == uri_column else '--carry or --partition_by'
+    there = ', '.join(uris.printable(name) for name in header[:_MOST_NAMES])
+    return UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
 
 
 def _absent(carry: Sequence[str]) -> tuple[None, ...]:
