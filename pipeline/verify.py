@@ -216,13 +216,15 @@ def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
         is_dead = kind_of(path) == dead_letters.KIND
         shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
         before = ''
-        for row in dataset.rows(path):
+        for number, row in enumerate(dataset.rows(path)):
             if row['uri'] < before:
                 problems.append(f'{path}: {row["uri"]} is not in the order of URIs')
             if uri_hash(row['uri']) % shards != shard:
                 problems.append(f'{path}: {row["uri"]} belongs to another part')
             before = row['uri']
-            seen[(row['uri'], *(row[column] for column in dataset.spec['carry']))] += 1
+            key = (row['uri'], *(row[column] for column in dataset.spec['carry']))
+            # Bad lines are told apart by what cannot be stored.
+            seen[(*key, path, number) if is_dead and _is_of_listing(row) else key] += 1
             if is_dead:
                 reasons[row['reason']] += 1
                 problems += _check_dead_letter(path, row)
@@ -289,6 +291,10 @@ def _check_shards(files: Iterable[str]) -> list[str]:
         if parts != {(i, total) for i in range(total)}:
             problems.append(f'{folder}: not all of its {total} parts are listed')
     return problems
+
+
+def _is_of_listing(dead_letter: Mapping[str, Any]) -> bool:
+    return bool(dead_letter['stage'] == Stage.LIST.value)
 
 
 def _check_dead_letter(path: str, row: Mapping[str, Any]) -> list[str]:
@@ -413,6 +419,8 @@ def _keyed_rows(
     for row in rows:
         carried = tuple(row[column] for column in dataset.spec['carry'])
         key = (row['uri'][prefix:], *carried, row.pop('run'))
+        if kind == dead_letters.KIND and _is_of_listing(row):
+            key = (*key, row['detail'])
         if by_name:
             row.pop('uri')
             row.pop('object_version', None)

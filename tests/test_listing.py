@@ -7,9 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from transforms import listing
+from transforms.chunks import merge
+from transforms.dead_letters import dead_letter_schema, dead_letter_tables, version_table
 from transforms.errors import ManifestError, UsageError
 from transforms.listing import Columns, glob_regex, list_input, resolve
-from transforms.rows import Ref
+from transforms.rows import Known, Ref
 
 PLAIN = Columns('uri', (), ())
 pure = settings(derandomize=True, max_examples=500, deadline=None)
@@ -245,15 +247,42 @@ def test_lines_of_a_manifest_are_refs_or_dead_letters(tmp_path):
         (f'{tmp_path}/a b.jpg', '', '["x", "1"]'),
         (f'{path}:2', 'bad_uri', '["x", null]'),
         ('https://host/x.jpg', '', '[null, "2"]'),
-        ('b.jpg', 'bad_name', '[null, null]'),
+        ('b.jpg', 'bad_name', f'["{"y" * 300}", "3"]'),
         ('\\ud800.jpg', 'bad_name', '[null, "4"]'),
-        ('c.jpg', 'bad_name', '[null, null]'),
+        ('c.jpg', 'bad_name', '["x", "\\udfff"]'),
         (f'{path}:7', 'bad_uri', '["x", "6"]'),
         ('https://host:x/x.jpg', 'bad_uri', '["x", "7"]'),
     ]
     assert [ref.access for ref in refs if ref.access] == ['https://me:pw@host/x.jpg?sig=s']
     assert 'pw' not in repr(refs)
     assert all(ref.detail.startswith(f'line {i}: ') for i, ref in enumerate(refs, 1) if ref.reason)
+
+
+def test_lines_with_unusable_values_are_dead_letters_of_their_own(tmp_path):
+    columns = Columns('uri', ('split', 'n'), ('split',))
+    path = tmp_path / 'list.csv'
+    lines = [b'x,\xfe', b'x,\xff', b'%s,1' % (b'y' * 300), b'%s,1' % (b'z' * 300), b'x,\xfe']
+    path.write_bytes(b'uri,split,n\n' + b''.join(b'a.jpg,%s\n' % line for line in lines))
+    refs = list(list_input(resolve(str(path), columns), columns))
+    assert {(ref.uri, ref.reason) for ref in refs} == {('a.jpg', 'bad_name')}
+    merged = merge(refs)
+    assert (len(merged.dead), merged.duplicates) == (4, 1), 'the last line is the first again'
+    schema = dead_letter_schema(columns.carry, {})
+    (table,) = dead_letter_tables(merged.dead, columns.carry, schema)
+    # What is no text cannot be stored.
+    assert sorted((row['split'], row['n'] or '') for row in table.to_pylist()) == [
+        ('x', ''),
+        ('x', ''),
+        ('y' * 300, '1'),
+        ('z' * 300, '1'),
+    ]
+    known = [
+        Known(1, row['object_version'], row['carried'], row['reason'], True)
+        for row in version_table(merged.dead).to_pylist()
+    ]
+    assert merge(refs, known).unchanged == 4
+    later = merge(refs, known[1:])
+    assert ([letter.carried for letter in later.dead], later.unchanged) == ([known[0].carried], 3)
 
 
 def test_names_in_a_bucket_are_listed_and_matched(bucket):

@@ -26,6 +26,7 @@ RUBBISH = {
     'not UTF-8': (lambda i, _: b'/photos/\xff\xfe-%d.jpg,a' % i, 'bad_name'),
     'Latin-1': (lambda i, _: 'caf\xe9-%d.jpg,a'.encode('latin-1') % i, 'bad_name'),
     'carried value not UTF-8': (lambda i, _: b'/photos/%d.jpg,\xff' % i, 'bad_name'),
+    'the same of one image': (lambda i, _: b'/photos/one.jpg,\xff%d' % i, 'bad_name'),
     'binary': (lambda i, c: bytes(c.choices(_PLAIN, k=400)) + b'\xff,a', 'bad_name'),
     'bell': (lambda i, _: b'/photos/\x07%d.jpg,a' % i, 'bad_uri'),
     'delete': (lambda i, _: b'/photos/%d.jpg\x7f,a' % i, 'bad_uri'),
@@ -38,6 +39,7 @@ RUBBISH = {
     'no object': (lambda i, _: b'gs://bucket-%d,a' % i, 'bad_uri'),
     'another host': (lambda i, _: b'file://host/%d.jpg,a' % i, 'bad_uri'),
     'overlong': (lambda i, _: b'/%d' % i + b'x' * 5000 + b',a', 'bad_uri'),
+    'overlong from one beginning': (lambda i, _: b'/x' + b'x' * 5000 + b'%d,a' % i, 'bad_uri'),
     'missing column': (lambda i, _: b'/photos/%d.jpg' % i, 'bad_uri'),
     'too many columns': (lambda i, _: b'/photos/%d.jpg,a,b' % i, 'bad_uri'),
 }

@@ -12,7 +12,7 @@ import apache_beam as beam
 from transforms.errors import UsageError
 from transforms.hashing import content_hash, power_of_two, uri_hash
 from transforms.process import LIVE
-from transforms.rows import Chunk, DeadLetter, Item, Known, Ref, Stage
+from transforms.rows import Chunk, DeadLetter, Item, Known, Reason, Ref, Stage
 
 
 class Merged(NamedTuple):
@@ -37,7 +37,8 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
     """Merges all that is known of one URI.
 
     The same URI with the same carried values is a duplicate; with other carried values it is one
-    image with several rows.
+    image with several rows.  A bad line or name is only shown as its URI, which may be that of an
+    image, too: it is something else.
 
     Args:
       refs: as listed.
@@ -45,25 +46,26 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
       access: URLs to fetch it by; of several, the one that sorts last is used.
     """
     listed = 0
-    distinct: dict[str, Ref] = {}
+    distinct: dict[_Key, Ref] = {}
     for ref in refs:
         listed += 1
-        other = distinct.get(ref.carried)
+        key = _key(ref)
         # Of two that differ in what the listing knew, the choice must not depend on their order;
-        # one that knows the version and is not bad comes first.
-        if other is None or _preference(ref) > _preference(other):
-            distinct[ref.carried] = ref
-    newest: dict[str, Known] = {}
+        # one that knows the version comes first.
+        if key not in distinct or _preference(ref) > _preference(distinct[key]):
+            distinct[key] = ref
+    newest: dict[_Key, Known] = {}
     for each in known:
-        if each.carried not in newest or each > newest[each.carried]:
-            newest[each.carried] = each
+        key = _key(each)
+        if key not in newest or each > newest[key]:
+            newest[key] = each
     if not distinct:
         gone = sum(each.is_same_input and not each.reason for each in newest.values())
         return Merged(None, [], 0, 0, gone)
     good, dead = [], []
     unchanged = 0
-    for values, ref in sorted(distinct.items()):
-        if _is_dealt_with(ref, newest.get(values)):
+    for key, ref in sorted(distinct.items()):
+        if _is_dealt_with(ref, newest.get(key)):
             unchanged += 1
         elif ref.reason:
             stage = Stage.LIST.value
@@ -81,8 +83,17 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
     return Merged(item, dead, listed - len(distinct), unchanged, 0)
 
 
-def _preference(ref: Ref) -> tuple[bool, str, int, str, str]:
-    return (not ref.reason, ref.version, ref.size_bytes, ref.detail, ref.reason)
+_Key = tuple[str, str]
+_OF_LISTING = (Reason.BAD_NAME.value, Reason.BAD_URI.value)
+
+
+def _key(row: Ref | Known) -> _Key:
+    """Carried values, and what is wrong with the name itself, if anything is."""
+    return row.carried, row.reason if row.reason in _OF_LISTING else ''
+
+
+def _preference(ref: Ref) -> tuple[str, int, str]:
+    return (ref.version, ref.size_bytes, ref.detail)
 
 
 def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
@@ -94,11 +105,12 @@ def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
     return ref.version != '' and ref.version == known.version
 
 
-def _unless(refs: Sequence[Ref], newest: Mapping[str, Known]) -> str:
+def _unless(refs: Sequence[Ref], newest: Mapping[_Key, Known]) -> str:
     """The version of which nothing is to be done for any of the rows; '' where there is none."""
     if any(ref.version for ref in refs):
         return ''
-    versions = {newest[ref.carried].version if ref.carried in newest else '' for ref in refs}
+    keys = map(_key, refs)
+    versions = {newest[key].version if key in newest else '' for key in keys}
     return versions.pop() if len(versions) == 1 else ''
 
 

@@ -62,9 +62,18 @@ def _dead_letter_table(
             'retryable': Reason(letter.reason).retryable,
             'size_bytes': None if letter.size_bytes < 0 else letter.size_bytes,
         }
-        values = outcomes.carried_values(letter.carried)
+        values = [_storable(value) for value in outcomes.carried_values(letter.carried)]
         rows.append(row | dict(zip(carry, values or [None] * len(carry), strict=True)))
     return pa.Table.from_pylist(rows, schema)
+
+
+def _storable(value: str | None) -> str | None:
+    """A carried value; null where it is no UTF-8, for which it is a dead letter."""
+    try:
+        (value or '').encode()
+    except UnicodeEncodeError:
+        return None
+    return value
 
 
 def version_table(letters: Iterable[DeadLetter]) -> pa.Table:

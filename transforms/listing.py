@@ -243,13 +243,12 @@ def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator
     partitions = [columns.carry.index(column) for column in columns.partition_by]
     for line in manifest.read_manifest(uri, columns.uri, columns.carry, source.stores):
         name = f'{uri}:{line.number}'
-        try:
-            values = _checked_values(line.carried, partitions, columns)
-            carried = json.dumps(values, ensure_ascii=False)
-        except ImageError as e:
-            carried = json.dumps([None] * len(columns.carry))
+        carried, problem = _carried_of(line.carried, partitions, columns)
+        if problem:
             name = uris.printable(line.uri or name)
-            yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
+            yield Ref(
+                name, '', -1, carried, Reason.BAD_NAME.value, f'line {line.number}: {problem}'
+            )
             continue
         try:
             if line.uri is None:
@@ -265,20 +264,25 @@ def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator
             yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
 
 
-def _checked_values(
+def _carried_of(
     values: Sequence[str | None], partitions: Sequence[int], columns: Columns
-) -> list[str | None]:
+) -> tuple[str, str]:
+    """Carried values as they travel, and what is wrong with them: '' if nothing is."""
     checked = list(values)
     for place in partitions:
         if checked[place] in ('', DEFAULT_PARTITION):
             checked[place] = None  # Hive writes all three as one folder
+    carried = json.dumps(checked, ensure_ascii=False)
     try:
-        ''.join(value or '' for value in checked).encode()
-    except UnicodeEncodeError as e:
-        raise ImageError(Reason.BAD_NAME, 'a carried value is not valid UTF-8') from e
-    # Too long a folder name is refused here, not after the inference was paid.
-    folder_of_values(columns.partition_by, [checked[place] for place in partitions])
-    return checked
+        carried.encode()
+        # Too long a folder name is refused here, not after the inference was paid.
+        folder_of_values(columns.partition_by, [checked[place] for place in partitions])
+    except UnicodeEncodeError:
+        # Escaped: what cannot be stored is still told apart.
+        return json.dumps(checked), 'a carried value is not valid UTF-8'
+    except ImageError as e:
+        return carried, e.detail
+    return carried, ''
 
 
 def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]]:

@@ -122,8 +122,8 @@ class Ref(NamedTuple):
     """One listed line or object.
 
     `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps
-    the coder small and the row comparable.  A ref that can already be seen to be bad names its
-    `reason`; otherwise that is ''.
+    the coder small and the row comparable.  What is not UTF-8 stands there as escaped surrogates.
+    A ref that can already be seen to be bad names its `reason`; otherwise that is ''.
 
     `access` is the URL to fetch where it is not `uri` because it carries secrets: userinfo or
     signing parameters.  It is written nowhere, and nothing is named by it.

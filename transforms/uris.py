@@ -10,6 +10,7 @@ from typing import NamedTuple
 import idna
 
 from transforms.errors import ImageError, UsageError
+from transforms.hashing import content_hash
 from transforms.rows import Reason
 
 _SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
@@ -261,7 +262,10 @@ def printable(raw: str) -> str:
     text = _NOT_TEXT.sub(lambda match: f'\\u{ord(match[0]):04x}', raw)
     text = text.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')
     text = _UNPRINTABLE.sub(lambda match: f'\\x{ord(match[0]):02x}', text)
-    return text if len(text) <= _MAX_CHARS else f'{text[: _MAX_CHARS - 1]}…'
+    if len(text) <= _MAX_CHARS:
+        return text
+    # Others that begin alike are still others.
+    return f'{text[: _MAX_CHARS - 17]}…{content_hash(text).hex()[:16]}'
 
 
 def without_secrets(url: str) -> str:
