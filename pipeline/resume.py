@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.options import RunConfig
 from transforms import finished, frozen, work
 from transforms.errors import LemmabeamError, StoreError, UsageError
-from transforms.history import history_files
+from transforms.history import has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
 from transforms.publish import discard, remove_tree
@@ -44,7 +44,8 @@ _COMMON = {
 def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     """Finds out which run this is, and what earlier runs have done already.
 
-    An interrupted run with the same options and model is gone on with under its id.
+    An interrupted run with the same options and model is gone on with under its id, unless one that
+    began later has done all of it: what it has left would be paid for, and superseded at once.
 
     Returns:
       The config of that run; how it was begun is written down.
@@ -63,7 +64,9 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     if not args.force:
         _check_common(config, runs)
     options = _deciding_options(config)
-    run_id, begun = _interrupted(layout, args.run_id, found, runs, options)
+    run_id, begun = _interrupted(
+        layout, args.run_id, found, runs, options, _last_of_all(config, runs)
+    )
     layout = dataclasses.replace(layout, run_id=run_id)
     if begun is None or args.relist:
         remove_tree(layout, frozen.folder(layout))
@@ -84,7 +87,14 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     history = (
         []
         if args.force
-        else history_files(earlier, layout.model_id, config.inputs, limits, args.retry_dead)
+        else history_files(
+            earlier,
+            layout.model_id,
+            config.inputs,
+            config.listing.columns.uri,
+            limits,
+            args.retry_dead,
+        )
     )
     return config.as_run(run_id, begun.sequence, history)
 
@@ -188,8 +198,12 @@ def _interrupted(
     found: Sequence[Unfinished],
     runs: Sequence[CompleteRun],
     options: Mapping[str, Any],
+    last: CompleteRun | None,
 ) -> tuple[str, Begun | None]:
-    """The id of the run to do, and how it was begun if it is not a new one."""
+    """The id of the run to do, and how it was begun if it is not a new one.
+
+    `last` is the latest complete run over all that this one lists.
+    """
     if given is not None:
         begun = work.begun(layout)
         if begun is not None and begun.options != options:
@@ -197,6 +211,11 @@ def _interrupted(
                 f'--run_id {given}: this run was begun with other options '
                 f'({_differences(begun.options, options)}): give those, choose another id, or '
                 f'remove its work with `lemmabeam clean {layout.output}`'
+            )
+        if begun is not None and last is not None and begun.sequence < last.sequence:
+            _tell(
+                f'--run_id {given}: run {last.id} began later and is complete, so its rows are the '
+                'newer ones; another id, or none, labels only what that one has not'
             )
         return given, begun
     done = {run.id for run in runs}
@@ -211,10 +230,16 @@ def _interrupted(
             continue
         if begun is None:
             continue
-        if begun.options == options:
+        now = datetime.datetime.now(datetime.UTC)
+        if begun.options == options and last is not None and begun.sequence < last.sequence:
+            _tell(
+                f'run {each.run_id}, begun {_age(begun, now)} ({each}), is not gone on with: run '
+                f'{last.id} began later and has labelled the same inputs; '
+                f'`lemmabeam clean {layout.output}` removes it'
+            )
+        elif begun.options == options:
             candidates.append((begun.sequence, each.run_id, begun))
         else:
-            now = datetime.datetime.now(datetime.UTC)
             _tell(
                 f'run {each.run_id}, begun {_age(begun, now)} ({each}), had other options '
                 f'({_differences(begun.options, options)}) and is left alone; '
@@ -224,6 +249,17 @@ def _interrupted(
         return layout.run_id, None
     _, run_id, begun = max(candidates, key=lambda candidate: candidate[:2])
     return run_id, begun
+
+
+def _last_of_all(config: RunConfig, runs: Sequence[CompleteRun]) -> CompleteRun | None:
+    """The latest run that has dealt with all that a run lists."""
+    found = [
+        run
+        for run in runs
+        if run.model_id == config.layout.model_id
+        and has_listed(run, config.inputs, config.listing.columns.uri, config.listing.sample)
+    ]
+    return found[-1] if found and config.command == 'label' else None
 
 
 def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:

@@ -294,6 +294,55 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
     assert work_of(folder) == before
 
 
+def begun_before(folder, run_id):
+    """Work of a run that began before the complete one did, with its options."""
+    begin(*arguments_for(folder, '--run_id', run_id, '--max_bytes', '100'))
+    path = folder.parent / f'out/_work/{run_id}/run.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'sequence': 0, 'earlier': []}))
+
+
+def test_what_a_later_run_has_done_is_not_gone_on_with(place, capsys):
+    """Its rows would be superseded at once; it is paid for only where somebody asks for it."""
+    folder = place.at('one run') / 'in'
+    begun_before(folder, 'night-0')
+    before = work_of(folder)
+    config = settled(*arguments_for(folder, '--max_bytes', '100'))
+    assert config.layout.run_id != 'night-0'
+    assert config.sequence == 2
+    assert len(known_to(config)) == COUNT
+    said = capsys.readouterr().err
+    assert '(0 finished chunks, 0.0 MB), is not gone on with: run night-1 began later' in said
+    assert set(before) < set(work_of(folder)), 'what `clean` removes'
+    config = settled(*arguments_for(folder, '--max_bytes', '100', '--run_id', 'night-0'))
+    assert config.sequence == 0
+    assert 'run night-1 began later and is complete' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'options': {'sample': 3}},
+        {'options': {'since': '7d'}},
+        {'command': 'retry'},
+        {'command': 'relabel'},
+        {'inputs': [{'kind': 'folder', 'uri': '/elsewhere', 'pattern': ''}]},
+        {'model': {'id': 'another-00000000', 'vocabulary': 'x'}},
+        {'sequence': -1},
+    ],
+    ids=str,
+)
+def test_a_later_run_over_something_else_changes_nothing(place, changes, capsys):
+    folder = place.at('one run') / 'in'
+    begun_before(folder, 'night-0')
+    path = folder.parent / 'out/runs/night-1/report.json'
+    report = json.loads(path.read_text())
+    options = report['options'] | changes.get('options', {})
+    path.write_text(json.dumps(report | changes | {'options': options}))
+    config = settled(*arguments_for(folder, '--max_bytes', '100'))
+    assert (config.layout.run_id, config.sequence) == ('night-0', 0)
+    assert 'began later' not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_run_that_ends_after_one_begun_later_is_older_all_the_same(folder):
     """Its listing is the older one; and nothing is paid for the difference."""

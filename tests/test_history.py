@@ -19,9 +19,10 @@ from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
 from tests.support import label, make_config, python, stand_in
 from transforms.errors import StoreError, UsageError
-from transforms.history import read_history
+from transforms.history import has_listed, read_history
 from transforms.listing import Columns, list_input, resolve
 from transforms.rows import FetchLimits, NotModified
+from transforms.runs import CompleteRun
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
 from transforms.storage_http import HttpStore
@@ -354,6 +355,17 @@ def test_since_and_manifests(folder, tmp_path):
     manifest.write_text(f'{folder}/0000.jpg\n')
     with pytest.raises(UsageError, match=r'--since 2h: --input .*list.txt is a manifest'):
         make_config('--input', manifest, '--output', tmp_path / 'out', '--since', '2h')
+
+
+def test_another_column_of_a_manifest_is_another_input():
+    def is_same(kind, column):
+        inputs = [{'kind': kind, 'uri': '/list.csv', 'pattern': ''}]
+        report = {'command': 'label', 'inputs': inputs, 'options': {'uri_column': 'uri'}}
+        return has_listed(CompleteRun(1, '', 'night-1', report), inputs, column)
+
+    assert is_same('manifest', 'uri')
+    assert not is_same('manifest', 'thumbnail')
+    assert is_same('folder', 'thumbnail')
 
 
 def test_what_other_inputs_had_is_not_gone(labelled):

@@ -16,7 +16,7 @@ from transforms.rows import Known, Reason
 from transforms.runs import CompleteRun
 
 _BATCH_ROWS = 65_536
-_RELABEL = 'relabel'
+_LABEL, _RELABEL = 'label', 'relabel'
 
 
 class HistoryFile(NamedTuple):
@@ -38,7 +38,8 @@ class HistoryFile(NamedTuple):
 def history_files(
     runs: Sequence[CompleteRun],
     model_id: str,
-    inputs: Sequence[object],
+    inputs: Sequence[Mapping[str, str]],
+    uri_column: str,
     limits: Mapping[str, int],
     retry_dead: bool,
 ) -> list[HistoryFile]:
@@ -48,6 +49,7 @@ def history_files(
       runs: complete runs, the oldest first.
       model_id: weights and preprocessing that the results must come from.
       inputs: those of the run that asks, as a report has them.
+      uri_column: what it reads of manifests.
       limits: 'max_bytes' and 'max_pixels' of the run that asks.
       retry_dead: leave out what can never be labelled.
     """
@@ -57,7 +59,7 @@ def history_files(
         HistoryFile(
             file['path'],
             place,
-            _sorted(run.report.get('inputs', ())) == _sorted(inputs),
+            _has_inputs(run, inputs, uri_column),
             _to_try_again(run, limits),
         )
         for place, run in enumerate(runs, 1)
@@ -66,6 +68,31 @@ def history_files(
         for file in run.files(kind)
         if file['rows']
     ]
+
+
+def has_listed(
+    run: CompleteRun,
+    inputs: Sequence[Mapping[str, str]],
+    uri_column: str,
+    sample: int | None = None,
+) -> bool:
+    """Whether a run listed all there was in these inputs, or at least the same sample of it."""
+    options = run.report.get('options', {})
+    return (
+        run.report.get('command') == _LABEL
+        and _has_inputs(run, inputs, uri_column)
+        and options.get('since') is None
+        and options.get('sample') in (None, sample)
+    )
+
+
+def _has_inputs(run: CompleteRun, inputs: Sequence[Mapping[str, str]], uri_column: str) -> bool:
+    """Whether a run had these inputs; another column of a manifest lists something else."""
+    theirs = run.report.get('options', {}).get('uri_column', uri_column)
+    has_columns = any(each['kind'] == 'manifest' for each in inputs)
+    return _sorted(run.report.get('inputs', ())) == _sorted(inputs) and (
+        theirs == uri_column or not has_columns
+    )
 
 
 def _sorted(inputs: Iterable[object]) -> list[str]:
