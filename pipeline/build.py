@@ -27,7 +27,9 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     refs, access, skipped = root | 'ReadRefs' >> ReadRefs(config.listing, layout)
     listed = refs | 'CountListed' >> beam.combiners.Count.Globally()
     known = root | 'ReadHistory' >> ReadHistory(config.history, layout)
-    items, listed_dead, merged = (refs, known, access) | 'DropDone' >> DropDone()
+    items, listed_dead, notes, merged = (refs, known, access) | 'DropDone' >> DropDone(
+        config.is_part
+    )
 
     chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
@@ -60,9 +62,15 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     unchanged = finished | 'CountUnchanged' >> beam.Map(
         lambda chunk: ('unchanged', outcomes.count_unchanged(outcomes.from_ipc(chunk)))
     ).with_output_types(tuple[str, int])
+    # All that is listed may fail, and what is gone comes on top.
+    most = (
+        (listed, notes | 'OneEach' >> beam.Map(lambda _: 1).with_output_types(int))
+        | 'ListedAndNotes' >> beam.Flatten()
+        | 'CountMost' >> beam.CombineGlobally(sum).with_input_types(int).with_output_types(int)
+    )
     dead_files, dead = (
-        ((listed_dead, failed) | 'AllDeadLetters' >> beam.Flatten()),
-        listed,
+        ((listed_dead, failed, notes) | 'AllDeadLetters' >> beam.Flatten()),
+        most,
         computed,
     ) | 'WriteDeadLetters' >> WriteDeadLetters(layout, config.metadata)
 

@@ -7,13 +7,13 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.options import add_store_arguments, store_options
-from transforms import newest, outcomes, uris, write
+from transforms import gone, newest, outcomes, uris, write
 from transforms.dataset import (
     Dataset,
     metadata_of,
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='only the rows of this model, such as efficientnet-lite0-30581518 (default: those of '
         'all models)',
     )
+    parser.add_argument(
+        '--drop_gone',
+        action='store_true',
+        help='leave out rows whose image the inputs of their run do not list any more: those with '
+        'a gone_since (default: all are kept)',
+    )
     add_store_arguments(parser)
 
 
@@ -65,11 +71,27 @@ def run(args: argparse.Namespace) -> int:
     runs = complete_runs(output, dataset.store)
     if args.model_id is not None:
         runs = runs_of_model(dataset, runs, args.model_id)
-    counts = write_latest(dataset, runs, target, stores)
-    for model_id, (rows, superseded) in counts.items():
-        print(f'{model_id}: {rows:,} rows, {superseded:,} superseded ones left out')
-    print(f'{uris.printable(target)}: {sum(rows for rows, _ in counts.values()):,} rows')
+    counts = write_latest(dataset, runs, target, stores, drop_gone=args.drop_gone)
+    for model_id, (rows, superseded, gone_rows) in counts.items():
+        what = 'rows of images that are gone left out' if args.drop_gone else 'of the rows are gone'
+        line = f'{model_id}: {rows:,} rows, {superseded:,} superseded ones left out'
+        print(f'{line}; {gone_rows:,} {what}' if gone_rows else line)
+    print(f'{uris.printable(target)}: {sum(each.rows for each in counts.values()):,} rows')
     return 0
+
+
+class Counts(NamedTuple):
+    """What became of the rows of a model.
+
+    Attributes:
+      rows: those that were written.
+      superseded: those of earlier runs of the same images, which were not.
+      gone: the newest rows of images that are gone, written or not.
+    """
+
+    rows: int
+    superseded: int
+    gone: int
 
 
 def write_latest(
@@ -78,7 +100,8 @@ def write_latest(
     target: str,
     stores: StoreOptions,
     rows_at_once: int = newest.ROWS_AT_ONCE,
-) -> dict[str, tuple[int, int]]:
+    drop_gone: bool = False,
+) -> dict[str, Counts]:
     """Writes the newest row of each (uri, carried columns) and model into one Parquet file.
 
     Args:
@@ -87,9 +110,10 @@ def write_latest(
       target: absolute URI of the file, which is there whole or not at all.
       stores: how it is reached.
       rows_at_once: rows in memory at a time, about.
+      drop_gone: leave out those that are gone.
 
     Returns:
-      By model: rows, and rows of earlier runs that they supersede.
+      By model what became of its rows.
 
     Raises:
       StoreError, UsageError: a file or report is damaged or missing, or a store fails.
@@ -108,14 +132,17 @@ def write_latest(
             vocabulary = read_vocabulary(dataset, of_model[-1])
             with newest_rows(dataset, of_model, None, rows_at_once) as found:
                 rows = sum(found.rows_by_run)
-                counts[model_id] = rows, found.rows_read - rows
+                left_out = found.gone if drop_gone else 0
+                counts[model_id] = Counts(rows - left_out, found.rows_read - rows, found.gone)
                 for table in _tables(found, of_model, dataset, vocabulary, schema):
+                    if drop_gone:
+                        table = table.filter(table[gone.COLUMN].is_null())
                     writer.write_table(table, row_group_size=write.ROW_GROUP_ROWS)
     return counts
 
 
 def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
-    """Columns as in the files of predictions, then those of their paths; all of them text."""
+    """Columns as in the files of predictions, those of their paths as text, and `gone.COLUMN`."""
     lengths = {metadata_of(dataset, run).get(outcomes.FEATURES) for run in runs}
     metadata = {'schema_version': str(SCHEMA_VERSION)}
     if len(lengths) == 1 and (length := lengths.pop()):
@@ -128,7 +155,7 @@ def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
         schema = schema.append(pa.field(column, pa.string()))
     for column in ('model', 'run'):
         schema = schema.append(pa.field(column, pa.string(), nullable=False))
-    return schema
+    return schema.append(pa.field(gone.COLUMN, gone.TYPE))
 
 
 def _tables(
@@ -152,6 +179,7 @@ def _tables(
         columns |= {column: rows[name] for column, name in zip(dataset.carry, names, strict=True)}
         columns['model'] = pa.repeat(runs[0].model_id, len(rows))
         columns['run'] = ids.take(rows[newest.PLACE].combine_chunks())
+        columns[gone.COLUMN] = rows[gone.COLUMN]
         yield pa.table(columns, schema)
 
 

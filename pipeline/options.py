@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from pipeline.html_report import add_thumbnail_argument
-from transforms import dead_letters, listing, outcomes, uris, write
+from transforms import dead_letters, gone, listing, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
 from transforms.faults import FailFast
@@ -746,7 +746,7 @@ def _metadata(
 
 def _columns(args: argparse.Namespace) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
-    taken = {'model', 'run', outcomes.FEATURES}
+    taken = {'model', 'run', outcomes.FEATURES, gone.COLUMN}
     taken |= {name.lower() for name in write.prediction_schema((), {}).names}
     taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
     for column in carry:

@@ -26,7 +26,7 @@ from pipeline.report import TOP_LABELS
 from pipeline.resume import check_new_run, next_sequence
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
-from transforms import lease, newest, outcomes, relabel, uris, work, write
+from transforms import dead_letters, gone, lease, newest, outcomes, relabel, uris, work, write
 from transforms.dataset import (
     Dataset,
     damaged,
@@ -43,7 +43,7 @@ from transforms.newest import NewestRows, newest_rows
 from transforms.process import TEMPORARIES
 from transforms.publish import clean_up, discard, publish, to_json
 from transforms.rows import WrittenFile
-from transforms.runs import CompleteRun, complete_runs
+from transforms.runs import CompleteRun, complete_runs, kind_of
 from transforms.storage import StoreOptions, store_for
 from transforms.versions import library_versions
 
@@ -214,7 +214,7 @@ class _Relabeling:
                 files = list(self._write(found, thresholds, max_labels, metadata))
                 started = time.perf_counter()
                 publish(self._layout, files, self._vocabulary)
-                report = self._report(used[-1], files, thresholds, max_labels, metadata)
+                report = self._report(used, files, thresholds, max_labels, metadata)
                 report['stage_thread_sec']['publish'] = round(time.perf_counter() - started, 3)
                 layout = self._layout
                 layout.store.write(layout.uri(layout.report_path), to_json(report))
@@ -352,6 +352,12 @@ class _Relabeling:
             path = layout.shard_path(write.KIND, shard.folder, shard.part, shard.parts)
             tables = self._tables(found.table(shard), thresholds, max_labels, schema)
             yield write.write_file(path, layout, schema, tables)
+            if found.gone:
+                path = layout.shard_path(
+                    dead_letters.VERSIONS, shard.folder, shard.part, shard.parts
+                )
+                notes = gone.as_notes(found.table(shard), newest.carry_names(len(layout.carry)))
+                yield write.write_file(path, layout, dead_letters.VERSION_SCHEMA, [notes])
         if not found.shards:
             for path in write.expected_paths(layout, {}):
                 yield write.write_file(path, layout, schema, ())
@@ -382,19 +388,17 @@ class _Relabeling:
             self._top_labels.update(write.first_names(table))
             yield table
 
-    def _have_same_inputs(self) -> bool:
-        inputs = [run.report.get('inputs') for run in self._sources]
-        return all(each == inputs[-1] for each in inputs)
-
     def _report(
         self,
-        source: CompleteRun,
+        used: Sequence[CompleteRun],
         files: Sequence[WrittenFile],
         thresholds: Thresholds,
         max_labels: int,
         metadata: dict[str, str],
     ) -> dict[str, Any]:
-        rows = sum(file.rows for file in files)
+        source = used[-1]
+        inputs = [run.report.get('inputs', []) for run in used]
+        rows = sum(file.rows for file in files if kind_of(file.path) == write.KIND)
         wall_sec = time.perf_counter() - self._started
         write_sec = sum(file.write_sec for file in files)
         finished_at = datetime.datetime.now(datetime.UTC)
@@ -426,7 +430,7 @@ class _Relabeling:
             'batch_fill': None,
             'top_labels': [{'name': name, 'images': n} for name, n in common[:TOP_LABELS]],
             # Where all had the same, what they no longer list can still be told.
-            'inputs': source.report.get('inputs', []) if self._have_same_inputs() else [],
+            'inputs': inputs[-1] if all(each == inputs[-1] for each in inputs) else [],
             'options': {
                 **vars(self._args),
                 'run_id': self._layout.run_id,

@@ -28,7 +28,7 @@ _KINDS = (write.KIND, dead_letters.KIND)
 _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
 _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
-_PLACE = re.compile(r"'(?:[^'\n]|'')*/predictions(?=['/])")
+_PLACE = re.compile(r"'(?:[^'\n]|'')*/(predictions|runs)(?=['/])")
 _VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
@@ -166,7 +166,7 @@ def _latest(dataset: _Dataset) -> tuple[str, str]:
 
 
 def _anywhere(query: str) -> str:
-    return _PLACE.sub("'predictions", query)
+    return _PLACE.sub(r"'\1", query)
 
 
 def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:

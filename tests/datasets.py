@@ -10,12 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from transforms import write
+from transforms import dead_letters, write
 from transforms.layout import Layout, dataset_spec
 from transforms.model.vocabulary import load_vocabulary
 from transforms.outcomes import carried_text
 from transforms.publish import to_json
-from transforms.rows import WrittenFile
+from transforms.rows import DeadLetter, Note, WrittenFile
+from transforms.runs import kind_of
 
 VOCABULARY = load_vocabulary('ilsvrc2012')
 MODEL = 'm-00000000'
@@ -57,11 +58,12 @@ def add_run(
     model_id: str = MODEL,
     command: str = 'label',
     features: bool = False,
+    notes: Sequence[tuple[Row, Note]] = (),
     **metadata: str,
 ) -> Layout:
     """Adds a complete run; without `sequence`, the next one.
 
-    With features, those of a row are its number, twice.
+    With features, those of a row are its number, twice. A note is of URI and carried values.
     """
     layout = Layout(str(folder), run_id, model_id, tuple(carry), tuple(partition_by), rows_per_file)
     if features:
@@ -81,6 +83,14 @@ def add_run(
         write.write_file(path, layout, schema, [_table(found, layout, schema)])
         for path, found in members.items()
     ]
+    if notes:
+        letters = [
+            DeadLetter(row.uri, '', note.value, '', -1, carried_text(row.carried))
+            for row, note in notes
+        ]
+        path = layout.shard_path(dead_letters.VERSIONS, '', 0, 1)
+        table = dead_letters.version_table(letters)
+        files.append(write.write_file(path, layout, dead_letters.VERSION_SCHEMA, [table]))
     finish(layout, files, metadata_of(model_id, **metadata), sequence, command)
     return layout
 
@@ -135,7 +145,7 @@ def finish(
         (root / path).write_bytes(data)
     if sequence is None:
         sequence = 1 + len(list(root.glob('runs/*/report.json')))
-    rows = sum(file.rows for file in files)
+    rows = sum(file.rows for file in files if kind_of(file.path) == write.KIND)
     counts = dict.fromkeys(('duplicates', 'unchanged', 'dead_lettered', 'skipped_not_image'), 0)
     counts |= {'listed': rows, 'labeled': rows, 'dead_lettered_by_reason': {}}
     report = {
@@ -144,6 +154,7 @@ def finish(
         'command': command,
         'balanced': True,
         'counts': counts,
+        'started_at': started_at(sequence).isoformat(),
         # A clock that goes back: nothing may depend on it.
         'finished_at': datetime.datetime(2026, 1, 1 + 28 // sequence).isoformat(),
         'options': {'rows_per_file': layout.rows_per_file},
@@ -152,5 +163,10 @@ def finish(
         'files': [file._asdict() for file in files],
     }
     path = root / layout.report_path
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report))
+
+
+def started_at(sequence: int) -> datetime.datetime:
+    """When the run of this place began."""
+    return datetime.datetime(2026, 1, sequence, tzinfo=datetime.UTC)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms import chunks
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
-from transforms.rows import Chunk, Item, Known, Ref
+from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Ref
 
 pure = settings(derandomize=True, max_examples=120, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
@@ -178,7 +179,7 @@ known_of_one_uri = st.lists(
         st.integers(1, 4),
         st.sampled_from(['', 'v1', 'v2']),
         carried,
-        st.sampled_from(['', '', 'truncated', 'bad_uri']),
+        st.sampled_from(['', '', 'truncated', 'bad_uri', 'gone', 'listed']),
         st.booleans(),
     ),
     max_size=6,
@@ -197,7 +198,8 @@ def test_what_an_earlier_run_has_dealt_with_is_left_alone(refs, known):
     assert rows + len(merged.dead) + merged.duplicates + merged.unchanged == len(refs)
     newest = {}
     for each in sorted(known):
-        newest[key_of(each)] = each
+        if each.reason not in ('gone', 'listed'):
+            newest[key_of(each)] = each
     for ref in refs:
         last = newest.get(key_of(ref))
         same = [other for other in refs if key_of(other) == key_of(ref)]
@@ -209,10 +211,47 @@ def test_what_an_earlier_run_has_dealt_with_is_left_alone(refs, known):
         # Read only if changed: then the listing knows no version, and all rows want the same.
         assert merged.item.version == ''
         assert {newest[value, ''].version for value in merged.item.carried} == {merged.item.known}
-    if refs:
-        assert merged.gone == 0
-    else:
-        assert merged.gone == sum(k.is_same_input and not k.reason for k in newest.values())
+
+
+@pure
+@given(st.lists(refs_of_one_uri, max_size=1), known_of_one_uri)
+def test_gone_is_what_those_who_listed_it_last_do_not_list_any_more(refs, known):
+    merged = merge(refs[0] if refs else [], known)
+    listed = {ref.carried for ref in (refs[0] if refs else []) if not ref.reason}
+    gone, notes = 0, []
+    for value in sorted({each.carried for each in known if not each.reason}):
+        # In time; of one run what it notes comes last, and only a copy of rows notes of its own.
+        of_row = [k for k in known if k.carried == value and k.reason != 'bad_uri']
+        last = max(of_row, key=lambda k: (k.sequence, k.reason == 'gone', k))
+        if value in listed:
+            notes += [(value, Note.LISTED)] * (last.reason == 'gone')
+        elif last.is_same_input:
+            gone += 1
+            notes += [(value, Note.GONE)] * (last.reason != 'gone')
+    assert (merged.gone, merged.notes) == (gone, notes)
+    # What is noted once is not noted again.
+    again = [Known(9, '', value, note.value, True) for value, note in notes]
+    assert merge(refs[0] if refs else [], known + again).notes == []
+
+
+def test_who_lists_a_part_notes_what_is_there_and_nothing_that_is_gone():
+    def notes(is_part, *refs):
+        known = [
+            Known(1, 'v', '["x"]', '', True),
+            Known(1, 'v', '["y"]', '', True),
+            Known(2, '', '["y"]', 'gone', True),
+        ]
+        element = ('/a.jpg', {'refs': refs, 'known': known, 'access': ()})
+        found = chunks._MergeDoFn(is_part).process(element)
+        return [each.value for each in found if getattr(each, 'tag', '') == 'notes']
+
+    here = Ref('/a.jpg', 'v', 1, '["y"]', '', '')
+    gone = DeadLetter('/a.jpg', '', 'gone', '', -1, '["x"]')
+    listed = DeadLetter('/a.jpg', '', 'listed', '', -1, '["y"]')
+    assert notes(False) == [gone]
+    assert notes(True) == []
+    assert notes(False, here) == [gone, listed]
+    assert notes(True, here) == [listed]
 
 
 def test_unchanged_changed_and_new_rows_of_one_image():

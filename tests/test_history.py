@@ -8,7 +8,10 @@ import contextlib
 import datetime
 import json
 import os
+from operator import itemgetter
 
+import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.main import main
@@ -439,3 +442,49 @@ def test_a_dataset_of_another_schema_version_is_refused(labelled):
     with pytest.raises(UsageError, match='"schema_version": 2'):
         settled(*arguments_for(labelled))
     assert not list(output.glob('_work/*'))
+
+
+def test_a_row_is_gone_from_the_first_run_that_did_not_find_it_until_it_is_back(local):
+    folder = local.at('labelled') / 'in'
+    output, name, apart = folder.parent / 'out', '0002.jpg', folder.parent / 'apart.jpg'
+
+    def run(*more, source=folder):
+        report = label('--input', source, '--output', output, *more)
+        assert verify(str(output)) == []
+        return report
+
+    def since():
+        rows = duckdb.sql((output / 'latest.sql').read_text()).to_arrow_table().to_pylist()
+        assert len(rows) == 5
+        target = folder.parent / 'latest.parquet'
+        assert main(['latest', str(output), '--output', str(target)]) == 0
+        key = itemgetter('uri')
+        assert sorted(pq.read_table(target).to_pylist(), key=key) == sorted(rows, key=key)
+        gone = {row['uri']: row['gone_since'] for row in rows if row['gone_since']}
+        assert gone.keys() <= {str(folder / name)}
+        return gone.get(str(folder / name))
+
+    assert since() is None
+    (folder / name).rename(apart)
+    run('--sample', '3')
+    run(source=f'{folder}/**')
+    assert since() is None, 'neither a part nor other inputs tell'
+    second = run()
+    assert second['counts']['gone'] == 1
+    when = datetime.datetime.fromisoformat(second['started_at'])
+    assert since() == when
+    assert run()['counts']['gone'] == 1
+    assert since() == when, 'since the first of them'
+    # A copy keeps it, whatever becomes of the runs that found it out.
+    assert main(['relabel', '--output', str(output), '--run_id', 'copy']) == 0
+    assert since() == when
+    assert main(['clean', str(output), '--prune_before', 'copy']) == 0
+    assert verify(str(output)) == []
+    assert since() == when
+    third = run()
+    assert (third['counts']['gone'], third['counts']['unchanged']) == (1, 4)
+    assert since() == when
+    apart.rename(folder / name)
+    fourth = run()
+    assert (fourth['counts']['gone'], fourth['counts']['labeled']) == (0, 0)
+    assert since() is None, 'it is back, as it was, and nothing is paid for it'

@@ -15,11 +15,12 @@ from pipeline import latest as command
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support
-from tests.datasets import MODEL, Row, add_run
+from tests.datasets import MODEL, Row, add_run, started_at
 from transforms import newest
 from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
+from transforms.rows import Note
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
 
@@ -107,7 +108,7 @@ def labelled(tmp_path_factory):
 
 def test_query_and_command_agree_on_real_runs(labelled):
     columns, rows = query(labelled)
-    assert columns == [*COLUMNS, 'customer id', 'day', 'model', 'run']
+    assert columns == [*COLUMNS, 'customer id', 'day', 'model', 'run', 'gone_since']
     assert [row['run'] for row in rows] == ['a', 'a', 'a', 'b', 'b', 'b']
     assert {row['day'] for row in rows} == {'007', 'a/b', None}
     assert {row['customer id'] for row in rows} == {'000', '001'}
@@ -160,11 +161,85 @@ def test_all_agree_with_a_plain_loop(history, tmp_path_factory):
         )  # fmt: skip
     expected = oracle(history)
     columns, rows = query(folder)
-    assert columns == [*COLUMNS, 'c', 'd', 'model', 'run']
+    assert columns == [*COLUMNS, 'c', 'd', 'model', 'run', 'gone_since']
     assert summary(rows, ('c', 'd')) == expected
     assert len(rows) == len(expected)
     for rows_at_once in (1000, 2):
         assert latest(folder, rows_at_once=rows_at_once) == (columns, rows)
+
+
+@st.composite
+def noted_histories(draw):
+    """Runs with rows and notes of a few images: (rows, notes) of each."""
+    keys = st.tuples(st.sampled_from(['/a', '/b', '/ä']), VALUES, st.sampled_from([None, 'x']))
+    what = st.sampled_from(['row', *Note])
+    return draw(st.lists(st.dictionaries(keys, what, max_size=6), min_size=1, max_size=5))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(history=noted_histories())
+def test_rows_are_gone_since_the_first_run_that_did_not_find_them(history, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('gone')
+    expected = {}
+    for place, run in enumerate(history, 1):
+        found = {kind: [key for key in run if run[key] == kind] for kind in ('row', *Note)}
+        add_run(
+            folder, f'r{place}', [Row(uri, (), (c, d)) for uri, c, d in found['row']],
+            carry=('since', 'd'), partition_by=('d',), rows_per_file=2,
+            notes=[(Row(*key[:1], (), key[1:]), note) for note in Note for key in found[note]],
+        )  # fmt: skip
+        expected |= dict.fromkeys(found['row'])
+        expected |= {key: None for key in found[Note.LISTED] if key in expected}
+        for key in found[Note.GONE]:
+            if key in expected:
+                expected[key] = expected[key] or started_at(place)
+    _, rows = query(folder)
+    assert {(row['uri'], row['since'], row['d']): row['gone_since'] for row in rows} == expected
+    for rows_at_once in (1000, 2):
+        assert sorted(map(str, latest(folder, rows_at_once=rows_at_once)[1])) == sorted(
+            map(str, rows)
+        )
+    _, rest = latest(folder, drop_gone=True)
+    assert sorted(map(str, rest)) == sorted(str(row) for row in rows if row['gone_since'] is None)
+
+
+def test_notes_are_of_one_model_and_of_runs_whose_books_balance(tmp_path):
+    folder = tmp_path / 'out'
+    images = [Row('/a'), Row('/b')]
+    add_run(folder, 'a', images)
+    add_run(folder, 'b', images, model_id=OTHER)
+    add_run(folder, 'c', [], notes=[(images[0], Note.GONE)])
+    add_run(folder, 'd', [], notes=[(images[1], Note.GONE)])
+    path = folder / 'runs/d/report.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'balanced': False}))
+    _, rows = query(folder)
+    assert latest(folder)[1] == rows
+    assert {(row['model'], row['uri']) for row in rows if row['gone_since']} == {(MODEL, '/a')}
+
+
+def test_the_command_tells_of_gone_rows_and_leaves_them_out(tmp_path, capsys):
+    folder, target = tmp_path / 'out', tmp_path / 'x.parquet'
+    add_run(folder, 'a', [Row('/a'), Row('/b')])
+    add_run(folder, 'b', [], notes=[(Row('/a'), Note.GONE)])
+    assert main(['latest', str(folder), '--output', str(target)]) == 0
+    assert f'{MODEL}: 2 rows, 0 superseded ones left out; 1 of the rows are gone' in (
+        capsys.readouterr().out
+    )
+    assert pq.read_table(target)['gone_since'].to_pylist() == [started_at(2), None]
+    assert main(['latest', str(folder), '--output', str(target), '--drop_gone']) == 0
+    assert 'left out; 1 rows of images that are gone left out' in capsys.readouterr().out
+    assert pq.read_table(target)['uri'].to_pylist() == ['/b']
+
+
+@pytest.mark.parametrize('kind', ['missing', 'rubbish'])
+def test_damaged_notes_are_named(tmp_path, kind):
+    folder = tmp_path / 'out'
+    add_run(folder, 'a', [Row('/a')])
+    add_run(folder, 'b', [], notes=[(Row('/a'), Note.GONE)])
+    (path,) = folder.glob('runs/b/dead_versions/*')
+    path.unlink() if kind == 'missing' else path.write_bytes(b'PAR1')
+    with pytest.raises(StoreError, match=r'dead_versions/part-.*missing or damaged'):
+        latest(folder)
 
 
 @pytest.fixture
@@ -211,7 +286,7 @@ def test_features_of_some_runs_and_of_several_lengths(tmp_path):
     add_run(folder, 'a', [Row('/a'), Row('/b')], features=True)
     add_run(folder, 'b', [Row('/b')])
     columns, rows = latest(folder)
-    assert columns == [*COLUMNS, 'features', 'model', 'run']
+    assert columns == [*COLUMNS, 'features', 'model', 'run', 'gone_since']
     assert [row['features'] for row in rows] == [[0.0, 0.0], None]
     assert query(folder) == (columns, rows)
     add_run(folder, 'c', [Row('/c')], model_id=OTHER, features=True)
@@ -224,7 +299,9 @@ def test_without_rows_the_columns_are_the_same(tmp_path, rows):
     add_run(folder, 'a', rows or [], carry=('c', 'd'), partition_by=('d',))
     if rows is None:
         (folder / 'runs/a/report.json').unlink()
-    assert query(folder) == latest(folder) == ([*COLUMNS, 'c', 'd', 'model', 'run'], [])
+    assert (
+        query(folder) == latest(folder) == ([*COLUMNS, 'c', 'd', 'model', 'run', 'gone_since'], [])
+    )
     add_run(
         folder, 'b', [Row('/a', ((1, 0.5),), ('1', '2'))], carry=('c', 'd'), partition_by=('d',)
     )

@@ -7,6 +7,7 @@ import re
 import shutil
 import zlib
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -17,13 +18,15 @@ from pipeline import relabel as command
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support, without_model
-from tests.datasets import MODEL, VOCABULARY, Row, add_run
+from tests.datasets import MODEL, VOCABULARY, Row, add_run, started_at
 from transforms import lease, newest, relabel, work
 from transforms.errors import StoreError, UsageError
+from transforms.latest import write_latest_sql
 from transforms.layout import Layout
 from transforms.model.card import Activation
 from transforms.model.predictor import Prediction
 from transforms.model.vocabulary import Vocabulary
+from transforms.rows import Note
 from transforms.runs import complete_runs
 from transforms.storage import store_for
 
@@ -263,6 +266,38 @@ def test_carried_columns_partitions_and_parts(tmp_path):
     assert folders == {'d=007', 'd=a%2Fb', 'd=__HIVE_DEFAULT_PARTITION__'}
     (one,) = [row for row in found if row['uri'] == '/000' and row['c'] == '0']
     assert [label['index'] for label in one['labels']] == [9]
+
+
+@pytest.mark.parametrize('carry', [(), ('c', 'd')])
+def test_what_is_gone_stays_so_when_the_runs_that_tell_it_go(tmp_path, carry):
+    folder = tmp_path / 'out'
+    columns = {'carry': carry, 'partition_by': carry[1:], 'rows_per_file': 2}
+    rows = [Row(f'/{n}', (), (str(n % 3), ('x', None)[n % 2])[: len(carry)]) for n in range(12)]
+    add_run(folder, 'a', rows, **columns)
+    add_run(folder, 'b', [], notes=[(row, Note.GONE) for row in rows[:5]], **columns)
+    listed = [(rows[0], Note.LISTED)]
+    add_run(folder, 'c', [], notes=[*listed, (rows[6], Note.GONE)], **columns)
+    store = store_for(str(folder))
+
+    def since():
+        write_latest_sql(str(folder), store)
+        found = duckdb.sql((folder / 'latest.sql').read_text()).to_arrow_table().to_pylist()
+        return {row['uri']: row['gone_since'] for row in found if row['gone_since']}
+
+    expected = {f'/{n}': started_at(3 if n == 6 else 2) for n in (1, 2, 3, 4, 6)}
+    assert since() == expected
+    assert run(folder, '--run_id', 'copy') == 0
+    assert since() == expected
+    assert main(['clean', str(folder), '--prune_before', 'copy']) == 0
+    assert since() == expected
+    assert verify(str(folder)) == []
+    assert main(['clean', str(folder), '--forget', '/1']) == 0
+    assert since() == {uri: time for uri, time in expected.items() if uri != '/1'}
+    assert verify(str(folder)) == []
+    # A copy of the copy, too.
+    assert run(folder, '--run_id', 'again') == 0
+    assert main(['clean', str(folder), '--prune_before', 'again']) == 0
+    assert since().keys() == expected.keys() - {'/1'}
 
 
 def test_many_rows_take_the_way_over_the_disk(tmp_path, monkeypatch):

@@ -27,6 +27,8 @@ from transforms.write import route
 EXPECTED = {
     'CountListed': ('combine', '(pickled, Ref)'),
     'CountListed < CountListed': ('side input', 'int'),
+    'CountMost': ('combine', '(pickled, int)'),
+    'CountMost < CountMost': ('side input', 'pickled'),
     'DropDone/GroupByUri': ('group', '(str, pickled)'),
     'EachOnce/Group': ('combine', '(str, pickled)'),
     'MakeChunks/CountImages': ('combine', '(pickled, Item)'),
@@ -48,7 +50,7 @@ EXPECTED = {
     'RunReport/SumLabels': ('combine', '(str, int)'),
     'RunReport/SumStats': ('combine', '(str, float)'),
     'WriteDeadLetters/GroupByFile': ('group', '(str, DeadLetter or None)'),
-    'WriteDeadLetters/KeyByFile < CountListed': ('side input', 'int'),
+    'WriteDeadLetters/KeyByFile < CountMost': ('side input', 'int'),
     'WriteDeadLetters/Write < EachOnce/Distinct/Keys': ('side input', 'str'),
     'WritePredictions/CountRows': ('combine', '(str, pickled)'),
     'WritePredictions/GroupByFile': ('group', '(str, bytes)'),

@@ -4,7 +4,7 @@ A chunk's content follows from the listing alone: not from the runner, the numbe
 what an earlier run has finished.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -12,7 +12,7 @@ import apache_beam as beam
 from transforms.errors import UsageError
 from transforms.hashing import content_hash, power_of_two, uri_hash
 from transforms.process import LIVE
-from transforms.rows import Chunk, DeadLetter, Item, Known, Reason, Ref, Stage
+from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Reason, Ref, Stage
 
 
 class Merged(NamedTuple):
@@ -23,7 +23,8 @@ class Merged(NamedTuple):
       dead: one dead letter for each distinct bad ref.
       duplicates: how many refs said what another one had said.
       unchanged: distinct refs that an earlier run has dealt with.
-      gone: rows of earlier runs of the same inputs, if these do not list it any more.
+      gone: rows of earlier runs of the same inputs that these do not list any more.
+      notes: carried values of rows of earlier runs, and what is to be noted of them.
     """
 
     item: Item | None
@@ -31,6 +32,7 @@ class Merged(NamedTuple):
     duplicates: int
     unchanged: int
     gone: int
+    notes: list[tuple[str, Note]]
 
 
 def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str] = ()) -> Merged:
@@ -54,14 +56,13 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         # one that knows the version comes first.
         if key not in distinct or _preference(ref) > _preference(distinct[key]):
             distinct[key] = ref
+    known = list(known)
     newest: dict[_Key, Known] = {}
     for each in known:
         key = _key(each)
-        if key not in newest or each > newest[key]:
+        if each.reason not in _NOTES and (key not in newest or each > newest[key]):
             newest[key] = each
-    if not distinct:
-        gone = sum(each.is_same_input and not each.reason for each in newest.values())
-        return Merged(None, [], 0, 0, gone)
+    gone, notes = _gone({carried for carried, reason in distinct if not reason}, known)
     good, dead = [], []
     unchanged = 0
     for key, ref in sorted(distinct.items()):
@@ -80,11 +81,43 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         carried = [ref.carried for ref in good]
         url = max(access, default='')
         item = Item(best.uri, best.version, best.size_bytes, carried, url, _unless(good, newest))
-    return Merged(item, dead, listed - len(distinct), unchanged, 0)
+    return Merged(item, dead, listed - len(distinct), unchanged, gone, notes)
+
+
+def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tuple[str, Note]]]:
+    """How many rows the inputs that listed them last do not list any more, and what is new of it.
+
+    Args:
+      listed: carried values that are listed now.
+      known: all that earlier runs say of the URI.
+    """
+    labeled: set[str] = set()
+    last: dict[tuple[str, bool], Known] = {}
+    for each in known:
+        if not each.reason:
+            labeled.add(each.carried)
+        if each.reason not in _OF_LISTING:
+            key = each.carried, each.reason == Note.GONE.value
+            last[key] = max(each, last.get(key, each))
+    gone = 0
+    notes = []
+    for carried in sorted(labeled):
+        there, left = last[carried, False], last.get((carried, True))
+        # A copy of rows says in the same run which of them are gone.
+        was_gone = left is not None and left.sequence >= there.sequence
+        if carried in listed:
+            if was_gone:
+                notes.append((carried, Note.LISTED))
+        elif (left if was_gone and left is not None else there).is_same_input:
+            gone += 1
+            if not was_gone:
+                notes.append((carried, Note.GONE))
+    return gone, notes
 
 
 _Key = tuple[str, str]
 _OF_LISTING = (Reason.BAD_NAME.value, Reason.BAD_URI.value)
+_NOTES = frozenset(note.value for note in Note)
 
 
 def _key(row: Ref | Known) -> _Key:
@@ -139,16 +172,23 @@ def chunk_id(items: Sequence[Item]) -> str:
 
 
 class _MergeDoFn(beam.DoFn):
+    def __init__(self, is_part: bool):
+        self._is_part = is_part
+
     def process(
         self, element: tuple[str, Mapping[str, Iterable[Any]]]
     ) -> Iterator[Item | beam.pvalue.TaggedOutput]:
-        found = element[1]
+        uri, found = element
         merged = merge(found['refs'], found['known'], found['access'])
         if merged.item is not None:
             LIVE.add(total=1)
             yield merged.item
         for letter in merged.dead:
             yield beam.pvalue.TaggedOutput('dead', letter)
+        for carried, note in merged.notes:
+            if note is not Note.GONE or not self._is_part:
+                letter = DeadLetter(uri, '', note.value, '', -1, carried)
+                yield beam.pvalue.TaggedOutput('notes', letter)
         for name in ('duplicates', 'unchanged', 'gone'):
             count = getattr(merged, name)
             if count:
@@ -158,11 +198,18 @@ class _MergeDoFn(beam.DoFn):
 class DropDone(beam.PTransform):
     """One `Item` for each URI of which something is left to do: no duplicates, nothing unchanged.
 
+    Args:
+      is_part: whether a part of the inputs is listed, of which nobody can tell what is gone.
+
     Expands (PCollection[Ref], PCollection[tuple[str, Known]] of what earlier runs made of which
     URI, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
     (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
-    PCollection[tuple[str, int]] of counts).
+    PCollection[DeadLetter] of notes, PCollection[tuple[str, int]] of counts).
     """
+
+    def __init__(self, is_part: bool = False):
+        super().__init__()
+        self._is_part = is_part
 
     def expand(
         self,
@@ -174,6 +221,7 @@ class DropDone(beam.PTransform):
     ) -> tuple[
         beam.PCollection[Item],
         beam.PCollection[DeadLetter],
+        beam.PCollection[DeadLetter],
         beam.PCollection[tuple[str, int]],
     ]:
         refs, known, access = inputs
@@ -184,11 +232,11 @@ class DropDone(beam.PTransform):
             {'refs': keyed, 'known': known, 'access': access}
             | 'GroupByUri' >> beam.CoGroupByKey()
             | 'Merge'
-            >> beam.ParDo(_MergeDoFn())
-            .with_output_types(Item, dead=DeadLetter, counts=tuple[str, int])
-            .with_outputs('dead', 'counts', main='items')
+            >> beam.ParDo(_MergeDoFn(self._is_part))
+            .with_output_types(Item, dead=DeadLetter, notes=DeadLetter, counts=tuple[str, int])
+            .with_outputs('dead', 'notes', 'counts', main='items')
         )
-        return merged.items, merged.dead, merged.counts
+        return merged.items, merged.dead, merged.notes, merged.counts
 
 
 class MakeChunks(beam.PTransform):

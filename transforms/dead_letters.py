@@ -9,12 +9,15 @@ import pyarrow as pa
 from transforms import outcomes
 from transforms.layout import Layout
 from transforms.metrics import counter
-from transforms.rows import DeadLetter, Reason, Stage, WrittenFile
+from transforms.rows import DeadLetter, Note, Reason, Stage, WrittenFile
 from transforms.write import ROW_GROUP_ROWS, write_file
 
 KIND = 'dead_letters'
 VERSIONS = 'dead_versions'
-"""Which version of which object is not worth another try: read by the next run."""
+"""Which version of which object is not worth another try, and which row is gone: read by the next
+run, and by who looks for the newest rows.
+"""
+_NOTES = frozenset(note.value for note in Note)
 
 VERSION_SCHEMA = pa.schema(
     [
@@ -76,8 +79,13 @@ def _storable(value: str | None) -> str | None:
     return value
 
 
+def is_note(letter: DeadLetter) -> bool:
+    """Whether it is a `Note` in the shape of a dead letter."""
+    return letter.reason in _NOTES
+
+
 def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
-    """The dead letters that stay what they are as long as the object, or the line, stays."""
+    """The dead letters that stay what they are as long as the object, or the line, stays; notes."""
     rows = [
         {
             'uri': letter.uri,
@@ -86,7 +94,8 @@ def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
             'carried': letter.carried,
         }
         for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried))
-        if Reason(letter.reason).lasting and (letter.version or letter.stage == Stage.LIST.value)
+        if is_note(letter)
+        or (Reason(letter.reason).lasting and (letter.version or letter.stage == Stage.LIST.value))
     ]
     return pa.Table.from_pylist(rows, VERSION_SCHEMA)
 
@@ -100,7 +109,8 @@ class _WriteDoFn(beam.DoFn):
         self, element: tuple[str, Iterable[DeadLetter | None]], computed: Sequence[str]
     ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
         path, found = element
-        letters = [letter for letter in found if letter is not None]
+        noted = [letter for letter in found if letter is not None]
+        letters = [letter for letter in noted if not is_note(letter)]
         carry = self._layout.carry
         schema = dead_letter_schema(carry, outcomes.with_computed(self._metadata, computed))
         tables = dead_letter_tables(letters, carry, schema)
@@ -109,7 +119,7 @@ class _WriteDoFn(beam.DoFn):
         versions = self._layout.run_folder(VERSIONS) + path.removeprefix(
             self._layout.run_folder(KIND)
         )
-        yield write_file(versions, self._layout, VERSION_SCHEMA, [version_table(letters)])
+        yield write_file(versions, self._layout, VERSION_SCHEMA, [version_table(noted)])
         for reason, count in Counter(letter.reason for letter in letters).items():
             counter(f'dead_letters_{reason}').inc(count)
             yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
@@ -118,8 +128,8 @@ class _WriteDoFn(beam.DoFn):
 class WriteDeadLetters(beam.PTransform):
     """Dead letters to Parquet files.
 
-    Expands (PCollection[DeadLetter], singleton PCollection[int] of listed refs, PCollection[str] of
-    how the model computed) to
+    Expands (PCollection[DeadLetter], notes among them, singleton PCollection[int] of the most that
+    they can be, PCollection[str] of how the model computed) to
     (PCollection[WrittenFile], of `KIND` and `VERSIONS`, PCollection[tuple[str, int]] of counts by
     reason).
     """
@@ -133,7 +143,7 @@ class WriteDeadLetters(beam.PTransform):
         self,
         inputs: tuple[beam.PCollection[DeadLetter], beam.PCollection[int], beam.PCollection[str]],
     ) -> tuple[beam.PCollection[WrittenFile], beam.PCollection[tuple[str, int]]]:
-        letters, listed, computed = inputs
+        letters, most, computed = inputs
         layout = self._layout
         # As many files as could be needed, known before anything fails.
         keyed = letters | 'KeyByFile' >> beam.Map(
@@ -141,9 +151,9 @@ class WriteDeadLetters(beam.PTransform):
                 layout.path_for(KIND, '', letter.uri, layout.shards(refs)),
                 letter,
             ),
-            beam.pvalue.AsSingleton(listed),
+            beam.pvalue.AsSingleton(most),
         ).with_output_types(tuple[str, DeadLetter | None])
-        expected = listed | 'Expect' >> beam.FlatMap(
+        expected = most | 'Expect' >> beam.FlatMap(
             lambda refs: [
                 (layout.shard_path(KIND, '', shard, layout.shards(refs)), None)
                 for shard in range(layout.shards(refs))

@@ -12,7 +12,7 @@ from transforms import dead_letters, outcomes, write
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.partitions import values_of_path
-from transforms.rows import Known, Reason
+from transforms.rows import Known, Note, Reason
 from transforms.runs import CompleteRun
 
 _BATCH_ROWS = 65_536
@@ -26,7 +26,7 @@ class HistoryFile(NamedTuple):
       path: below the output folder.
       sequence: the place of its run, as in `latest.sql`; those of two reports may be the same.
       is_same_input: whether that run had the same inputs as the one that reads it.
-      again: reasons that may not hold any more, because a limit is another one.
+      again: reasons that may not hold any more, because a limit is another one, or do not count.
     """
 
     path: str
@@ -53,18 +53,17 @@ def history_files(
       limits: 'max_bytes' and 'max_pixels' of the run that asks.
       retry_dead: leave out what can never be labelled.
     """
-    kinds = (write.KIND,) if retry_dead else (write.KIND, dead_letters.VERSIONS)
     ids = {run.id for run in runs}
     return [
         HistoryFile(
             file['path'],
             place,
             _has_inputs(run, inputs, uri_column),
-            _to_try_again(run, limits),
+            _to_try_again(run, limits, retry_dead),
         )
         for place, run in enumerate(runs, 1)
         if run.model_id == model_id and not _is_copy(run, ids)
-        for kind in kinds
+        for kind in (write.KIND, dead_letters.VERSIONS)
         for file in run.files(kind)
         if file['rows']
     ]
@@ -99,10 +98,14 @@ def _sorted(inputs: Iterable[object]) -> list[str]:
     return sorted(json.dumps(each, sort_keys=True) for each in inputs)
 
 
-def _to_try_again(run: CompleteRun, limits: Mapping[str, int]) -> tuple[str, ...]:
+def _to_try_again(run: CompleteRun, limits: Mapping[str, int], retry_dead: bool) -> tuple[str, ...]:
+    # A run whose books do not balance may have lost what it says is gone.
+    notes = () if run.report.get('balanced', False) else tuple(note.value for note in Note)
+    if retry_dead:
+        return notes + tuple(reason.value for reason in Reason)
     reasons = {'max_bytes': Reason.TOO_MANY_BYTES, 'max_pixels': Reason.TOO_MANY_PIXELS}
     theirs = run.report.get('options', {})
-    return tuple(
+    return notes + tuple(
         reason.value for name, reason in reasons.items() if theirs.get(name) != limits[name]
     )
 

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from transforms import outcomes, uris, write
+from transforms import gone, outcomes, uris, write
 from transforms.dataset import Dataset, files_of, metadata_of, open_dataset
+from transforms.rows import Note
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import Store
 
@@ -30,8 +31,8 @@ def latest_sql(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
 
     Returns:
       SQL of DuckDB, with columns uri, object_version, content_sha256, width, height, format,
-      labels, features if any run has them, the carried columns, model and run; behind it, as
-      a comment, the same for BigQuery.
+      labels, features if any run has them, the carried columns, model, run and gone_since; behind
+      it, as a comment, the same for BigQuery, but for the last one.
 
     Raises:
       StoreError: a report is damaged.
@@ -77,6 +78,7 @@ def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
         ]
         texts = [*dataset.carry, 'model', 'run']
         nothing += [f'cast(null as varchar) as {_name(name)}' for name in texts]
+        nothing.append(_NEVER_GONE)
         return f'{_HEAD}select\n    {_lines(nothing)}\nwhere false\n'
     places = [
         f'({place}, {_text(run.model_id)}, {_text(run.id)})' for place, run in enumerate(runs, 1)
@@ -100,6 +102,8 @@ def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     # The keys alone are grouped: ranking whole rows takes ten times as long.
     same = [f's.{key} is not distinct from n.{key}' for key in keys]
     shown = [f's.{_name(name)}' for name in (*columns, *dataset.carry, 'model', 'run')]
+    notes, since = _notes(dataset, runs, keys, place)
+    shown.append(f'g.{gone.COLUMN}' if notes else _NEVER_GONE)
     return f"""\
 {_HEAD}with runs (place, model, run) as (values
     {_lines(places)}
@@ -118,14 +122,68 @@ stored as not materialized (
 ),
 newest as (
     select {', '.join(keys)}, max({place}) as {place} from stored group by all
-)
+){notes}
 select
     {_lines(shown)}
 from stored as s
 join newest as n
 on s.{place} = n.{place}
     and {f'{chr(10)}    and '.join(same)}
-"""
+{since}"""
+
+
+def _notes(
+    dataset: Dataset, runs: Sequence[CompleteRun], keys: Sequence[str], place: str
+) -> tuple[str, str]:
+    """Since when rows are gone: what comes before the query, and what joins it; '' without notes.
+
+    As `transforms.gone` has it, with the places of `latest_sql` and its keys, quoted.
+    """
+    files = [(place, file) for place, run in enumerate(runs, 1) for file in gone.note_files(run)]
+    if not files:
+        return '', ''
+    locations = [uris.join(dataset.output, file.path) for _, file in files]
+    rows = [
+        f'({_text(uri)}, {place}, {_text(file.started_at)})'
+        for uri, (place, file) in zip(locations, files, strict=True)
+    ]
+    values = [f"json_extract_string(p.carried, '$[{i}]')" for i in range(len(dataset.carry))]
+    noted = [f'{value} as {_name(name)}' for name, value in zip(dataset.carry, values, strict=True)]
+    started = "cast(coalesce(nullif(p.object_version, ''), f.started) as timestamptz)"
+    since, listed = (_unlike(name, dataset.carry) for name in ('since', 'listed'))
+    noted = ['p.uri', *noted, 'r.model', f'r.place as {place}', 'p.reason', f'{started} as {since}']
+    same = ''.join(f'\n        and g.{key} is not distinct from n.{key}' for key in keys)
+    before = f"""\
+,
+note_files (file, place, started) as (values
+    {_lines(rows)}
+),
+notes as (
+    select
+        {_lines(noted, 8)}
+    from read_parquet([
+        {_lines((_text(_pattern(uri)) for uri in locations), 8)}
+    ], hive_partitioning = false, filename = 'location') as p
+    join note_files as f on f.file = p.location
+    join runs as r on r.place = f.place
+    where p.reason in ('{Note.GONE.value}', '{Note.LISTED.value}')
+),
+last_notes as (
+    select *, max({place}) filter (where reason = '{Note.LISTED.value}') over (
+        partition by {', '.join(keys)}
+    ) as {listed}
+    from notes
+),
+gone as (
+    select {', '.join(f'n.{key}' for key in keys)}, min(g.{since}) as {gone.COLUMN}
+    from newest as n
+    join last_notes as g
+    on g.{place} >= n.{place}{same}
+    where g.reason = '{Note.GONE.value}' and g.{place} > coalesce(g.{listed}, 0)
+    group by all
+)"""
+    same = f'{chr(10)}    and '.join(f's.{key} is not distinct from g.{key}' for key in keys)
+    return before, f'left join gone as g\non {same}\n'
 
 
 def _unlike(name: str, taken: Sequence[str]) -> str:
@@ -134,9 +192,11 @@ def _unlike(name: str, taken: Sequence[str]) -> str:
     return name
 
 
+_NEVER_GONE = f'cast(null as timestamptz) as {gone.COLUMN}'
 _HEAD = """\
 -- The newest row of every image and model, of the complete runs of this dataset.  Written anew by
--- every run; edit a copy.  The place of a run is its place in time.
+-- every run; edit a copy.  The place of a run is its place in time.  With a gone_since are rows
+-- that the inputs of their run do not list any more: "where gone_since is null" leaves them out.
 --
 -- DuckDB takes this file as it is: duckdb.sql(open('latest.sql').read()).  Where the dataset was
 -- moved to another place, its files are no longer where this file says.
@@ -149,7 +209,8 @@ def _bigquery(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     folder = uris.join(dataset.output if is_there else _NOWHERE, write.KIND)
     partitions = ['model string', 'run string']
     partitions += [f'{_quoted(name, "`")} string' for name in dataset.partition_by]
-    # Features are left out: it has no halves of floats.
+    # Features are left out: it has no halves of floats.  What is gone, too: its pattern of files
+    # has one asterisk, which would take in all that lies beside the notes.
     names = [*write.prediction_schema((), {}).names, *dataset.carry, 'model', 'run']
     carried = [f'p.{_quoted(name, "`")}' for name in dataset.carry]
     places = [
@@ -159,7 +220,7 @@ def _bigquery(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     moved = '' if is_there else f'With this folder copied to {_NOWHERE}.  '
     pattern = _quoted(f'{folder}/*')
     return f"""\
-/* BigQuery.  {moved}\\x2A in a text is an asterisk.
+/* BigQuery, without gone_since.  {moved}\\x2A in a text is an asterisk.
 First, once, with a dataset of yours instead of DATASET:
 
 create or replace external table DATASET.lemmabeam_files

@@ -6,6 +6,7 @@ disk, and one is in memory at a time.
 
 import bisect
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import outcomes, uris, write
+from transforms import gone, outcomes, uris, write
 from transforms.dataset import Dataset, StoredFile, files_of, metadata_of
 from transforms.errors import StoreError
 from transforms.hashing import uri_hash
@@ -33,6 +34,7 @@ STORED = tuple('uri object_version content_sha256 width height format'.split())
 _THREADS = 4  # files read at a time; each holds one row group
 _SAMPLE_ROWS = 1024
 _PARTS = 4
+_GONE = pa.field(gone.COLUMN, gone.TYPE)
 
 
 class Shard(NamedTuple):
@@ -54,19 +56,21 @@ class NewestRows:
     Attributes:
       shards: where they are, partition by partition.
       features: length of the features, 0 where no run has any.
+      gone: how many of the rows are gone.
       rows_by_run: rows of each run that are the newest.
       rows_read: rows of all runs, the superseded ones included.
     """
 
     def __init__(self, dataset: Dataset, features: int, spool: Spool, rows_per_part: int):
         self._spool = spool
-        self._schema = _row_schema(len(dataset.carry), features)
+        self._schema = _row_schema(len(dataset.carry), features).append(_GONE)
         self._keys = ['uri', *carry_names(len(dataset.carry))]
         self._rows_per_part = rows_per_part
         self.features = features
         self.shards: list[Shard] = []
         self.rows_by_run: list[int] = []
         self.rows_read = 0
+        self.gone = 0
 
     def table(self, shard: Shard) -> pa.Table:
         """The rows of a shard, sorted by URI and carried columns, nulls last.
@@ -74,7 +78,7 @@ class NewestRows:
         Returns:
           A table with the columns uri, object_version, content_sha256, width, height, format,
           indices list<int32>, scores list<float32>, features if there are any, 'carry0' and so on
-          with the carried columns in order, and `PLACE`.
+          with the carried columns in order, `PLACE`, and `transforms.gone.COLUMN`.
         """
         table = self._spool.get(shard)
         return self._schema.empty_table() if table is None else table
@@ -148,21 +152,36 @@ def newest_rows(
         ]
         found.rows_read = total
 
+        schema = _row_schema(len(dataset.carry), features)
+        in_time = {id(run): i for i, run in enumerate(sorted(runs, key=lambda run: run[:3]))}
+        ranks = np.array([in_time[id(run)] for run in runs], np.int64)
+
         def load(file: StoredFile) -> None:
-            for rows in _read(dataset, file, found._schema):
+            for rows in _read(dataset, file, schema):
                 for index, part in _split(rows, counts[file.folder]):
                     spool.add(Shard(file.folder, index, counts[file.folder]), part)
 
+        def load_notes(run: CompleteRun) -> None:
+            for noted in gone.note_files(run):
+                for folder, notes in gone.read_notes(dataset, noted, in_time[id(run)], found._keys):
+                    if folder in counts:
+                        for index, part in _split(notes, counts[folder]):
+                            spool.add(('notes', Shard(folder, index, counts[folder])), part)
+
         with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(load, files):
+            for _ in itertools.chain(pool.map(load, files), pool.map(load_notes, runs)):
                 pass
         by_run = np.zeros(len(runs), np.int64)
         for shard in found.shards:
             added = spool.take(shard)
             if added is not None:
                 rows = _newest(added, found._keys)
-                by_run += np.bincount(rows[PLACE].to_numpy(), minlength=len(runs))
-                spool.put(shard, rows)
+                places = rows[PLACE].to_numpy()
+                by_run += np.bincount(places, minlength=len(runs))
+                notes = spool.take(('notes', shard))
+                since = gone.gone_since(rows, ranks[places], notes, found._keys)
+                found.gone += len(since) - since.null_count
+                spool.put(shard, rows.append_column(_GONE, since))
         found.rows_by_run = by_run.tolist()
         yield found
 

@@ -61,6 +61,16 @@ _RETRYABLE = frozenset(
 _OF_ACCESS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 
 
+class Note(enum.Enum):
+    """What a run finds of rows of earlier ones: kept beside its dead letters, and counted as none.
+
+    From a `GONE` to the next `LISTED`, or to a newer row, inputs that listed a row do so no more.
+    """
+
+    GONE = 'gone'
+    LISTED = 'listed'
+
+
 class Stage(enum.Enum):
     """Where an image failed."""
 
@@ -166,7 +176,8 @@ class Known(NamedTuple):
       sequence: the place of that run among the runs of the output.
       version: of the object that was read.
       carried: as in `Ref`.
-      reason: '' if it was labelled; otherwise why it will never be, as long as it is this version.
+      reason: '' if it was labelled; otherwise why it will never be, as long as it is this version;
+        or a `Note`.
       is_same_input: whether that run had the same inputs as this one.
     """
 
@@ -187,7 +198,8 @@ class Chunk(NamedTuple):
 class DeadLetter(NamedTuple):
     """One row of the dead-letter files; `carried` as in `Ref`, `size_bytes` -1 when unknown.
 
-    `version` is that of the object, '' where it is not known; it stands in a file of its own.
+    `version` is that of the object, '' where it is not known; it stands in a file of its own.  So
+    does a `Note`, which has the shape of a dead letter, and nothing but URI, reason and `carried`.
     """
 
     uri: str

@@ -45,7 +45,7 @@ def main(manifest: Path, output: Path) -> None:
         listing = Listing((resolve(str(manifest), _COLUMNS),), _COLUMNS)
         refs, access, _ = root | 'ReadRefs' >> ReadRefs(listing, layout)
         known = root | 'ReadHistory' >> ReadHistory((), layout)
-        items, _, _ = (refs, known, access) | 'DropDone' >> DropDone()
+        items, *_ = (refs, known, access) | 'DropDone' >> DropDone()
         preflight = Preflight((), _COLUMNS, _OPTIONS.fetch, layout)
         (
             items

@@ -1,0 +1,145 @@
+"""Rows whose images the inputs do not list any more: since when, by what runs noted of them.
+
+A run that lists its inputs whole notes, beside its dead letters, which rows of earlier runs over
+the same inputs are gone, and whatever run lists one of them again notes that.  So a row is gone if
+the last that runs say of it is that: neither a newer row nor such a note.
+"""
+
+import datetime
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms import dead_letters, outcomes, uris
+from transforms.dataset import Dataset
+from transforms.errors import StoreError, UsageError
+from transforms.partitions import folder_of_values
+from transforms.rows import Note
+from transforms.runs import CompleteRun
+
+COLUMN = 'gone_since'
+"""When the first run began that did not find a row's image; UTC, null where it is still there."""
+
+TYPE = pa.timestamp('us', 'UTC')
+
+
+class NoteFile(NamedTuple):
+    """A file that may hold notes: its path below the output, and when its run began (ISO 8601)."""
+
+    path: str
+    started_at: str
+
+
+def note_files(run: CompleteRun) -> list[NoteFile]:
+    """The files of a run that may hold notes; of one whose books do not balance none count."""
+    if not run.report.get('balanced', False):
+        return []
+    started_at = str(run.report.get('started_at', run.finished_at))
+    files = run.files(dead_letters.VERSIONS)
+    return [NoteFile(file['path'], started_at) for file in files if file['rows']]
+
+
+def as_notes(rows: pa.Table, carried: Sequence[str]) -> pa.Table:
+    """Notes of the rows that are gone, for who copies them: the runs that found it out may go.
+
+    Args:
+      rows: with the columns uri, `carried` and `COLUMN`, sorted by URI.
+      carried: columns of the carried values.
+    """
+    rows = rows.filter(rows[COLUMN].is_valid())
+    values = zip(*(rows[name].to_pylist() for name in carried), strict=True)
+    texts = [outcomes.carried_text(row) for row in values] or [outcomes.carried_text(())] * len(
+        rows
+    )
+    columns = {
+        'uri': rows['uri'],
+        'object_version': [since.isoformat() for since in rows[COLUMN].to_pylist()],
+        'reason': [Note.GONE.value] * len(rows),
+        'carried': texts,
+    }
+    return pa.table(columns, dead_letters.VERSION_SCHEMA)
+
+
+def note_schema(keys: Sequence[str]) -> pa.Schema:
+    """Of notes in memory.
+
+    `rank` is the place of their run in time, `since` null in a note that a row is listed again.
+    """
+    return pa.schema([*((key, pa.string()) for key in keys), ('rank', pa.int32()), ('since', TYPE)])
+
+
+def read_notes(
+    dataset: Dataset, file: NoteFile, rank: int, keys: Sequence[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    """The notes of a file, by partition folder.
+
+    Args:
+      dataset: the folder.
+      file: one of `note_files`.
+      rank: the place of its run in time.
+      keys: names of the columns for the URI and the carried values.
+
+    Raises:
+      StoreError: the file is missing or damaged.
+    """
+    uri = uris.join(dataset.output, file.path)
+    places = [dataset.carry.index(column) for column in dataset.partition_by]
+    rows: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
+    try:
+        with dataset.store.open(uri) as stream:
+            table = pq.ParquetFile(stream).read()
+        for row in table.filter(pc.is_in(table['reason'], pa.array([*_NOTES]))).to_pylist():
+            values = outcomes.carried_values(row['carried']) or [None] * len(dataset.carry)
+            folder = folder_of_values(dataset.partition_by, [values[place] for place in places])
+            since = None
+            if row['reason'] == Note.GONE.value:
+                since = datetime.datetime.fromisoformat(row['object_version'] or file.started_at)
+            key = dict(zip(keys, [row['uri'], *values], strict=True))
+            rows[folder].append({**key, 'rank': rank, 'since': since})
+    except (pa.ArrowException, OSError, LookupError, ValueError, UsageError) as e:
+        raise StoreError(
+            f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more'
+        ) from e
+    for folder, found in rows.items():
+        yield folder, pa.Table.from_pylist(found, note_schema(keys))
+
+
+_NOTES = tuple(note.value for note in Note)
+
+
+def gone_since(
+    rows: pa.Table, ranks: np.ndarray, notes: pa.Table | None, keys: Sequence[str]
+) -> pa.Array:
+    """Since when each row is gone; null for those that are not.
+
+    Args:
+      rows: with the columns `keys`.
+      ranks: (N,) int, the place in time of the run of each row.
+      notes: of `note_schema`, of any rows; None for none.
+      keys: columns for URI and carried values.
+    """
+    if notes is None:
+        return pa.nulls(len(rows), TYPE)
+    listed: dict[tuple[str, ...], int] = {}
+    left: defaultdict[tuple[str, ...], list[tuple[int, datetime.datetime]]] = defaultdict(list)
+    for *key, rank, since in zip(
+        *(notes[name].to_pylist() for name in notes.schema.names), strict=True
+    ):
+        if since is None:
+            listed[tuple(key)] = max(rank, listed.get(tuple(key), rank))
+        else:
+            left[tuple(key)].append((rank, since))
+    found: list[datetime.datetime | None] = [None] * len(rows)
+    noted = np.flatnonzero(pc.is_in(rows['uri'], notes['uri'].combine_chunks()).to_numpy())
+    some = rows.select(list(keys)).take(pa.array(noted))
+    for place, *key in zip(noted.tolist(), *(some[name].to_pylist() for name in keys), strict=True):
+        there = max(int(ranks[place]), listed.get(tuple(key), -1) + 1)
+        found[place] = min(
+            (since for rank, since in left[tuple(key)] if rank >= there), default=None
+        )
+    return pa.array(found, TYPE)
