@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import urllib3
 
+_ROOT = Path(__file__).parents[1]
 _EMULATOR = Path(sys.executable).with_name('fake-gcs-server')
 # A machine that is busy with other tests takes its time.
 _START_SEC = 60.0
@@ -43,7 +44,7 @@ def _gcs_command(port: int) -> list[str]:
 
 
 def _s3_command(port: int) -> list[str]:
-    return [sys.executable, '-m', 'moto.server', '-H', '127.0.0.1', '-p', str(port)]
+    return [sys.executable, '-m', 'tests.s3_server', str(port)]
 
 
 GCS = Kind('gcs', '/_internal/healthcheck', _gcs_command)
@@ -160,6 +161,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=_ROOT,
         env={key: value for key, value in os.environ.items() if 'proxy' not in key.lower()},
     )
     try:

@@ -10,9 +10,11 @@ import threading
 import pytest
 
 from transforms import lease
-from transforms.errors import UsageError
+from transforms.dataflow_job import Job
+from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.storage import store_for
+from transforms.storage_local import LocalStore
 
 
 def layout(output, run_id='run-1'):
@@ -23,9 +25,9 @@ def lease_uri(output):
     return layout(output).uri('_work/_lease.json')
 
 
-@pytest.fixture(params=['local', 'gs'])
+@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
 def output(request, tmp_path):
-    return tmp_path if request.param == 'local' else request.getfixturevalue('bucket').uri('out')
+    return tmp_path if request.param == 'local' else request.getfixturevalue(request.param).uri('o')
 
 
 def test_a_second_run_is_refused_and_told_who_is_there(output):
@@ -120,6 +122,84 @@ def test_a_lease_that_is_given_back_meanwhile_is_taken(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, 'read', given_back)
     lease.acquire(layout(tmp_path, 'run-2'), False)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Has something done by somebody else while a run finds out that the holder is gone."""
+
+    def do(deed):
+        is_gone = lease._is_gone
+
+        def asked(holder):
+            monkeypatch.setattr(lease, '_is_gone', is_gone)
+            found = is_gone(holder)
+            deed()
+            return found
+
+        monkeypatch.setattr(lease, '_is_gone', asked)
+
+    return do
+
+
+def test_of_two_that_find_a_dead_holder_the_second_finds_the_first(output, meanwhile):
+    held_by(output, pid=2**22 + 1)
+    meanwhile(lambda: lease.acquire(layout(output, 'run-1'), False))
+    with pytest.raises(UsageError, match='run run-1 is writing there'):
+        lease.acquire(layout(output, 'run-2'), False)
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-1'
+
+
+def test_a_dead_holder_that_somebody_has_cleared_away_is_no_hindrance(output, meanwhile):
+    held_by(output, pid=2**22 + 1)
+    meanwhile(lambda: store_for(str(output)).delete(lease_uri(output)))
+    lease.acquire(layout(output, 'run-2'), False)
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+
+
+def broken_by_another(output):
+    lease.acquire(layout(output), False)
+    held_by(output, run_id='run-2', pid=os.getppid(), started='1')
+
+
+def test_what_somebody_else_holds_by_now_is_left_to_it(output):
+    broken_by_another(output)
+    job = Job('p', 'r', 'n', 'job-1')
+    with pytest.raises(StoreError, match='run run-1 holds the lease no more'):
+        lease.rename(layout(output), 'night-1')
+    with pytest.raises(StoreError, match='--break_lease'):
+        lease.hand_over(layout(output), job, is_submitted=False)
+    lease.hand_over(layout(output), job)  # the job runs already, and is not stopped
+    lease.release(layout(output))
+    lease.release_handed_over(layout(output))
+    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+
+
+def test_a_job_that_was_faster_than_its_launcher_has_given_the_lease_back(output):
+    lease.acquire(layout(output), False)
+    job = Job('p', 'r', 'n')
+    lease.hand_over(layout(output), job, is_submitted=False)
+    lease.release_handed_over(layout(output))
+    lease.hand_over(layout(output), job._replace(id='job-1'))
+    assert store_for(str(output)).read(lease_uri(output)) is None
+
+
+class WithoutConditionalDelete(LocalStore):
+    """As some stores of S3's kind are."""
+
+    def delete(self, uri, seen=None):
+        return super().delete(uri) if seen is None else False
+
+
+def test_a_lease_that_cannot_be_deleted_is_given_back_all_the_same(tmp_path, monkeypatch):
+    store = WithoutConditionalDelete()
+    monkeypatch.setattr(Layout, 'store', store)
+    lease.acquire(layout(tmp_path), False)
+    lease.release(layout(tmp_path))
+    assert store.read(lease_uri(tmp_path)) is not None
+    lease.acquire(layout(tmp_path, 'run-2'), False)
+    with pytest.raises(UsageError, match='run run-2 is writing there'):
+        lease.acquire(layout(tmp_path), False)
 
 
 def test_only_one_of_many_runs_gets_it(tmp_path):

@@ -1,9 +1,10 @@
-"""What every object store does alike, each against its own server over HTTP.
+"""What every store does alike, object stores each against its own server over HTTP.
 
 What is not checked here: faults, and what differs (test_storage_gcs, test_storage_s3).
 """
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,6 +49,44 @@ def test_write_create_read_delete(store, place):
     assert store.read(uri) is None
     assert store.create(uri, b'')
     assert store.read(uri) == b''
+
+
+@pytest.fixture(params=['bucket', 's3_bucket', 'local'])
+def uri(request, tmp_path):
+    """A name in each kind of store."""
+    if request.param == 'local':
+        return str(tmp_path / 'folder/größe #1?.json')
+    return request.getfixturevalue(request.param).uri('folder/größe #1?.json')
+
+
+def test_replaced_and_deleted_is_only_what_was_seen(uri):
+    store = store_for(uri)
+    assert store.look(uri) is None
+    store.write(uri, b'1')
+    first = store.look(uri)
+    assert first.data == b'1'
+    assert store.replace(uri, b'2', first)
+    assert not store.replace(uri, b'3', first)
+    assert not store.delete(uri, first)
+    assert store.read(uri) == b'2'
+    second = store.look(uri)
+    assert store.delete(uri, second)
+    assert store.read(uri) is None
+    assert not store.replace(uri, b'4', second)
+    assert not store.delete(uri, second)
+    assert store.read(uri) is None
+    assert store.delete(uri)
+
+
+def test_of_many_that_replace_the_same_one_does(uri):
+    store = store_for(uri)
+    store.write(uri, b'seen')
+    for _ in range(5):
+        seen = store.look(uri)
+        with ThreadPoolExecutor(8) as pool:
+            won = list(pool.map(lambda i, seen=seen: store.replace(uri, b'%d' % i, seen), range(8)))
+        assert won.count(True) == 1
+        assert store.read(uri) == b'%d' % won.index(True)
 
 
 def test_what_is_not_there(store, place):

@@ -3,6 +3,10 @@
 The lease has no clock: it is a file created only if absent, and it is taken over only when the
 process or job that holds it is provably gone.  No result depends on it; it keeps people from paying
 twice.
+
+Whoever takes it over, passes it on or gives it back replaces or deletes what it has read, and
+nothing else: of two that find the same dead holder, one gets the lease and the other finds the
+first one's.
 """
 
 import contextlib
@@ -17,11 +21,16 @@ from typing import Any
 
 from transforms import uris
 from transforms.dataflow_job import Job, has_ended, has_none_active, parse_job
-from transforms.errors import UsageError
+from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
+from transforms.rows import Seen
 
 _PATH = '_work/_lease.json'
+# What stands for no lease in a store that cannot delete on a condition.
+_GIVEN_BACK = b'{"given_back": true}'
 _POLL_SEC = 2.0
+# Each time somebody else was faster.
+_TRIES = 10
 
 
 def acquire(
@@ -67,24 +76,31 @@ def _take(layout: Layout, break_lease: bool) -> dict[str, Any] | None:
     store = layout.store
     ours = _content(layout)
     holder: dict[str, Any] = {}
-    for _ in range(2):
+    for _ in range(_TRIES):
         if store.create(uri, ours):
             return None
-        data = store.read(uri)
-        if data == ours:  # the store created it, and its first answer was lost
-            return None
-        if data is None:  # given back meanwhile
+        seen = store.look(uri)
+        if seen is None:  # given back meanwhile
             continue
-        holder = _parse(data)
-        if not break_lease and not _is_gone(holder):
+        if seen.data == ours:  # the store did as it was told, and its first answer was lost
+            return None
+        holder = _parse(seen.data)
+        is_free = break_lease or seen.data == _GIVEN_BACK or _is_gone(holder)
+        if not is_free:
             return holder
-        store.delete(uri)
+        if store.replace(uri, ours, seen):
+            return None
     return holder
 
 
 def rename(layout: Layout, run_id: str) -> None:
-    """Says in a lease that is held which run it is, once that is known."""
-    layout.store.write(layout.uri(_PATH), _content(dataclasses.replace(layout, run_id=run_id)))
+    """Says in a lease that is held which run it is, once that is known.
+
+    Raises:
+      StoreError: it is held no more: somebody has broken it.
+    """
+    if not _pass_on(layout, _content(dataclasses.replace(layout, run_id=run_id))):
+        raise _lost(layout)
 
 
 def hand_over(layout: Layout, job: Job | None, *, is_submitted: bool = True) -> None:
@@ -95,10 +111,35 @@ def hand_over(layout: Layout, job: Job | None, *, is_submitted: bool = True) -> 
       job: the job of Dataflow; None for another engine, whose end nobody can prove.
       is_submitted: False while this process is about to submit it: when that is killed, there may
         be such a job or none.
+
+    Raises:
+      StoreError: it is held no more, and nothing is submitted yet: somebody has broken it.
     """
     holder: dict[str, Any] = {} if is_submitted else _identity(os.getpid())
     holder |= {'run_id': layout.run_id, 'job': None if job is None else job._asdict()}
-    layout.store.write(layout.uri(_PATH), json.dumps(holder).encode())
+    if not _pass_on(layout, json.dumps(holder).encode()) and not is_submitted:
+        raise _lost(layout)
+
+
+def _pass_on(layout: Layout, content: bytes) -> bool:
+    """Writes something else into the lease, if this process holds it; whether it does."""
+    uri = layout.uri(_PATH)
+    store = layout.store
+    us = _identity(os.getpid()).items()
+    for _ in range(_TRIES):
+        seen = store.look(uri)
+        if seen is None or not us <= _parse(seen.data).items():
+            break
+        if store.replace(uri, content, seen):
+            return True
+    return seen is not None and seen.data == content
+
+
+def _lost(layout: Layout) -> StoreError:
+    return StoreError(
+        f'{layout.uri(_PATH)}: run {layout.run_id} holds the lease no more: somebody has broken it '
+        'with --break_lease; start this run again once the other one is done'
+    )
 
 
 def release_handed_over(layout: Layout, job: Job | None = None) -> None:
@@ -108,11 +149,11 @@ def release_handed_over(layout: Layout, job: Job | None = None) -> None:
       layout: the output, and the run.
       job: only if it is this job's: another one may work on the same run by now.
     """
-    uri = layout.uri(_PATH)
-    holder = _parse(layout.store.read(uri))
+    seen = layout.store.look(layout.uri(_PATH))
+    holder = {} if seen is None else _parse(seen.data)
     is_ours = job is None or parse_job(holder.get('job')) == job
-    if 'job' in holder and holder.get('run_id') == layout.run_id and is_ours:
-        layout.store.delete(uri)
+    if seen and 'job' in holder and holder.get('run_id') == layout.run_id and is_ours:
+        _give_back(layout, seen)
 
 
 def _name(holder: dict[str, Any]) -> str:
@@ -130,18 +171,23 @@ def _content(layout: Layout) -> bytes:
 
 def release(layout: Layout) -> None:
     """Gives the lease back, if it is ours."""
-    uri = layout.uri(_PATH)
-    store = layout.store
-    if _parse(store.read(uri)) == {'run_id': layout.run_id, **_identity(os.getpid())}:
-        store.delete(uri)
+    seen = layout.store.look(layout.uri(_PATH))
+    if seen and _parse(seen.data) == {'run_id': layout.run_id, **_identity(os.getpid())}:
+        _give_back(layout, seen)
         if layout.is_local:
             with contextlib.suppress(OSError):  # there may be the work of other runs
-                Path(uri).parent.rmdir()
+                Path(layout.uri(_PATH)).parent.rmdir()
 
 
-def _parse(data: bytes | None) -> dict[str, Any]:
+def _give_back(layout: Layout, seen: Seen) -> None:
+    uri = layout.uri(_PATH)
+    if not layout.store.delete(uri, seen):
+        layout.store.replace(uri, _GIVEN_BACK, seen)
+
+
+def _parse(data: bytes) -> dict[str, Any]:
     try:
-        holder = json.loads(data or b'{}')
+        holder = json.loads(data)
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}

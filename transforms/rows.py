@@ -108,6 +108,16 @@ class Fetched(NamedTuple):
     retries: int = 0
 
 
+class Seen(NamedTuple):
+    """A small object as it was read: what a later write or delete of it is held against.
+
+    `version` is what the store goes by, '' where that is the bytes themselves.
+    """
+
+    data: bytes
+    version: str
+
+
 class NotModified(Exception):  # noqa: N818 (no error: nothing is wrong)
     """The object still has the version that the caller knows; its bytes were not moved."""
 

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 from transforms import uris
 from transforms.errors import UsageError
 from transforms.process import shared
-from transforms.rows import Entry, Fetched, FetchLimits
+from transforms.rows import Entry, Fetched, FetchLimits, Seen
 from transforms.storage_gcs import GcsStore
 from transforms.storage_http import HttpStore
 from transforms.storage_local import LocalStore
@@ -91,14 +91,28 @@ class Store(Protocol):
     def read(self, uri: str) -> bytes | None:
         """The whole of a small object of ours, or None where it is absent."""
 
+    def look(self, uri: str) -> Seen | None:
+        """The same, for who may replace or delete what is there."""
+
     def write(self, uri: str, data: bytes) -> None:
         """Creates or replaces an object: whole, or not at all."""
 
     def create(self, uri: str, data: bytes) -> bool:
         """Creates an object only if it is absent; False where it is there already."""
 
-    def delete(self, uri: str) -> None:
-        """Deletes an object; none is fine, too."""
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        """Replaces an object only if it still is what was seen; False where it is not."""
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
+        """Deletes an object; none is fine, too.
+
+        Args:
+          uri: absolute URI.
+          seen: delete nothing else.
+
+        Returns:
+          False where `seen` is not what is there, or the store cannot delete on a condition.
+        """
 
 
 def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:

@@ -31,7 +31,7 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
@@ -155,31 +155,47 @@ class GcsStore:
             return stream
 
     def read(self, uri: str) -> bytes | None:
+        seen = self.look(uri)
+        return None if seen is None else seen.data
+
+    def look(self, uri: str) -> Seen | None:
         bucket, name = uris.split_object(uri)
+        blob = self._bucket(bucket).blob(name)
         try:
             with _systemic(uri):
-                data: bytes = self._bucket(bucket).blob(name).download_as_bytes()
+                data = blob.download_as_bytes()
         except UsageError:
             return None
-        return data
+        return Seen(data, str(blob.generation))
 
     def write(self, uri: str, data: bytes) -> None:
         self._upload(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
+        return self._upload_if(uri, data, 0)
+
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        return self._upload_if(uri, data, int(seen.version))
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
+        bucket, name = uris.split_object(uri)
+        # Both say the same, but for a bucket that keeps old versions, of which the second one lets
+        # none be deleted.  Emulators know only the first.
+        generation = None if seen is None else int(seen.version)
+        blob = self._bucket(bucket).blob(name, generation=generation)
         try:
-            self._upload(uri, data, if_generation_match=0)
+            with _systemic(uri):
+                blob.delete(if_generation_match=generation, retry=storage.retry.DEFAULT_RETRY)
+        except (UsageError, api_exceptions.PreconditionFailed):
+            return seen is None
+        return True
+
+    def _upload_if(self, uri: str, data: bytes, generation: int) -> bool:
+        try:
+            self._upload(uri, data, if_generation_match=generation)
         except api_exceptions.PreconditionFailed:
             return False
         return True
-
-    def delete(self, uri: str) -> None:
-        bucket, name = uris.split_object(uri)
-        try:
-            with _systemic(uri):
-                self._bucket(bucket).blob(name).delete()
-        except UsageError:
-            return
 
     def _bucket(self, name: str) -> storage.Bucket:
         return self._client.bucket(name, user_project=self._user_project)

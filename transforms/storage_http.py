@@ -43,7 +43,7 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
 from transforms.uris import WebUrl
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
@@ -297,7 +297,13 @@ class HttpStore:
     def create(self, uri: str, data: bytes) -> bool:  # noqa: ARG002
         _refuse(uri)
 
-    def delete(self, uri: str) -> None:
+    def look(self, uri: str) -> Seen | None:
+        _refuse(uri)
+
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:  # noqa: ARG002
+        _refuse(uri)
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:  # noqa: ARG002
         _refuse(uri)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -12,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
@@ -27,12 +28,17 @@ _REASONS = {
 }
 _OUR_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_FOLDER_TRIES = 10
 
 
 class LocalStore:
     """The file system of this machine; see `transforms.storage.Store`.
 
-    A file's version is its size and its modification time in ns: '<size>-<mtime>'.
+    A file's version is its size and its modification time in ns: '<size>-<mtime>'.  `replace` and
+    `delete` compare its bytes, under its lock; on a file system without locks (some network mounts)
+    another process may come between.
     """
 
     def stat(self, uri: str) -> Entry | None:
@@ -140,10 +146,14 @@ class LocalStore:
     def read(self, uri: str) -> bytes | None:
         try:
             return Path(uri).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except _ABSENT:
             return None
         except OSError as e:
             raise StoreError(f'cannot read {uris.printable(uri)}: {e.strerror}') from e
+
+    def look(self, uri: str) -> Seen | None:
+        data = self.read(uri)
+        return None if data is None else Seen(data, '')
 
     def write(self, uri: str, data: bytes) -> None:
         with _temporary(uri, data) as temporary:
@@ -161,13 +171,25 @@ class LocalStore:
                 return _create_in_place(uri, data)
         return True
 
-    def delete(self, uri: str) -> None:
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        with _temporary(uri, data) as temporary, _locked(uri, seen) as is_seen:
+            if is_seen:
+                temporary.replace(uri)
+        return is_seen
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
         try:
-            Path(uri).unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
+            if seen is None:
+                Path(uri).unlink(missing_ok=True)
+                return True
+            with _locked(uri, seen) as is_seen:
+                if is_seen:
+                    Path(uri).unlink()
+        except NotADirectoryError:
+            return seen is None
         except OSError as e:
             raise StoreError(f'cannot delete {uris.printable(uri)}: {e.strerror}') from e
+        return is_seen
 
 
 class _Folder(NamedTuple):
@@ -186,8 +208,7 @@ def _temporary(uri: str, data: bytes) -> Iterator[Path]:
     target = Path(uri)
     temporary = target.with_name(f'.{target.name[:100]}.{secrets.token_hex(4)}.tmp')
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open('xb') as file:
+        with _open_new(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -197,6 +218,51 @@ def _temporary(uri: str, data: bytes) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Opens a new file, in a folder that is made if it is not there."""
+    for _ in range(_FOLDER_TRIES):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Somebody else may remove the folder, as it is still empty.
+        with contextlib.suppress(FileNotFoundError):
+            return path.open('xb')
+    return path.open('xb')
+
+
+@contextlib.contextmanager
+def _locked(uri: str, seen: Seen) -> Iterator[bool]:
+    """Whether a file is what was seen, and stays so until the block ends.
+
+    The lock is that of the file itself, so that nothing is left of it; whoever waited for it finds
+    out that this file has no longer the name.
+    """
+    try:
+        descriptor = _open_to_lock(uri)
+    except _ABSENT:
+        yield False
+        return
+    with os.fdopen(descriptor, 'rb', buffering=0) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as e:
+            if e.errno not in _NO_LOCKS:
+                raise
+        yield _is_named(uri, os.fstat(descriptor)) and file.read() == seen.data
+
+
+def _open_to_lock(uri: str) -> int:
+    try:
+        return os.open(uri, os.O_RDWR | os.O_CLOEXEC)  # NFS locks only what can be written
+    except PermissionError:
+        return os.open(uri, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _is_named(uri: str, info: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(uri), info)  # noqa: PTH116
+    except _ABSENT:
+        return False
 
 
 def _create_in_place(uri: str, data: bytes) -> bool:

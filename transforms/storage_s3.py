@@ -31,7 +31,7 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
@@ -219,6 +219,10 @@ class S3Store:
         return io.BufferedReader(_Stream(self._client, entry), _STREAM_BYTES)
 
     def read(self, uri: str) -> bytes | None:
+        seen = self.look(uri)
+        return None if seen is None else seen.data
+
+    def look(self, uri: str) -> Seen | None:
         from botocore.exceptions import ClientError
 
         with _systemic(uri):
@@ -234,27 +238,52 @@ class S3Store:
             self._put(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
+        with _systemic(uri):
+            # Gone again: a delete of this name at the same time.
+            return self._try(lambda: self._put(uri, data, IfNoneMatch='*'), 'NoSuchKey')
+
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        with _systemic(uri):
+            return self._try(lambda: self._put(uri, data, IfMatch=f'"{seen.version}"'))
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
         from botocore.exceptions import ClientError
 
-        with _systemic(uri):
-            for delay_sec in (*_CONFLICT_SEC, None):
-                try:
-                    self._put(uri, data, IfNoneMatch='*')
-                    return True
-                except ClientError as e:
-                    if _status_of(e) == 412:
-                        return False
-                    # Another write or a delete of this name at the same time; neither has won yet.
-                    is_race = _status_of(e) == 409 or _code_of(e) == 'NoSuchKey'
-                    if not is_race or delay_sec is None:
-                        raise
-                time.sleep(delay_sec)
-        raise AssertionError('unreachable')
-
-    def delete(self, uri: str) -> None:
         bucket, key = uris.split_object(uri)
+        conditions = {} if seen is None else {'IfMatch': f'"{seen.version}"'}
         with _systemic(uri):
-            self._client.delete_object(Bucket=bucket, Key=key)
+            try:
+                return self._try(
+                    lambda: self._client.delete_object(Bucket=bucket, Key=key, **conditions)
+                )
+            except ClientError as e:
+                # Amazon's has conditions for it since 2025, others not yet.
+                if seen is None or _status_of(e) != 501:
+                    raise
+                return False
+
+    def _try(self, request: Callable[[], object], another_try: str = '') -> bool:
+        """Sends a request that the store may refuse because of its condition; whether it did it.
+
+        Args:
+          request: to be sent.
+          another_try: the code of an error that is none, but a race nobody has won yet.
+        """
+        from botocore.exceptions import ClientError
+
+        for delay_sec in (*_CONFLICT_SEC, None):
+            try:
+                request()
+                return True
+            except ClientError as e:
+                code = _code_of(e)
+                is_race = _status_of(e) == 409 or code == another_try
+                if not is_race and (_status_of(e) == 412 or code == 'NoSuchKey'):
+                    return False
+                if not is_race or delay_sec is None:
+                    raise
+            time.sleep(delay_sec)
+        raise AssertionError('unreachable')
 
     def _put(self, uri: str, data: bytes, **conditions: str) -> None:
         bucket, key = uris.split_object(uri)
@@ -293,7 +322,7 @@ class _Stream(io.RawIOBase):
             return 0
         span = f'bytes={self._position}-{end - 1}'
         with _systemic(self._entry.uri):
-            data = _read(self._client, self._entry.uri, Range=span, IfMatch=self._entry.version)
+            data, _ = _read(self._client, self._entry.uri, Range=span, IfMatch=self._entry.version)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -335,7 +364,7 @@ def _folder(uri: str) -> tuple[str, str]:
     return bucket, f'{prefix.rstrip("/")}/' if prefix else ''
 
 
-def _read(client: Any, uri: str, **options: str) -> bytes:
+def _read(client: Any, uri: str, **options: str) -> Seen:
     """Reads an object or a range of it; a body that breaks off is read again."""
     from botocore.exceptions import BotoCoreError
 
@@ -344,8 +373,7 @@ def _read(client: Any, uri: str, **options: str) -> bytes:
         answer = client.get_object(Bucket=bucket, Key=key, **options)
         with contextlib.closing(answer['Body']) as body:
             try:
-                data: bytes = body.read()
-                return data
+                return Seen(body.read(), _version(answer.get('ETag')))
             except BotoCoreError:
                 if attempt == _ATTEMPTS - 1:
                     raise

@@ -1,0 +1,141 @@
+"""Two and six at once, again and again: real processes, real stores, each meeting 200 times.
+
+Slow: minutes of what can only be found by trying often.
+"""
+
+import json
+import multiprocessing
+import os
+import uuid
+from collections.abc import Iterator
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+import pytest
+
+from transforms import lease
+from transforms.errors import UsageError
+from transforms.layout import Layout
+from transforms.storage import store_for
+
+pytestmark = pytest.mark.slow
+
+ROUNDS = 200
+_WAIT_SEC = 120
+
+
+@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+def place(request, tmp_path) -> str:
+    """A folder of each kind of store."""
+    if request.param == 'local':
+        return str(tmp_path)
+    return request.getfixturevalue(request.param).uri('out')
+
+
+class Racers:
+    """Processes that do the same at the same moment, each as one of so many.
+
+    Args:
+      count: of them.
+      run: called in each with a place and its number; what it returns is sent back.
+    """
+
+    def __init__(self, count: int, run: Any):
+        context = multiprocessing.get_context('spawn')
+        self._barrier = context.Barrier(count)
+        self._answers: Queue = context.Queue()
+        self._places = [context.Queue() for _ in range(count)]
+        self._processes = [
+            context.Process(
+                target=_race,
+                args=(run, number, places, self._barrier, self._answers),
+                daemon=True,
+            )
+            for number, places in enumerate(self._places)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def race(self, place: Any) -> list[Any]:
+        """Lets them all go; what each has to say, in the order of their numbers."""
+        for places in self._places:
+            places.put(place)
+        answers = [self._answers.get(timeout=_WAIT_SEC) for _ in self._places]
+        return [said for _, said in sorted(answers, key=lambda answer: answer[0])]
+
+    def close(self) -> None:
+        for places in self._places:
+            places.put(None)
+        for process in self._processes:
+            process.join(_WAIT_SEC)
+
+
+def _race(run: Any, number: int, places: Queue, barrier: Barrier, answers: Queue) -> None:
+    while (place := places.get()) is not None:
+        barrier.wait(_WAIT_SEC)
+        try:
+            said = run(place, number)
+        except Exception as e:  # noqa: BLE001 (told to the test)
+            said = f'{type(e).__name__}: {e}'
+        answers.put((number, said))
+
+
+@pytest.fixture
+def racers(request) -> Iterator[Racers]:
+    made = Racers(*request.param)
+    yield made
+    made.close()
+
+
+def take(place: str, number: int) -> str:
+    """Takes a lease; 'got it' or 'refused'."""
+    try:
+        lease.acquire(Layout(place, f'run-{number}', 'm', (), (), 1), False)
+    except UsageError as e:
+        return 'refused' if 'is writing there' in str(e) else str(e)
+    return 'got it'
+
+
+def give_back(place: str, number: int) -> str:
+    """The same, and gives it back at once: the next one may have it then."""
+    said = take(place, number)
+    if said == 'got it':
+        holder = json.loads(store_for(place).read(f'{place}/_work/_lease.json') or b'{}')
+        if holder.get('run_id') != f'run-{number}':
+            return f'another has it: {holder}'
+        lease.release(Layout(place, f'run-{number}', 'm', (), (), 1))
+    return said
+
+
+def leave_dead(place: str) -> str:
+    """Leaves the lease of a process that has ended in a folder that nobody has used."""
+    folder = f'{place}/{uuid.uuid4().hex}'
+    holder = {'run_id': 'dead', **lease._identity(os.getpid()), 'pid': 2**22 + 1}
+    store_for(folder).write(f'{folder}/_work/_lease.json', json.dumps(holder).encode())
+    return folder
+
+
+@pytest.mark.parametrize('racers', [(2, take), (6, take)], indirect=True, ids=['two', 'six'])
+def test_a_dead_holder_is_followed_by_one(place, racers):
+    found: dict[int, int] = {}
+    for _ in range(ROUNDS):
+        folder = leave_dead(place)
+        said = racers.race(folder)
+        holders = [f'run-{i}' for i, each in enumerate(said) if each == 'got it']
+        assert set(said) <= {'got it', 'refused'}, said
+        written = json.loads(store_for(folder).read(f'{folder}/_work/_lease.json'))
+        assert written['run_id'] in holders
+        found[len(holders)] = found.get(len(holders), 0) + 1
+    print(f'rounds by holders: {found}')
+    assert found == {1: ROUNDS}
+
+
+@pytest.mark.parametrize('racers', [(6, give_back)], indirect=True, ids=['six'])
+def test_nobody_gives_back_the_lease_of_another(place, racers):
+    for _ in range(ROUNDS // 4):
+        folder = leave_dead(place)
+        said = racers.race(folder)
+        assert set(said) <= {'got it', 'refused'}, said
+        assert 'got it' in said
+        assert store_for(folder).read(f'{folder}/_work/_lease.json') is None
