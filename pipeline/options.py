@@ -585,6 +585,7 @@ def make_config(
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, has_features),
         stores=stores,
+        attempt=secrets.token_hex(4),
     )
     _ = layout.store  # a scheme that cannot be written is found first
     if retried is None:

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import secrets
 import sys
 import time
 from collections import Counter
@@ -41,7 +42,7 @@ from transforms.layout import Layout
 from transforms.model.card import Activation
 from transforms.newest import NewestRows, newest_rows
 from transforms.process import TEMPORARIES
-from transforms.publish import clean_up, discard, publish, to_json
+from transforms.publish import clean_up, discard, find_commit, publish
 from transforms.rows import WrittenFile
 from transforms.runs import CompleteRun, complete_runs, kind_of
 from transforms.storage import StoreOptions, store_for
@@ -142,6 +143,7 @@ def run(args: argparse.Namespace) -> int:
         partition_by=dataset.partition_by,
         rows_per_file=_ROWS_PER_FILE,
         stores=stores,
+        attempt=secrets.token_hex(4),
     )
     advice = f'; nothing of run {layout.run_id} counts, start it again'
 
@@ -209,16 +211,17 @@ class _Relabeling:
             self._check_floor(used, thresholds)
             metadata = self._metadata(used, thresholds, max_labels)
             try:
-                _discard_begun(self._layout)  # of an attempt that was killed
+                self._check_undecided(thresholds, max_labels)
                 work.begin(self._layout, self._begun())
                 files = list(self._write(found, thresholds, max_labels, metadata))
-                started = time.perf_counter()
-                publish(self._layout, files, self._vocabulary)
-                report = self._report(used, files, thresholds, max_labels, metadata)
-                report['stage_thread_sec']['publish'] = round(time.perf_counter() - started, 3)
-                layout = self._layout
-                layout.store.write(layout.uri(layout.report_path), to_json(report))
-                write_latest_sql(layout.output, layout.store)
+
+                def make_report(publish_sec: float) -> dict[str, Any]:
+                    report = self._report(used, files, thresholds, max_labels, metadata)
+                    report['stage_thread_sec']['publish'] = round(publish_sec, 3)
+                    return report
+
+                report = publish(self._layout, make_report, self._vocabulary)
+                write_latest_sql(self._layout.output, self._layout.store)
             except LemmabeamError:
                 # Of a store that is gone nothing can be removed; the error itself is what matters.
                 with contextlib.suppress(StoreError):
@@ -240,6 +243,28 @@ class _Relabeling:
                 file=sys.stderr,
             )
         return report
+
+    def _check_undecided(self, thresholds: Thresholds, max_labels: int) -> None:
+        """Refuses other options than those of an attempt of which only the report is missing."""
+        commit = find_commit(self._layout)
+        if commit is None:
+            return
+        theirs = commit.report['options']
+        ours = self._deciding(thresholds, max_labels)
+        if any(theirs.get(name) != value for name, value in ours.items()):
+            raise UsageError(
+                f'--run_id {self._layout.run_id}: this run was relabelled with other options, and '
+                'only its report is missing: give those, choose another id, or remove it with '
+                f'`lemmabeam clean {self._layout.output}`'
+            )
+
+    def _deciding(self, thresholds: Thresholds, max_labels: int) -> dict[str, Any]:
+        return {
+            'model_id': self._layout.model_id,
+            'threshold': thresholds.threshold,
+            'thresholds_sha256': thresholds.sha256 or None,
+            'max_labels': max_labels,
+        }
 
     def _begun(self) -> work.Begun:
         """What tells `lemmabeam clean` whose the files are, if this is killed."""
@@ -434,10 +459,7 @@ class _Relabeling:
             'options': {
                 **vars(self._args),
                 'run_id': self._layout.run_id,
-                'model_id': self._layout.model_id,
-                'threshold': thresholds.threshold,
-                'thresholds_sha256': thresholds.sha256 or None,
-                'max_labels': max_labels,
+                **self._deciding(thresholds, max_labels),
                 'rows_per_file': self._layout.rows_per_file,
             },
             'cut_rows': self._cut_rows,
@@ -449,10 +471,14 @@ class _Relabeling:
 
 
 def _discard_begun(layout: Layout) -> None:
-    """Removes what a relabelling of this id has left, and nothing of a run that labels."""
+    """Removes what this attempt has left, and nothing of another one or of a run that labels."""
     begun = work.begun(layout)
-    if begun is not None and begun.options.get('command') == COMMAND:
-        discard(dataclasses.replace(layout, model_id=begun.options['model']))
+    if begun is None or begun.options.get('command') != COMMAND:
+        return
+    discard(layout)
+    found = work.unfinished(layout.output, layout.store)
+    paths = [path for each in found if each.run_id == layout.run_id for path in each.paths]
+    if paths == [f'{layout.work_folder}/run.json']:
         clean_up(layout)
 
 

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,10 +10,9 @@ import apache_beam as beam
 from pipeline.options import RunConfig
 from pipeline.verdict import make_verdict
 from transforms import lease, outcomes
-from transforms.errors import BooksError
 from transforms.latest import write_latest_sql
 from transforms.model.sources import printable_location
-from transforms.publish import clean_up, publish, to_json
+from transforms.publish import clean_up, publish
 from transforms.rows import WrittenFile
 
 _DEAD = 'dead_lettered/'
@@ -122,19 +120,14 @@ class _ReportDoFn(beam.DoFn):
         computed: Sequence[str],
     ) -> Iterable[Any]:
         layout = self._config.layout
-        started = time.perf_counter()
-        publish(layout, files, self._config.inference.model.vocabulary)
-        publish_sec = time.perf_counter() - started
-        now = datetime.datetime.now(datetime.UTC)
-        report = make_report(
-            self._config, files, counts, stats, top_labels, computed, publish_sec, now
-        )
-        layout.store.write(layout.uri(layout.report_path), to_json(report))
-        if not report['balanced']:
-            raise BooksError(
-                f'the books of run {layout.run_id} do not balance: {report["counts"]}; its '
-                f'files and {layout.uri(layout.report_path)} are kept'
+
+        def make(publish_sec: float) -> dict[str, Any]:
+            now = datetime.datetime.now(datetime.UTC)
+            return make_report(
+                self._config, files, counts, stats, top_labels, computed, publish_sec, now
             )
+
+        publish(layout, make, self._config.inference.model.vocabulary)
         write_latest_sql(layout.output, layout.store)
         clean_up(layout)
         lease.release_handed_over(layout)

@@ -18,7 +18,7 @@ from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.history import has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
-from transforms.publish import discard, remove_tree
+from transforms.publish import find_commit, remove_tree
 from transforms.runs import CompleteRun, complete_runs
 from transforms.work import Begun, Unfinished
 
@@ -69,6 +69,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     )
     layout = dataclasses.replace(layout, run_id=run_id)
     if begun is None or args.relist:
+        _check_undecided(layout)
         remove_tree(layout, frozen.folder(layout))
         if begun is None:
             # Of a run whose `run.json` is gone, nobody knows with what options they were made.
@@ -81,7 +82,6 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
             f'going on with run {run_id}, begun {_age(begun, config.started_at)} '
             f'({next(each for each in found if each.run_id == run_id)})'
         )
-    discard(layout)  # what an attempt left half-published
     earlier = [run for run in runs if run.id in begun.earlier]
     limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
     history = (
@@ -97,6 +97,16 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         )
     )
     return config.as_run(run_id, begun.sequence, history)
+
+
+def _check_undecided(layout: Layout) -> None:
+    """Refuses to begin anew what an attempt has committed already."""
+    if find_commit(layout) is not None:
+        raise UsageError(
+            f'--run_id {layout.run_id}: the files of this run are decided on, and only its report '
+            f'is missing: leave out --relist to finish it, or remove its work with '
+            f'`lemmabeam clean {layout.output}`'
+        )
 
 
 def next_sequence(layout: Layout, runs: Sequence[CompleteRun], found: Sequence[Unfinished]) -> int:

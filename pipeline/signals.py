@@ -16,9 +16,9 @@ _LAST_WORDS_SEC = 3.0
 def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) -> Iterator[None]:
     """Stops at once on Ctrl-C and SIGTERM: threads of engine and model cannot be interrupted.
 
-    An exception would not do: raised within somebody's callback, it is ignored.  A local run is
-    published by renaming, so that an exit at any moment leaves no partial file among the
-    predictions; in an object store the next attempt of the same run removes what is there.
+    An exception would not do: raised within somebody's callback, it is ignored.  What is
+    published is put in its place as a whole, so that an exit at any moment leaves no partial file
+    among the predictions; the next attempt at the same run goes on from there.
 
     Args:
       advice: gives what to say behind the name of the signal.

@@ -5,7 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -80,7 +80,7 @@ def add_run(
             path = layout.path_for(write.KIND, name, row.uri, layout.shards(len(found)))
             members[path].append(row)
     files = [
-        write.write_file(path, layout, schema, [_table(found, layout, schema)])
+        write.write_file(path, layout, schema, [table_of(found, layout, schema)])
         for path, found in members.items()
     ]
     if notes:
@@ -95,7 +95,8 @@ def add_run(
     return layout
 
 
-def _table(rows: Sequence[Row], layout: Layout, schema: pa.Schema) -> pa.Table:
+def table_of(rows: Sequence[Row], layout: Layout, schema: pa.Schema) -> pa.Table:
+    """Rows as a file of the run has them."""
     rows = sorted(rows, key=lambda row: row.uri)
     lists = pa.table(
         {
@@ -145,10 +146,24 @@ def finish(
         (root / path).write_bytes(data)
     if sequence is None:
         sequence = 1 + len(list(root.glob('runs/*/report.json')))
+    report = report_of(layout, files, metadata, sequence, command)
+    path = root / layout.report_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report))
+
+
+def report_of(
+    layout: Layout,
+    files: Sequence[WrittenFile],
+    metadata: dict[str, str],
+    sequence: int = 1,
+    command: str = 'label',
+) -> dict[str, Any]:
+    """The report of a run that has labelled all it was given."""
     rows = sum(file.rows for file in files if kind_of(file.path) == write.KIND)
     counts = dict.fromkeys(('duplicates', 'unchanged', 'dead_lettered', 'skipped_not_image'), 0)
     counts |= {'listed': rows, 'labeled': rows, 'dead_lettered_by_reason': {}}
-    report = {
+    return {
         'run_id': layout.run_id,
         'sequence': sequence,
         'command': command,
@@ -162,9 +177,6 @@ def finish(
         'metadata': metadata,
         'files': [file._asdict() for file in files],
     }
-    path = root / layout.report_path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report))
 
 
 def started_at(sequence: int) -> datetime.datetime:

@@ -13,13 +13,14 @@ from pipeline import clean, report
 from pipeline.main import main
 from pipeline.verify import verify
 from tests.states import Place, begin, known_to, settled
-from tests.support import label, make_config, stand_in
+from tests.support import label, stand_in
 from transforms import finished, frozen, outcomes, work
+from transforms import publish as publishing
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.model import handler
-from transforms.publish import publish
-from transforms.rows import Chunk, Image, Item, LabeledBatch, Ref, WrittenFile
+from transforms.publish import Commit, discard, to_json
+from transforms.rows import Chunk, Image, Item, LabeledBatch, Ref
 from transforms.storage import store_for
 from transforms.storage_local import LocalStore
 
@@ -245,17 +246,38 @@ def test_of_several_the_one_begun_last_is_gone_on_with(folder):
     assert (config.layout.run_id, config.sequence) == ('a', 3)
 
 
-def test_what_an_attempt_had_half_published_goes_and_what_it_finished_stays(interrupted):
+def test_what_another_attempt_has_staged_is_left_to_it(interrupted):
     folder, _ = interrupted
-    before = work_of(folder)
     layout = settled(*arguments_for(folder)).layout
-    published = layout.run_folder('predictions')
-    for path in (layout.uri(published), layout.staged_uri(published)):
-        Path(path).mkdir(parents=True)
-        Path(path, 'part-00000-of-00001.parquet').write_bytes(b'PAR1')
-    settled(*arguments_for(folder))
+    theirs = Path(
+        layout.staged_uri(layout.run_folder('predictions')), 'part-00000-of-00001.parquet'
+    )
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b'PAR1')
+    before = work_of(folder)
+    ours = settled(*arguments_for(folder)).layout
+    assert ours.attempt != layout.attempt
+    discard(ours)
     assert work_of(folder) == before
-    assert not Path(layout.uri(published)).exists()
+    discard(layout)
+    assert not theirs.exists()
+
+
+@pytest.mark.parametrize('is_known', [True, False])
+def test_a_run_whose_files_are_decided_on_is_not_listed_anew(interrupted, is_known):
+    folder, run_id = interrupted
+    layout = settled(*arguments_for(folder)).layout
+    commit = Commit(layout.attempt, {'files': [], 'balanced': True, 'counts': {}})
+    layout.store.write(layout.uri(layout.commit_path), to_json(commit._asdict()))
+    if not is_known:
+        Path(layout.uri(f'{layout.work_folder}/run.json')).unlink()
+    before = work_of(folder)
+    again = ('--relist',) if is_known else ('--run_id', run_id)
+    with pytest.raises(UsageError, match='only its report is missing'):
+        settled(*arguments_for(folder, *again))
+    assert work_of(folder) == before
+    assert main(['clean', str(folder.parent / 'out')]) == 0
+    assert not (folder.parent / 'out/_work').exists()
 
 
 OF_ANOTHER_VERSION = '{"format": 2, "anything": 1}'
@@ -692,14 +714,14 @@ class TestVerify:
     def test_a_first_run_that_was_stopped_in_its_last_step(self, place, monkeypatch, capsys, step):
         place.at('one run')
         output = place.at('staged') / 'out'
-        original = getattr(report, step)
 
         def stopped(*args):
-            if step == 'publish':
-                original(*args)
             raise CrashError
 
-        monkeypatch.setattr(report, step, stopped)
+        if step == 'publish':  # all is in its place, but for the report
+            monkeypatch.setattr(publishing, '_read_back', stopped)
+        else:
+            monkeypatch.setattr(report, step, stopped)
         config, files, counts, stats, top_labels, computed, *_ = place.last_step
         with pytest.raises(CrashError):
             report._ReportDoFn(config).process(None, files, counts, stats, top_labels, computed)
@@ -760,17 +782,4 @@ def test_what_a_kill_left_in_the_last_steps_is_tidied_up(two_runs):
     assert mine.exists()
     mine.unlink()
     assert (output / 'latest.sql').read_text() == query
-    assert verify(str(output)) == []
-
-
-def test_a_second_attempt_leaves_what_a_first_one_has_published(place):
-    output = place.at('one run') / 'out'
-    arguments = arguments_for(output.parent / 'in', '--run_id', 'night-1')
-    report = json.loads((output / 'runs/night-1/report.json').read_text())
-    config, _ = make_config(*arguments)
-    staged = output / '_work/night-1/staged'
-    # The first one has removed what the second had staged, but for folders.
-    (staged / config.layout.run_folder('predictions')).mkdir(parents=True)
-    files = [WrittenFile(**file) for file in report['files']]
-    publish(config.layout, files, config.inference.model.vocabulary)
     assert verify(str(output)) == []

@@ -11,7 +11,6 @@ from google.api_core.page_iterator import HTTPIterator
 from pipeline.verify import compare, verify
 from tests import samples, support
 from transforms.model.sources import resolve_model
-from transforms.publish import discard
 from transforms.storage import store_for
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -77,17 +76,6 @@ def test_a_manifest_in_a_bucket_and_what_an_interrupted_run_left(bucket, picture
     assert report['counts']['labeled'] == len(lines)
     assert names(bucket.uri(f'out/{folder}')) == {'part-00000-of-00001.parquet'}
     assert verify(output) == []
-
-
-def test_a_run_without_a_report_is_discarded(bucket):
-    arguments = ('--input', samples.SAMPLE, '--output', bucket.uri('out'), '--run_id', 'a')
-    support.label(*arguments)
-    layout = support.make_config(*arguments)[0].layout
-    discard(layout)
-    assert verify(bucket.uri('out')) == []
-    store_for(layout.output).delete(layout.uri(layout.report_path))
-    discard(layout)
-    assert not [name for name in names(bucket.uri('out')) if 'run=a' in name]
 
 
 def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):

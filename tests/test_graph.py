@@ -6,7 +6,6 @@ picture that fails moves the last bits of the scores beside it (test_failing_mod
 """
 
 import json
-import shutil
 
 import pytest
 
@@ -16,7 +15,6 @@ from transforms import write
 from transforms.model import handler
 from transforms.model.predictor import Predictor
 from transforms.model.sources import resolve_model
-from transforms.publish import discard
 
 pytestmark = pytest.mark.usefixtures('stand_in')
 
@@ -181,21 +179,12 @@ def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
 def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
     folder = f'predictions/model={resolve_model("embedded").id}/run=again'
     for name in ('part-00003-of-00009.parquet', 'split=old/part-00000-of-00001.parquet', '.x.tmp'):
-        for path in (tmp_path / '_work/again/staged' / folder / name, tmp_path / folder / name):
+        for path in (
+            tmp_path / '_work/again/staged/0a1b2c3d' / folder / name,
+            tmp_path / folder / name,
+        ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b'half a file')
     support.label('--input', pictures / '000*', '--output', tmp_path, '--run_id', 'again')
     assert verify(str(tmp_path)) == []
     assert len(support.rows(tmp_path, 'predictions')) == 10
-
-
-def test_a_run_without_a_report_is_discarded_and_one_with_it_kept(whole, tmp_path):
-    output, globs, arguments = whole
-    shutil.copytree(output, tmp_path, dirs_exist_ok=True)
-    layout = support.make_config(*inputs(globs), '--output', tmp_path, *arguments)[0].layout
-    discard(layout)
-    assert verify(str(tmp_path)) == []
-    assert len(support.rows(tmp_path, 'predictions')) == 30
-    (tmp_path / layout.report_path).unlink()
-    discard(layout)
-    assert support.rows(tmp_path, 'predictions') == support.rows(tmp_path, 'dead_letters') == []

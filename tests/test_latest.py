@@ -16,6 +16,7 @@ from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support
 from tests.datasets import MODEL, Row, add_run, started_at
+from transforms import latest as latest_view
 from transforms import newest
 from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
@@ -49,6 +50,26 @@ def query(folder):
 
 def order(row):
     return tuple((value is None, value or '') for value in map(row.get, ('model', 'uri', 'c', 'd')))
+
+
+@pytest.mark.parametrize('was_there', [True, False])
+def test_a_run_that_is_completed_meanwhile_is_in_it(tmp_path, monkeypatch, was_there):
+    add_run(tmp_path, 'a', [Row('/a')])
+    if was_there:
+        write_latest_sql(str(tmp_path), store(tmp_path))
+    complete_runs = latest_view.complete_runs
+
+    def slow(*args):
+        monkeypatch.setattr(latest_view, 'complete_runs', complete_runs)
+        found = complete_runs(*args)
+        add_run(tmp_path, 'b', [Row('/b')])
+        write_latest_sql(str(tmp_path), store(tmp_path))
+        return found
+
+    monkeypatch.setattr(latest_view, 'complete_runs', slow)
+    write_latest_sql(str(tmp_path), store(tmp_path))
+    assert 'run=b' in (tmp_path / 'latest.sql').read_text()
+    assert verify(str(tmp_path)) == []
 
 
 def latest(folder, **options):

@@ -22,12 +22,13 @@ def test_paths_below_the_output():
     assert LAYOUT.file_columns == ('id',)
 
 
-def test_local_runs_are_staged_and_renamed_others_are_written_in_place():
+def test_an_attempt_stages_under_names_of_its_own():
     assert LAYOUT.is_local
-    assert LAYOUT.staged_uri('predictions/x') == '/out/_work/run-1/staged/predictions/x'
-    remote = dataclasses.replace(LAYOUT, output='gs://bucket/out')
+    layout = dataclasses.replace(LAYOUT, attempt='3f')
+    assert layout.staged_uri('predictions/x') == '/out/_work/run-1/staged/3f/predictions/x'
+    remote = dataclasses.replace(layout, output='gs://bucket/out')
     assert not remote.is_local
-    assert remote.staged_uri('predictions/x') == 'gs://bucket/out/predictions/x'
+    assert remote.staged_uri('dead_letters/x').endswith('/_work/run-1/staged/3f/dead_letters/x')
     assert dataclasses.replace(LAYOUT, output='gs://bucket').uri('x') == 'gs://bucket/x'
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.fault_proxy import HINT, FaultProxy
+from transforms import uris
 from transforms.errors import ImageError
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
@@ -81,12 +82,24 @@ def test_replaced_and_deleted_is_only_what_was_seen(uri):
 def test_of_many_that_replace_the_same_one_does(uri):
     store = store_for(uri)
     store.write(uri, b'seen')
-    for _ in range(5):
+    for turn in range(5):
         seen = store.look(uri)
+        new = [b'%d of %d' % (i, turn) for i in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            won = list(pool.map(lambda i, seen=seen: store.replace(uri, b'%d' % i, seen), range(8)))
+            won = list(pool.map(lambda data, seen=seen: store.replace(uri, data, seen), new))
         assert won.count(True) == 1
-        assert store.read(uri) == b'%d' % won.index(True)
+        assert store.read(uri) == new[won.index(True)]
+
+
+def test_placed_is_what_is_there(uri):
+    store = store_for(uri)
+    target = uris.join(uris.folder_of(uri), 'other/größe #1?.json')
+    assert not store.place(uri, target)
+    assert store.read(target) is None
+    for data in (b'1', b'2'):
+        store.write(uri, data)
+        assert store.place(uri, target)
+        assert store.read(target) == data
 
 
 def test_what_is_not_there(store, place):

@@ -19,7 +19,7 @@ from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support, without_model
 from tests.datasets import MODEL, VOCABULARY, Row, add_run, started_at
-from transforms import lease, newest, relabel, work
+from transforms import lease, newest, publish, relabel, work
 from transforms.errors import StoreError, UsageError
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
@@ -519,14 +519,12 @@ class KilledError(BaseException):
     """In place of SIGKILL."""
 
 
-def kill_after_publishing(monkeypatch, folder, *arguments):
+def kill_before_report(monkeypatch, folder, *arguments):
     def killed(*args):
-        publish(*args)
         raise KilledError
 
     with monkeypatch.context() as patch:
-        publish = command.publish
-        patch.setattr(command, 'publish', killed)
+        patch.setattr(publish, '_read_back', killed)
         with pytest.raises(KilledError):
             run(folder, *arguments)
 
@@ -534,7 +532,7 @@ def kill_after_publishing(monkeypatch, folder, *arguments):
 def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys, monkeypatch):
     assert main(['clean', str(small)]) == 0
     before = files_of(small)
-    kill_after_publishing(monkeypatch, small, '--run_id', 'r')
+    kill_before_report(monkeypatch, small, '--run_id', 'r')
     assert list(small.glob('predictions/*/run=r/*'))
     assert verify(str(small)) == []
     assert main(['clean', str(small)]) == 0
@@ -542,8 +540,22 @@ def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys, monk
     assert files_of(small) == before
 
 
-def test_a_killed_one_can_be_started_again(small, monkeypatch):
-    kill_after_publishing(monkeypatch, small, '--run_id', 'r', '--threshold', '0.7')
+def test_a_killed_one_can_be_started_again(small, capsys, monkeypatch):
+    kill_before_report(monkeypatch, small, '--run_id', 'r', '--threshold', '0.7')
+    assert 'only its report is missing' in failing(capsys, small, '--run_id', 'r')
+    assert run(small, '--run_id', 'r', '--threshold', '0.7') == 0
+    assert verify(str(small)) == []
+    assert not (small / '_work/r').exists()
+
+
+def test_one_that_was_killed_while_it_wrote_can_be_started_again(small, monkeypatch):
+    def killed(*args):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, '_commit', killed)
+        with pytest.raises(KilledError):
+            run(small, '--run_id', 'r', '--threshold', '0.7')
     assert run(small, '--run_id', 'r') == 0
     assert verify(str(small)) == []
     assert not (small / '_work/r').exists()

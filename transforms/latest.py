@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from transforms import gone, outcomes, uris, write
 from transforms.dataset import Dataset, files_of, metadata_of, open_dataset
+from transforms.errors import StoreError
 from transforms.rows import Note
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import Store
@@ -13,6 +14,8 @@ PATH = 'latest.sql'
 
 _LABELS = 'struct("index" integer, wnid varchar, "name" varchar, score float)[]'
 _TYPES = {'width': 'integer', 'height': 'integer', 'labels': _LABELS, outcomes.FEATURES: 'float[]'}
+# Each time another run was faster.
+_TRIES = 10
 _NOWHERE = 'gs://BUCKET/FOLDER'
 _GLOB = re.compile(r'[*?\[]')
 _NEEDS_ESCAPE = re.compile(r'[\x00-\x1f\x7f\\\'"`*]')
@@ -53,9 +56,16 @@ def write_latest_sql(output: str, store: Store, without: Sequence[str] = ()) -> 
       StoreError: a report is damaged, or the store fails.
     """
     dataset = open_dataset(output, store)
-    runs = [run for run in complete_runs(output, store) if run.id not in without]
-    text = latest_sql(dataset, runs)
-    store.write(uris.join(output, PATH), text.encode())
+    uri = uris.join(output, PATH)
+    for _ in range(_TRIES):
+        # Looked at before the runs are: whoever completes another one later finds it changed,
+        # or has changed it before we can.
+        seen = store.look(uri)
+        runs = [run for run in complete_runs(output, store) if run.id not in without]
+        data = latest_sql(dataset, runs).encode()
+        if store.create(uri, data) if seen is None else store.replace(uri, data, seen):
+            return
+    raise StoreError(f'{uri} cannot be written: others keep changing it')
 
 
 def _columns(dataset: Dataset, runs: Sequence[CompleteRun]) -> list[str]:

@@ -25,6 +25,7 @@ class Layout:
       partition_by: those of them that are folders.
       rows_per_file: rows a Parquet file, about.
       stores: how the output is reached.
+      attempt: which attempt at the run this is, as part of a path; what it stages is its own.
     """
 
     output: str
@@ -34,6 +35,7 @@ class Layout:
     partition_by: tuple[str, ...]
     rows_per_file: int
     stores: StoreOptions = DEFAULT_OPTIONS
+    attempt: str = '0'
 
     @property
     def store(self) -> Store:
@@ -65,9 +67,19 @@ class Layout:
         return f'_work/{self.run_id}'
 
     @property
+    def staging_folder(self) -> str:
+        """Where this attempt keeps the files that it has written, relative to the output."""
+        return f'{self.work_folder}/staged/{self.attempt}'
+
+    @property
     def report_path(self) -> str:
         """The file that makes a run complete."""
         return f'runs/{self.run_id}/report.json'
+
+    @property
+    def commit_path(self) -> str:
+        """The file that decides which attempt's files are those of the run."""
+        return f'{self.work_folder}/commit.json'
 
     def uri(self, path: str) -> str:
         """The URI of a path below the output folder."""
@@ -75,7 +87,7 @@ class Layout:
 
     def staged_uri(self, path: str) -> str:
         """Where a file is written before the run is published."""
-        return self.uri(f'{self.work_folder}/staged/{path}' if self.is_local else path)
+        return self.uri(f'{self.staging_folder}/{path}')
 
     def partition_folder(self, carried: str) -> str:
         """'split=train/' for a row's carried columns; '' without partitions."""

@@ -1,6 +1,7 @@
 """Folder names of partitions, written as Hive writes them."""
 
 import re
+import unicodedata
 import urllib.parse
 from collections.abc import Sequence
 
@@ -24,6 +25,16 @@ def escape(value: str | None) -> str:
 def unescape(name: str) -> str | None:
     """The value that `escape` wrote."""
     return None if name == DEFAULT_PARTITION else urllib.parse.unquote(name)
+
+
+def fold(name: str) -> str:
+    """The same for all names that some file system may take for one.
+
+    APFS, NTFS, exFAT and SMB take `A` for `a`, the first and the last also one normalization of
+    Unicode for another, and others leave out dots and spaces at the end of a name.
+    """
+    folded = unicodedata.normalize('NFKD', unicodedata.normalize('NFKD', name).casefold())
+    return '/'.join(part.rstrip('. ') for part in folded.split('/'))
 
 
 def values_of_path(path: str) -> dict[str, str | None]:

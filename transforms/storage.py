@@ -100,6 +100,12 @@ class Store(Protocol):
     def create(self, uri: str, data: bytes) -> bool:
         """Creates an object only if it is absent; False where it is there already."""
 
+    def place(self, uri: str, target: str) -> bool:
+        """Puts an object under another name, over whatever is there; False where there is none.
+
+        A local file is renamed, other objects are copied by their store.
+        """
+
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
         """Replaces an object only if it still is what was seen; False where it is not."""
 

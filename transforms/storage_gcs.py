@@ -174,6 +174,21 @@ class GcsStore:
     def create(self, uri: str, data: bytes) -> bool:
         return self._upload_if(uri, data, 0)
 
+    def place(self, uri: str, target: str) -> bool:
+        source, copy = (
+            self._bucket(bucket).blob(name)
+            for bucket, name in map(uris.split_object, (uri, target))
+        )
+        token = None
+        try:
+            with _systemic(uri):
+                while True:
+                    token, _, _ = copy.rewrite(source, token, retry=storage.retry.DEFAULT_RETRY)
+                    if token is None:
+                        return True
+        except UsageError:
+            return False
+
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
         return self._upload_if(uri, data, int(seen.version))
 

@@ -300,6 +300,9 @@ class HttpStore:
     def look(self, uri: str) -> Seen | None:
         _refuse(uri)
 
+    def place(self, uri: str, target: str) -> bool:  # noqa: ARG002
+        _refuse(target)
+
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:  # noqa: ARG002
         _refuse(uri)
 

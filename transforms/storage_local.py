@@ -171,6 +171,16 @@ class LocalStore:
                 return _create_in_place(uri, data)
         return True
 
+    def place(self, uri: str, target: str) -> bool:
+        try:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(uri).replace(target)
+        except _ABSENT:
+            return False
+        except OSError as e:
+            raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror}') from e
+        return True
+
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
         with _temporary(uri, data) as temporary, _locked(uri, seen) as is_seen:
             if is_seen:

@@ -242,6 +242,17 @@ class S3Store:
             # Gone again: a delete of this name at the same time.
             return self._try(lambda: self._put(uri, data, IfNoneMatch='*'), 'NoSuchKey')
 
+    def place(self, uri: str, target: str) -> bool:
+        source, copy = map(uris.split_object, (uri, target))
+        with _systemic(uri):
+            return self._try(
+                lambda: self._client.copy_object(
+                    Bucket=copy[0],
+                    Key=copy[1],
+                    CopySource=dict(zip(('Bucket', 'Key'), source, strict=True)),
+                )
+            )
+
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
         with _systemic(uri):
             return self._try(lambda: self._put(uri, data, IfMatch=f'"{seen.version}"'))

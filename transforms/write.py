@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import outcomes
+from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.metrics import distribution
 from transforms.model.vocabulary import Vocabulary
@@ -188,7 +189,11 @@ def to_parquet(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
 def write_file(
     path: str, layout: Layout, schema: pa.Schema, tables: Iterable[pa.Table]
 ) -> WrittenFile:
-    """Writes one file of a run to where it waits for publication."""
+    """Writes one file of a run to where it waits for publication.
+
+    Raises:
+      StoreError: another file has its name, or the store fails.
+    """
     started = time.perf_counter()
     rows = 0
 
@@ -199,7 +204,13 @@ def write_file(
             yield table
 
     data = to_parquet(schema, counted())
-    layout.store.write(layout.staged_uri(path), data)
+    uri = layout.staged_uri(path)
+    # Once more, by an engine that repeats what may have failed, it is the same.
+    if not layout.store.create(uri, data) and layout.store.read(uri) != data:
+        raise StoreError(
+            f'{uri} is there already, with other rows: start the run again; if that does not help, '
+            'the file system takes the names of two partitions for one: choose another --output'
+        )
     sha256 = hashlib.sha256(data).hexdigest()
     write_sec = time.perf_counter() - started
     _WRITE_MSEC.update(round(1000 * write_sec))
