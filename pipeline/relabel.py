@@ -27,7 +27,18 @@ from pipeline.report import TOP_LABELS
 from pipeline.resume import check_new_run, next_sequence
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
-from transforms import dead_letters, gone, lease, newest, outcomes, relabel, uris, work, write
+from transforms import (
+    dead_letters,
+    gone,
+    lease,
+    newest,
+    outcomes,
+    relabel,
+    tell_apart,
+    uris,
+    work,
+    write,
+)
 from transforms.dataset import (
     Dataset,
     damaged,
@@ -212,6 +223,7 @@ class _Relabeling:
             metadata = self._metadata(used, thresholds, max_labels)
             try:
                 self._check_undecided(thresholds, max_labels)
+                tell_apart.check(self._layout, {shard.folder for shard in found.shards})
                 work.begin(self._layout, self._begun())
                 files = list(self._write(found, thresholds, max_labels, metadata))
 

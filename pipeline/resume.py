@@ -147,6 +147,15 @@ def _refuse_complete(layout: Layout, given: str | None, runs: Sequence[CompleteR
         raise UsageError(
             f'--run_id {given}: this run is complete in {layout.output}; choose another id'
         )
+    if given is not None and layout.store.stat(layout.uri(layout.report_path)) is not None:
+        raise _taken_for_another(layout, given)
+
+
+def _taken_for_another(layout: Layout, run_id: str) -> UsageError:
+    return UsageError(
+        f'--run_id {run_id}: the file system of {layout.output} takes it for the id of another run '
+        'there, as it does not tell upper from lower case; choose another id'
+    )
 
 
 def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
@@ -216,6 +225,8 @@ def _interrupted(
     """
     if given is not None:
         begun = work.begun(layout)
+        if begun is not None and given not in {each.run_id for each in found}:
+            raise _taken_for_another(layout, given)
         if begun is not None and begun.options != options:
             raise UsageError(
                 f'--run_id {given}: this run was begun with other options '

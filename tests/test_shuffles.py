@@ -54,7 +54,7 @@ EXPECTED = {
     'WriteDeadLetters/Write < EachOnce/Distinct/Keys': ('side input', 'str'),
     'WritePredictions/CountRows': ('combine', '(str, pickled)'),
     'WritePredictions/GroupByFile': ('group', '(str, bytes)'),
-    'WritePredictions/Route < WritePredictions/ShardsOfAll/ShardsOfAll': ('side input', 'Map'),
+    'WritePredictions/Route < WritePredictions/TellApart': ('side input', 'Map'),
     'WritePredictions/ShardsOfAll/ShardsOfAll': ('combine', '(pickled, (str, pickled))'),
     'WritePredictions/ShardsOfAll/ShardsOfAll < WritePredictions/ShardsOfAll/ShardsOfAll': (
         'side input',

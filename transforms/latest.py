@@ -58,8 +58,8 @@ def write_latest_sql(output: str, store: Store, without: Sequence[str] = ()) -> 
     dataset = open_dataset(output, store)
     uri = uris.join(output, PATH)
     for _ in range(_TRIES):
-        # Looked at before the runs are: whoever completes another one later finds it changed,
-        # or has changed it before we can.
+        # Before the runs are: whoever completes one after that writes this file, too, and of the
+        # two the later one sees all runs.
         seen = store.look(uri)
         runs = [run for run in complete_runs(output, store) if run.id not in without]
         data = latest_sql(dataset, runs).encode()

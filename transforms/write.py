@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import outcomes
+from transforms import outcomes, tell_apart
 from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.metrics import distribution
@@ -219,6 +219,11 @@ def write_file(
     return WrittenFile(path, rows, len(data), sha256, write_sec)
 
 
+def _told_apart(shards: dict[str, int], layout: Layout) -> dict[str, int]:
+    tell_apart.check(layout, shards)
+    return shards
+
+
 class _RouteDoFn(beam.DoFn):
     def __init__(self, layout: Layout):
         self._layout = layout
@@ -294,6 +299,7 @@ class WritePredictions(beam.PTransform):
             | 'CountRows' >> beam.combiners.Count.PerElement()
             | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
             | 'ShardsOfAll' >> beam.combiners.ToDict()
+            | 'TellApart' >> beam.Map(_told_apart, layout).with_output_types(dict[str, int])
         )
         routed = chunks | 'Route' >> beam.ParDo(
             _RouteDoFn(layout), beam.pvalue.AsSingleton(shards)
