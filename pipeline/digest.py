@@ -16,6 +16,7 @@ from transforms.model.card import Activation
 from transforms.outcomes import FEATURES
 from transforms.partitions import unescape
 from transforms.runs import CompleteRun
+from transforms.sealed import Checksum, DamagedError, open_listed
 from transforms.storage import Store
 
 BINS = 20
@@ -254,7 +255,7 @@ def _batches(
     for file in run.files(kind):
         path = file['path']
         try:
-            with store.open(uris.join(output, path)) as stream:
+            with open_listed(store, uris.join(output, path), Checksum.of(file)) as stream:
                 parquet = pq.ParquetFile(stream)
                 names = parquet.schema_arrow.names
                 if not _NEEDED[kind] <= set(names):
@@ -263,7 +264,7 @@ def _batches(
                 # Threads would hold more at a time, and save little.
                 for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
                     yield path, batch
-        except (UsageError, pa.ArrowException, OSError) as e:
+        except (DamagedError, UsageError, pa.ArrowException, OSError) as e:
             raise StoreError(
                 f'{uris.join(output, path)} is missing or damaged: `lemmabeam verify` tells more'
             ) from e

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import datetime
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from transforms.listing import DEAD_LETTERS, Input
 from transforms.model import canary
 from transforms.process import shared
 from transforms.rows import Reason
-from transforms.runs import CompleteRun, complete_runs
+from transforms.runs import CompleteRun, complete_runs, read_run
 from transforms.storage import StoreOptions, store_for
 
 _EPILOG = """\
@@ -202,13 +201,13 @@ def _label(
 def _conclude(config: RunConfig, thumbnails: int) -> int:
     """Shows what came out; the exit code."""
     layout = config.layout
-    report = json.loads(layout.store.read(layout.uri(layout.report_path)) or b'null')
-    if report is None:
+    run = read_run(layout.output, layout.run_id, layout.store)
+    if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
-    print_summary(report, layout, Console())
+    print_summary(run.report, layout, Console())
     if layout.is_local:
         _write_html_report(layout, thumbnails)
-    counts = report['counts']
+    counts = run.report['counts']
     if not counts['listed']:
         print('lemmabeam: the inputs list no image at all', file=sys.stderr)
     failed = counts['dead_lettered']

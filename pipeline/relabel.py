@@ -461,6 +461,7 @@ class _Relabeling:
             'wall_sec': round(wall_sec, 3),
             'images_per_sec': round(rows / wall_sec, 3),
             'labeled_by_earlier_attempts': 0,
+            'damaged_chunks': 0,
             'stage_thread_sec': {'write': round(write_sec, 3)},
             'verdict': make_verdict({'write_sec': write_sec}, wall_sec),
             'batches': 0,

@@ -36,8 +36,9 @@ def make_report(
       files: what it wrote.
       counts: 'listed', 'labeled', 'duplicates', 'unchanged', 'gone', 'dead_lettered/<reason>' and
         why files were left out.
-      stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots' and
-        'resumed_labeled', images that an earlier attempt has labelled.
+      stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots',
+        'resumed_labeled', images that an earlier attempt has labelled, and 'damaged_chunks', which
+        were finished and had to be worked again.
       top_labels: how often each name is the first label of an image.
       computed: how the model computed, one JSON object for each way.
       publish_sec: seconds the publication took.
@@ -80,6 +81,7 @@ def make_report(
         'wall_sec': round(wall_sec, 3),
         'images_per_sec': round((labeled - resumed) / wall_sec, 3) if wall_sec > 0 else None,
         'labeled_by_earlier_attempts': resumed,
+        'damaged_chunks': int(stats.get('damaged_chunks', 0.0)),
         'stage_thread_sec': {
             key.removesuffix('_sec'): round(seconds, 3)
             for key, seconds in sorted(stats.items())

@@ -20,6 +20,7 @@ from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
 from transforms.publish import find_commit, remove_tree
 from transforms.runs import CompleteRun, complete_runs
+from transforms.sealed import DamagedError
 from transforms.work import Begun, Unfinished
 
 # Options that may be others when a run is gone on with: no row depends on them, but for rows of
@@ -68,7 +69,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         layout, args.run_id, found, runs, options, _last_of_all(config, runs)
     )
     layout = dataclasses.replace(layout, run_id=run_id)
-    if begun is None or args.relist:
+    if begun is None or args.relist or _is_listing_damaged(layout, len(config.listing.inputs)):
         _check_undecided(layout)
         remove_tree(layout, frozen.folder(layout))
         if begun is None:
@@ -107,6 +108,18 @@ def _check_undecided(layout: Layout) -> None:
             f'is missing: leave out --relist to finish it, or remove its work with '
             f'`lemmabeam clean {layout.output}`'
         )
+
+
+def _is_listing_damaged(layout: Layout, inputs: int) -> bool:
+    try:
+        frozen.check(layout, inputs)
+    except DamagedError as e:
+        _tell(
+            f'{e}, of the listing this run was begun with, is missing or damaged: the inputs are '
+            'listed anew, and finished chunks are kept where they are still the same'
+        )
+        return True
+    return False
 
 
 def next_sequence(layout: Layout, runs: Sequence[CompleteRun], found: Sequence[Unfinished]) -> int:

@@ -1,6 +1,5 @@
 """What a person sees at the end of a run."""
 
-import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +10,10 @@ from rich.text import Text
 
 from pipeline.verdict import describe
 from transforms import dead_letters, uris, write
+from transforms.errors import StoreError
 from transforms.layout import Layout
+from transforms.runs import kind_of
+from transforms.sealed import Checksum, DamagedError, open_listed
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
@@ -49,6 +51,8 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
             table.add_row(text, f'{counts[name]:,}')
     if report['labeled_by_earlier_attempts']:
         table.add_row('labeled by earlier attempts', f'{report["labeled_by_earlier_attempts"]:,}')
+    if report['damaged_chunks']:
+        table.add_row('damaged chunks, done again', f'{report["damaged_chunks"]:,}')
     table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
     table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
     rate = report['images_per_sec']
@@ -84,11 +88,15 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
 
 
 def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
-    store = layout.store
     for file in report['files']:
-        if file['path'].startswith(f'{kind}/') and file['rows']:
-            data = store.read(layout.uri(file['path']))
-            yield from pq.read_table(io.BytesIO(data or b'')).to_pylist()
+        if kind_of(file['path']) == kind and file['rows']:
+            uri = layout.uri(file['path'])
+            try:
+                with open_listed(layout.store, uri, Checksum.of(file)) as stream:
+                    rows = pq.read_table(stream).to_pylist()
+            except DamagedError as e:
+                raise StoreError(f'{uri} is damaged: {e}') from e
+            yield from rows
 
 
 def _name(uri: str) -> Text:

@@ -1,22 +1,24 @@
 """Datasets made by hand, as `lemmabeam label` would have written them."""
 
 import datetime
+import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from transforms import dead_letters, write
 from transforms.layout import Layout, dataset_spec
 from transforms.model.vocabulary import load_vocabulary
 from transforms.outcomes import carried_text
-from transforms.publish import to_json
 from transforms.rows import DeadLetter, Note, WrittenFile
 from transforms.runs import kind_of
+from transforms.sealed import open_json, seal_json
 
 VOCABULARY = load_vocabulary('ilsvrc2012')
 MODEL = 'm-00000000'
@@ -139,7 +141,7 @@ def finish(
         (root / file.path).parent.mkdir(parents=True, exist_ok=True)
         Path(layout.staged_uri(file.path)).rename(root / file.path)
     for path, data in {
-        'dataset.json': to_json(dataset_spec(layout)),
+        'dataset.json': seal_json(dataset_spec(layout)),
         f'vocabularies/{VOCABULARY.file_name}': VOCABULARY.to_parquet(),
     }.items():
         (root / path).parent.mkdir(exist_ok=True)
@@ -149,7 +151,7 @@ def finish(
     report = report_of(layout, files, metadata, sequence, command)
     path = root / layout.report_path
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report))
+    path.write_bytes(seal_json(report))
 
 
 def report_of(
@@ -173,7 +175,11 @@ def report_of(
         # A clock that goes back: nothing may depend on it.
         'finished_at': datetime.datetime(2026, 1, 1 + 28 // sequence).isoformat(),
         'options': {'rows_per_file': layout.rows_per_file},
-        'model': {'id': layout.model_id, 'vocabulary': VOCABULARY.file_name},
+        'model': {
+            'id': layout.model_id,
+            'vocabulary': VOCABULARY.file_name,
+            'vocabulary_sha256': hashlib.sha256(VOCABULARY.to_parquet()).hexdigest(),
+        },
         'metadata': metadata,
         'files': [file._asdict() for file in files],
     }
@@ -182,3 +188,38 @@ def report_of(
 def started_at(sequence: int) -> datetime.datetime:
     """When the run of this place began."""
     return datetime.datetime(2026, 1, sequence, tzinfo=datetime.UTC)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any], *, seal: bool = True) -> None:
+    """Changes a JSON file of ours in place, by default as if it had been written so.
+
+    Args:
+      change: is given the content, and changes it.
+      seal: give it the checksum that fits; without, it has none, as a file of an older version.
+    """
+    value = open_json(path.read_bytes()).value
+    change(value)
+    path.write_bytes(seal_json(value) if seal else json.dumps(value).encode())
+
+
+def edit_rows(path: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Changes the rows of a file of a run, and its report so that it knows the file."""
+    table = pq.ParquetFile(path).read()
+    edit_table(path, pa.Table.from_pylist(change(table.to_pylist()), table.schema))
+
+
+def edit_table(path: Path, table: pa.Table) -> None:
+    """Puts another table in the place of a file of a run, and its report knows the file."""
+    pq.write_table(table, path)
+    root = next(folder for folder in path.parents if (folder / 'runs').is_dir())
+    name = path.relative_to(root).as_posix()
+    parts = name.split('/')
+    run_id = parts[1] if parts[0] == 'runs' else parts[2].removeprefix('run=')
+
+    def change(report: dict[str, Any]) -> None:
+        (file,) = (file for file in report['files'] if file['path'] == name)
+        data = path.read_bytes()
+        file['sha256'] = hashlib.sha256(data).hexdigest()
+        file |= {'rows': table.num_rows, 'size_bytes': len(data)}
+
+    edit_json(root / f'runs/{run_id}/report.json', change)

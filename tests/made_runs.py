@@ -1,5 +1,6 @@
 """Complete runs put together by hand: no model is needed to read one."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -135,4 +136,6 @@ def _write(output: Path, folder: str, table: pa.Table) -> dict[str, Any]:
     path = f'{folder}/part-00000-of-00001.parquet'
     (output / folder).mkdir(parents=True)
     pq.write_table(table, output / path)
-    return {'path': path, 'rows': len(table), 'size_bytes': 0, 'sha256': ''}
+    data = (output / path).read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return {'path': path, 'rows': len(table), 'size_bytes': len(data), 'sha256': sha256}

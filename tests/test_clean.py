@@ -12,6 +12,7 @@ import pytest
 from pipeline import clean, report
 from pipeline.main import main
 from pipeline.verify import verify
+from tests.datasets import edit_json
 from tests.states import Place, begin, known_to, settled
 from tests.support import label, stand_in
 from transforms import finished, frozen, outcomes, work
@@ -19,8 +20,9 @@ from transforms import publish as publishing
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.model import handler
-from transforms.publish import Commit, discard, to_json
+from transforms.publish import Commit, discard
 from transforms.rows import Chunk, Image, Item, LabeledBatch, Ref
+from transforms.sealed import seal, seal_json, unseal
 from transforms.storage import store_for
 from transforms.storage_local import LocalStore
 
@@ -174,7 +176,7 @@ def chunks_of(folder):
 
 def names_in(chunk):
     """Names of the files whose rows a finished chunk has."""
-    found = outcomes.from_ipc(chunk.read_bytes())['uri'].to_pylist()
+    found = outcomes.from_ipc(unseal(chunk.read_bytes()))['uri'].to_pylist()
     return [uri.rpartition('/')[2] for uri in found]
 
 
@@ -182,7 +184,9 @@ def test_the_same_options_go_on_under_the_same_id_and_nothing_is_left(interrupte
     """What is missing or damaged is worked again; the listing stays what it was."""
     folder, run_id = interrupted
     whole, *damaged = chunks_of(folder)[:4]
-    damaged[0].write_bytes(damaged[0].read_bytes()[:-50])
+    flipped = bytearray(damaged[0].read_bytes())
+    flipped[-50] ^= 1
+    damaged[0].write_bytes(flipped)
     damaged[1].write_bytes(b'')
     damaged[2].write_bytes(whole.read_bytes())
     kept = [name for path in chunks_of(folder) if path not in damaged for name in names_in(path)]
@@ -197,6 +201,7 @@ def test_the_same_options_go_on_under_the_same_id_and_nothing_is_left(interrupte
     assert report['counts']['labeled'] == COUNT - 1
     assert report['counts']['dead_lettered_by_reason'] == {'not_found': 1}
     assert report['labeled_by_earlier_attempts'] == len(kept)
+    assert report['damaged_chunks'] == len(damaged)
     assert sum(paid) == COUNT - 1 - len(kept)
     said = capsys.readouterr().err
     assert f'lemmabeam: going on with run {run_id}, begun ' in said
@@ -233,9 +238,8 @@ def test_what_a_run_takes_into_account_is_decided_when_it_begins(place):
     arguments = arguments_for(folder, '--run_id', 'night-2', '--max_bytes', '100')
     assert len(known_to(settled(*arguments))) == COUNT
     path = folder.parent / 'out/_work/night-2/run.json'
-    begun = json.loads(path.read_text())
-    assert begun['earlier'] == ['night-1']
-    path.write_text(json.dumps(begun | {'earlier': []}))
+    assert json.loads(path.read_text())['earlier'] == ['night-1']
+    edit_json(path, lambda begun: begun['earlier'].clear())
     assert settled(*arguments).history == ()
 
 
@@ -268,7 +272,7 @@ def test_a_run_whose_files_are_decided_on_is_not_listed_anew(interrupted, is_kno
     folder, run_id = interrupted
     layout = settled(*arguments_for(folder)).layout
     commit = Commit(layout.attempt, {'files': [], 'balanced': True, 'counts': {}})
-    layout.store.write(layout.uri(layout.commit_path), to_json(commit._asdict()))
+    layout.store.write(layout.uri(layout.commit_path), seal_json(commit._asdict()))
     if not is_known:
         Path(layout.uri(f'{layout.work_folder}/run.json')).unlink()
     before = work_of(folder)
@@ -280,20 +284,20 @@ def test_a_run_whose_files_are_decided_on_is_not_listed_anew(interrupted, is_kno
     assert not (folder.parent / 'out/_work').exists()
 
 
-OF_ANOTHER_VERSION = '{"format": 2, "anything": 1}'
-TORN = '{"format": 1, "started'
+OF_ANOTHER_VERSION = '{"format": 1, "anything": 1}'
+TORN = '{"format": 2, "started'
 
 
 def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys):
     """Another run starts in its place, and its id is not given to something else."""
     folder, run_id = interrupted
-    for name, content in (('newer', OF_ANOTHER_VERSION), ('torn', TORN)):
+    for name, content in (('older', OF_ANOTHER_VERSION), ('torn', TORN)):
         path = folder.parent / f'out/_work/{name}/run.json'
         path.parent.mkdir()
         path.write_text(content)
     before = work_of(folder)
     report = label(*arguments_for(folder, '--threshold', '0.5'))
-    assert report['run_id'] not in (run_id, 'newer', 'torn')
+    assert report['run_id'] not in (run_id, 'older', 'torn')
     assert report['counts']['labeled'] == COUNT
     assert work_of(folder) == before
     lines = capsys.readouterr().err.splitlines()
@@ -303,7 +307,7 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
     assert 'MB), had other options (keep_above 0.05, now 0.5; threshold 0.05, now 0.5)' in other
     saying = {
         run_id: 'this run was begun with other options',
-        'newer': 'format 2 of its work, this one has 1',
+        'older': 'format 1 of its work, this one has 2',
         'torn': 'is damaged',
     }
     for name, said in saying.items():
@@ -320,7 +324,7 @@ def begun_before(folder, run_id):
     """Work of a run that began before the complete one did, with its options."""
     begin(*arguments_for(folder, '--run_id', run_id, '--max_bytes', '100'))
     path = folder.parent / f'out/_work/{run_id}/run.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'sequence': 0, 'earlier': []}))
+    edit_json(path, lambda begun: begun.update(sequence=0, earlier=[]))
 
 
 def test_what_a_later_run_has_done_is_not_gone_on_with(place, capsys):
@@ -357,9 +361,11 @@ def test_a_later_run_over_something_else_changes_nothing(place, changes, capsys)
     folder = place.at('one run') / 'in'
     begun_before(folder, 'night-0')
     path = folder.parent / 'out/runs/night-1/report.json'
-    report = json.loads(path.read_text())
-    options = report['options'] | changes.get('options', {})
-    path.write_text(json.dumps(report | changes | {'options': options}))
+
+    def change(report):
+        report |= changes | {'options': report['options'] | changes.get('options', {})}
+
+    edit_json(path, change)
     config = settled(*arguments_for(folder, '--max_bytes', '100'))
     assert (config.layout.run_id, config.sequence) == ('night-0', 0)
     assert 'began later' not in capsys.readouterr().err
@@ -386,14 +392,13 @@ def test_a_run_that_ends_after_one_begun_later_is_older_all_the_same(folder):
 def test_a_clock_that_went_back(interrupted, capsys):
     folder, run_id = interrupted
     path = folder.parent / f'out/_work/{run_id}/run.json'
-    begun = json.loads(path.read_text())
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
-    path.write_text(json.dumps({**begun, 'started_at': later.isoformat()}))
+    edit_json(path, lambda begun: begun.update(started_at=later.isoformat()))
     assert settled(*arguments_for(folder)).layout.run_id == run_id
     assert f'going on with run {run_id}, begun at {later.isoformat()}' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('content', [b'', b'[]', b'{}', b'{"format": 1}', b'null', b'\xff'])
+@pytest.mark.parametrize('content', [b'', b'[]', b'{}', b'{"format": 2}', b'null', b'\xff'])
 def test_how_a_run_was_begun_may_be_damaged(tmp_path, content):
     layout = Layout(str(tmp_path), 'old', 'model', (), (), 1)
     layout.store.write(layout.uri('_work/old/run.json'), content)
@@ -417,12 +422,26 @@ def test_a_frozen_listing_that_is_damaged(interrupted):
         part.unlink() if content is None else part.write_bytes(content)
         with pytest.raises(StoreError, match=f'{part}, {said}'):
             list(frozen.read_part(layout, *name_and_hash))
-    with pytest.raises(Exception, match=f'{part}, {said}'):
-        label(*arguments_for(folder))
     for content in (b'{"parts": [', b'[]', b'{"parts": []}'):
         index.write_bytes(content)
         with pytest.raises(StoreError, match=f'{index}, {said}'):
             frozen.find(layout, 0)
+
+
+def test_a_damaged_listing_is_listed_anew_and_finished_chunks_are_kept(interrupted, capsys):
+    folder, run_id = interrupted
+    before = chunks_of(folder)
+    for pattern in ('*.arrow', '*.json'):
+        (damaged,) = folder.parent.glob(f'out/_work/*/listing/{pattern}')
+        data = bytearray(damaged.read_bytes())
+        data[len(data) // 2] ^= 4
+        damaged.write_bytes(data)
+        capsys.readouterr()
+        assert begin(*arguments_for(folder)).layout.run_id == run_id  # and lists anew
+        said = capsys.readouterr().err
+        assert f'lemmabeam: {damaged}, of the listing this run was begun with, is missing' in said
+        assert 'the inputs are listed anew' in said
+        assert chunks_of(folder) == before
 
 
 def test_chunks_of_a_run_of_which_the_options_are_lost_are_not_used(interrupted):
@@ -437,16 +456,19 @@ def test_of_two_that_finish_a_chunk_the_first_one_counts(tmp_path):
     layout = Layout(str(tmp_path), 'run', 'model', (), (), 1)
     chunk = Chunk('0123456789abcdef', [Item('/a.jpg', '1', 5, ['[]'])])
     ours, theirs = (_rows_of_chunk(chunk, score) for score in (0.25, 0.5))
-    assert finished.find(layout, chunk) is None
+    assert finished.find(layout, chunk) == (None, 0)
     assert finished.keep(layout, chunk, ours) == ours
     assert finished.keep(layout, chunk, theirs) == ours
-    assert finished.find(layout, chunk) == ours
+    assert finished.find(layout, chunk) == (ours, 0)
     others = _rows_of_chunk(Chunk('0', [Item('/b.jpg', '1', 5, ['[]'])]), 1)
-    for damaged in (ours[:-50], b'', others):
-        layout.store.write(finished.chunk_uri(layout, chunk), damaged)
-        assert finished.find(layout, chunk) is None
+    sealed = [seal(each) for each in (ours, theirs, others)]
+    for count, damaged in enumerate((sealed[0][:-50], b'', sealed[2], ours), 1):
+        layout.store.write(finished.chunk_uri(layout, chunk, count - 1), damaged)
+        assert finished.find(layout, chunk) == (None, count)
         assert finished.keep(layout, chunk, theirs) == theirs
-        assert finished.find(layout, chunk) == theirs
+        # Of two that found it damaged, the first one counts.
+        assert finished.keep(layout, chunk, ours) == theirs
+        assert finished.find(layout, chunk) == (theirs, count)
 
 
 def _rows_of_chunk(chunk, score):
@@ -617,7 +639,9 @@ class TestForget:
         with monkeypatch.context() as patch:
             patch.setattr(LocalStore, 'write', stop)
             assert main(['clean', str(output), '--forget', uri]) == 1
-        assert verify(str(output)) != []
+        # Meanwhile the runs are what they were, for whoever reads them.
+        assert verify(str(output)) == []
+        assert uri in known_to(settled(*arguments_for(output.parent / 'in', '--max_bytes', '100')))
         assert main(['clean', str(output), '--forget', uri]) == 0
         assert verify(str(output)) == []
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples
-from tests.datasets import Row, add_run
+from tests.datasets import Row, add_run, edit_json
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
 from tests.support import label, make_config, python, stand_in
@@ -437,8 +437,7 @@ def test_an_earlier_run_that_is_damaged_stops_this_one(labelled, capsys):
 
 def test_a_dataset_of_another_schema_version_is_refused(labelled):
     output = labelled.parent / 'out'
-    spec = json.loads((output / 'dataset.json').read_text())
-    (output / 'dataset.json').write_text(json.dumps({**spec, 'schema_version': 2}))
+    edit_json(output / 'dataset.json', lambda spec: spec.update(schema_version=2))
     with pytest.raises(UsageError, match='"schema_version": 2'):
         settled(*arguments_for(labelled))
     assert not list(output.glob('_work/*'))

@@ -15,7 +15,6 @@ import threading
 import time
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -28,6 +27,7 @@ from pipeline.html_report import write_html_report
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import made_runs, samples, support
+from tests.datasets import edit_rows
 from transforms.errors import StoreError, UsageError
 from transforms.rows import FetchLimits, Reason
 from transforms.runs import complete_runs
@@ -357,10 +357,11 @@ def test_pictures_that_cannot_be_shown_say_why(tmp_path):
 
 
 def _set_hash(path, uri, sha256):
-    table = pq.ParquetFile(path).read()
-    rows = table.to_pylist()
-    next(row for row in rows if row['uri'] == uri)['content_sha256'] = sha256
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    def change(rows):
+        next(row for row in rows if row['uri'] == uri)['content_sha256'] = sha256
+        return rows
+
+    edit_rows(path, change)
 
 
 def test_damage_is_named(tmp_path):

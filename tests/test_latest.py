@@ -1,8 +1,10 @@
 """The newest rows: the file that DuckDB takes, the command, and what both stand on."""
 
+import hashlib
 import json
 import re
 import shutil
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -15,10 +17,19 @@ from pipeline import latest as command
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support
-from tests.datasets import MODEL, Row, add_run, started_at
+from tests.datasets import (
+    MODEL,
+    VOCABULARY,
+    Row,
+    add_run,
+    edit_json,
+    edit_rows,
+    edit_table,
+    started_at,
+)
 from transforms import latest as latest_view
 from transforms import newest
-from transforms.dataset import open_dataset
+from transforms.dataset import keep_vocabulary, open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
 from transforms.rows import Note
@@ -232,7 +243,7 @@ def test_notes_are_of_one_model_and_of_runs_whose_books_balance(tmp_path):
     add_run(folder, 'c', [], notes=[(images[0], Note.GONE)])
     add_run(folder, 'd', [], notes=[(images[1], Note.GONE)])
     path = folder / 'runs/d/report.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | {'balanced': False}))
+    edit_json(path, lambda report: report.update(balanced=False))
     _, rows = query(folder)
     assert latest(folder)[1] == rows
     assert {(row['model'], row['uri']) for row in rows if row['gone_since']} == {(MODEL, '/a')}
@@ -461,25 +472,40 @@ def first_file(folder):
 
 def edit_report(folder, **changes):
     path = folder / 'runs/a/report.json'
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    edit_json(path, lambda report: report.update(changes))
 
 
 def other_columns(folder):
     table = pq.ParquetFile(first_file(folder)).read()
-    pq.write_table(table.drop_columns(['width']), first_file(folder))
+    edit_table(first_file(folder), table.drop_columns(['width']))
 
 
 def another_class(folder):
-    path = first_file(folder)
-    table = pq.ParquetFile(path).read()
-    rows = table.to_pylist()
-    rows[0]['labels'][0]['index'] = 1000
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    def change(rows):
+        rows[0]['labels'][0]['index'] = 1000
+        return rows
+
+    edit_rows(first_file(folder), change)
+
+
+def another_count(folder):
+    def change(report):
+        report['files'][0]['rows'] += 1
+
+    edit_json(folder / 'runs/a/report.json', change)
 
 
 def lost_row(folder):
     table = pq.ParquetFile(first_file(folder)).read()
     pq.write_table(table.slice(1), first_file(folder))
+
+
+def no_parquet(folder):
+    first_file(folder).write_bytes(b'PAR1')
+    sha256 = hashlib.sha256(b'PAR1').hexdigest()
+    edit_json(
+        folder / 'runs/a/report.json', lambda report: report['files'][0].update(sha256=sha256)
+    )
 
 
 DAMAGE = {
@@ -519,21 +545,21 @@ DAMAGE = {
         'report.json is damaged',
     ),
     'a missing file': (lambda folder: first_file(folder).unlink(), 'No such file'),
-    'no Parquet': (
-        lambda folder: first_file(folder).write_bytes(b'PAR1'), 'cannot be read as Parquet'
-    ),
+    'no Parquet': (no_parquet, 'cannot be read as Parquet'),
+    'an empty file': (lambda folder: first_file(folder).write_bytes(b''), 'is damaged: its bytes'),
     'a flipped byte': (
         lambda folder: first_file(folder).write_bytes(
             b'PAR1' + b'x' * 40 + first_file(folder).read_bytes()[44:]
         ),
-        'cannot be read as Parquet',
+        'is damaged: its bytes are not those its report lists',
     ),
     'other columns': (other_columns, 'has other columns than its run'),
-    'a lost row': (lost_row, 'has 1 rows, its report lists 2'),
+    'a lost row': (lost_row, 'is damaged: its bytes are not those its report lists'),
+    'another count': (another_count, 'has 2 rows, its report lists 3'),
     'a class that is none': (another_class, 'labels of class 1000 to 1000 are stored'),
     'no vocabulary': (lambda folder: shutil.rmtree(folder / 'vocabularies'), 'is missing'),
     'no Parquet of classes': (
-        lambda folder: next(folder.glob('vocabularies/*')).write_bytes(b''), 'cannot be read'
+        lambda folder: next(folder.glob('vocabularies/*')).write_bytes(b''), 'is damaged'
     ),
 }  # fmt: skip
 
@@ -550,6 +576,57 @@ def test_damage_is_named_and_nothing_is_written(small, capsys, damage, name):
     }
     assert message in failing(capsys, name, *arguments[name])
     assert sorted(small.parent.rglob('*')) == before
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+class TestVocabulary:
+    """Runs share it, and each says in its report what its bytes are."""
+
+    def test_a_run_writes_a_damaged_one_anew(self, small):
+        path = small / 'vocabularies' / VOCABULARY.file_name
+        whole = path.read_bytes()
+        for damage in (flip, lambda path: path.write_bytes(b''), Path.unlink):
+            damage(path)
+            sha256 = keep_vocabulary(str(small), store(small), VOCABULARY)
+            assert sha256 == hashlib.sha256(whole).hexdigest()
+            assert path.read_bytes() == whole
+
+    def test_that_of_another_version_of_arrow_stays(self, small):
+        path = small / 'vocabularies' / VOCABULARY.file_name
+        pq.write_table(pq.read_table(path), path, compression='snappy')
+        theirs = path.read_bytes()
+        sha256 = hashlib.sha256(theirs).hexdigest()
+        for run_id in 'ab':
+            edit_json(
+                small / f'runs/{run_id}/report.json',
+                lambda report: report['model'].update(vocabulary_sha256=sha256),
+            )
+        assert keep_vocabulary(str(small), store(small), VOCABULARY) == sha256
+        assert path.read_bytes() == theirs
+        # Once it is damaged, that of the next run takes its place, and is as good for all.
+        flip(path)
+        keep_vocabulary(str(small), store(small), VOCABULARY)
+        assert path.read_bytes() == VOCABULARY.to_parquet()
+        with pytest.raises(StoreError, match='is damaged'):
+            latest(small)
+        add_run(small, 'c', [Row('/c')])
+        assert latest(small)
+
+    def test_a_report_of_an_earlier_version_does_not_tell(self, small):
+        path = small / 'vocabularies' / VOCABULARY.file_name
+        pq.write_table(pq.read_table(path), path, compression='snappy')
+        for run_id in 'ab':
+            edit_json(
+                small / f'runs/{run_id}/report.json',
+                lambda report: report['model'].pop('vocabulary_sha256'),
+                seal=False,
+            )
+        assert latest(small)
 
 
 def test_a_dataset_without_a_folder_of_its_own(tmp_path):

@@ -10,7 +10,7 @@ from transforms.rows import Reason
 ROOT = Path(main.__file__).parents[1]
 PURE = """
     arrow_text decode errors faults frozen gone hashing http_pool interim layout lease manifest
-    outcomes partitions process relabel rows runs spool storage storage_gcs storage_http
+    outcomes partitions process relabel rows runs sealed spool storage storage_gcs storage_http
     storage_local storage_s3 uris versions work model.bit model.canary model.card model.checkpoint
     model.device model.efficientnet_lite model.export model.hub model.network model.predictor
     model.registry model.rescue model.runtime model.saved_model model.sources model.sparse

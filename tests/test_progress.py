@@ -80,6 +80,7 @@ def test_names_cannot_write_on_the_terminal(tmp_path):
         [(f'/in/bad{name}', Reason.EMPTY, name)],
         model_id=config.layout.model_id,
         labeled_by_earlier_attempts=0,
+        damaged_chunks=0,
     )
     report['counts'] |= {'gone': 0, 'skipped_before_since': 0}
     stream = io.StringIO()

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import zlib
+from hashlib import sha256
 
 import duckdb
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline import relabel as command
 from pipeline.main import main
 from pipeline.verify import verify
 from tests import samples, support, without_model
-from tests.datasets import MODEL, VOCABULARY, Row, add_run, started_at
+from tests.datasets import MODEL, VOCABULARY, Row, add_run, edit_json, started_at
 from transforms import lease, newest, publish, relabel, work
 from transforms.errors import StoreError, UsageError
 from transforms.latest import write_latest_sql
@@ -472,21 +473,22 @@ def test_a_dataset_without_a_complete_run(small, capsys):
 def test_a_model_without_classes(small, capsys):
     name = 'none-e3b0c442.parquet'
     path = small / 'runs/a/report.json'
-    report = json.loads(path.read_text())
-    report['metadata']['vocabulary'] = 'none'
-    report['model']['vocabulary'] = name
-    report['files'][0]['rows'] = 0
-    path.write_text(json.dumps(report))
-    (small / 'vocabularies' / name).write_bytes(Vocabulary('none', (), (), ()).to_parquet())
+    data = Vocabulary('none', (), (), ()).to_parquet()
+
+    def change(report):
+        report['metadata']['vocabulary'] = 'none'
+        report['model'] |= {'vocabulary': name, 'vocabulary_sha256': sha256(data).hexdigest()}
+        report['files'][0]['rows'] = 0
+
+    edit_json(path, change)
+    (small / 'vocabularies' / name).write_bytes(data)
     assert 'a model without classes' in failing(capsys, small)
 
 
 @pytest.mark.parametrize('key', ['stored_floor', 'threshold', 'max_labels', 'activation'])
 def test_metadata_that_lack_something(small, capsys, key):
     path = small / 'runs/a/report.json'
-    report = json.loads(path.read_text())
-    report['metadata'][key] = 'moon'
-    path.write_text(json.dumps(report))
+    edit_json(path, lambda report: report['metadata'].update({key: 'moon'}))
     before = files_of(small)
     assert run(small) == 1
     assert 'report.json is damaged' in capsys.readouterr().err

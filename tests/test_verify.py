@@ -1,15 +1,14 @@
 """`lemmabeam verify` finds each kind of damage; a check that finds nothing proves nothing."""
 
-import json
 import shutil
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.main import main
 from pipeline.verify import compare, verify
 from tests import samples, support
+from tests.datasets import edit_rows
 from transforms.hashing import uri_hash
 
 
@@ -38,23 +37,6 @@ def part(folder, kind='predictions'):
         for path in sorted(folder.glob(f'{kind}/**/*.parquet'))
         if pq.read_metadata(path).num_rows > 1
     )
-
-
-def rewrite(path, change):
-    """Changes a file, and the report so that it knows the file."""
-    import hashlib
-
-    schema = pq.read_schema(path)
-    table = pa.Table.from_pylist(change(pq.ParquetFile(path).read().to_pylist()), schema)
-    pq.write_table(table, path)
-    root = path.parents[3]
-    report_path = root / 'runs/a/report.json'
-    report = json.loads(report_path.read_text())
-    for file in report['files']:
-        if (root / file['path']) == path:
-            file['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
-            file['rows'] = table.num_rows
-    report_path.write_text(json.dumps(report))
 
 
 def swap_labels(rows):
@@ -88,21 +70,21 @@ DAMAGE = {
         lambda root: shutil.copy(part(root), part(root).with_name('part-00009-of-00010.parquet')),
         'belongs to no complete run',
     ),
-    'a lost row': (lambda root: rewrite(part(root), lambda rows: rows[1:]), 'labelled rows'),
+    'a lost row': (lambda root: edit_rows(part(root), lambda rows: rows[1:]), 'labelled rows'),
     'a row twice': (
-        lambda root: rewrite(part(root), lambda rows: [rows[0], *rows]),
+        lambda root: edit_rows(part(root), lambda rows: [rows[0], *rows]),
         'is there 2 times',
     ),
     'labels out of order': (
-        lambda root: rewrite(part(root), swap_labels),
+        lambda root: edit_rows(part(root), swap_labels),
         'labels are not by falling score',
     ),
     'an impossible score': (
-        lambda root: rewrite(part(root), damage_score),
+        lambda root: edit_rows(part(root), damage_score),
         'a score is not from 0 to 1',
     ),
     'an unknown reason': (
-        lambda root: rewrite(
+        lambda root: edit_rows(
             part(root, 'dead_letters'), lambda rows: [row | {'reason': 'moon'} for row in rows]
         ),
         'unknown reason',
@@ -116,15 +98,15 @@ DAMAGE = {
         'cannot be read',
     ),
     'a wrong name': (
-        lambda root: rewrite(part(root), rename_label),
+        lambda root: edit_rows(part(root), rename_label),
         'not named as in the vocabulary',
     ),
     'rows out of order': (
-        lambda root: rewrite(part(root), lambda rows: rows[::-1]),
+        lambda root: edit_rows(part(root), lambda rows: rows[::-1]),
         'is not in the order of URIs',
     ),
     'a row in another part': (
-        lambda root: rewrite(part(root), into_another_part),
+        lambda root: edit_rows(part(root), into_another_part),
         'belongs to another part',
     ),
     'a report of another kind': (
@@ -167,7 +149,7 @@ def test_compare_names_the_first_differences(whole, copy):
         rows[1]['width'] = 7
         return rows
 
-    rewrite(part(copy), change)
+    edit_rows(part(copy), change)
     differences = compare(str(whole), str(copy))
     assert len(differences) == 2
     assert any('width' in line and '7' in line for line in differences)
@@ -176,6 +158,6 @@ def test_compare_names_the_first_differences(whole, copy):
 
 
 def test_other_bytes_of_the_same_rows_are_a_difference(whole, copy):
-    rewrite(part(copy), lambda rows: rows)
+    edit_rows(part(copy), lambda rows: rows)
     (difference,) = compare(str(whole), str(copy))
     assert 'the same rows, but other bytes' in difference

@@ -35,6 +35,7 @@ QUICK = {
     'test_partitions.py',
     'test_process.py',
     'test_rescue.py',
+    'test_sealed.py',
     'test_storage_local.py',
     'test_uris.py',
 }

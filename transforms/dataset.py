@@ -1,8 +1,8 @@
 """An output folder as its readers see it: what is pinned, its complete runs and their files."""
 
+import hashlib
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -13,8 +13,12 @@ from transforms.errors import ImageError, StoreError, UsageError
 from transforms.layout import SCHEMA_VERSION
 from transforms.model.vocabulary import Vocabulary
 from transforms.partitions import folder_of_values, unescape
-from transforms.runs import CompleteRun
+from transforms.runs import CompleteRun, complete_runs
+from transforms.sealed import Checksum, DamagedError, open_json
 from transforms.storage import Store
+
+VOCABULARY_SHA256 = 'vocabulary_sha256'
+"""What the report has of the bytes of the vocabulary, beside its name."""
 
 _VOCABULARY_COLUMNS = ['wnid', 'lemmas', 'definition']
 
@@ -62,7 +66,7 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
             '--output of `lemmabeam label`'
         )
     try:
-        spec = json.loads(data)
+        spec, _ = open_json(data)
         version = spec['schema_version']
         # Another version may have something else.
         is_ours = version == SCHEMA_VERSION
@@ -117,24 +121,63 @@ def read_vocabulary(dataset: Dataset, run: CompleteRun) -> Vocabulary:
     Raises:
       StoreError: the file is missing, damaged or another one than its name says.
     """
+    advice = 'restore it from a backup, or run `lemmabeam label` with this model, which does'
     name = metadata_of(dataset, run).get('vocabulary', '')
     file_name = str(run.report['model'].get('vocabulary', ''))
     uri = uris.join(dataset.output, f'vocabularies/{file_name}')
     data = None if '/' in file_name else dataset.store.read(uri)
     if data is None:
-        raise StoreError(f'{uri} is missing: restore it from a backup')
+        raise StoreError(f'{uri} is missing: {advice}')
     try:
+        _check_vocabulary(dataset, run, file_name, data)
         table = pq.read_table(io.BytesIO(data), columns=_VOCABULARY_COLUMNS)
         wnids, lemmas, definitions = (table[name].to_pylist() for name in _VOCABULARY_COLUMNS)
         vocabulary = Vocabulary(
             name, tuple(wnids), tuple(tuple(words) for words in lemmas), tuple(definitions)
         )
         is_it = vocabulary.file_name == file_name
-    except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError) as e:
-        raise StoreError(f'{uri} cannot be read: restore it from a backup') from e
+    except (DamagedError, pa.ArrowException, OSError, LookupError, TypeError, AttributeError) as e:
+        raise StoreError(f'{uri} is damaged: {advice}') from e
     if not is_it:
-        raise StoreError(f'{uri} does not hold what its name says: restore it from a backup')
+        raise StoreError(f'{uri} does not hold what its name says: {advice}')
     return vocabulary
+
+
+def _check_vocabulary(dataset: Dataset, run: CompleteRun, file_name: str, data: bytes) -> None:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if {sha256, None} & vocabulary_checksums([run], file_name):
+        return
+    # Written anew by a later run, with another version of Arrow, because it was damaged.
+    if sha256 not in vocabulary_checksums(complete_runs(dataset.output, dataset.store), file_name):
+        raise DamagedError('its bytes are not those its reports have')
+
+
+def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
+    """Writes the classes of a model beside its predictions, unless they are there already.
+
+    Runs share the file, and one that is damaged is written anew.
+
+    Returns:
+      The SHA-256 of the file, for the report of the run.
+    """
+    name = vocabulary.file_name
+    uri = uris.join(output, f'vocabularies/{name}')
+    ours = vocabulary.to_parquet()
+    there = ours if store.create(uri, ours) else store.read(uri) or b''
+    sha256 = hashlib.sha256(there).hexdigest()
+    # Other bytes may be those of another version of Arrow; then a report knows them.
+    if there != ours and sha256 not in vocabulary_checksums(complete_runs(output, store), name):
+        store.write(uri, ours)
+        sha256 = hashlib.sha256(ours).hexdigest()
+    return sha256
+
+
+def vocabulary_checksums(runs: Iterable[CompleteRun], file_name: str) -> set[str | None]:
+    """What reports have as the SHA-256 of a vocabulary; None is that of an earlier version."""
+    models = [run.report['model'] for run in runs]
+    return {
+        model.get(VOCABULARY_SHA256) for model in models if model.get('vocabulary') == file_name
+    }
 
 
 class StoredFile(NamedTuple):
@@ -145,6 +188,7 @@ class StoredFile(NamedTuple):
       folder: its partition folders, 'split=train/' or ''.
       values: what these say of the carried columns, None for those inside the file.
       rows: how many it has, by the report.
+      checksum: of its bytes, by the report.
       run: its run.
       place: of the run among those that were asked for.
     """
@@ -153,6 +197,7 @@ class StoredFile(NamedTuple):
     folder: str
     values: tuple[str | None, ...]
     rows: int
+    checksum: Checksum
     run: CompleteRun
     place: int
 
@@ -181,7 +226,7 @@ def files_of(dataset: Dataset, run: CompleteRun, place: int) -> Iterator[StoredF
         except ImageError as e:  # a name that we would not have written so
             raise StoreError(damaged(dataset, run)) from e
         values = tuple(inside.get(column) for column in dataset.carry)
-        yield StoredFile(path, folder, values, rows, run, place)
+        yield StoredFile(path, folder, values, rows, Checksum.of(file), run, place)
 
 
 def damaged(dataset: Dataset, run: CompleteRun) -> str:

@@ -17,6 +17,7 @@ from transforms import outcomes
 from transforms.layout import Layout
 from transforms.process import LIVE, shared
 from transforms.rows import Chunk
+from transforms.sealed import DamagedError, seal, unseal
 
 _AHEAD = 16
 
@@ -26,44 +27,62 @@ def folder(layout: Layout) -> str:
     return f'{layout.work_folder}/chunks'
 
 
-def chunk_uri(layout: Layout, chunk: Chunk) -> str:
-    """Where the rows of a finished chunk lie."""
-    return layout.uri(f'{folder(layout)}/{chunk.id}.arrow')
+def chunk_uri(layout: Layout, chunk: Chunk, place: int = 0) -> str:
+    """Where the rows of a finished chunk lie; at another place, where the ones before are damaged.
 
-
-def find(layout: Layout, chunk: Chunk) -> bytes | None:
-    """The rows of a chunk, an Arrow stream of `outcomes.SCHEMA`, or None if it is not finished.
-
-    A file that breaks off, as a disk without hard links may leave it, counts as none.
+    What is damaged stays, and is never written over: of two workers that find it, one would
+    otherwise remove what the other has just finished.
     """
-    data = layout.store.read(chunk_uri(layout, chunk))
-    return data if data is not None and _is_whole(data, chunk) else None
+    name = f'{chunk.id}-{place}' if place else chunk.id
+    return layout.uri(f'{folder(layout)}/{name}.arrow')
+
+
+class Found(NamedTuple):
+    """What there is of a chunk.
+
+    Attributes:
+      data: its rows, an Arrow stream of `outcomes.SCHEMA`, or None if it is not finished.
+      damaged: files of it that are not as they were written, and count as none.
+    """
+
+    data: bytes | None
+    damaged: int
+
+
+def find(layout: Layout, chunk: Chunk) -> Found:
+    """Looks for the rows of a chunk."""
+    damaged = 0
+    while (data := layout.store.read(chunk_uri(layout, chunk, damaged))) is not None:
+        rows = _rows(data, chunk)
+        if rows is not None:
+            return Found(rows, damaged)
+        damaged += 1
+    return Found(None, damaged)
 
 
 def keep(layout: Layout, chunk: Chunk, data: bytes) -> bytes:
     """Keeps the rows of a chunk; returns what counts, which may be another worker's."""
-    uri = chunk_uri(layout, chunk)
-    if layout.store.create(uri, data):
-        return data
-    winner = find(layout, chunk)
-    if winner is None:  # damaged
-        layout.store.write(uri, data)
-        return data
+    winner, damaged = None, 0
+    while winner is None:
+        if layout.store.create(chunk_uri(layout, chunk, damaged), seal(data)):
+            return data
+        winner, damaged = find(layout, chunk)
     return winner
 
 
-def _is_whole(data: bytes, chunk: Chunk) -> bool:
+def _rows(data: bytes, chunk: Chunk) -> bytes | None:
+    """What is in a file, unless it is damaged, or another chunk's."""
     try:
-        table = outcomes.from_ipc(data)
-        found: list[str] = table['uri'].to_pylist()
-    except (pa.ArrowException, OSError, LookupError):
-        return False
-    return found == [item.uri for item in chunk.items]
+        rows = unseal(data)
+        found: list[str] = outcomes.from_ipc(rows)['uri'].to_pylist()
+    except (DamagedError, pa.ArrowException, OSError, LookupError):
+        return None
+    return rows if found == [item.uri for item in chunk.items] else None
 
 
 class _Pending(NamedTuple):
     chunk: Chunk
-    found: 'Future[bytes | None]'
+    found: 'Future[Found]'
 
 
 class _TakeFinishedDoFn(beam.DoFn):
@@ -105,8 +124,10 @@ class _TakeFinishedDoFn(beam.DoFn):
 
     def _next(self) -> Iterator[Chunk | beam.pvalue.TaggedOutput]:
         chunk, found = self._pending.popleft()
-        data = found.result()
+        data, damaged = found.result()
         self._ahead = 1 if data is None else _AHEAD
+        if damaged:
+            yield beam.pvalue.TaggedOutput('stats', ('damaged_chunks', 1.0))
         if data is None:
             yield chunk
             return

@@ -4,6 +4,8 @@ import copy
 import hashlib
 import io
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +15,8 @@ import pyarrow.parquet as pq
 from transforms import dead_letters, uris, write
 from transforms.errors import StoreError
 from transforms.hashing import uri_hash
-from transforms.publish import to_json
 from transforms.runs import CompleteRun, complete_runs, kind_of
+from transforms.sealed import REPLACEMENT, Checksum, DamagedError, seal_json
 from transforms.storage import Store
 
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
@@ -38,47 +40,103 @@ def forget(output: str, store: Store, uri: str) -> dict[str, int]:
     """
     gone = {}
     for run in complete_runs(output, store):
+        finish(run, output, store)
         rows = _forget_in(run, output, store, uri)
         if rows is not None:
             gone[run.id] = rows
     return gone
 
 
+def is_pending(report: Mapping[str, Any]) -> bool:
+    """Whether some of its files were to be replaced when this was interrupted."""
+    return any(REPLACEMENT in file for file in report['files'])
+
+
+def finish(run: CompleteRun, output: str, store: Store) -> None:
+    """Corrects the report of a run in which forgetting an image was interrupted.
+
+    Files that were not replaced yet still have the image, until it is forgotten again.
+
+    Raises:
+      StoreError: a file is missing or damaged.
+    """
+    if not is_pending(run.report):
+        return
+    hashes = {}
+    for file in run.report['files']:
+        if REPLACEMENT in file:
+            data = _read(output, file, store)
+            hashes[file['path']] = hashlib.sha256(data).hexdigest()
+    settle(run.report, hashes)
+    store.write(uris.join(output, f'runs/{run.id}/report.json'), seal_json(run.report))
+
+
+def settle(report: dict[str, Any], hashes: Mapping[str, str]) -> None:
+    """Makes a report of files that were to be replaced one of those that are there.
+
+    Args:
+      report: changed in place.
+      hashes: SHA-256 of what is there, by path.
+    """
+    counts = report['counts']
+    names = Counter({label['name']: label['images'] for label in report.get('top_labels', [])})
+    for file in report['files']:
+        replacement = file.pop(REPLACEMENT, None)
+        if replacement is None or hashes.get(file['path']) != replacement['sha256']:
+            continue
+        rows = file['rows'] - replacement['rows']
+        reasons, first_labels = replacement.pop('reasons'), replacement.pop('first_labels')
+        file |= replacement
+        if kind_of(file['path']) == dead_letters.VERSIONS:
+            continue
+        counts['forgotten'] = counts.get('forgotten', 0) + rows
+        if kind_of(file['path']) == write.KIND:
+            counts['labeled'] -= rows
+        else:
+            counts['dead_lettered'] -= rows
+        left = Counter(counts['dead_lettered_by_reason']) - Counter(reasons)
+        counts['dead_lettered_by_reason'] = dict(left)
+        names -= Counter({name: n for name, n in first_labels.items() if name in names})
+    if 'top_labels' in report:
+        report['top_labels'] = [
+            {'name': name, 'images': n}
+            for name, n in sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
+        ]
+
+
 def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | None:
     """The rows that went; None where the run knows nothing of the image."""
     report = copy.deepcopy(run.report)
     contents: dict[str, bytes] = {}
-    counts = report['counts']
     removed = 0
     for file in report['files']:
         path = file['path']
         if not _may_hold(path, uri):
             continue
-        rest, dropped = _without(uris.join(output, path), store, uri)
+        rest, dropped = _without(output, file, store, uri)
         if not len(dropped):
             continue
         data = write.to_parquet(rest.schema, _row_groups(rest))
         contents[path] = data
-        sha256 = hashlib.sha256(data).hexdigest()
-        if file['sha256'] == sha256:  # an attempt came so far, and no further
-            continue
-        file |= {'rows': len(rest), 'size_bytes': len(data), 'sha256': sha256}
-        if kind_of(path) == dead_letters.VERSIONS:
-            continue
-        removed += len(dropped)
-        counts['forgotten'] = counts.get('forgotten', 0) + len(dropped)
-        if kind_of(path) == write.KIND:
-            counts['labeled'] -= len(dropped)
-        else:
-            _count_dead(counts, dropped['reason'].to_pylist())
+        is_dead = kind_of(path) == dead_letters.KIND
+        is_labeled = kind_of(path) == write.KIND
+        file[REPLACEMENT] = {
+            'rows': len(rest),
+            'size_bytes': len(data),
+            'sha256': hashlib.sha256(data).hexdigest(),
+            'reasons': dict(Counter(dropped['reason'].to_pylist())) if is_dead else {},
+            'first_labels': write.first_names(dropped) if is_labeled else {},
+        }
+        removed += len(dropped) if is_dead or is_labeled else 0
     if not contents:
         return None
     # It may show the picture.
     store.delete(uris.join(output, f'runs/{run.id}/report.html'))
-    # The report first: it tells a second attempt what the files must become.
-    store.write(uris.join(output, f'runs/{run.id}/report.json'), to_json(report))
+    # The report first, with what each file is and what it will be: readers take both.
+    store.write(uris.join(output, f'runs/{run.id}/report.json'), seal_json(report))
     for path, data in contents.items():
         store.write(uris.join(output, path), data)
+    finish(run._replace(report=report), output, store)
     return removed
 
 
@@ -87,29 +145,35 @@ def _may_hold(path: str, uri: str) -> bool:
     return match is None or uri_hash(uri) % int(match[2]) == int(match[1])
 
 
-def _without(location: str, store: Store, uri: str) -> tuple[pa.Table, pa.Table]:
+def _without(
+    output: str, file: Mapping[str, Any], store: Store, uri: str
+) -> tuple[pa.Table, pa.Table]:
     """The rows of other images, and those of this one."""
-    data = store.read(location)
+    data = _read(output, file, store)
     try:
-        table = pq.ParquetFile(io.BytesIO(data or b'')).read()
+        table = pq.ParquetFile(io.BytesIO(data)).read()
         is_it = pc.equal(table['uri'], uri)
     except (pa.ArrowException, OSError, LookupError) as e:
-        raise StoreError(
-            f'{location} is missing or damaged: `lemmabeam verify` tells more; nothing was '
-            'forgotten in this run'
-        ) from e
+        raise _damaged(output, file) from e
     return table.filter(pc.invert(is_it)), table.filter(is_it)
+
+
+def _read(output: str, file: Mapping[str, Any], store: Store) -> bytes:
+    data = store.read(uris.join(output, file['path'])) or b''
+    try:
+        Checksum.of(file).check(hashlib.sha256(data).hexdigest())
+    except DamagedError as e:
+        raise _damaged(output, file) from e
+    return data
+
+
+def _damaged(output: str, file: Mapping[str, Any]) -> StoreError:
+    return StoreError(
+        f'{uris.join(output, file["path"])} is missing or damaged: `lemmabeam verify` tells more; '
+        'nothing was forgotten in this run'
+    )
 
 
 def _row_groups(table: pa.Table) -> list[pa.Table]:
     size = write.ROW_GROUP_ROWS
     return [table.slice(start, size) for start in range(0, len(table), size)]
-
-
-def _count_dead(counts: dict[str, Any], reasons: list[str]) -> None:
-    by_reason = counts['dead_lettered_by_reason']
-    for reason in reasons:
-        counts['dead_lettered'] -= 1
-        by_reason[reason] -= 1
-        if not by_reason[reason]:
-            del by_reason[reason]

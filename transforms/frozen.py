@@ -6,9 +6,9 @@ never written: they are read from the manifest anew.
 
 import hashlib
 import itertools
-import json
 import secrets
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,8 +17,10 @@ from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.outcomes import from_ipc, to_ipc
 from transforms.rows import Ref
+from transforms.sealed import DamagedError, open_json, seal_json
 
 _PART_REFS = 100_000
+_THREADS = 16
 _SCHEMA = pa.schema(
     [
         ('uri', pa.string()),
@@ -60,16 +62,10 @@ def find(layout: Layout, number: int) -> Frozen | None:
     Raises:
       StoreError: it is damaged.
     """
-    uri = _index_uri(layout, number)
-    data = layout.store.read(uri)
-    if data is None:
-        return None
     try:
-        index = json.loads(data)
-        parts = [(str(name), str(sha256)) for name, sha256 in index['parts']]
-        return Frozen(parts, dict(index['left_out']), bool(index['is_signed']))
-    except (ValueError, LookupError, TypeError) as e:
-        raise _damaged(uri) from e
+        return _read_index(layout, number)
+    except DamagedError as e:
+        raise _damaged(str(e)) from e
 
 
 def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
@@ -104,7 +100,7 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
         layout.store.write(layout.uri(f'{folder(layout)}/{name}'), data)
         parts.append((name, hashlib.sha256(data).hexdigest()))
     frozen = Frozen(parts, left_out, is_signed)
-    index = json.dumps(frozen._asdict()).encode()
+    index = seal_json(frozen._asdict())
     if layout.store.create(_index_uri(layout, number), index):
         return frozen
     return find(layout, number) or frozen
@@ -116,12 +112,54 @@ def read_part(layout: Layout, name: str, sha256: str) -> Iterator[Ref]:
     Raises:
       StoreError: it is missing or damaged.
     """
+    try:
+        data = _read_part(layout, name, sha256)
+    except DamagedError as e:
+        raise _damaged(str(e)) from e
+    columns = [column.to_pylist() for column in from_ipc(data).columns]
+    yield from itertools.starmap(Ref, zip(*columns, strict=True))
+
+
+def check(layout: Layout, inputs: int) -> None:
+    """Reads what is frozen of a run, as whoever goes on with it will.
+
+    Args:
+      layout: the output, and the run.
+      inputs: how many there are; those whose listing was not finished will be listed.
+
+    Raises:
+      DamagedError: a file is missing or damaged; names it.
+    """
+    for number in range(inputs):
+        found = _read_index(layout, number)
+        if found is not None:
+            with ThreadPoolExecutor(_THREADS) as pool:
+                for _ in pool.map(lambda part: len(_read_part(layout, *part)), found.parts):
+                    pass
+
+
+def _read_index(layout: Layout, number: int) -> Frozen | None:
+    uri = _index_uri(layout, number)
+    data = layout.store.read(uri)
+    if data is None:
+        return None
+    try:
+        index, is_sealed = open_json(data)
+        parts = [(str(name), str(sha256)) for name, sha256 in index['parts']]
+        found = Frozen(parts, dict(index['left_out']), bool(index['is_signed']))
+    except (ValueError, LookupError, TypeError) as e:
+        raise DamagedError(uri) from e
+    if not is_sealed:
+        raise DamagedError(uri)
+    return found
+
+
+def _read_part(layout: Layout, name: str, sha256: str) -> bytes:
     uri = layout.uri(f'{folder(layout)}/{name}')
     data = layout.store.read(uri)
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
-        raise _damaged(uri)
-    columns = [column.to_pylist() for column in from_ipc(data).columns]
-    yield from itertools.starmap(Ref, zip(*columns, strict=True))
+        raise DamagedError(uri)
+    return data
 
 
 def _table(refs: list[Ref]) -> pa.Table:

@@ -14,6 +14,7 @@ from transforms.layout import Layout
 from transforms.partitions import values_of_path
 from transforms.rows import Known, Note, Reason
 from transforms.runs import CompleteRun
+from transforms.sealed import Checksum, DamagedError, open_listed
 
 _BATCH_ROWS = 65_536
 _LABEL, _RELABEL = 'label', 'relabel'
@@ -24,12 +25,14 @@ class HistoryFile(NamedTuple):
 
     Attributes:
       path: below the output folder.
+      checksum: of its bytes.
       sequence: the place of its run, as in `latest.sql`; those of two reports may be the same.
       is_same_input: whether that run had the same inputs as the one that reads it.
       again: reasons that may not hold any more, because a limit is another one, or do not count.
     """
 
     path: str
+    checksum: Checksum
     sequence: int
     is_same_input: bool
     again: tuple[str, ...]
@@ -57,6 +60,7 @@ def history_files(
     return [
         HistoryFile(
             file['path'],
+            Checksum.of(file),
             place,
             _has_inputs(run, inputs, uri_column),
             _to_try_again(run, limits, retry_dead),
@@ -124,13 +128,13 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
     """
     uri = layout.uri(file.path)
     try:
-        with layout.store.open(uri) as stream:
+        with open_listed(layout.store, uri, file.checksum) as stream:
             parquet = pq.ParquetFile(stream)
             if file.path.startswith(f'{write.KIND}/'):
                 yield from _predictions(file, parquet, layout)
             else:
                 yield from _dead(file, parquet)
-    except (pa.ArrowException, OSError, LookupError, UsageError) as e:
+    except (DamagedError, pa.ArrowException, OSError, LookupError, UsageError) as e:
         raise StoreError(
             f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more; '
             '--force labels everything again without it'

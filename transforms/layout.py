@@ -8,6 +8,7 @@ from transforms import uris
 from transforms.errors import StoreError, UsageError
 from transforms.hashing import power_of_two, uri_hash
 from transforms.partitions import folder_of_values
+from transforms.sealed import DamagedError, open_json
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 SCHEMA_VERSION = 1
@@ -136,8 +137,8 @@ def check_dataset(layout: Layout) -> bool:
     if data is None:
         return False
     try:
-        there = json.loads(data)
-    except ValueError as e:
+        there, _ = open_json(data)
+    except DamagedError as e:
         raise StoreError(f'{uri} is damaged: restore it, or choose another --output') from e
     ours = dataset_spec(layout)
     if there != ours:

@@ -20,6 +20,8 @@ from transforms.metrics import counter
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
 from transforms.rows import Entry, Reason, Ref, Stage
+from transforms.runs import read_run
+from transforms.sealed import Checksum, DamagedError, open_listed
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 _GLOB = re.compile(r'[*?\[]')
@@ -216,9 +218,14 @@ def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref
     reasons = source.pattern.split(',')
     store = store_for(source.uri, source.stores)
     schema = dead_letter_schema(columns.carry, {})
-    for entry in store.list(source.uri):
+    output, _, folder = source.uri.rpartition(f'/{DEAD_LETTERS}/')  # model=<id>/run=<id>
+    run = read_run(output, folder.rpartition('=')[2], store)
+    if run is None:
+        raise StoreError(f'{source.uri}: its run has no report any more')
+    for file in run.files(DEAD_LETTERS):
+        uri = uris.join(output, file['path'])
         try:
-            with store.open(entry.uri) as stream:
+            with open_listed(store, uri, Checksum.of(file)) as stream:
                 parquet = pq.ParquetFile(stream)
                 if not parquet.schema_arrow.equals(schema):
                     raise pa.ArrowInvalid('another schema')
@@ -230,9 +237,9 @@ def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref
                             is_bad = is_remote and not uris.scheme_of(row['uri'])
                             why = (Reason.BAD_URI.value, _NOT_THERE) if is_bad else ('', '')
                             yield Ref(row['uri'], '', -1, carried, *why)
-        except (pa.ArrowException, OSError, LookupError) as e:
+        except (DamagedError, UsageError, pa.ArrowException, OSError, LookupError) as e:
             raise StoreError(
-                f'{entry.uri} is no file of dead letters as a run writes it: restore it, or label '
+                f'{uri} is no file of dead letters as a run writes it: restore it, or label '
                 'the inputs again'
             ) from e
 

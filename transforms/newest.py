@@ -23,6 +23,7 @@ from transforms.errors import StoreError
 from transforms.hashing import uri_hash
 from transforms.model.vocabulary import Vocabulary
 from transforms.runs import CompleteRun
+from transforms.sealed import DamagedError, open_listed
 from transforms.spool import Spool, spooling
 
 ROWS_AT_ONCE = 1_000_000
@@ -240,7 +241,7 @@ def _read(dataset: Dataset, file: StoredFile, schema: pa.Schema) -> Iterator[pa.
     wanted = [*STORED, 'labels.list.element.index', 'labels.list.element.score']
     wanted += [name for name in expected.names if name not in (*STORED, 'labels')]
     try:
-        with dataset.store.open(uri) as stream:
+        with open_listed(dataset.store, uri, file.checksum) as stream:
             parquet = pq.ParquetFile(stream)
             if not parquet.schema_arrow.equals(expected):
                 raise StoreError(
@@ -254,6 +255,8 @@ def _read(dataset: Dataset, file: StoredFile, schema: pa.Schema) -> Iterator[pa.
                 )
             for i in range(parquet.num_row_groups):
                 yield _rows(parquet.read_row_group(i, wanted), dataset, file, schema)
+    except DamagedError as e:
+        raise StoreError(f'{uri} is damaged: {e}; {advice}') from e
     except (pa.ArrowException, OSError) as e:
         raise StoreError(f'{uri} cannot be read as Parquet; {advice}') from e
 

@@ -33,7 +33,6 @@ somebody calls who knows that nobody is at work, removes all of an incomplete ru
 import dataclasses
 import errno
 import itertools
-import json
 import shutil
 import time
 from collections import Counter
@@ -46,12 +45,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import dead_letters, write
+from transforms.dataset import VOCABULARY_SHA256, keep_vocabulary
 from transforms.errors import BooksError, StoreError, UsageError
 from transforms.layout import Layout, check_dataset, dataset_spec
 from transforms.model.vocabulary import Vocabulary
 from transforms.partitions import fold
 from transforms.rows import Entry
 from transforms.runs import kind_of
+from transforms.sealed import DamagedError, open_json, seal_json
 from transforms.storage import Store
 
 _THREADS = 16
@@ -109,11 +110,16 @@ def _publish(
     layout: Layout, make_report: Callable[[float], Report], vocabulary: Vocabulary
 ) -> Report:
     store = layout.store
-    store.create(layout.uri('dataset.json'), to_json(dataset_spec(layout)))
+    store.create(layout.uri('dataset.json'), seal_json(dataset_spec(layout)))
     check_dataset(layout)
-    store.create(layout.uri(f'vocabularies/{vocabulary.file_name}'), vocabulary.to_parquet())
+    vocabulary_sha256 = keep_vocabulary(layout.output, store, vocabulary)
+
+    def make(publish_sec: float) -> Report:
+        report = make_report(publish_sec)
+        return report | {'model': {**report['model'], VOCABULARY_SHA256: vocabulary_sha256}}
+
     started = time.perf_counter()
-    commit = _commit(layout, make_report(0.0))
+    commit = _commit(layout, make(0.0))
     done = _read_report(layout)
     if done is not None:
         return done
@@ -122,9 +128,9 @@ def _publish(
     _remove_others(layout, paths)
     rows = _read_back(layout, paths)
     is_ours = commit.attempt == layout.attempt
-    report = make_report(time.perf_counter() - started) if is_ours else commit.report
+    report = make(time.perf_counter() - started) if is_ours else commit.report
     report = _held_against(report, rows)
-    if store.create(layout.uri(layout.report_path), to_json(report)):
+    if store.create(layout.uri(layout.report_path), seal_json(report)):
         return report
     done = _read_report(layout)
     if done is None:
@@ -164,11 +170,6 @@ def discard(layout: Layout) -> None:
         remove_tree(layout, layout.staging_folder)
 
 
-def to_json(value: object) -> bytes:
-    """JSON as all our files have it."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
-
-
 def remove_tree(layout: Layout, path: str) -> None:
     """Removes everything below a path of the output; nothing there is fine, too."""
     if layout.is_local:
@@ -183,7 +184,7 @@ def _read_report(layout: Layout) -> Report | None:
     if data is None:
         return None
     try:
-        report: Report = json.loads(data)
+        report: Report = open_json(data).value
         run_id = report['run_id']
         _ = (report['balanced'], report['counts'], report['files'])
     except (ValueError, LookupError, TypeError) as e:
@@ -201,7 +202,7 @@ def _commit(layout: Layout, report: Report) -> Commit:
     uri = layout.uri(layout.commit_path)
     store = layout.store
     ours = Commit(layout.attempt, report)
-    data = to_json(ours._asdict())
+    data = seal_json(ours._asdict())
     for _ in range(_TRIES):
         if store.create(uri, data):
             return ours
@@ -218,7 +219,10 @@ def _commit(layout: Layout, report: Report) -> Commit:
 
 def _parse_commit(data: bytes) -> Commit | None:
     try:
-        commit = Commit(**json.loads(data))
+        content, is_sealed = open_json(data)
+        if not is_sealed:
+            raise DamagedError('its checksum is missing')
+        commit = Commit(**content)
         _ = ['/'.join((commit.attempt, file['path'])) for file in commit.report['files']]
         _ = (commit.report['balanced'], commit.report['counts'])
     except (ValueError, LookupError, TypeError, AttributeError):

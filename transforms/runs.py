@@ -1,6 +1,5 @@
 """The complete runs of an output folder: those with a report."""
 
-import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from typing import Any, NamedTuple
 
 from transforms import uris
 from transforms.errors import StoreError
+from transforms.sealed import Checksum, open_json
 from transforms.storage import Store
 
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')
@@ -60,19 +60,25 @@ def complete_runs(output: str, store: Store) -> list[CompleteRun]:
     found = (_REPORT.fullmatch(entry.uri[prefix:]) for entry in store.list(folder))
     ids = [match[1] for match in found if match]
     with ThreadPoolExecutor(_THREADS) as pool:
-        runs = pool.map(lambda run_id: _read(output, run_id, store), ids)
+        runs = pool.map(lambda run_id: read_run(output, run_id, store), ids)
         return sorted((run for run in runs if run is not None), key=lambda run: run[:3])
 
 
-def _read(output: str, run_id: str, store: Store) -> CompleteRun | None:
+def read_run(output: str, run_id: str, store: Store) -> CompleteRun | None:
+    """A run of an output folder, or None where it has no report.
+
+    Raises:
+      StoreError: its report is damaged.
+    """
     uri = uris.join(output, f'runs/{run_id}/report.json')
     data = store.read(uri)
     if data is None:  # removed meanwhile
         return None
     try:
-        report = json.loads(data)
+        report, _ = open_json(data)
         run = CompleteRun(int(report.get('sequence', 0)), report['finished_at'], run_id, report)
-        _ = (run.model_id, report['counts']['labeled'], [file['path'] for file in report['files']])
+        _ = (run.model_id, report['counts']['labeled'])
+        _ = [(file['path'], Checksum.of(file)) for file in report['files']]
     except (ValueError, LookupError, TypeError, AttributeError) as e:
         raise StoreError(
             f'{uri} is damaged: restore it from a backup, or remove the run as the README says'

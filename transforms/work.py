@@ -1,7 +1,6 @@
 """What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
 
 import contextlib
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +8,10 @@ from typing import Any, NamedTuple
 from transforms import uris
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
+from transforms.sealed import DamagedError, open_json, seal_json
 from transforms.storage import Store
 
-FORMAT = 1
+FORMAT = 2
 """Of everything under `_work`; another one is neither read nor written to."""
 
 RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
@@ -22,7 +22,7 @@ _TEMPORARY = re.compile(
     r'\.[0-9a-f]{8}\.tmp'
 )
 _OURS = re.compile(
-    r'(run|commit)\.json|probe-[0-9a-f]{12}(/.+)?|chunks/[0-9a-f]{16}\.arrow|staged/.+'
+    r'(run|commit)\.json|probe-[0-9a-f]{12}(/.+)?|chunks/[0-9a-f]{16}(-\d+)?\.arrow|staged/.+'
     r'|listing/(input-\d{5}\.json|\d{5}-[0-9a-f]{8}-\d{5}\.arrow)'
     # What a killed process leaves of a local file that was not whole yet.
     r'|(.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp'
@@ -104,9 +104,11 @@ def begun(layout: Layout) -> Begun | None:
     if data is None:
         return None
     try:
-        found = json.loads(data)
+        found, is_sealed = open_json(data)
         there = found.pop('format')
         if there == FORMAT:
+            if not is_sealed:
+                raise DamagedError('its checksum is missing')
             return Begun(
                 str(found['started_at']),
                 int(found['sequence']),
@@ -128,7 +130,7 @@ def begun(layout: Layout) -> Begun | None:
 def begin(layout: Layout, run: Begun) -> None:
     """Writes down how a run is begun."""
     content = {'format': FORMAT, **run._asdict()}
-    layout.store.write(_uri(layout), (json.dumps(content, indent=2) + '\n').encode())
+    layout.store.write(_uri(layout), seal_json(content))
 
 
 def remove_temporaries(layout: Layout) -> None:
