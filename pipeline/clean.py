@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
@@ -11,8 +11,8 @@ from pipeline.progress import tell_waiting
 from pipeline.signals import stopping_on_signals
 from transforms import lease, uris, work
 from transforms.dataset import open_dataset
-from transforms.errors import LemmabeamError, UsageError
-from transforms.forget import forget
+from transforms.errors import UsageError
+from transforms.forget import finish, forget, is_pending
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
 from transforms.newest import newest_rows
@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
-            work.remove_temporaries(layout)
+            work.remove_temporaries(layout, everywhere=True)
             said = [
+                *_finish_forgetting(layout, args.dry_run),
                 *_remove_work(layout, args.run_id, args.dry_run),
                 *_prune(layout, args.prune_before, args.dry_run),
                 *_forget(layout, args.forget, args.dry_run),
@@ -81,15 +82,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool) -> Iterator[str]:
-    found = work.unfinished(layout.output, layout.store)
-    if run_ids is not None:
-        found = _chosen(found, run_ids, layout.output)
     done = {each.id for each in complete_runs(layout.output, layout.store)}
-    for each in found:
+    found = {each.run_id: each for each in work.unfinished(layout.output, layout.store)}
+    # Of a run whose work is gone already, too: its rows would stay for whoever reads by a pattern.
+    half = work.published(layout.output, layout.store)
+    ids = sorted(found.keys() | half.keys() - done)
+    if run_ids is not None:
+        ids = _chosen(ids, run_ids, layout.output)
+    for run_id in ids:
+        each = found.get(run_id, Unfinished(run_id, [], 0, 0, False))
         if not is_dry_run:
-            _remove(each, layout, each.run_id in done)
-        state = 'left by a complete run' if each.run_id in done else 'incomplete'
-        yield f'{_verb(is_dry_run)} the work of run {each.run_id}, {state}: {each}'
+            run = dataclasses.replace(layout, run_id=run_id)
+            if run_id not in done:
+                _remove_published(run, half.get(run_id, ()))
+            for path in each.paths:
+                layout.store.delete(layout.uri(path))
+            work.remove_empty_folders(run)
+        if run_id in found:
+            state = 'left by a complete run' if run_id in done else 'incomplete'
+            yield f'{_verb(is_dry_run)} the work of run {run_id}, {state}: {each}'
+        else:
+            yield f'{_verb(is_dry_run)} what run {run_id} had half published'
 
 
 def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str]:
@@ -121,7 +134,7 @@ def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str
             # when this is interrupted is unfinished work, and goes with the next `clean`.
             work.begin(run, work.Begun(each.finished_at, each.sequence, [], _options_of(each)))
             layout.store.delete(layout.uri(run.report_path))
-            _remove_published(run)
+            _remove_published(run, [run.run_folder(kind) for kind in KINDS])
             clean_up(run)
         yield f'{_verb(is_dry_run)} run {each.id}, {each.report["counts"]["labeled"]:,} rows'
 
@@ -130,13 +143,24 @@ def _options_of(run: CompleteRun) -> dict[str, str]:
     return {'command': 'prune', 'model': run.model_id}
 
 
-def _remove_published(run: Layout) -> None:
-    for kind in KINDS:
-        remove_tree(run, run.run_folder(kind))
+def _remove_published(run: Layout, folders: Iterable[str]) -> None:
+    for folder in folders:
+        remove_tree(run, folder)
     run.store.delete(run.uri(f'runs/{run.run_id}/report.html'))
     if run.is_local:
         with contextlib.suppress(OSError):  # something is there that is not ours
             Path(run.uri(f'runs/{run.run_id}')).rmdir()
+
+
+def _finish_forgetting(layout: Layout, is_dry_run: bool) -> Iterator[str]:
+    for run in complete_runs(layout.output, layout.store):
+        if is_pending(run.report):
+            if not is_dry_run:
+                finish(run, layout.output, layout.store)
+            yield (
+                f'{"would correct" if is_dry_run else "corrected"} the report of run {run.id}: a '
+                '--forget was interrupted; give it again, or the image stays'
+            )
 
 
 def _forget(layout: Layout, forgotten: Sequence[str], is_dry_run: bool) -> Iterator[str]:
@@ -155,29 +179,9 @@ def _verb(is_dry_run: bool) -> str:
     return 'would remove' if is_dry_run else 'removed'
 
 
-def _chosen(found: Sequence[Unfinished], run_ids: Sequence[str], output: str) -> list[Unfinished]:
-    there = {each.run_id: each for each in found}
+def _chosen(found: Sequence[str], run_ids: Sequence[str], output: str) -> list[str]:
     for run_id in run_ids:
-        if run_id not in there:
-            names = ', '.join(there) or 'none'
+        if run_id not in found:
+            names = ', '.join(found) or 'none'
             raise UsageError(f'--run_id {run_id}: {output} has no such work; there is: {names}')
-    return [there[run_id] for run_id in run_ids]
-
-
-def _remove(each: Unfinished, layout: Layout, is_complete: bool) -> None:
-    """Removes the files that we have written, and no others."""
-    run = dataclasses.replace(layout, run_id=each.run_id, model_id=_model_of(each, layout))
-    if not is_complete and run.model_id:
-        _remove_published(run)
-    for path in each.paths:
-        layout.store.delete(layout.uri(path))
-    work.remove_empty_folders(run)
-
-
-def _model_of(each: Unfinished, layout: Layout) -> str:
-    """The model of a run, by which half-published files of it are found; '' if it had none yet."""
-    try:
-        begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))
-    except LemmabeamError:  # of another version, or damaged: its work goes, but nothing else
-        return ''
-    return str(begun.options.get('model', '')) if begun else ''
+    return list(run_ids)

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import fcntl
 import io
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -216,11 +218,34 @@ def _writing(target: str, stores: StoreOptions) -> Iterator[BinaryIO]:
     temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         with TEMPORARIES.hold(temporary):
             with temporary.open('xb') as file:
+                _lock(file)
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
     except OSError as e:
         raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror or e}') from e
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed commands have left beside a file; who still writes has its lock."""
+    pattern = re.compile(re.escape(f'.{path.name[:100]}.') + r'[0-9a-f]{8}\.tmp')
+    for found in path.parent.glob('.*.tmp'):
+        if pattern.fullmatch(found.name):
+            with contextlib.suppress(OSError), found.open('rb') as file:
+                if _lock(file):
+                    found.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Takes the lock of a file, which ends with this process at the latest; False if another has it
+    or there are none in this file system.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

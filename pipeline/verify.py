@@ -1,45 +1,40 @@
-"""Checks an output folder, and compares two: the oracle of the tests and of careful people."""
+"""Checks an output folder, and compares two: the oracle of the tests and of careful people.
+
+VERIFY.md beside this file says what it vouches for, and what it cannot know.
+"""
 
 import hashlib
 import io
 import itertools
-import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import dead_letters, latest, uris, work, write
-from transforms.dataset import open_dataset
-from transforms.errors import LemmabeamError, UsageError
+from pipeline.report import TOP_LABELS
+from transforms import dead_letters, forget, latest, uris, work, write
+from transforms.dataset import VOCABULARY_SHA256, Dataset, open_dataset, vocabulary_checksums
+from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.hashing import uri_hash
-from transforms.layout import SCHEMA_VERSION
 from transforms.model.card import Activation
+from transforms.model.vocabulary import Vocabulary
 from transforms.partitions import values_of_path
 from transforms.rows import Reason, Stage
-from transforms.runs import complete_runs, kind_of
+from transforms.runs import CompleteRun, kind_of
+from transforms.sealed import Checksum, DamagedError, open_json
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
-_KINDS = (write.KIND, dead_letters.KIND)
 _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
 _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
-_PLACE = re.compile(r"'(?:[^'\n]|'')*/(predictions|runs)(?=['/])")
+_REPORT = re.compile(r'runs/([^/]+)/report\.json')
+_PLACE = re.compile(r"'((?:[^'\n]|'')*)/predictions[/']")
 _VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
-
-
-class _DamagedError(ValueError):
-    """A file cannot be parsed; says which."""
-
-
-class _Run(NamedTuple):
-    report: dict[str, Any]
-    files: dict[str, dict[str, Any]]
 
 
 class _Dataset:
@@ -49,8 +44,13 @@ class _Dataset:
       root: absolute URI.
       store: how it is reached.
       spec: dataset.json.
-      runs: complete runs by id.
-      paths: every file below the root, outside `_work`, relative to it.
+      runs: complete runs by id, those with a damaged report left out.
+      problems: what is wrong with the reports, a line each.
+      unsealed: files without a checksum, as earlier versions wrote them.
+      forgetting: runs in which forgetting an image was interrupted; their reports are corrected.
+      paths: every file below the root, outside `_work`, relative to it; without temporary files.
+      temporaries: these.
+      unfinished: the work of runs that are not complete, or were not when they were killed.
     """
 
     def __init__(self, folder: str, stores: StoreOptions):
@@ -59,43 +59,136 @@ class _Dataset:
         if not self.store.is_folder(self.root):
             raise UsageError(f'{folder}: no such folder')
         prefix = len(uris.join(self.root, ''))
-        found = (entry.uri[prefix:] for entry in self.store.list(self.root))
-        self.paths = {path for path in found if not path.startswith('_work/')}
+        found = {entry.uri[prefix:] for entry in self.store.list(self.root)}
+        found = {path for path in found if not path.startswith('_work/')}
+        self.temporaries = {path for path in found if work.is_temporary(path)}
+        self.paths = found - self.temporaries
         if 'dataset.json' not in self.paths:
             raise UsageError(
                 f'{folder}: no dataset.json there, so no complete run has written here'
             )
-        self.spec = self._parse('dataset.json')
-        reports = (
-            path for path in sorted(self.paths) if re.fullmatch(r'runs/[^/]+/report.json', path)
-        )
-        self.runs = {}
-        for path in reports:
-            report = self._parse(path)
-            self.runs[path.split('/')[1]] = _Run(
-                report, {file['path']: file for file in report['files']}
-            )
-
-    def _parse(self, path: str) -> Any:
+        self.unfinished = work.unfinished(self.root, self.store)
+        self.problems: list[str] = []
+        self.unsealed: list[str] = []
+        self.forgetting: list[str] = []
+        self.runs: dict[str, CompleteRun] = {}
+        self.spec: Dataset | None = None
         try:
-            return json.loads(self.read(path))
-        except ValueError as e:
-            raise _DamagedError(f'{path} is damaged: it is not JSON') from e
+            self._open('dataset.json')
+            self.spec = open_dataset(self.root, self.store)
+        except DamagedError as e:
+            self.problems.append(f'dataset.json is damaged: {e}')
+        except LemmabeamError as e:
+            self.problems.append(f'dataset.json: {e}')
+        for path in sorted(self.paths):
+            if _REPORT.fullmatch(path):
+                self._add_run(path)
+
+    @property
+    def carry(self) -> tuple[str, ...]:
+        """The carried columns."""
+        return self.spec.carry if self.spec else ()
+
+    def in_order(self) -> list[CompleteRun]:
+        """The complete runs, the oldest first."""
+        return sorted(self.runs.values(), key=lambda run: run[:3])
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
         return self.store.read(uris.join(self.root, path)) or b''
 
-    def unfinished(self) -> list[work.Unfinished]:
-        """The work of runs that are not complete."""
-        return work.unfinished(self.root, self.store)
-
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
-        columns = values_of_path(path)
-        for batch in pq.ParquetFile(io.BytesIO(self.read(path))).iter_batches(10_000):
-            for row in batch.to_pylist():
-                yield row | columns
+        return _rows(path, self.read(path))
+
+    def _open(self, path: str) -> dict[str, Any]:
+        value, is_sealed = open_json(self.read(path))
+        if not is_sealed:
+            self.unsealed.append(path)
+        return value
+
+    def _add_run(self, path: str) -> None:
+        run_id = path.split('/')[1]
+        try:
+            report = self._open(path)
+            what = _misshapen(report)
+            if what:
+                raise DamagedError(what)
+        except DamagedError as e:
+            self.problems.append(f'{path} is damaged: {e}')
+            return
+        if forget.is_pending(report):
+            self.forgetting.append(run_id)
+            forget.settle(report, lambda pending: _sha256(self.read(pending)))
+        sequence, finished_at = report.get('sequence', 0), report['finished_at']
+        self.runs[run_id] = CompleteRun(sequence, finished_at, run_id, report)
+
+
+def _rows(path: str, data: bytes) -> Iterator[dict[str, Any]]:
+    columns = values_of_path(path)
+    for batch in pq.ParquetFile(io.BytesIO(data)).iter_batches(10_000):
+        for row in batch.to_pylist():
+            yield row | columns
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _misshapen(report: Mapping[str, Any]) -> str:
+    """What in a report cannot be as a run writes it; '' where all can."""
+    kinds = {
+        'run_id': str,
+        'finished_at': str,
+        'balanced': bool,
+        'counts': dict,
+        'metadata': dict,
+        'model': dict,
+        'files': list,
+    }
+    for key, kind in kinds.items():
+        if not isinstance(report.get(key), kind):
+            return f'{key} is {report.get(key)!r}'
+    counts, metadata, model = report['counts'], report['metadata'], report['model']
+    reasons = counts.get('dead_lettered_by_reason')
+    if not isinstance(reasons, dict):
+        return f'dead_lettered_by_reason is {reasons!r}'
+    numbers = {name: counts.get(name, 0) for name in ('listed', *_ENDS)}
+    numbers |= {'sequence': report.get('sequence', 0), **reasons}
+    for name, number in numbers.items():
+        if not _is_count(number):
+            return f'{name} is {number!r}'
+    if not all(isinstance(value, str) for value in metadata.values()):
+        return f'metadata are {metadata!r}'
+    if metadata.get('activation') not in {each.value for each in Activation}:
+        return f'activation is {metadata.get("activation")!r}'
+    for name in ('max_labels', 'features'):
+        if not metadata.get(name, '0').isdecimal():
+            return f'{name} is {metadata[name]!r}'
+    for name in ('id', 'vocabulary'):
+        if not isinstance(model.get(name), str):
+            return f'the {name} of the model is {model.get(name)!r}'
+    top_labels = report.get('top_labels', [])
+    for file in report['files']:
+        try:
+            Checksum.of(file)
+            is_file = isinstance(file['path'], str) and _is_count(file['rows'])
+        except (LookupError, TypeError, ValueError, AttributeError):
+            is_file = False
+        if not is_file:
+            return f'a file is {file!r}'
+    if not isinstance(top_labels, list) or not all(
+        isinstance(each, dict)
+        and isinstance(each.get('name'), str)
+        and _is_count(each.get('images'))
+        for each in top_labels
+    ):
+        return f'top_labels are {top_labels!r}'
+    return ''
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
@@ -109,236 +202,354 @@ def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
 
     Raises:
       UsageError: it is no output folder.
+      StoreError: it cannot be read.
     """
-    try:
-        return _verify(_Dataset(folder, stores))
-    except _DamagedError as e:
-        return [str(e)]
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
-        return [f'dataset.json or a report.json is damaged: {type(e).__name__}']
-
-
-def _verify(dataset: _Dataset) -> list[str]:
-    problems: list[str] = []
-    if dataset.spec.get('schema_version') != SCHEMA_VERSION:
-        return [f'dataset.json has schema version {dataset.spec.get("schema_version")}']
-    expected = {'dataset.json', latest.PATH}
-    for run_id, run in dataset.runs.items():
-        problems += _check_run(dataset, run_id, run)
-        vocabulary = f'vocabularies/{run.report["model"]["vocabulary"]}'
-        expected |= {f'runs/{run_id}/report.json', vocabulary, *run.files}
-        # For people, made and made anew at will: nothing in it is checked.
-        expected.add(f'runs/{run_id}/report.html')
-    unfinished = dataset.unfinished()
+    dataset = _Dataset(folder, stores)
+    if dataset.spec is None:
+        return dataset.problems
+    problems = list(dataset.problems)
+    for run in dataset.in_order():
+        problems += _check_run(dataset, dataset.spec, run)
     problems += [
         f'{path}: belongs to no complete run'
-        for path in sorted(dataset.paths - expected)
-        # Runs share them, and one that was interrupted in its last step may have been the first.
-        if not _VOCABULARY.fullmatch(path)
-        # What a run is just publishing, or was when it ended, is told by `notes`.
-        and not any(
-            f'/run={each.run_id}/' in path or f'runs/{each.run_id}/' in path
-            for each in unfinished
-            if each.has_begun
-        )
+        + '; `lemmabeam clean` removes it' * (work.run_of(path) is not None)
+        for path in sorted(dataset.paths - _expected(dataset))
     ]
     if not problems:
-        problems += _check_latest(dataset)
-    return problems
+        problem, _ = _check_latest(dataset, dataset.spec)
+        problems += [problem] * bool(problem)
+    return list(dict.fromkeys(problems))  # runs share their vocabulary
 
 
-def _check_latest(dataset: _Dataset) -> list[str]:
-    """Whether latest.sql is the query for the runs that are there, wherever it looks for them."""
-    expected, found = _latest(dataset)
-    if _anywhere(found) == _anywhere(expected):
-        return []
+def _expected(dataset: _Dataset) -> set[str]:
+    """The files that may be there."""
+    expected = {'dataset.json', latest.PATH}
+    # Runs share them, and one that was interrupted in its last step may have been the first.
+    expected |= {path for path in dataset.paths if _VOCABULARY.fullmatch(path)}
+    for run_id, run in dataset.runs.items():
+        # The report for people is made anew at will: nothing in it is checked.
+        expected |= {f'runs/{run_id}/{name}' for name in ('report.json', 'report.html')}
+        expected |= {file['path'] for file in run.report['files']}
+        expected.add(f'vocabularies/{run.report["model"]["vocabulary"]}')
+    # What a run is just publishing, or was when it ended, is told by `notes`; and of a run whose
+    # report is damaged nobody knows the files.
+    others = {each.run_id for each in dataset.unfinished if each.has_begun}
+    others |= {path.split('/')[1] for path in dataset.paths if _REPORT.fullmatch(path)}
+    others -= dataset.runs.keys()
+    return expected | {
+        path for path in dataset.paths if work.run_of(path) in others or _REPORT.fullmatch(path)
+    }
+
+
+def _check_latest(dataset: _Dataset, spec: Dataset) -> tuple[str, str]:
+    """Whether latest.sql is the query for the runs that are there, wherever it looks for them.
+
+    Returns:
+      What is wrong, and what is worth knowing; at most one of them is not ''.
+    """
+    runs = dataset.in_order()
+    found = dataset.read(latest.PATH).decode(errors='replace')
+    advice = f'`lemmabeam clean {dataset.root}` writes it anew'
+    match = _PLACE.search(found)
+    place = match[1].replace("''", "'") if match else dataset.root
+    # A run that was killed behind its report has not written it any more.
+    killed = {each.run_id for each in dataset.unfinished}
+    before = [run for run in runs if run.id not in killed]
+    for root, note in (
+        (dataset.root, ''),
+        (place, f'{latest.PATH} names another place, as if the dataset had been moved; {advice}'),
+    ):
+        if found == _query(spec._replace(output=root), runs):
+            return '', note
+        if found == _query(spec._replace(output=root), before):
+            return '', f'{latest.PATH} is that before the run that was interrupted; {advice}'
     what = 'is not that of the complete runs here' if found else 'is missing'
-    return [f'{latest.PATH}: {what}; `lemmabeam clean {dataset.root}` writes it anew']
+    return f'{latest.PATH}: {what}; {advice}', ''
 
 
-def _latest(dataset: _Dataset) -> tuple[str, str]:
-    """latest.sql as it should be, and as it is; both '' before the first run."""
-    if not dataset.runs:
-        return '', ''
-    runs = complete_runs(dataset.root, dataset.store)
-    expected = latest.latest_sql(open_dataset(dataset.root, dataset.store), runs)
-    return expected, dataset.read(latest.PATH).decode(errors='replace')
-
-
-def _anywhere(query: str) -> str:
-    return _PLACE.sub(r"'\1", query)
+def _query(spec: Dataset, runs: Sequence[CompleteRun]) -> str:
+    """latest.sql of some runs; there is none before the first."""
+    return latest.latest_sql(spec, runs) if runs else ''
 
 
 def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
-    """What is worth knowing of an output folder, and no fault of it: a line for each run that is
-    under way or was interrupted.
+    """What is worth knowing of an output folder, and no fault of it.
+
+    A line for each run that is under way or was interrupted, for what else a kill has left, and for
+    files of which less can be said.
     """
     try:
         dataset = _Dataset(folder, stores)
-        expected, found = _latest(dataset)
-    except (LemmabeamError, ValueError, LookupError, TypeError, AttributeError):
+        note = _check_latest(dataset, dataset.spec)[1] if dataset.spec else ''
+    except (UsageError, StoreError):
         return []  # `verify` tells what is damaged
-    moved = f'{latest.PATH} names another place, as if the dataset had been moved; '
-    moved += f'`lemmabeam clean {dataset.root}` writes it anew'
-    is_moved = expected != found and _anywhere(expected) == _anywhere(found)
-    return [moved] * is_moved + [
+    found = [note] * bool(note)
+    found += [
         f'run {each.run_id} is complete, but its work is still there ({each}): the next run, or '
         f'`lemmabeam clean {dataset.root}`, removes it'
         if each.run_id in dataset.runs
         else f'run {each.run_id} is under way, or was interrupted ({each}): the command that began '
         f'it goes on with it, `lemmabeam clean {dataset.root}` removes it'
-        for each in dataset.unfinished()
+        for each in dataset.unfinished
     ]
+    found += [
+        f'run {run_id}: a `lemmabeam clean --forget` was interrupted: give it again, or the image '
+        'stays'
+        for run_id in dataset.forgetting
+    ]
+    found += [
+        f'{path}: left by a process that was killed, unless it is being written just now; '
+        f'`lemmabeam clean {dataset.root}` removes it'
+        for path in sorted(dataset.temporaries)
+    ]
+    found += [
+        f'{path} has no checksum of its own, as an earlier version wrote it: a change of what '
+        'nothing else tells would not be noticed'
+        for path in dataset.unsealed
+    ]
+    return found
 
 
-def _check_run(dataset: _Dataset, run_id: str, run: _Run) -> list[str]:
-    problems = []
+def _check_run(dataset: _Dataset, spec: Dataset, run: CompleteRun) -> list[str]:
     report = run.report
-    counts = report['counts']
-    for path, file in run.files.items():
-        problems += _check_file(dataset, path, file, report)
-    problems += _check_shards(run.files)
+    path = f'runs/{run.id}/report.json'
+    problems = [f'{path}: {what}' for what in _check_report(run)]
+    unlike = [f'{path}: {what}' for what in _check_shards(run, spec)]
+    classes, what = _read_classes(dataset, run)
+    if what:
+        unlike.append(f'vocabularies/{report["model"]["vocabulary"]}: {what}')
+    if unlike:
+        return problems + unlike
+    found = _Found(Counter(), Counter(), Counter())
+    for file in report['files']:
+        data = dataset.read(file['path']) if file['path'] in dataset.paths else None
+        what = _check_file(data, file, spec, report)
+        if what or data is None:
+            problems.append(f'{file["path"]}: {what}')
+        elif kind_of(file['path']) != dead_letters.VERSIONS:
+            problems += _check_rows(file['path'], data, spec, report, classes, found)
     if problems:
         return problems
+    return [f'{path}: {what}' for what in _check_books(report, found)]
+
+
+def _check_report(run: CompleteRun) -> Iterator[str]:
+    """What contradicts itself in a report."""
+    report, model, metadata = run.report, run.report['model'], run.report['metadata']
+    counts = report['counts']
+    if report['run_id'] != run.id:
+        yield f'it is of run {report["run_id"]}'
     if not report['balanced']:
-        problems.append(f'run {run_id}: the books do not balance: {counts}')
+        yield f'the books do not balance: {counts}'
     ended = sum(counts.get(name, 0) for name in _ENDS)
     if counts['listed'] != ended:
-        problems.append(f'run {run_id}: {counts["listed"]} listed, but {ended} accounted for')
-    classes = _read_classes(dataset, f'vocabularies/{report["model"]["vocabulary"]}')
-    if classes is None:
-        return [f'run {run_id}: vocabularies/{report["model"]["vocabulary"]} cannot be read']
-    seen: Counter[tuple[Any, ...]] = Counter()
-    reasons: Counter[str] = Counter()
-    for path in run.files:
-        if kind_of(path) == dead_letters.VERSIONS:
-            continue
-        is_dead = kind_of(path) == dead_letters.KIND
-        shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
-        before = ''
-        for number, row in enumerate(dataset.rows(path)):
-            if row['uri'] < before:
-                problems.append(f'{path}: {row["uri"]} is not in the order of URIs')
-            if uri_hash(row['uri']) % shards != shard:
-                problems.append(f'{path}: {row["uri"]} belongs to another part')
-            before = row['uri']
-            key = (row['uri'], *(row[column] for column in dataset.spec['carry']))
-            # Bad lines are told apart by what cannot be stored.
-            seen[(*key, path, number) if is_dead and _is_of_listing(row) else key] += 1
-            if is_dead:
-                reasons[row['reason']] += 1
-                problems += _check_dead_letter(path, row)
-            else:
-                problems += _check_prediction(path, row, report, classes)
-    if dict(reasons) != counts['dead_lettered_by_reason']:
-        problems.append(
-            f'run {run_id}: dead letters {dict(sorted(reasons.items()))}, '
-            f'but the report has {counts["dead_lettered_by_reason"]}'
+        yield f'{counts["listed"]} listed, but {ended} accounted for'
+    reasons = sum(counts['dead_lettered_by_reason'].values())
+    if counts['dead_lettered'] != reasons:
+        yield f'{counts["dead_lettered"]} dead letters, but {reasons} by reason'
+    if metadata.get('model_id', model['id']) != model['id']:
+        yield f'it is of model {model["id"]}, its metadata of {metadata["model_id"]}'
+    name = model['vocabulary'].rpartition('-')[0]
+    if metadata.get('vocabulary', name) != name:
+        yield f'its vocabulary is {model["vocabulary"]}, in its metadata {metadata["vocabulary"]}'
+
+
+class _Found(NamedTuple):
+    """What the rows of a run tell.
+
+    Attributes:
+      rows: how often each (uri, carried columns) is there.
+      reasons: dead letters by reason.
+      first_labels: predictions by the name of their first label.
+    """
+
+    rows: Counter[tuple[Any, ...]]
+    reasons: Counter[str]
+    first_labels: Counter[str]
+
+
+def _check_books(report: Mapping[str, Any], found: _Found) -> Iterator[str]:
+    counts = report['counts']
+    if dict(found.reasons) != counts['dead_lettered_by_reason']:
+        yield (
+            f'dead letters {dict(sorted(found.reasons.items()))}, but the report has '
+            f'{counts["dead_lettered_by_reason"]}'
         )
-    labeled = sum(seen.values()) - sum(reasons.values())
+    labeled = found.rows.total() - found.reasons.total()
     if labeled != counts['labeled']:
-        problems.append(
-            f'run {run_id}: {labeled} labelled rows, the report has {counts["labeled"]}'
-        )
-    problems += [f'run {run_id}: {key[0]} is there {n} times' for key, n in seen.items() if n > 1]
-    return problems
+        yield f'{labeled} labelled rows, the report has {counts["labeled"]}'
+    for key, n in found.rows.items():
+        if n > 1:
+            yield f'{key[0]} is there {n} times'
+    if 'top_labels' in report:
+        listed = [(each['name'], each['images']) for each in report['top_labels']]
+        expected = sorted(found.first_labels.items(), key=lambda each: (-each[1], each[0]))
+        if counts.get('forgotten'):  # behind the first ten there are others, which it cannot know
+            expected = [(name, n) for name, n in expected if name in dict(listed)]
+        if listed != expected[:TOP_LABELS]:
+            yield f'top_labels are {listed}, but the rows have {expected[:TOP_LABELS]}'
 
 
 def _check_file(
-    dataset: _Dataset, path: str, file: Mapping[str, Any], report: Mapping[str, Any]
-) -> list[str]:
-    if path not in dataset.paths:
-        return [f'{path}: is missing']
-    data = dataset.read(path)
+    data: bytes | None, file: Mapping[str, Any], spec: Dataset, report: Mapping[str, Any]
+) -> str:
+    """What is wrong with a file; its bytes are looked at before they are parsed."""
+    if data is None:
+        return 'is missing'
+    if _sha256(data) != file['sha256']:
+        return f'its bytes are not those the report lists ({len(data)} bytes)'
+    if len(data) != file['size_bytes']:
+        return f'{len(data)} bytes, the report lists {file["size_bytes"]}'
     try:
         parquet = pq.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, OSError):
-        return [f'{path}: cannot be read as Parquet, {len(data)} bytes']
-    problems = []
-    if hashlib.sha256(data).hexdigest() != file['sha256']:
-        problems.append(f'{path}: its bytes are not those the report lists')
+        return f'cannot be read as Parquet, {len(data)} bytes'
     if parquet.metadata.num_rows != file['rows']:
-        problems.append(
-            f'{path}: {parquet.metadata.num_rows} rows, the report lists {file["rows"]}'
-        )
-    carry, partitions = dataset.spec['carry'], dataset.spec['partition_by']
-    if kind_of(path) == dead_letters.VERSIONS:
+        return f'{parquet.metadata.num_rows} rows, the report lists {file["rows"]}'
+    kind = kind_of(file['path'])
+    if kind == dead_letters.VERSIONS:
         schema = dead_letters.VERSION_SCHEMA
-    elif kind_of(path) == write.KIND:
-        inside = [column for column in carry if column not in partitions]
-        schema = write.prediction_schema(inside, report['metadata'])
+    elif kind == write.KIND:
+        schema = write.prediction_schema(spec.file_columns, report['metadata'])
     else:
-        schema = dead_letters.dead_letter_schema(carry, report['metadata'])
+        schema = dead_letters.dead_letter_schema(spec.carry, report['metadata'])
     if not parquet.schema_arrow.equals(schema):
-        problems.append(f'{path}: another schema than {schema.names}: {parquet.schema_arrow.names}')
-    elif (parquet.schema_arrow.metadata or {}) != (schema.metadata or {}):
-        problems.append(f'{path}: its metadata is not that of the report')
-    return problems
+        return f'another schema than {schema.names}: {parquet.schema_arrow.names}'
+    if (parquet.schema_arrow.metadata or {}) != (schema.metadata or {}):
+        return 'its metadata is not that of the report'
+    return ''
 
 
-def _check_shards(files: Iterable[str]) -> list[str]:
+def _check_shards(run: CompleteRun, spec: Dataset) -> Iterator[str]:
+    """Whether the files that are listed are a run's, and all of their partitions."""
     folders: dict[str, set[tuple[int, int]]] = {}
-    problems = []
-    for path in files:
+    ours = {
+        kind: f'{kind}/model={run.model_id}/run={run.id}'
+        for kind in (write.KIND, dead_letters.KIND)
+    }
+    ours[dead_letters.VERSIONS] = f'runs/{run.id}/{dead_letters.VERSIONS}'
+    paths = [file['path'] for file in run.report['files']]
+    for path in paths:
         folder, _, name = path.rpartition('/')
         match = _PART.fullmatch(name)
-        if match is None:
-            problems.append(f'{path}: not named part-NNNNN-of-NNNNN.parquet')
-            continue
-        folders.setdefault(folder, set()).add((int(match[1]), int(match[2])))
+        top = ours.get(kind_of(path), '?')
+        columns = [part.partition('=')[0] for part in folder[len(top) + 1 :].split('/') if part]
+        partitioned, flat = list(spec.partition_by), list[str]()
+        forms = {
+            write.KIND: [partitioned],
+            dead_letters.VERSIONS: [flat, partitioned],  # as `label` and `relabel` write it
+        }.get(kind_of(path), [flat])
+        if match is None or not f'{folder}/'.startswith(f'{top}/') or columns not in forms:
+            yield f'it lists {path}, which is no file of this run'
+        else:
+            folders.setdefault(folder, set()).add((int(match[1]), int(match[2])))
+    if len(set(paths)) < len(paths):
+        yield 'it lists a file twice'
     for folder, parts in folders.items():
         total = max(count for _, count in parts)
         if parts != {(i, total) for i in range(total)}:
-            problems.append(f'{folder}: not all of its {total} parts are listed')
-    return problems
+            yield f'not all of the {total} parts of {folder} are listed'
+
+
+def _check_rows(
+    path: str,
+    data: bytes,
+    spec: Dataset,
+    report: Mapping[str, Any],
+    classes: Sequence[tuple[str | None, str]],
+    found: _Found,
+) -> Iterator[str]:
+    shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
+    before = ''
+    for number, row in enumerate(_rows(path, data)):
+        where = f'{path}: {row["uri"]}'
+        if row['uri'] < before:
+            yield f'{where} is not in the order of URIs'
+        if uri_hash(row['uri']) % shards != shard:
+            yield f'{where} belongs to another part'
+        before = row['uri']
+        key = (row['uri'], *(row[column] for column in spec.carry))
+        is_dead = kind_of(path) == dead_letters.KIND
+        # Bad lines are told apart by what cannot be stored.
+        found.rows[(*key, path, number) if is_dead and _is_of_listing(row) else key] += 1
+        if is_dead:
+            found.reasons[row['reason']] += 1
+            whats = _check_dead_letter(row)
+        else:
+            found.first_labels.update(label['name'] for label in row['labels'][:1])
+            whats = _check_prediction(row, report, classes)
+        for what in whats:
+            yield f'{where} {what}'
 
 
 def _is_of_listing(dead_letter: Mapping[str, Any]) -> bool:
     return bool(dead_letter['stage'] == Stage.LIST.value)
 
 
-def _check_dead_letter(path: str, row: Mapping[str, Any]) -> list[str]:
+def _check_dead_letter(row: Mapping[str, Any]) -> Iterator[str]:
     known = {reason.value for reason in Reason}
     if row['reason'] not in known or row['stage'] not in {stage.value for stage in Stage}:
-        return [f'{path}: {row["uri"]} has an unknown reason or stage: {row["reason"]}']
-    if row['retryable'] != Reason(row['reason']).retryable:
-        return [f'{path}: {row["uri"]}: {row["reason"]} with retryable {row["retryable"]}']
-    return []
+        yield f'has an unknown reason or stage: {row["reason"]}'
+    elif row['retryable'] != Reason(row['reason']).retryable:
+        yield f'has {row["reason"]} with retryable {row["retryable"]}'
 
 
-def _read_classes(dataset: _Dataset, path: str) -> list[tuple[str | None, str]] | None:
-    """(wnid, name) of each class, or None where the vocabulary is missing or damaged."""
+def _read_classes(
+    dataset: _Dataset, run: CompleteRun
+) -> tuple[Sequence[tuple[str | None, str]], str]:
+    """(wnid, name) of each class, and what is wrong with their file."""
+    file_name = run.report['model']['vocabulary']
+    path = f'vocabularies/{file_name}'
+    if path not in dataset.paths:
+        return (), 'is missing'
+    data = dataset.read(path)
+    # Of reports of an earlier version nobody knows the bytes.
+    known = vocabulary_checksums(dataset.runs.values(), file_name)
+    if _sha256(data) not in known and VOCABULARY_SHA256 in run.report['model']:
+        return (), 'its bytes are not those the report has'
     try:
-        table = pq.read_table(io.BytesIO(dataset.read(path)), columns=['wnid', 'name'])
-    except (pa.ArrowException, OSError):
-        return None
-    return list(zip(table['wnid'].to_pylist(), table['name'].to_pylist(), strict=True))
+        table = pq.read_table(io.BytesIO(data)).to_pydict()
+        lemmas = tuple(tuple(words) for words in table['lemmas'])
+        definitions = tuple(table['definition'])
+        vocabulary = Vocabulary(
+            file_name.rpartition('-')[0], tuple(table['wnid']), lemmas, definitions
+        )
+        is_it = (
+            vocabulary.file_name == file_name
+            and table['name'] == list(vocabulary.names)
+            and table['index'] == list(range(len(vocabulary)))
+        )
+    except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
+        return (), 'cannot be read'
+    if not is_it:
+        return (), 'does not hold what its name says'
+    return list(zip(vocabulary.wnids, vocabulary.names, strict=True)), ''
 
 
 def _check_prediction(
-    path: str,
     row: Mapping[str, Any],
     report: Mapping[str, Any],
     classes: Sequence[tuple[str | None, str]],
-) -> list[str]:
+) -> Iterator[str]:
     labels = row['labels']
     order = [(-label['score'], label['index']) for label in labels]
-    where = f'{path}: {row["uri"]}'
-    problems = []
     if order != sorted(order):
-        problems.append(f'{where}: labels are not by falling score, ties by index')
+        yield 'has labels that are not by falling score, ties by index'
     if report['metadata']['activation'] == Activation.NONE.value:
         if not all(math.isfinite(label['score']) for label in labels):
-            problems.append(f'{where}: a score is not finite')
+            yield 'has a score that is not finite'
     elif not all(0 <= label['score'] <= 1 for label in labels):
-        problems.append(f'{where}: a score is not from 0 to 1')
+        yield 'has a score that is not from 0 to 1'
     if len(labels) > int(report['metadata']['max_labels']):
-        problems.append(f'{where}: {len(labels)} labels')
+        yield f'has {len(labels)} labels'
     if len({label['index'] for label in labels}) != len(labels):
-        problems.append(f'{where}: a class twice')
-    if any((label['wnid'], label['name']) != classes[label['index']] for label in labels):
-        problems.append(f'{where}: a label is not named as in the vocabulary')
-    return problems
+        yield 'has a class twice'
+    for label in labels:
+        index = label['index']
+        if not 0 <= index < len(classes):
+            yield f'has a label of class {index}, of {len(classes)}'
+        elif (label['wnid'], label['name']) != classes[index]:
+            yield 'has a label that is not named as in the vocabulary'
 
 
 def compare(
@@ -366,7 +577,7 @@ def compare(
         return []
     differences = (
         difference
-        for kind in _KINDS
+        for kind in (write.KIND, dead_letters.KIND)
         for difference in _compare_rows(ours, theirs, kind, by_name, tolerance)
     )
     found = list(itertools.islice(differences, _SHOWN))
@@ -379,7 +590,7 @@ def compare(
 
 def _bytes(dataset: _Dataset) -> dict[str, str]:
     """Hashes of everything that must be byte-identical."""
-    kinds = (*_KINDS, 'vocabularies')
+    kinds = (write.KIND, dead_letters.KIND, 'vocabularies')
     return {
         path: hashlib.sha256(dataset.read(path)).hexdigest()
         for path in dataset.paths
@@ -408,16 +619,15 @@ def _keyed_rows(
     dataset: _Dataset, kind: str, by_name: bool
 ) -> dict[tuple[Any, ...], dict[str, Any]]:
     rows = [
-        row | {'run': None if by_name else path.split('/')[2]}
+        row | {'run': None if by_name else run.id}
         for run in dataset.runs.values()
-        for path in run.files
-        if path.startswith(f'{kind}/')
-        for row in dataset.rows(path)
+        for file in run.files(kind)
+        for row in dataset.rows(file['path'])
     ]
     prefix = len(_common_folder(dataset)) if by_name else 0
     keyed = {}
     for row in rows:
-        carried = tuple(row[column] for column in dataset.spec['carry'])
+        carried = tuple(row[column] for column in dataset.carry)
         key = (row['uri'][prefix:], *carried, row.pop('run'))
         if kind == dead_letters.KIND and _is_of_listing(row):
             key = (*key, row['detail'])
@@ -433,8 +643,9 @@ def _common_folder(dataset: _Dataset) -> str:
     names = [
         row['uri']
         for run in dataset.runs.values()
-        for path in run.files
-        for row in dataset.rows(path)
+        for kind in (write.KIND, dead_letters.KIND)
+        for file in run.files(kind)
+        for row in dataset.rows(file['path'])
     ]
     if not names:
         return ''

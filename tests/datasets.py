@@ -3,7 +3,7 @@
 import datetime
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from transforms.sealed import open_json, seal_json
 
 VOCABULARY = load_vocabulary('ilsvrc2012')
 MODEL = 'm-00000000'
+_NOTHING: Counter[str] = Counter()
 
 
 class Row(NamedTuple):
@@ -61,6 +62,7 @@ def add_run(
     command: str = 'label',
     features: bool = False,
     notes: Sequence[tuple[Row, Note]] = (),
+    failed: Sequence[DeadLetter] = (),
     **metadata: str,
 ) -> Layout:
     """Adds a complete run; without `sequence`, the next one.
@@ -93,8 +95,28 @@ def add_run(
         path = layout.shard_path(dead_letters.VERSIONS, '', 0, 1)
         table = dead_letters.version_table(letters)
         files.append(write.write_file(path, layout, dead_letters.VERSION_SCHEMA, [table]))
-    finish(layout, files, metadata_of(model_id, **metadata), sequence, command)
+    files += _write_failed(layout, failed, metadata_of(model_id, **metadata))
+    first = Counter(VOCABULARY.names[row.labels[0][0]] for row in rows if row.labels)
+    reasons = Counter(letter.reason for letter in failed)
+    finish(layout, files, metadata_of(model_id, **metadata), sequence, command, first, reasons)
     return layout
+
+
+def _write_failed(
+    layout: Layout, failed: Sequence[DeadLetter], metadata: dict[str, str]
+) -> list[WrittenFile]:
+    kind, schema = dead_letters.KIND, dead_letters.dead_letter_schema(layout.carry, metadata)
+    shards = layout.shards(len(failed)) if failed else 0
+    files = []
+    for shard in range(shards):
+        path = layout.shard_path(kind, '', shard, shards)
+        found = [each for each in failed if layout.path_for(kind, '', each.uri, shards) == path]
+        tables = dead_letters.dead_letter_tables(found, layout.carry, schema)
+        files.append(write.write_file(path, layout, schema, tables))
+        path = layout.shard_path(dead_letters.VERSIONS, '', shard, shards)
+        tables = [dead_letters.version_table(found)]
+        files.append(write.write_file(path, layout, dead_letters.VERSION_SCHEMA, tables))
+    return files
 
 
 def table_of(rows: Sequence[Row], layout: Layout, schema: pa.Schema) -> pa.Table:
@@ -134,6 +156,8 @@ def finish(
     metadata: dict[str, str],
     sequence: int | None = None,
     command: str = 'label',
+    first_labels: Counter[str] = _NOTHING,
+    reasons: Counter[str] = _NOTHING,
 ) -> None:
     """Publishes the files of a run, and writes its report."""
     root = Path(layout.output)
@@ -148,7 +172,7 @@ def finish(
         (root / path).write_bytes(data)
     if sequence is None:
         sequence = 1 + len(list(root.glob('runs/*/report.json')))
-    report = report_of(layout, files, metadata, sequence, command)
+    report = report_of(layout, files, metadata, sequence, command, first_labels, reasons)
     path = root / layout.report_path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(seal_json(report))
@@ -160,11 +184,16 @@ def report_of(
     metadata: dict[str, str],
     sequence: int = 1,
     command: str = 'label',
+    first_labels: Counter[str] = _NOTHING,
+    reasons: Counter[str] = _NOTHING,
 ) -> dict[str, Any]:
-    """The report of a run that has labelled all it was given."""
+    """The report of a run that has dealt with all it was given."""
     rows = sum(file.rows for file in files if kind_of(file.path) == write.KIND)
-    counts = dict.fromkeys(('duplicates', 'unchanged', 'dead_lettered', 'skipped_not_image'), 0)
-    counts |= {'listed': rows, 'labeled': rows, 'dead_lettered_by_reason': {}}
+    failed = reasons.total()
+    counts: dict[str, Any] = dict.fromkeys(('duplicates', 'unchanged', 'skipped_not_image'), 0)
+    counts |= {'listed': rows + failed, 'labeled': rows, 'dead_lettered': failed}
+    counts['dead_lettered_by_reason'] = dict(sorted(reasons.items()))
+    common = sorted(first_labels.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
     return {
         'run_id': layout.run_id,
         'sequence': sequence,
@@ -174,6 +203,7 @@ def report_of(
         'started_at': started_at(sequence).isoformat(),
         # A clock that goes back: nothing may depend on it.
         'finished_at': datetime.datetime(2026, 1, 1 + 28 // sequence).isoformat(),
+        'top_labels': [{'name': name, 'images': n} for name, n in common],
         'options': {'rows_per_file': layout.rows_per_file},
         'model': {
             'id': layout.model_id,

@@ -62,7 +62,7 @@ def complete(place):
 
     def published(*arguments):
         place.save('staged')
-        publish(*arguments)
+        return publish(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, 'make_report', made)
@@ -545,7 +545,7 @@ class TestClean:
 
     def test_finished_chunks_and_work_of_another_version_are_removed_too(self, interrupted):
         folder, run_id = interrupted
-        (folder.parent / f'out/_work/{run_id}/run.json').write_text('{"format": 2}')
+        (folder.parent / f'out/_work/{run_id}/run.json').write_text('{"format": 1}')
         assert main(['clean', str(folder.parent / 'out')]) == 0
         assert work_of(folder) == []
 

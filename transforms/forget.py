@@ -5,7 +5,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -62,27 +62,26 @@ def finish(run: CompleteRun, output: str, store: Store) -> None:
     """
     if not is_pending(run.report):
         return
-    hashes = {}
-    for file in run.report['files']:
-        if REPLACEMENT in file:
-            data = _read(output, file, store)
-            hashes[file['path']] = hashlib.sha256(data).hexdigest()
-    settle(run.report, hashes)
+    files = {file['path']: file for file in run.report['files']}
+    settle(run.report, lambda path: hashlib.sha256(_read(output, files[path], store)).hexdigest())
     store.write(uris.join(output, f'runs/{run.id}/report.json'), seal_json(run.report))
 
 
-def settle(report: dict[str, Any], hashes: Mapping[str, str]) -> None:
+def settle(report: dict[str, Any], sha256_of: Callable[[str], str]) -> None:
     """Makes a report of files that were to be replaced one of those that are there.
 
     Args:
       report: changed in place.
-      hashes: SHA-256 of what is there, by path.
+      sha256_of: gives the SHA-256 of what is there at a path.
     """
     counts = report['counts']
     names = Counter({label['name']: label['images'] for label in report.get('top_labels', [])})
     for file in report['files']:
-        replacement = file.pop(REPLACEMENT, None)
-        if replacement is None or hashes.get(file['path']) != replacement['sha256']:
+        if REPLACEMENT not in file:
+            continue
+        is_there = sha256_of(file['path']) == file[REPLACEMENT]['sha256']
+        replacement = file.pop(REPLACEMENT)
+        if not is_there:
             continue
         rows = file['rows'] - replacement['rows']
         reasons, first_labels = replacement.pop('reasons'), replacement.pop('first_labels')

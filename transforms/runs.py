@@ -42,8 +42,8 @@ class CompleteRun(NamedTuple):
 
 def kind_of(path: str) -> str:
     """What a file of a run holds: 'predictions', 'dead_letters' or 'dead_versions'."""
-    first, *others = path.split('/')
-    return others[1] if first == 'runs' else first
+    parts = path.split('/')
+    return parts[2] if parts[0] == 'runs' and len(parts) > 2 else parts[0]
 
 
 def complete_runs(output: str, store: Store) -> list[CompleteRun]:

@@ -16,6 +16,11 @@ FORMAT = 2
 
 RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
 _FOLDER = '_work'
+_PUBLISHED_IN = ('predictions', 'dead_letters', 'runs')
+_PUBLISHED = re.compile(
+    r'(?:predictions|dead_letters)/model=[^/]+/run=([^/]+)/(?:.+/)?part-\d{5,}-of-\d{5,}\.parquet'
+    r'|runs/([^/]+)/dead_versions/part-\d{5,}-of-\d{5,}\.parquet'
+)
 _CHUNK = re.compile(r'chunks/[0-9a-f]{16}\.arrow')
 _TEMPORARY = re.compile(
     r'\.(dataset\.json|latest\.sql|report\.json|report\.html|_lease\.json|[\w-]+\.parquet)'
@@ -88,6 +93,27 @@ def unfinished(output: str, store: Store) -> list[Unfinished]:
     return [found[run_id] for run_id in sorted(found)]
 
 
+def run_of(path: str) -> str | None:
+    """The run that has published a file, relative to the output; None if it is no such file."""
+    match = _PUBLISHED.fullmatch(path)
+    run_id = match and (match[1] or match[2])
+    return run_id if run_id and RUN_ID.fullmatch(run_id) else None
+
+
+def published(output: str, store: Store) -> dict[str, set[str]]:
+    """The folders of what runs have published, or half so, by run id; relative to the output."""
+    found: dict[str, set[str]] = {}
+    prefix = len(uris.join(output, ''))
+    for folder in _PUBLISHED_IN:
+        if store.is_folder(uris.join(output, folder)):
+            for entry in store.list(uris.join(output, folder)):
+                path = entry.uri[prefix:]
+                run_id = run_of(path)
+                if run_id is not None:
+                    found.setdefault(run_id, set()).add('/'.join(path.split('/')[:3]))
+    return found
+
+
 def _uri(layout: Layout) -> str:
     return layout.uri(f'{layout.work_folder}/run.json')
 
@@ -133,18 +159,29 @@ def begin(layout: Layout, run: Begun) -> None:
     layout.store.write(_uri(layout), seal_json(content))
 
 
-def remove_temporaries(layout: Layout) -> None:
+def is_temporary(path: str) -> bool:
+    """Whether a file is one that was to be renamed, once it was whole, to one of ours."""
+    return _TEMPORARY.fullmatch(path.rpartition('/')[2]) is not None
+
+
+def remove_temporaries(layout: Layout, *, everywhere: bool = False) -> None:
     """Removes local files that a killed process had not put in their place yet.
 
     Only for who holds the lease: anybody else's may be under way.
+
+    Args:
+      layout: the output.
+      everywhere: also those beside published files, which only `forget` writes one by one: there
+        may be many folders.
     """
     if not layout.is_local:
         return
     top = Path(layout.output)
     folders = [top, top / 'vocabularies', top / _FOLDER, *top.glob('runs'), *top.glob('runs/*')]
-    for folder in folders:
-        for path in folder.glob('.*.tmp'):
-            if _TEMPORARY.fullmatch(path.name):
+    pattern = '**/.*.tmp' if everywhere else '.*.tmp'
+    for folder in [top] if everywhere else folders:
+        for path in folder.glob(pattern):
+            if is_temporary(path.name):
                 path.unlink(missing_ok=True)
 
 
