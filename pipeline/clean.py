@@ -73,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
                 *_prune(layout, args.prune_before, args.dry_run),
                 *_forget(layout, args.forget, args.dry_run),
             ]
-            if not args.dry_run and complete_runs(output, layout.store):
-                write_latest_sql(output, layout.store)
+            if not args.dry_run:
+                work.remove_empty_folders(layout)
+                if complete_runs(output, layout.store):
+                    write_latest_sql(output, layout.store)
         finally:
             lease.release(layout)
     print('\n'.join(uris.printable(line) for line in said) or 'nothing to remove')
@@ -97,7 +99,6 @@ def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool
                 _remove_published(run, half.get(run_id, ()))
             for path in each.paths:
                 layout.store.delete(layout.uri(path))
-            work.remove_empty_folders(run)
         if run_id in found:
             state = 'left by a complete run' if run_id in done else 'incomplete'
             yield f'{_verb(is_dry_run)} the work of run {run_id}, {state}: {each}'

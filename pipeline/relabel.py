@@ -210,6 +210,7 @@ class _Relabeling:
 
     def run(self) -> dict[str, Any]:
         """Writes everything, the report last, and returns it."""
+        work.remove_temporaries(self._layout)
         check_new_run(self._layout, self._runs, COMMAND)
         rows_per_file = self._layout.rows_per_file
         with newest_rows(self._dataset, self._sources, rows_per_file) as found:

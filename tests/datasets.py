@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -170,6 +171,7 @@ def finish(
     }.items():
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_bytes(data)
+    shutil.rmtree(root / '_work')
     if sequence is None:
         sequence = 1 + len(list(root.glob('runs/*/report.json')))
     report = report_of(layout, files, metadata, sequence, command, first_labels, reasons)

@@ -1,6 +1,7 @@
 """What interrupted runs leave, who goes on with it, and `lemmabeam clean`."""
 
 import datetime
+import itertools
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline import clean, report
 from pipeline.main import main
 from pipeline.verify import verify
 from tests.datasets import edit_json
+from tests.kills import killed_behind
 from tests.states import Place, begin, known_to, settled
 from tests.support import label, stand_in
 from transforms import finished, frozen, outcomes, work
@@ -755,6 +757,35 @@ class TestVerify:
         monkeypatch.undo()
         assert main(['clean', str(output)]) == 0
         assert verify(str(output)) == []
+
+    @pytest.mark.parametrize('stride', [11, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize('mend', ['clean', 'label'])
+    def test_a_first_run_that_was_killed_at_any_step_of_its_last_one(self, place, stride, mend):
+        place.at('one run')
+        config, files, _, counts, stats, top_labels, computed, *_ = place.last_step
+        arguments = arguments_for(place.root / 'in', '--run_id', 'night-1', '--max_bytes', '100')
+        for step in itertools.count(0, stride):
+            output = place.at('staged') / 'out'
+            with killed_behind(step, output) as steps:
+                report._ReportDoFn(config).process(None, files, counts, stats, top_labels, computed)
+            is_complete = (output / 'runs/night-1/report.json').exists()
+            if (output / 'dataset.json').exists():
+                assert verify(str(output)) == []
+            if mend == 'clean':
+                assert main(['clean', str(output)]) == 0
+            elif is_complete:  # by the next run, as its own id is taken
+                with pytest.raises(UsageError, match='this run is complete'):
+                    settled(*arguments)
+            else:
+                settled(*arguments)  # and does what was not done yet
+                assert not list(output.glob('*/model=*/run=night-1'))
+            left = [path.name for path in output.rglob('*') if path.name.endswith('.tmp')]
+            assert left == []
+            if is_complete:
+                assert verify(str(output)) == []
+                assert work_of(place.root / 'in') == []
+            if not steps.was_killed:
+                break
 
     def test_runs_under_way_are_noted_and_no_fault(self, two_runs, capsys):
         output, folder = two_runs, two_runs.parent / 'in'

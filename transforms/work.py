@@ -1,6 +1,7 @@
 """What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
 
 import contextlib
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,11 +187,13 @@ def remove_temporaries(layout: Layout, *, everywhere: bool = False) -> None:
 
 
 def remove_empty_folders(layout: Layout) -> None:
-    """Removes the folders of a run's work once they are empty; object stores have none."""
+    """Removes empty folders of runs, as a kill may leave them; object stores have none.
+
+    Only for who holds the lease.
+    """
     if not layout.is_local:
         return
-    top = Path(layout.uri(layout.work_folder))
-    folders = [path for path in top.rglob('*') if path.is_dir() and not path.is_symlink()]
-    for folder in [*sorted(folders, reverse=True), top]:
-        with contextlib.suppress(OSError):  # something is there that is not ours
-            folder.rmdir()
+    for name in (_FOLDER, *_PUBLISHED_IN):
+        for folder, _, _ in os.walk(layout.uri(name), topdown=False):
+            with contextlib.suppress(OSError):  # most are not
+                Path(folder).rmdir()
