@@ -5,7 +5,6 @@ the same inputs are gone, and whatever run lists one of them again notes that.  
 the last that runs say of it is that: neither a newer row nor such a note.
 """
 
-import datetime
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -88,25 +87,36 @@ def read_notes(
       StoreError: the file is missing or damaged.
     """
     uri = uris.join(dataset.output, file.path)
-    places = [dataset.carry.index(column) for column in dataset.partition_by]
-    rows: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
     try:
         with dataset.store.open(uri) as stream:
             table = pq.ParquetFile(stream).read()
-        for row in table.filter(pc.is_in(table['reason'], pa.array([*_NOTES]))).to_pylist():
-            values = outcomes.carried_values(row['carried']) or [None] * len(dataset.carry)
-            folder = folder_of_values(dataset.partition_by, [values[place] for place in places])
-            since = None
-            if row['reason'] == Note.GONE.value:
-                since = datetime.datetime.fromisoformat(row['object_version'] or file.started_at)
-            key = dict(zip(keys, [row['uri'], *values], strict=True))
-            rows[folder].append({**key, 'rank': rank, 'since': since})
+        table = table.filter(pc.is_in(table['reason'], pa.array(_NOTES)))
+        texts = table['carried'].to_pylist() if dataset.carry else []
+        columns = [*zip(*map(outcomes.carried_values, texts), strict=True)]
+        columns = columns or [()] * len(dataset.carry)
+        folders = _folders(dataset, columns, len(table))
+        version = table['object_version']
+        started_at = pc.if_else(pc.equal(version, ''), file.started_at, version)
+        is_gone = pc.equal(table['reason'], Note.GONE.value)
+        since = pc.if_else(is_gone, started_at, pa.scalar(None, pa.string())).cast(TYPE)
+        carried = (pa.array(column, pa.string()) for column in columns)
+        ranks = pa.repeat(pa.scalar(rank, pa.int32()), len(table))
+        notes = pa.table([table['uri'], *carried, ranks, since], note_schema(keys))
     except (pa.ArrowException, OSError, LookupError, ValueError, UsageError) as e:
         raise StoreError(
             f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more'
         ) from e
-    for folder, found in rows.items():
-        yield folder, pa.Table.from_pylist(found, note_schema(keys))
+    for folder in np.unique(folders).tolist():
+        yield folder, notes.filter(pa.array(folders == folder))
+
+
+def _folders(dataset: Dataset, columns: Sequence[Sequence[str | None]], count: int) -> np.ndarray:
+    """The partition folder of each row."""
+    if not dataset.partition_by:
+        return np.full(count, '', object)
+    chosen = [columns[dataset.carry.index(column)] for column in dataset.partition_by]
+    folders = [folder_of_values(dataset.partition_by, row) for row in zip(*chosen, strict=True)]
+    return np.array(folders, object)
 
 
 _NOTES = tuple(note.value for note in Note)
@@ -126,20 +136,22 @@ def gone_since(
     if notes is None:
         return pa.nulls(len(rows), TYPE)
     listed: dict[tuple[str, ...], int] = {}
-    left: defaultdict[tuple[str, ...], list[tuple[int, datetime.datetime]]] = defaultdict(list)
-    for *key, rank, since in zip(
-        *(notes[name].to_pylist() for name in notes.schema.names), strict=True
-    ):
+    left: defaultdict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+    columns = [*(notes[key] for key in keys), notes['rank'], notes['since'].cast(pa.int64())]
+    for *values, rank, since in zip(*(column.to_pylist() for column in columns), strict=True):
+        key = tuple(values)
         if since is None:
-            listed[tuple(key)] = max(rank, listed.get(tuple(key), rank))
+            listed[key] = max(rank, listed.get(key, rank))
         else:
-            left[tuple(key)].append((rank, since))
-    found: list[datetime.datetime | None] = [None] * len(rows)
+            left[key].append((rank, since))
+    found: list[int | None] = [None] * len(rows)
     noted = np.flatnonzero(pc.is_in(rows['uri'], notes['uri'].combine_chunks()).to_numpy())
     some = rows.select(list(keys)).take(pa.array(noted))
-    for place, *key in zip(noted.tolist(), *(some[name].to_pylist() for name in keys), strict=True):
-        there = max(int(ranks[place]), listed.get(tuple(key), -1) + 1)
-        found[place] = min(
-            (since for rank, since in left[tuple(key)] if rank >= there), default=None
-        )
-    return pa.array(found, TYPE)
+    values_of_keys = (some[name].to_pylist() for name in keys)
+    for place, rank, *values in zip(
+        noted.tolist(), ranks[noted].tolist(), *values_of_keys, strict=True
+    ):
+        key = tuple(values)
+        first = max(rank, listed.get(key, -1) + 1)
+        found[place] = min((since for rank, since in left[key] if rank >= first), default=None)
+    return pa.array(found, pa.int64()).cast(TYPE)
