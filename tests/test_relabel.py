@@ -8,7 +8,6 @@ import shutil
 import zlib
 from hashlib import sha256
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,6 +20,7 @@ from pipeline.verify import verify
 from tests import samples, support, without_model
 from tests.datasets import MODEL, VOCABULARY, Row, add_run, edit_json, started_at
 from transforms import lease, newest, publish, relabel, work
+from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
@@ -282,8 +282,10 @@ def test_what_is_gone_stays_so_when_the_runs_that_tell_it_go(tmp_path, carry):
 
     def since():
         write_latest_sql(str(folder), store)
-        found = duckdb.sql((folder / 'latest.sql').read_text()).to_arrow_table().to_pylist()
-        return {row['uri']: row['gone_since'] for row in found if row['gone_since']}
+        runs = complete_runs(str(folder), store)
+        with newest.newest_rows(open_dataset(str(folder), store), runs) as found:
+            newest_rows = [row for table in found.in_order() for row in table.to_pylist()]
+        return {row['uri']: row['gone_since'] for row in newest_rows if row['gone_since']}
 
     expected = {f'/{n}': started_at(3 if n == 6 else 2) for n in (1, 2, 3, 4, 6)}
     assert since() == expected
