@@ -3,10 +3,14 @@
 Slow: minutes of what can only be found by trying often.
 """
 
+import itertools
 import json
 import multiprocessing
 import os
+import random
+import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -14,9 +18,11 @@ from typing import Any
 
 import pytest
 
+from tests.attempts import RUN, KilledError, attempt, faults, layout_of
 from transforms import lease
-from transforms.errors import UsageError
+from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
+from transforms.publish import discard
 from transforms.storage import store_for
 
 pytestmark = pytest.mark.slow
@@ -139,3 +145,54 @@ def test_nobody_gives_back_the_lease_of_another(place, racers):
         assert set(said) <= {'got it', 'refused'}, said
         assert 'got it' in said
         assert store_for(folder).read(f'{folder}/_work/_lease.json') is None
+
+
+def publish_slowly(place: tuple[str, int], number: int) -> Any:
+    """An attempt that dawdles at each step, and in every third race is killed at one of them.
+
+    Returns:
+      The files that its report lists, 'killed', or what stopped it.
+    """
+    output, seed = place
+    rng = random.Random(f'{seed} {number}')
+    ends_at = rng.randrange(40) if seed % 3 == 0 else None
+    steps = itertools.count()
+
+    def dawdle(_: str) -> None:
+        if next(steps) == ends_at:
+            raise KilledError
+        if rng.random() < 0.5:
+            time.sleep(rng.choice((0.001, 0.005, 0.02)))
+
+    layout = layout_of(output, f'attempt-{number}', dawdle)
+    try:
+        return attempt(layout, uris_of(seed, number))['files']
+    except KilledError:
+        return 'killed'
+    except StoreError as e:
+        discard(layout_of(output, f'attempt-{number}'))
+        return f'stopped: {e}'
+
+
+def uris_of(seed: int, number: int) -> list[str]:
+    """In every other race, one of two finds an image gone."""
+    return [f'/a/{i}.jpg' for i in range(6 - (number if seed % 2 else 0))]
+
+
+@pytest.mark.parametrize('racers', [(2, publish_slowly)], indirect=True, ids=['two'])
+def test_two_publish_the_same_run(place, racers):
+    """Whoever says that the run is complete has told the truth, then and for ever."""
+    ended: Counter[str] = Counter()
+    for seed in range(ROUNDS):
+        output = f'{place}/{uuid.uuid4().hex}'
+        said = racers.race((output, seed))
+        if not any(isinstance(each, list) for each in said):
+            said.append(attempt(layout_of(output, 'last'), uris_of(seed, 0))['files'])
+        assert faults(output, [uris_of(seed, number) for number in (0, 1)]) == [], (seed, said)
+        store = store_for(output)
+        files = json.loads(store.read(f'{output}/runs/{RUN}/report.json'))['files']
+        for each in said:
+            ended['complete' if isinstance(each, list) else each.partition(':')[0]] += 1
+            assert each == files or isinstance(each, str), (seed, said)
+            assert isinstance(each, list) or each.startswith(('killed', 'stopped: ')), (seed, each)
+    print(f'attempts by how they ended: {dict(ended)}')
