@@ -37,6 +37,20 @@ _VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
+class _Classes(NamedTuple):
+    """The classes of a vocabulary.
+
+    Attributes:
+      sha256: of its file, None where it is missing.
+      problem: what is wrong with it, or ''; bytes that no report vouches for are not parsed.
+      names: (wnid, name) of each class.
+    """
+
+    sha256: str | None
+    problem: str = ''
+    names: Sequence[tuple[str | None, str]] = ()
+
+
 class _Dataset:
     """An output folder as it lies there.
 
@@ -72,6 +86,7 @@ class _Dataset:
         self.unsealed: list[str] = []
         self.forgetting: list[str] = []
         self.runs: dict[str, CompleteRun] = {}
+        self._classes: dict[str, _Classes] = {}
         self.spec: Dataset | None = None
         try:
             self._open('dataset.json')
@@ -96,6 +111,39 @@ class _Dataset:
     def read(self, path: str) -> bytes:
         """The content of a file."""
         return self.store.read(uris.join(self.root, path)) or b''
+
+    def classes(self, file_name: str) -> _Classes:
+        """The classes of a vocabulary, which is read once: runs share it."""
+        if file_name not in self._classes:
+            self._classes[file_name] = self._read_classes(file_name)
+        return self._classes[file_name]
+
+    def _read_classes(self, file_name: str) -> _Classes:
+        path = f'vocabularies/{file_name}'
+        if path not in self.paths:
+            return _Classes(None)
+        data = self.read(path)
+        sha256 = _sha256(data)
+        if not {sha256, None} & vocabulary_checksums(self.runs.values(), file_name):
+            return _Classes(sha256)
+        try:
+            table = pq.read_table(io.BytesIO(data)).to_pydict()
+            vocabulary = Vocabulary(
+                file_name.rpartition('-')[0],
+                tuple(table['wnid']),
+                tuple(tuple(words) for words in table['lemmas']),
+                tuple(table['definition']),
+            )
+            is_it = (
+                vocabulary.file_name == file_name
+                and table['name'] == list(vocabulary.names)
+                and table['index'] == list(range(len(vocabulary)))
+            )
+        except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
+            return _Classes(sha256, 'cannot be read')
+        if not is_it:
+            return _Classes(sha256, 'does not hold what its name says')
+        return _Classes(sha256, names=list(zip(vocabulary.wnids, vocabulary.names, strict=True)))
 
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
@@ -315,11 +363,12 @@ def _check_run(dataset: _Dataset, spec: Dataset, run: CompleteRun) -> list[str]:
     path = f'runs/{run.id}/report.json'
     problems = [f'{path}: {what}' for what in _check_report(run)]
     unlike = [f'{path}: {what}' for what in _check_shards(run, spec)]
-    classes, what = _read_classes(dataset, run)
+    what = _check_vocabulary(dataset, run)
     if what:
         unlike.append(f'vocabularies/{report["model"]["vocabulary"]}: {what}')
     if unlike:
         return problems + unlike
+    classes = dataset.classes(report['model']['vocabulary']).names
     found = _Found(Counter(), Counter(), Counter())
     for file in report['files']:
         data = dataset.read(file['path']) if file['path'] in dataset.paths else None
@@ -494,36 +543,17 @@ def _check_dead_letter(row: Mapping[str, Any]) -> Iterator[str]:
         yield f'has {row["reason"]} with retryable {row["retryable"]}'
 
 
-def _read_classes(
-    dataset: _Dataset, run: CompleteRun
-) -> tuple[Sequence[tuple[str | None, str]], str]:
-    """(wnid, name) of each class, and what is wrong with their file."""
+def _check_vocabulary(dataset: _Dataset, run: CompleteRun) -> str:
+    """What is wrong with the classes of a run; '' where nothing is."""
     file_name = run.report['model']['vocabulary']
-    path = f'vocabularies/{file_name}'
-    if path not in dataset.paths:
-        return (), 'is missing'
-    data = dataset.read(path)
+    classes = dataset.classes(file_name)
+    if classes.sha256 is None:
+        return 'is missing'
     # Of reports of an earlier version nobody knows the bytes.
     known = vocabulary_checksums(dataset.runs.values(), file_name)
-    if _sha256(data) not in known and VOCABULARY_SHA256 in run.report['model']:
-        return (), 'its bytes are not those the report has'
-    try:
-        table = pq.read_table(io.BytesIO(data)).to_pydict()
-        lemmas = tuple(tuple(words) for words in table['lemmas'])
-        definitions = tuple(table['definition'])
-        vocabulary = Vocabulary(
-            file_name.rpartition('-')[0], tuple(table['wnid']), lemmas, definitions
-        )
-        is_it = (
-            vocabulary.file_name == file_name
-            and table['name'] == list(vocabulary.names)
-            and table['index'] == list(range(len(vocabulary)))
-        )
-    except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
-        return (), 'cannot be read'
-    if not is_it:
-        return (), 'does not hold what its name says'
-    return list(zip(vocabulary.wnids, vocabulary.names, strict=True)), ''
+    if classes.sha256 not in known and VOCABULARY_SHA256 in run.report['model']:
+        return 'its bytes are not those the report has'
+    return classes.problem
 
 
 def _check_prediction(
