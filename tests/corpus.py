@@ -21,6 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
+from tests import jp2s, tiffs
+
 try:
     import pillow_heif
 except ImportError:
@@ -37,6 +39,7 @@ DECODE_ERROR = 'decode_error'
 EMPTY = 'empty'
 
 ORIENTATION = 0x0112
+END = b'\xff\xd9'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +81,8 @@ def corpus() -> Iterator[Case]:
         _cut_files(),
         _trailing_bytes(),
         _flipped_bytes(),
+        _missing_pixels(),
+        _rare_codings(),
         _pixel_bombs(),
         _polyglots(),
         _other_formats(),
@@ -424,7 +429,7 @@ def _png_chunks() -> Iterator[Case]:
     yield Case(
         'png_no_idat.png', base[: base.index(b'IDAT') - 4] + chunk(b'IEND', b''), DECODE_ERROR
     )
-    yield Case('png_no_rows.png', png((48, 40, 8, 2, 0), b''), DECODE_ERROR)
+    yield Case('png_no_rows.png', png((48, 40, 8, 2, 0), b''), TRUNCATED)
     yield Case('png_depth3.png', png((8, 8, 3, 0, 0), bytes(40)), DECODE_ERROR)
     yield Case('png_colour5.png', png((8, 8, 8, 5, 0), bytes(400)), DECODE_ERROR)
     yield Case('png_0_wide.png', png((0, 8, 8, 0, 0), bytes(40)), DECODE_ERROR)
@@ -454,11 +459,20 @@ def webp_animation() -> bytes:
     return encode(frames[0], 'WEBP', save_all=True, append_images=frames[1:], duration=50)
 
 
-def gif(size: tuple[int, int], frame: tuple[int, int, int, int], extensions: bytes = b'') -> bytes:
-    """A GIF89a with one frame (left, top, width, height) of index 1 on a larger screen."""
+def gif(
+    size: tuple[int, int],
+    frame: tuple[int, int, int, int],
+    extensions: bytes = b'',
+    codes: float = 1.0,
+) -> bytes:
+    """A GIF89a with one frame (left, top, width, height) of index 1 on a larger screen.
+
+    `codes` is the share of the frame after which its data end.
+    """
     colours = bytes([255, 255, 255, 200, 30, 90, 10, 180, 40, 0, 0, 0])
-    codes = [4] + [code for _ in range(frame[2] * frame[3]) for code in (1, 4)] + [5]
-    bits = ''.join(f'{code:03b}'[::-1] for code in codes)
+    told = int(frame[2] * frame[3] * codes)
+    words = [4] + [code for _ in range(told) for code in (1, 4)] + [5]
+    bits = ''.join(f'{code:03b}'[::-1] for code in words)
     packed = bytes(int(bits[i : i + 8][::-1], 2) for i in range(0, len(bits), 8))
     blocks = b''.join(
         bytes([len(packed[i : i + 255])]) + packed[i : i + 255] for i in range(0, len(packed), 255)
@@ -869,6 +883,80 @@ def _flipped_bytes() -> Iterator[Case]:
 
 def _flip(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+def _missing_pixels() -> Iterator[Case]:
+    """Whole by their ends and their headers, but not in between."""
+    for name, options in {
+        'rows': {},
+        'scans': {'progressive': True},
+        'restarts': {'restart_marker_rows': 1},
+    }.items():
+        jpeg = encode(picture(300, 200), 'JPEG', **options)
+        for percent in (60, 80, 99):
+            cut = jpeg[: len(jpeg) * percent // 100]
+            yield Case(f'jpeg_{name}_cut_at_{percent}_end_behind.jpg', cut + END, TRUNCATED)
+            yield Case(
+                f'jpeg_{name}_cut_at_{percent}_zeros_behind.jpg', cut + bytes(999), TRUNCATED
+            )
+    stored = np.asarray(picture(48, 48))
+    small = tiffs.encode(stored[:16, :16], tiffs.Coding(tiffs.YCBCR, compression=tiffs.JPEG))
+    jpeg = small[8 : small.index(END) + 2]
+    for kind, layout in {'strip': {}, 'tile': {'tile': (32, 32)}}.items():
+        coding = tiffs.Coding(tiffs.YCBCR, compression=tiffs.JPEG, **layout)
+        data = tiffs.encode(stored, coding, change=lambda i, part: part if i else jpeg)
+        yield Case(f'tiff_short_jpeg_{kind}.tif', data, TRUNCATED)
+    for photometric, compression in itertools.product((tiffs.RGB, tiffs.YCBCR), (1, 5, 8)):
+        coding = tiffs.Coding(photometric, compression=compression, rows_per_strip=16)
+        name = f'{photometric}_{compression}'
+        empty = tiffs.encode(stored, coding, change=lambda i, part: part if i != 1 else b'')
+        yield Case(f'tiff_empty_strip_{name}.tif', empty, TRUNCATED)
+        cut = tiffs.encode(stored, coding, change=lambda i, part: part[: len(part) // (1 + i)])
+        expected = TRUNCATED if compression == tiffs.NONE else DECODE_ERROR
+        yield Case(f'tiff_cut_strips_{name}.tif', cut, expected)
+        lost = tiffs.encode(stored, coding, offsets_told=0.4)
+        yield Case(f'tiff_lost_strips_{name}.tif', lost, TRUNCATED)
+    fax = encode(picture(48, 48, '1'), 'TIFF', compression='group4')
+    at = fax.index(struct.pack('<HHI', 279, 4, 1)) + 8
+    (size,) = struct.unpack_from('<I', fax, at)
+    less = fax[:at] + struct.pack('<I', size // 2) + fax[at + 4 :]
+    yield Case('tiff_cut_fax.tif', less, TRUNCATED)
+    rows = b'\0' + bytes(range(48))
+    yield Case('png_a_third.png', png((48, 48, 8, 0, 0), rows * 16), TRUNCATED)
+    tiles = jp2s.stream(picture(), tile_size=(16, 16))
+    yield Case('jpeg2000_three_tiles.j2k', jp2s.without_tiles(tiles, 3), TRUNCATED)
+    whole = jp2s.stream(picture())
+    yield Case('jpeg2000_end_behind.j2k', whole[: len(whole) // 2] + END, TRUNCATED)
+
+
+def _rare_codings() -> Iterator[Case]:
+    """Sound, but not read; for what is read see tests.codings."""
+    stored = np.asarray(picture())
+    grey = stored[..., :1]
+    for name, samples, coding in (
+        ('big_endian_bigtiff', stored, tiffs.Coding(tiffs.RGB, is_big=True, byte_order='>')),
+        ('float', stored / 255, tiffs.Coding(tiffs.RGB, 32, tiffs.FLOAT)),
+        ('signed', grey, tiffs.Coding(sample_format=tiffs.SIGNED)),
+        ('10_bit', grey, tiffs.Coding(bits=10)),
+        ('grey_premultiplied', stored[..., :2], tiffs.Coding(extra=(tiffs.PREMULTIPLIED,))),
+        ('three_bands', stored, tiffs.Coding(is_planar=True, extra=(0, 0))),
+    ):
+        yield Case(f'tiff_{name}.tif', tiffs.encode(samples, coding), UNSUPPORTED)
+    jpeg = _jpeg()
+    at = jpeg.index(b'\xff\xc0')
+    yield Case('jpeg_12_bit.jpg', jpeg[: at + 4] + b'\x0c' + jpeg[at + 5 :], UNSUPPORTED)
+    yield Case('jpeg_ls.jpg', jpeg.replace(b'\xff\xc0', b'\xff\xf7'), UNSUPPORTED)
+    masks = struct.pack('<III', 0xF00, 0xF0, 0xF)
+    plain = bmp(16, 3, bytes(range(128)))
+    yield Case('bmp_4_bits_a_colour.bmp', plain[:54] + masks + plain[54:], UNSUPPORTED)
+    head = encode(picture(), 'TGA', compression='tga_rle')[:18]
+    runs = b''.join(b'\xff' + bytes((i, 9, 200)) for i in range(15))
+    yield Case('tga_runs_over_rows.tga', head + runs, UNSUPPORTED)
+    stream = jp2s.stream(picture())
+    boxes = jp2s.colour(jp2s.SRGB), jp2s.channels([(0, 0, 3), (1, 0, 2), (2, 0, 1)])
+    yield Case('jpeg2000_blue_first.jp2', jp2s.jp2(stream, *boxes), UNSUPPORTED)
+    halved = stream[:46] + b'\x02\x02' + stream[48:]
+    yield Case('jpeg2000_subsampled.j2k', halved, UNSUPPORTED)
 
 
 # Bombs

@@ -35,10 +35,10 @@ def seeds() -> list[bytes]:
     return [*corpus.samples_of_each_format().values(), *(data for data in cases if data)]
 
 
-def mutated(count: int, seed: int) -> Iterator[bytes]:
-    """So many changed files, the same ones for the same seed."""
+def mutated(count: int, seed: int, files: Sequence[bytes] = ()) -> Iterator[bytes]:
+    """So many changed files, the same ones for the same seed; made of `seeds` or of `files`."""
     chance = random.Random(seed)
-    pool = seeds()
+    pool = files or seeds()
     for _ in range(count):
         data = bytearray(chance.choice(pool))
         for _ in range(chance.choice((1, 1, 2, 3, 8))):

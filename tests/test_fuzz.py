@@ -4,6 +4,7 @@ Nothing but ImageError may come out, soon, without a word of a library, and memo
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -55,6 +56,34 @@ print(json.dumps([outcomes, slowest_cpu_sec, grown_bytes]))
 """
 
 
+# What the files that are taken for good look like.
+_PIXELS = """
+import hashlib, itertools, json, sys
+from tests import codings, mutations
+from transforms import decode
+from transforms.errors import ImageError
+from transforms.model.card import Resize
+
+COUNT, STEP = map(int, sys.argv[1:])
+RESIZE = Resize(64, None, 'bilinear')
+LIMITS = decode.PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
+coded = [each.data for each in codings.all_codings()]
+files = itertools.chain(
+    coded[::STEP],
+    mutations.seeds(),
+    mutations.mutated(COUNT, 7),
+    mutations.mutated(COUNT, 8, coded),
+)
+pixels = {}
+for i, data in enumerate(files):
+    try:
+        pixels[i] = hashlib.sha256(decode.decode(data, RESIZE, LIMITS)).hexdigest()
+    except ImageError:
+        continue
+print(json.dumps(pixels))
+"""
+
+
 def run_python(*arguments):
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
@@ -85,6 +114,26 @@ def test_the_mutations_are_the_same_for_the_same_seed():
     assert first == again
     assert first != other
     assert len(set(first)) > 40
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='memory is filled by the GNU C library')
+@pytest.mark.parametrize(
+    ('count', 'step'), [(100, 4), pytest.param(60_000, 1, marks=pytest.mark.slow)]
+)
+def test_no_pixel_is_what_memory_held_before(count, step):
+    processes = []
+    for filling in ('85', '170'):
+        # Memory that a thread keeps for itself would not be filled.
+        tuned = {'MALLOC_PERTURB_': filling, 'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=0'}
+        command = [sys.executable, '-c', _PIXELS, str(count), str(step)]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=_ROOT, env=os.environ | tuned, stdout=subprocess.PIPE, text=True
+            )
+        )
+    first, second = (json.loads(process.communicate()[0]) for process in processes)
+    assert len(first) > 500
+    assert first == second, [i for i in first if first[i] != second.get(i)]
 
 
 @pytest.mark.slow

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_SOS = 0xDA
-# Not stuffing, fill, RST0 to RST7, SOI or EOI: those that a length follows.
-_JPEG_MARKER = re.compile(rb'\xff[^\x00\xff\xd0-\xd9]', re.DOTALL)
+from transforms.tiff import is_complete_tiff, with_sound_directory
+
+_SOS, _EOI = 0xDA, 0xD9
+# Not stuffing, fill, RST0 to RST7 or SOI: the end marker, and those that a length follows.
+_JPEG_MARKER = re.compile(rb'\xff[\x01-\xcf\xd9-\xfe]')
 # Possessive throughout: nothing is tried twice.
 _NETPBM_NUMBER = re.compile(rb'(?:\s++|#[^\r\n]*+[\r\n])++([0-9]{1,9}+)(?![0-9])')
 _GIF_BLOCK = re.compile(rb'[!,;]')
@@ -23,51 +25,96 @@ _APP0, _APP1, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 # JFIF says which colours the components are; EXIF has the orientation.
 _USEFUL_SEGMENTS = {_APP0: b'JFIF\x00', _APP1: b'Exif\x00\x00'}
 # Frame headers; C4, C8 and CC in their midst are not.
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+_PROGRESSIVE_FRAMES = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
 
-_ORIENTATION_TAG = 0x0112
-_STRIP_OFFSETS, _STRIP_BYTES, _TILE_OFFSETS, _TILE_BYTES = 273, 279, 324, 325
-_SUBDIRECTORY_TAGS = (34665, 34853, 40965)  # EXIF, GPS, interoperability
-# Bytes a value, by TIFF type.
-_TYPE_BYTES = np.array([0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8])
-_TIFF_BYTE_TYPES = (1, 2, 6, 7)
-# A 50-megapixel picture in tiles of 16 x 16 has 195,313; Pillow makes an object of each.
-_MAX_TIFF_VALUES = 1 << 18
 # Segments or chunks; handling one takes Pillow a microsecond or more.
 _MAX_PARTS = 1 << 18
 _MAX_COMMENTS = 10_000
+_BITMAP_BITS = (0, 1, 2, 4, 8, 16, 24, 32, 64)
+_BITMAP_COMPRESSIONS = {
+    0: 'not compressed',
+    1: 'run-length coded',
+    2: 'run-length coded',
+    3: 'in bit fields',
+    4: 'a JPEG inside',
+    5: 'a PNG inside',
+    6: 'in bit fields',
+}
 # More TIFF headers than this in an AVIF or HEIF are no accident.
 _MAX_EXIF_BLOCKS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class JpegScans:
-    """The scans of a JPEG.
+    """The frame and the scans of a JPEG.
 
     Attributes:
+      frame: the frame's marker, such as 0xC0 for baseline; 0 where there is none.
+      sample_bits: bits a sample, by the frame.
+      components: colours, by the frame.
       is_single_pass: baseline with all components in its first scan: decoded row by row, whereas
         any other keeps all coefficients in memory.
-      count: start-of-scan markers from the first one on; may be too high, never too low.
+      places: (start, end) of the coded data of each scan; of the first alone for a single pass.
+      is_whole: whether they bring every bit of every coefficient.
+      is_ended: whether a marker follows the last of them, and not the end of the file.
     """
 
+    frame: int
+    sample_bits: int
+    components: int
     is_single_pass: bool
-    count: int
+    places: tuple[tuple[int, int], ...]
+    is_whole: bool
+    is_ended: bool
 
 
 def jpeg_scans(data: bytes) -> JpegScans:
-    """Looks through the markers of a JPEG; one that cannot be followed is not single-pass.
+    """Follows the markers of a JPEG to its end, as a decoder would.
 
     Raises:
       ValueError: more segments than any honest file has.
     """
-    frame_marker = frame_components = 0
-    for marker, start, end in _jpeg_segments(data):
-        if marker in _FRAMES and end - start >= 10:
-            frame_marker, frame_components = marker, data[start + 9]
-        if marker == _SOS and end - start >= 5:
-            is_single_pass = frame_marker in (0xC0, 0xC1) and data[start + 4] == frame_components
-            return JpegScans(is_single_pass, data.count(b'\xff\xda', start))
-    return JpegScans(False, data.count(b'\xff\xda'))
+    frame = sample_bits = 0
+    components: list[int] = []
+    scans: list[tuple[bytes, int, int, int]] = []
+    places: list[tuple[int, int]] = []
+    is_single_pass, is_ended = False, True
+    for marker, start, stop in _jpeg_segments(data):
+        if not is_ended:
+            places[-1] = (places[-1][0], start)
+            is_ended = True
+            if is_single_pass:
+                break
+        if marker in _FRAMES and stop - start >= 10:
+            frame, sample_bits = marker, data[start + 4]
+            components = list(data[start + 10 : stop : 3])[: data[start + 9]]
+        elif marker == _SOS and stop - start >= 6:
+            scanned = data[start + 5 : stop - 3 : 2][: data[start + 4]]
+            scans.append((scanned, data[stop - 3], data[stop - 2], data[stop - 1] & 15))
+            places.append((stop, len(data)))
+            is_ended = False
+            if len(scans) == 1:
+                is_single_pass = frame in (0xC0, 0xC1) and len(scanned) == len(components)
+    is_whole = is_single_pass or _has_all_bits(frame in _PROGRESSIVE_FRAMES, components, scans)
+    return JpegScans(
+        *(frame, sample_bits, len(components), is_single_pass, tuple(places), is_whole, is_ended)
+    )
+
+
+def _has_all_bits(
+    is_progressive: bool, components: list[int], scans: list[tuple[bytes, int, int, int]]
+) -> bool:
+    """Whether scans of (components, first and last coefficient, bits left) leave nothing out."""
+    left = {each: np.full(64, 16) for each in components}
+    for scanned, first, last, bits in scans:
+        if not is_progressive:
+            # Some cameras leave these numbers to chance, and decoders pass over them.
+            first, last, bits = 0, 63, 0
+        for each in scanned:
+            if each in left:
+                left[each][first : last + 1] = bits
+    return bool(scans) and not any(bits.any() for bits in left.values())
 
 
 def without_metadata(data: bytes, file_format: str) -> bytes:
@@ -94,25 +141,19 @@ def without_metadata(data: bytes, file_format: str) -> bytes:
             return _gif_without_metadata(data)
         case 'PPM' if data[1:2] in b'123456':
             return _raw_netpbm(data)
+        case 'TGA' if data[16:17] == b'\x0f':
+            # The same words as with 16 bits, of which none is alpha.
+            return data[:16] + b'\x10' + data[17:]
         case 'TIFF':
-            return _with_sound_directory(data, 0)
+            return with_sound_directory(data, 0)
         case 'AVIF' | 'HEIF':
             for i, header in enumerate(re.finditer(rb'II\*\x00|MM\x00\*', data)):
                 if i == _MAX_EXIF_BLOCKS:
                     raise ValueError('too many EXIF blocks')
-                data = _with_sound_directory(data, header.start())
+                data = with_sound_directory(data, header.start())
             return data
         case _:
             return data
-
-
-def exif_orientation(block: bytes) -> int:
-    """Orientation of an EXIF block, 1 where it is absent or damaged."""
-    directory = _read_directory(block.removeprefix(b'Exif\x00\x00'), 0)
-    if directory is None:
-        return 1
-    values = directory.values(_ORIENTATION_TAG)
-    return int(values[0]) if len(values) and 1 <= values[0] <= 8 else 1
 
 
 def is_complete(data: bytes, file_format: str) -> bool:
@@ -131,7 +172,7 @@ def is_complete(data: bytes, file_format: str) -> bool:
         case 'QOI':
             return data.endswith(b'\x00\x00\x00\x00\x00\x00\x00\x01')
         case 'TIFF':
-            return _is_complete_tiff(data)
+            return is_complete_tiff(data)
         case 'ICO':
             return _is_complete_icon(data)
         case 'AVIF' | 'HEIF':
@@ -144,22 +185,78 @@ def is_complete(data: bytes, file_format: str) -> bool:
             return len(data) >= 64
 
 
+def bitmap_coding(data: bytes) -> str | None:
+    """Tells the coding of a BMP that Pillow refuses; None where no sound file would have it."""
+    if len(data) < 34 or int.from_bytes(data[14:18], 'little') < 40:
+        return None
+    bits, compression = struct.unpack_from('<HI', data, 28)
+    if bits not in _BITMAP_BITS or compression not in _BITMAP_COMPRESSIONS:
+        return None
+    return f'a BMP of {bits} bits a pixel, {_BITMAP_COMPRESSIONS[compression]},'
+
+
+def run_lengths(
+    data: bytes, width: int, height: int, is_rle4: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The run-length coded rows of a bitmap, in the order of the file; None where they end early.
+
+    Returns:
+      (height, width) uint8 indices into the palette, and (height, width) bool: whether anything is
+      said of a pixel, as rows and the picture may end early on purpose.
+    """
+    indices, is_told = bytearray(height * width), bytearray(height * width)
+    at = row = column = 0
+    is_ended = False
+    while at + 2 <= len(data) and not is_ended:
+        count, code = data[at], data[at + 1]
+        at += 2
+        run = b''
+        if count:
+            pair = bytes((code >> 4, code & 15)) if is_rle4 else bytes((code, code))
+            run = (pair * 128)[:count]
+        elif code == 0:
+            row, column = row + 1, 0
+        elif code == 1:
+            is_ended = True
+        elif code == 2:
+            column, row = column + data[at], row + data[at + 1]
+            at += 2
+        else:
+            packed = data[at : at + (-(-code // 2) if is_rle4 else code)]
+            at += len(packed) + len(packed) % 2
+            run = bytes(x for byte in packed for x in (byte >> 4, byte & 15)) if is_rle4 else packed
+            run = run[:code]
+        run = run[: max(width - column, 0)] if row < height else b''
+        start = row * width + column
+        indices[start : start + len(run)] = run
+        is_told[start : start + len(run)] = b'\x01' * len(run)
+        column += len(run)
+    if not is_ended and 0 in is_told:
+        return None
+    shape = (height, width)
+    return (
+        np.frombuffer(indices, np.uint8).reshape(shape),
+        np.frombuffer(is_told, np.bool_).reshape(shape),
+    )
+
+
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of the segments up to the first scan header, noise skipped over."""
+    """(marker, start, end) of the segments up to the end marker, what lies between skipped over."""
     at, count = 2, 0
-    while (found := _JPEG_MARKER.search(data, at)) and found.end() + 2 <= len(data):
+    while found := _JPEG_MARKER.search(data, at):
         start = found.end() - 2
         marker = data[start + 1]
-        end = start + 2 + struct.unpack_from('>H', data, start + 2)[0]
-        if end > len(data) or end < start + 4:
+        if marker == _EOI:
+            yield marker, start, start + 2
+            return
+        at = start + 2 + int.from_bytes(data[start + 2 : start + 4])
+        if at > len(data) or at < start + 4:
+            yield marker, start, start  # no segment, but no coded data either
             return
         count += 1
         if count > _MAX_PARTS:
             raise ValueError('too many segments')
-        yield marker, start, end
-        if marker == _SOS:
-            return
-        at = end
+        yield marker, start, at
 
 
 def _jpeg_without_metadata(data: bytes) -> bytes:
@@ -271,121 +368,6 @@ def _packed_bitmap(body: bytes, width: int, height: int) -> bytes:
         raise ValueError('something else between the bits')
     rows = np.frombuffer(bits, np.uint8, width * height).reshape(height, width) - ord('0')
     return np.packbits(rows, axis=1).tobytes()
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Directory:
-    """The first directory of a TIFF: a structured array of its entries and where they lie."""
-
-    data: bytes
-    base: int
-    offset: int
-    byte_order: str
-    entries: np.ndarray
-    is_whole: bool
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Bytes of each entry's values; float, so that hostile counts do not wrap around."""
-        kinds = np.minimum(self.entries['kind'], len(_TYPE_BYTES) - 1)
-        known = self.entries['kind'] < len(_TYPE_BYTES)
-        sizes: np.ndarray = self.entries['count'].astype(np.float64) * _TYPE_BYTES[kinds] * known
-        return sizes
-
-    @property
-    def is_external(self) -> np.ndarray:
-        return self.sizes > self.entries.dtype['value'].itemsize
-
-    @property
-    def ends(self) -> np.ndarray:
-        """Where each entry's values end in the file; 0 for those inside the entry itself."""
-        return np.where(self.is_external, self.base + self.entries['value'] + self.sizes, 0.0)
-
-    def values(self, tag: int) -> np.ndarray:
-        """The integers of a tag; none where it is absent, outside or of another type."""
-        (found,) = np.nonzero(self.entries['tag'] == tag)
-        nothing = np.zeros(0, np.uint64)
-        if not found.size:
-            return nothing
-        i = int(found[0])
-        kind, count = int(self.entries['kind'][i]), int(self.entries['count'][i])
-        widths = {3: 2, 4: 4, 16: 8}
-        if kind not in widths or self.ends[i] > len(self.data):
-            return nothing
-        if self.is_external[i]:
-            at = self.base + int(self.entries['value'][i])
-        else:
-            at = self.offset + i * self.entries.dtype.itemsize
-            at += self.entries.dtype.fields['value'][1]  # type: ignore[index]
-        return np.frombuffer(self.data, f'{self.byte_order}u{widths[kind]}', count, at)
-
-
-def _read_directory(data: bytes, base: int) -> _Directory | None:
-    """The first directory of the TIFF that begins at `base`; None where there is none."""
-    mark = data[base : base + 4]
-    if mark[:2] not in (b'II', b'MM') or len(data) < base + 16:
-        return None
-    order = '<' if mark[:2] == b'II' else '>'
-    if b'+' in mark[2:]:
-        (offset,) = struct.unpack_from(order + 'Q', data, base + 8)
-        count_format, wide = 'Q', 'u8'
-    else:
-        (offset,) = struct.unpack_from(order + 'I', data, base + 4)
-        count_format, wide = 'H', 'u4'
-    offset += base
-    if offset + struct.calcsize(count_format) > len(data):
-        return None
-    (count,) = struct.unpack_from(order + count_format, data, offset)
-    offset += struct.calcsize(count_format)
-    row = [('tag', 'u2'), ('kind', 'u2'), ('count', wide), ('value', wide)]
-    entry = np.dtype([(name, order + kind) for name, kind in row])
-    present = min(count, (len(data) - offset) // entry.itemsize)
-    entries = np.frombuffer(data, entry, present, offset) if present else np.zeros(0, entry)
-    return _Directory(data, base, offset, order, entries, present == count)
-
-
-def _with_sound_directory(data: bytes, base: int) -> bytes:
-    """Leaves one directory, whose values take together no more than the file has.
-
-    Other entries get a type that decoders skip.  Pillow would read the directories of all pages
-    and the nested ones too.
-    """
-    directory = _read_directory(data, base)
-    if base == 0 and (directory is None or not directory.is_whole):
-        raise ValueError('directory ends early')  # libtiff would say so on stderr
-    if directory is None:
-        return data
-    inside = directory.ends <= len(data)
-    claimed = np.cumsum(directory.sizes * directory.is_external * inside)
-    is_text = np.isin(directory.entries['kind'], _TIFF_BYTE_TYPES)
-    too_many = ~is_text & (directory.entries['count'] > _MAX_TIFF_VALUES)
-    unsound = ~inside | (directory.is_external & (claimed > len(data))) | too_many
-    unsound |= np.isin(directory.entries['tag'], _SUBDIRECTORY_TAGS)
-    row_bytes = directory.entries.dtype.itemsize
-    end = directory.offset + len(directory.entries) * row_bytes
-    next_bytes = directory.entries.dtype['value'].itemsize
-    has_next = directory.is_whole and any(data[end : end + next_bytes])
-    if not unsound.any() and not has_next:
-        return data
-    patched = bytearray(data)
-    if has_next:
-        patched[end : end + next_bytes] = bytes(len(patched[end : end + next_bytes]))
-    for i in np.nonzero(unsound)[0]:
-        at = directory.offset + int(i) * row_bytes + 2
-        patched[at : at + 2] = b'\x00\x00'
-    return bytes(patched)
-
-
-def _is_complete_tiff(data: bytes) -> bool:
-    directory = _read_directory(data, 0)
-    if directory is None or not directory.is_whole or (directory.ends > len(data)).any():
-        return False
-    for offsets_tag, sizes_tag in ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES)):
-        offsets = directory.values(offsets_tag).astype(np.float64)
-        sizes = directory.values(sizes_tag).astype(np.float64)
-        if len(offsets) == len(sizes) and (offsets + sizes > len(data)).any():
-            return False
-    return True
 
 
 def _is_complete_icon(data: bytes) -> bool:

@@ -10,10 +10,12 @@ import ctypes
 import dataclasses
 import io
 import logging
+import random
 import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import (
@@ -21,7 +23,7 @@ from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     IcoImagePlugin,
-    ImageChops,
+    ImageFile,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
@@ -34,10 +36,29 @@ from PIL import (
 from PIL import Image as PILImage
 from PIL.Image import Resampling, Transpose
 
-from transforms.containers import exif_orientation, is_complete, jpeg_scans, without_metadata
+from transforms import jpeg2000
+from transforms.containers import (
+    bitmap_coding,
+    is_complete,
+    jpeg_scans,
+    run_lengths,
+    without_metadata,
+)
 from transforms.errors import ImageError
 from transforms.model.card import Resize
 from transforms.rows import Reason
+from transforms.tiff import (
+    colours_as_grey,
+    described_coding,
+    exif_orientation,
+    jpegs,
+    missing_segments,
+    unread_coding,
+    with_other_bytes_behind,
+)
+
+if TYPE_CHECKING:
+    from PIL import _imaging
 
 try:
     import pillow_heif
@@ -47,6 +68,9 @@ else:
     pillow_heif.register_heif_opener()
     pillow_heif.options.DECODE_THREADS = 1
     _HEIF = ('HEIF',)
+
+# Pillow's own way with what is not compressed takes 16-bit planes and reversed bits for others.
+TiffImagePlugin.READ_LIBTIFF = True
 
 # One image a thread: the pool above is what uses the cores.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -102,9 +126,6 @@ _DECODER_ERRORS = (
     zlib.error,
     PILImage.DecompressionBombError,
 )
-
-# Formats whose end `is_complete` knows; of the others Pillow alone can say that data is missing.
-_KNOWN_ENDS = frozenset(('JPEG', 'PNG', 'GIF', 'WEBP', 'BMP', 'QOI'))
 
 # (offset, signature, name) of well-known formats that are not read, for a reason that says so.
 _UNSUPPORTED_SIGNATURES = (
@@ -191,8 +212,20 @@ _REDUCTIONS = ((8, 2.0), (4, 2.0), (2, 1.5))
 # A scan costs a visit to every block however few bytes it has.  Encoders write about ten scans.
 _MAX_SCANNED_PX = 5_000_000_000
 
-# Entropy-coded filler without a marker: pixels it would change were missing from the file.
-_FILLER = bytes(range(0x11, 0xEF, 3)) * 8
+# Sixty-four bits, as far as libjpeg looks ahead.  Ones, of which no code consists: they end no
+# block that lacks more than a few codes.
+_LOOK_AHEAD = b'\xff\x00' * 8
+# In a TIFF of 50 megapixels, tiles of 64 x 64; each costs a tenth of a millisecond.
+_MAX_JPEGS = 1 << 14
+
+_MARKED_ROWS = 2
+_NO_MARKER = b'\x11'
+_JPEG_END = b'\xff\xd9'
+
+_ARITHMETIC_FRAMES = frozenset((0xC9, 0xCA))
+_UNREAD_FRAMES = {0xF7: 'JPEG-LS'} | dict.fromkeys(
+    (0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), 'hierarchical'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,7 +275,11 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         raise ImageError(Reason.EMPTY, '0 bytes', 0)
     if not data.strip(b'\x00'):
         raise ImageError(Reason.NOT_AN_IMAGE, 'nothing but zero bytes', len(data))
-    image, file_format = _identify(data, limits)
+    try:
+        image, file_format = _identify(data, limits)
+    except ImageError as e:
+        e.size_bytes = len(data)
+        raise
     try:
         width, height = _stored_size(image)
         tile_px = _tile_px(image)
@@ -258,7 +295,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         )
     scale = 1
     kept_bytes = len(data)
-    if isinstance(image, JpegImagePlugin.JpegImageFile):
+    if isinstance(image, _Jpeg):
         wanted = _reduction(width, height, resize)
         image.draft('RGB', (width // wanted, height // wanted))
         scale = image.decoderconfig[0] if image.decoderconfig else 1
@@ -297,6 +334,9 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
         if orientation in _TRANSPOSITIONS:
             image = image.transpose(_TRANSPOSITIONS[orientation])
         return np.asarray(image)
+    except ImageError as e:
+        e.size_bytes = len(opened.data)
+        raise
     except _DECODER_ERRORS as e:
         raise _decode_failure(opened.data, opened.format, e) from e
 
@@ -326,14 +366,20 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
         if accept is not None and accept(prefix) is not True:
             continue
         try:
-            useful = io.BytesIO(without_metadata(data, name))
+            useful = without_metadata(data, name)
             if name == JpegImagePlugin.JpegImageFile.format:
                 # The registered factory would parse the index of an MPO, which no first picture
                 # needs.
-                return _Jpeg(useful, ''), name
+                return _Jpeg(useful), name
+            if name == PngImagePlugin.PngImageFile.format:
+                return _Png(useful), name
+            if name == TiffImagePlugin.TiffImageFile.format:
+                return _open_tiff(useful), name
+            if name == Jpeg2KImagePlugin.Jpeg2KImageFile.format:
+                return _open_jpeg2000(useful), name
             if name == IcoImagePlugin.IcoImageFile.format:
-                return _open_icon(useful, data, limits), name
-            return factory(useful, ''), name
+                return _open_icon(io.BytesIO(useful), data, limits), name
+            return factory(io.BytesIO(useful), ''), name
         except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as e:
             raise ImageError(
                 Reason.TOO_MANY_PIXELS,
@@ -341,6 +387,9 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
                 len(data),
             ) from e
         except _DECODER_ERRORS as e:
+            is_bitmap = name == BmpImagePlugin.BmpImageFile.format and is_complete(data, name)
+            if is_bitmap and (coding := bitmap_coding(data)):
+                raise _unread(coding) from e
             if accept is not None and broken is None and _is_plausible(data, name):
                 broken, cause = name, e
     if broken is None:
@@ -377,8 +426,157 @@ def _is_plausible(data: bytes, file_format: str) -> bool:
 
 
 class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG that knows whether its last row came from the file.
+
+    Where the data of a scan end too early libjpeg invents what is missing, and tells nobody.  It
+    does wait for more if there is no marker behind them, so the marker is kept back until the scan
+    was seen to end by itself.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self.scans = jpeg_scans(data)
+        if self.scans.frame in _UNREAD_FRAMES:
+            raise _unread(f'a {_UNREAD_FRAMES[self.scans.frame]} JPEG')
+        if self.scans.frame and self.scans.sample_bits != 8:
+            raise _unread(f'a JPEG of {self.scans.sample_bits}-bit samples')
+        if self.scans.components == 2:
+            raise _unread('a JPEG of two colours')
+        self._data = data
+        super().__init__(io.BytesIO(data), '')
+
     def _read_dpi_from_exif(self) -> None:
         """Does nothing: to learn the dots an inch Pillow reads every EXIF entry."""
+
+    def load(self) -> '_imaging.PixelAccess | None':
+        if self.tile:
+            if self.scans.places and not self.scans.is_whole:
+                raise _missing('JPEG without some of its scans')
+            [tile] = self.tile
+            self.load_prepare()
+            decoder = PILImage._getdecoder(
+                self.mode, tile.codec_name, tile.args, self.decoderconfig
+            )
+            try:
+                decoder.setimage(self.im, tile.extents)
+                self._decode(_Feed(decoder))
+            finally:
+                decoder.cleanup()
+            self.tile = []
+            self.fp, self._data = None, b''
+        return super().load()
+
+    def _decode(self, feed: '_Feed') -> None:
+        data, scans = self._data, self.scans
+        if not scans.is_ended:
+            if data.endswith(bytes(64)):
+                # A download that was given up leaves a file of its full length, zero at the end.
+                data = data.rstrip(b'\x00')
+            data = data.removesuffix(b'\xff')
+        if scans.frame in _ARITHMETIC_FRAMES:
+            # This decoder cannot wait; zeros at the end of a scan are left out on purpose, too.
+            feed.finish(data + _JPEG_END)
+            return
+        taken = 0
+        for start, end in scans.places:
+            is_last = feed.offer(memoryview(data)[taken:end]) or feed.offer(_LOOK_AHEAD)
+            if is_last:
+                return
+            # A single pass ends with its last row.
+            if scans.is_single_pass or self._is_waiting(feed, data[start:end]):
+                if scans.is_ended:
+                    raise _missing('JPEG whose data end before its last rows')
+                raise OSError('neither the last rows nor an end marker')
+            taken = end
+        feed.finish(_JPEG_END)
+
+    def _is_waiting(self, feed: '_Feed', scan: bytes) -> bool:
+        """Whether blocks are missing of a scan that was offered with some bytes to look ahead.
+
+        Behind a scan any number of bytes is passed over.  A block that is not whole takes none of
+        a few; before a restart marker the decoder passes over them too, but not behind it.
+        """
+        restarts = sum(scan.count(bytes((0xFF, 0xD0 + i))) for i in range(8))
+        restart = bytes((0xFF, 0xD0 + restarts % 8)) + _NO_MARKER
+        for more in (*[_NO_MARKER] * 4, restart, *[_NO_MARKER] * 3):
+            feed.offer(more)
+            if feed.rest:
+                return True
+        return False
+
+
+class _Feed:
+    """A decoder, and what it has not taken of the bytes that it was offered."""
+
+    def __init__(self, decoder: '_imaging.ImagingDecoder | ImageFile.PyDecoder') -> None:
+        self._decoder = decoder
+        self.rest = b''
+
+    def offer(self, more: bytes | memoryview) -> bool:
+        """Whether the decoder has ended, and takes nothing more."""
+        offered = self.rest + more if self.rest else more
+        taken, error = self._decoder.decode(offered)
+        if error < 0:
+            raise OSError(f'decoder error {error}')
+        self.rest = bytes(offered[taken:]) if taken >= 0 else b''
+        return taken < 0
+
+    def finish(self, more: bytes) -> None:
+        if not self.offer(more):
+            raise OSError('the decoder waits for more')
+
+
+class _Png(PngImagePlugin.PngImageFile):
+    """A PNG that knows whether its last row came from the file.
+
+    Where the compressed data end by themselves Pillow is content, however few rows they held.  So
+    the last rows, those that come last of an interlaced picture too, are filled with noise before.
+    """
+
+    def __init__(self, data: bytes, seed: int = 1) -> None:
+        self._data = data
+        self._seed = seed
+        super().__init__(io.BytesIO(data), '')
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        width, height = self.size
+        self._box = (0, max(0, height - _MARKED_ROWS), width, height)
+        size = (width, height - self._box[1])
+        noise_bytes = len(PILImage.new(self.mode, size).tobytes())
+        noise = random.Random(self._seed).randbytes(noise_bytes)
+        self._mark = PILImage.frombytes(self.mode, size, noise)
+        self.im.paste(self._mark.im, self._box)
+
+    def check_rows(self) -> None:
+        """Refuses a picture that has not all rows, once it is loaded."""
+        found, mark = self.crop(self._box), self._mark
+        rows = [(0, y, mark.width, y + 1) for y in range(mark.height)]
+        if mark.height == _MARKED_ROWS and not any(
+            found.crop(row).tobytes() == mark.crop(row).tobytes() for row in rows
+        ):
+            return
+        # By chance, or because nothing was there: then other noise is another picture.
+        again = type(self)(self._data, self._seed + 1)
+        again.load()
+        if again.crop(self._box).tobytes() != found.tobytes():
+            raise _missing('PNG whose data end before its last rows')
+
+
+def _open_tiff(data: bytes) -> PILImage.Image:
+    if coding := unread_coding(data):
+        raise _unread(coding)
+    try:
+        return TiffImagePlugin.TiffImageFile(io.BytesIO(data), '')
+    except _DECODER_ERRORS as e:
+        if coding := described_coding(data):
+            raise _unread(coding) from e
+        raise
+
+
+def _open_jpeg2000(data: bytes) -> PILImage.Image:
+    if coding := jpeg2000.unread_coding(data):
+        raise _unread(coding)
+    return Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data), '')
 
 
 def _open_icon(file: io.BytesIO, data: bytes, limits: PixelLimits) -> PILImage.Image:
@@ -388,16 +586,26 @@ def _open_icon(file: io.BytesIO, data: bytes, limits: PixelLimits) -> PILImage.I
     decodes at once.
     """
     icon = IcoImagePlugin.IcoFile(file)
-    offset = icon.entry[0].offset
+    best = max(range(len(icon.entry)), key=lambda i: (icon.entry[i].square, icon.entry[i].bpp))
+    offset = icon.entry[best].offset
     if data.startswith(b'\x89PNG', offset):
         width, height = struct.unpack_from('>II', data, offset + 16)
-    else:
-        header_bytes, width, height = struct.unpack_from('<Iii', data, offset)
-        if header_bytes not in _DIB_HEADER_BYTES:
-            raise ValueError('neither PNG nor BMP')
-        height //= 2  # the transparency mask is stored below
+        _check_pixels(width, height, limits.max_px, 'picture inside an ICO', data)
+        return _Png(without_metadata(data[offset:], 'PNG'))
+    header_bytes, width, height, _, bits = struct.unpack_from('<IiiHH', data, offset)
+    if header_bytes not in _DIB_HEADER_BYTES:
+        raise ValueError('neither PNG nor BMP')
+    height //= 2  # the transparency mask is stored below
     _check_pixels(abs(width), abs(height), limits.max_px, 'picture inside an ICO', data)
-    return icon.frame(0)
+    pixels_at = offset + header_bytes
+    mask_at = pixels_at + 4 * abs(width * height)
+    mask_bytes = -(-abs(width) // 32) * 4 * abs(height)
+    has_mask = mask_at + mask_bytes <= offset + icon.entry[best].size
+    if bits == 32 and has_mask and not any(data[pixels_at:mask_at][3::4]):
+        bits = 24  # without alpha it is the mask that tells what is transparent
+    # Not the depth that the directory claims, which often is 0.
+    icon.entry[best] = icon.entry[best]._replace(bpp=bits)
+    return icon.frame(best)
 
 
 def _check_size(
@@ -413,19 +621,19 @@ def _check_size(
     In Pillow's sense a JPEG with a scan for each component is baseline too, but decoding it takes
     the memory of a progressive one.
     """
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
+    if not isinstance(image, _Jpeg):
         _check_pixels(width, height, limits.max_px, file_format, data)
         return False
-    scans = jpeg_scans(data)
+    scans = image.scans
     if scans.is_single_pass:
         limit_px = max(limits.max_px, limits.max_baseline_jpeg_px)
         _check_pixels(width, height, limit_px, 'baseline JPEG', data)
         return True
     _check_pixels(width, height, limits.max_px, 'JPEG of several scans', data)
-    if scans.count * width * height > _MAX_SCANNED_PX:
+    if len(scans.places) * width * height > _MAX_SCANNED_PX:
         raise ImageError(
             Reason.DECODE_ERROR,
-            f'{scans.count} scans of {width} x {height} pixels in a JPEG',
+            f'{len(scans.places)} scans of {width} x {height} pixels in a JPEG',
             len(data),
         )
     return False
@@ -475,7 +683,12 @@ def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int
         copies = 4
     else:
         copies = 3 if image.mode.startswith('P') else 2
-    per_px = 4 * copies + _DECODER_BYTES_PER_PX.get(file_format, 0)
+    decoder_bytes = _DECODER_BYTES_PER_PX.get(file_format, 0)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # All of a strip, as it is stored.
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+        decoder_bytes = max(decoder_bytes, sum(bits) // 8)
+    per_px = 4 * copies + decoder_bytes
     return width * height * per_px + 4 * tile_px
 
 
@@ -505,27 +718,75 @@ def _box(
 
 
 def _load(opened: OpenedImage) -> PILImage.Image:
-    """Decodes, also a JPEG that lacks nothing but its end marker."""
+    """Decodes; refuses what would be labelled with pixels that the file does not have."""
     image = opened.image
-    try:
-        image.load()
-        return image
-    except OSError:
-        if not isinstance(image, _Jpeg) or is_complete(opened.data, opened.format):
-            raise
-        scans = without_metadata(opened.data, opened.format).removesuffix(b'\xff')
-        plain = _reload(scans + b'\xff\xd9', opened)
-        filled = _reload(scans + _FILLER + b'\xff\xd9', opened)
-        if ImageChops.difference(plain, filled).getbbox() is not None:
-            raise
-        return plain
-
-
-def _reload(data: bytes, opened: OpenedImage) -> PILImage.Image:
-    image = _Jpeg(io.BytesIO(data), '')
-    image.draft('RGB', (opened.width // opened.scale, opened.height // opened.scale))
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _load_tiff(image, opened.data)
+    if isinstance(image, Jpeg2KImagePlugin.Jpeg2KImageFile) and (
+        missing := jpeg2000.missing_tiles(opened.data)
+    ):
+        raise _missing(f'JPEG 2000: {missing}')
+    if isinstance(image, BmpImagePlugin.BmpImageFile) and image.tile:
+        if image.tile[0].codec_name == 'bmp_rle':
+            return _run_length_picture(image, opened.data)
+        if image.mode == 'L' and opened.data[28] < 8:
+            # A palette of the indices themselves; Pillow takes them for bytes.
+            raise _unread(f'a BMP of {opened.data[28]}-bit greys')
+    frame = image.tile[0].extents if isinstance(image, GifImagePlugin.GifImageFile) else None
     image.load()
+    if isinstance(image, _Png):
+        image.check_rows()
+    if frame and frame != (0, 0, *image.size):
+        # Browsers show nothing around a first frame that is smaller than its canvas.
+        canvas = PILImage.new('RGB', image.size, 'white')
+        canvas.paste(_to_resizable(image.crop(frame), opened), frame)
+        return canvas
     return image
+
+
+def _run_length_picture(image: BmpImagePlugin.BmpImageFile, data: bytes) -> PILImage.Image:
+    """A run-length coded bitmap; white where the file leaves pixels out."""
+    [tile] = image.tile
+    assert isinstance(tile.args, tuple)
+    _, is_rle4, direction = tile.args
+    rows = run_lengths(data[tile.offset :], *image.size, is_rle4)
+    if rows is None:
+        raise _missing('BMP whose data end before its last rows')
+    indices, is_told = (each[::direction] for each in rows)
+    picture = PILImage.fromarray(indices * 255 if image.mode == '1' else indices)
+    if image.palette:
+        raw_mode, colours = image.palette.getdata()
+        picture.putpalette(colours, raw_mode)
+    if is_told.all():
+        return picture
+    canvas = PILImage.new('RGB', image.size, 'white')
+    canvas.paste(picture.convert('RGB'), mask=PILImage.fromarray(is_told))
+    return canvas
+
+
+def _load_tiff(image: PILImage.Image, data: bytes) -> None:
+    """Decodes a TIFF of which every strip or tile is there as a whole."""
+    if missing := missing_segments(data):
+        raise _missing(f'TIFF: {missing}')
+    for i, (width, height, encoded) in enumerate(jpegs(data)):
+        if i == _MAX_JPEGS:
+            raise _unread(f'a TIFF of more than {_MAX_JPEGS} JPEGs')
+        jpeg = _Jpeg(encoded)
+        if jpeg.width < width or jpeg.height < height:
+            raise _missing(
+                f'TIFF: a JPEG of {jpeg.width} x {jpeg.height} pixels for {width} x {height}'
+            )
+        # At an eighth of its size it costs little.
+        jpeg.draft('RGB', (max(width // 8, 1), max(height // 8, 1)))
+        jpeg.load()
+    if grey := colours_as_grey(data):
+        TiffImagePlugin.TiffImageFile(io.BytesIO(grey), '').load()
+    image.load()
+    if fax := with_other_bytes_behind(data):
+        other = TiffImagePlugin.TiffImageFile(io.BytesIO(fax), '')
+        other.load()
+        if other.tobytes() != image.tobytes():
+            raise _missing('TIFF: fax data that end before the last row')
 
 
 def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
@@ -537,14 +798,13 @@ def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
     mode = image.mode
     transparent = image.info.get('transparency')
     if mode.startswith('I'):
-        if mode == 'I' and image.format == 'TIFF':
-            raise ImageError(
-                Reason.UNSUPPORTED_FORMAT,
-                '32-bit integer samples have no defined range',
-                len(opened.data),
-            )
         samples = np.asarray(image)
-        high = (np.clip(samples, 0, 65535) >> 8).astype(np.uint8)
+        bits = 16
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            bits = max(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE])
+            if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0) == 0:
+                samples = 65535 - samples
+        high = (np.clip(samples, 0, 65535) >> bits - 8).astype(np.uint8)
         if isinstance(transparent, int):
             high[samples == transparent] = 255
         return PILImage.fromarray(high)
@@ -554,8 +814,8 @@ def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
             'floating-point samples have no defined range',
             len(opened.data),
         )
-    if mode == 'LAB':
-        raise ImageError(Reason.UNSUPPORTED_FORMAT, 'CIELAB samples are not read', len(opened.data))
+    if mode == 'RGB' and transparent and image.format == 'PNG' and opened.data[24] == 16:
+        raise _unread('a PNG of 16-bit colours of which one is transparent')
     if mode == 'L' and isinstance(transparent, int) and image.format == 'PNG':
         # Pillow spreads samples of 2 and 4 bits over 0 to 255, but not the transparent one.
         image.info['transparency'] = transparent * 255 // ((1 << opened.data[24]) - 1)
@@ -578,12 +838,23 @@ def _orientation(image: PILImage.Image) -> int:
     return exif_orientation(block) if isinstance(block, bytes) else 1
 
 
+def _unread(coding: str) -> ImageError:
+    """For a file that may be sound; whoever knows the size of the file adds it."""
+    return ImageError(Reason.UNSUPPORTED_FORMAT, f'{coding} is not read: convert it')
+
+
+def _missing(what: str) -> ImageError:
+    """For pixels that are not in the file; whoever knows the size of the file adds it."""
+    return ImageError(Reason.TRUNCATED, what)
+
+
 def _decode_failure(data: bytes, file_format: str, cause: BaseException | None) -> ImageError:
-    is_cut = not is_complete(data, file_format)
-    if file_format not in _KNOWN_ENDS:
-        # Nothing of the text is passed on.
-        is_cut = is_cut or 'truncated' in str(cause).lower()
-    if is_cut:
+    # Nothing of the text is passed on.
+    if file_format == TgaImagePlugin.TgaImageFile.format and 'overrun' in str(cause):
+        error = _unread('a TGA of runs that go over the end of a row')
+        error.size_bytes = len(data)
+        return error
+    if not is_complete(data, file_format) or 'truncated' in str(cause).lower():
         return ImageError(
             Reason.TRUNCATED, f'{file_format} ends early, at {len(data)} bytes', len(data)
         )
