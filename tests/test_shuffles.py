@@ -21,6 +21,7 @@ from transforms.layout import Layout
 from transforms.load import LoadImages
 from transforms.outcomes import outcome_table, to_ipc
 from transforms.rows import Batch, Ref
+from transforms.sealed import Checksum
 from transforms.write import route
 
 # A step of the graph, or 'a step that reads < the step whose result it reads'.
@@ -68,7 +69,7 @@ EXPECTED = {
 def config():
     config, _ = support.make_config('--input', samples.SAMPLE, '--output', '/nowhere')
     # Of a single one Beam would not shuffle the names.
-    history = tuple(HistoryFile(f'{i}.parquet', i, True, ()) for i in (1, 2))
+    history = tuple(HistoryFile(f'{i}.parquet', Checksum(0, ''), i, True, ()) for i in (1, 2))
     return dataclasses.replace(config, history=history)
 
 
