@@ -129,7 +129,8 @@ class Output:
         return read_vocabulary(dataset, self._runs()[-1])
 
     def _history(self) -> Any:
-        files = history_files(self._runs(), MODEL, [], {'max_bytes': 1, 'max_pixels': 1}, False)
+        limits = {'max_bytes': 1, 'max_pixels': 1}
+        files = history_files(self._runs(), MODEL, [], 'uri', limits, retry_dead=False)
         return [list(read_history(file, self.layout)) for file in files]
 
     def _retry(self) -> Any:

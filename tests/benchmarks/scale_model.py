@@ -25,6 +25,8 @@ SIZES = (10**8, 10**9)
 _CHUNK_SIZE = 1024
 _ROWS_PER_FILE = 1_000_000
 _BATCH_SIZE = 32
+# Requests for the end of a Parquet file: its size, its last bytes, and its footer.
+_READ_BACK = 3
 _GB = 1e9
 _HOUR_SEC = 3600.0
 
@@ -243,19 +245,19 @@ def _figures() -> list[_Figure]:
         _Figure('class A requests', _class_a, 'computed', 'listing, chunks, frozen parts, files'),
         _Figure(
             'class B requests',
-            lambda n: n + expect_chunks(n).chunks + n / frozen._PART_REFS + 3 * _files(n),
+            lambda n: n + _work_files(n) + _READ_BACK * 3 * _files(n),
             'computed',
-            'images, chunks looked for, frozen parts, files checked',
+            'images, chunks looked for, frozen parts, files read back',
         ),
         _Figure(
             'clean_up, 16 deletions at a time, h',
-            lambda n: _work_files(n) * REQUEST_SEC.value / publish._DELETE_THREADS / _HOUR_SEC,
+            lambda n: _work_files(n) * REQUEST_SEC.value / publish._THREADS / _HOUR_SEC,
             'assumed',
             REQUEST_SEC.name,
         ),
         _Figure(
-            'publish, one check after the other, min',
-            lambda n: 3 * _files(n) * REQUEST_SEC.value / 60,
+            'publish, 16 files at a time are copied and read back, min',
+            lambda n: (1 + _READ_BACK) * 3 * _files(n) * REQUEST_SEC.value / publish._THREADS / 60,
             'assumed',
             REQUEST_SEC.name,
         ),
@@ -313,7 +315,8 @@ def _work_files(images: int) -> float:
 
 
 def _class_a(images: int) -> float:
-    return images / OBJECTS_PER_LIST.value + _work_files(images) + 3 * _files(images)
+    # Files are staged, and then copied.
+    return images / OBJECTS_PER_LIST.value + _work_files(images) + 2 * 3 * _files(images)
 
 
 def _text(value: float) -> str:
