@@ -80,7 +80,13 @@ def failed() -> None:
     raise StoreError('the store is gone')
 
 
-@pytest.mark.parametrize('theirs', [A, B], ids=['same', 'other'])
+# Ten seconds each; of other rows all goes wrong that does of the same.
+BY_ANOTHER = pytest.mark.parametrize(
+    'theirs', [pytest.param(A, id='same', marks=pytest.mark.slow), pytest.param(B, id='other')]
+)
+
+
+@BY_ANOTHER
 def test_held_up_while_another_one_is_faster(many, theirs):
     for step in range(steps_of(many(), A)):
         output = many()
@@ -94,7 +100,7 @@ def test_held_up_while_another_one_is_faster(many, theirs):
         assert all(each['files'] == written['files'] for each in said), step
 
 
-@pytest.mark.parametrize('theirs', [A, B], ids=['same', 'other'])
+@BY_ANOTHER
 @pytest.mark.parametrize('end', [killed, failed])
 def test_ended_and_another_one_goes_on(many, theirs, end):
     for step in range(steps_of(many(), A)):
