@@ -35,7 +35,7 @@ SLOW = {
     'fetch': (LocalStore, 'fetch', 0.3, ''),
     'decode': (load.decode, 'render', 0.2, ''),
     'inference': (Predictor, '__call__', 0.4, ''),
-    'write': (LocalStore, 'write', 0.5, 'predictions/'),
+    'write': (LocalStore, 'create', 0.5, 'predictions/'),
 }
 
 
