@@ -106,8 +106,6 @@ def test_metrics_of_every_stage_have_units(pictures, tmp_path):
     assert distributions['infer_msec'][0].count == distributions['batch_images'][0].count
     assert distributions['load_wait_msec'][0].count == distributions['infer_msec'][0].count
     assert distributions['look_ahead_ready_batches'][0].min >= 0
-    # Two of the three that failed stand in the file of what need not be tried again, too; and the
-    # third.
     # Of the three that failed the next run is told, too.
     assert sum(each.sum for each in distributions['file_rows']) == 15 + 3
     assert all(each.min > 0 for each in distributions['file_bytes'])
