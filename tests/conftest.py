@@ -47,6 +47,14 @@ AWS_ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope='session', autouse=True)
+def no_power_is_cut() -> Iterator[None]:
+    """Nothing in this process waits for the disk: no test could tell, whatever it kills."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, 'fsync', lambda _: None)
+        yield
+
+
 @dataclasses.dataclass(frozen=True)
 class Bucket:
     """A bucket of the emulator; `pool` is a connection of the tests, not of the code under test."""

@@ -1,6 +1,7 @@
 """Datasets made by hand, as `lemmabeam label` would have written them."""
 
 import datetime
+import functools
 import hashlib
 import json
 import shutil
@@ -33,6 +34,12 @@ class Row(NamedTuple):
     labels: Sequence[tuple[int, float]] = ()
     carried: Sequence[str | None] = ()
     version: str = '1'
+
+
+@functools.cache
+def vocabulary_file() -> bytes:
+    """The classes as a run writes them."""
+    return VOCABULARY.to_parquet()
 
 
 def metadata_of(model_id: str, **changes: str) -> dict[str, str]:
@@ -167,7 +174,7 @@ def finish(
         Path(layout.staged_uri(file.path)).rename(root / file.path)
     for path, data in {
         'dataset.json': seal_json(dataset_spec(layout)),
-        f'vocabularies/{VOCABULARY.file_name}': VOCABULARY.to_parquet(),
+        f'vocabularies/{VOCABULARY.file_name}': vocabulary_file(),
     }.items():
         (root / path).parent.mkdir(exist_ok=True)
         (root / path).write_bytes(data)
@@ -210,7 +217,7 @@ def report_of(
         'model': {
             'id': layout.model_id,
             'vocabulary': VOCABULARY.file_name,
-            'vocabulary_sha256': hashlib.sha256(VOCABULARY.to_parquet()).hexdigest(),
+            'vocabulary_sha256': hashlib.sha256(vocabulary_file()).hexdigest(),
         },
         'metadata': metadata,
         'files': [file._asdict() for file in files],

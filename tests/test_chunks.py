@@ -13,7 +13,7 @@ from transforms import chunks
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
 from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Ref
 
-pure = settings(derandomize=True, max_examples=120, deadline=None)
+pure = settings(derandomize=True, max_examples=60, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
 carried = st.sampled_from(['[]', '["x"]', '["y"]', '[null]'])
 items = st.lists(

@@ -48,6 +48,7 @@ def test_what_it_looks_for_is_found(output):
     assert judge.outcome(flip) == 'IndexError: moon'
 
 
+@pytest.mark.slow  # of the one below only, and starts three of its processes
 def test_a_process_that_is_gone_is_a_crash(output):
     with contextlib.closing(Worker(output.root)) as worker:
         flip = Flip('latest.sql', 99)

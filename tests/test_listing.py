@@ -14,7 +14,7 @@ from transforms.listing import Columns, glob_regex, list_input, resolve
 from transforms.rows import Known, Ref
 
 PLAIN = Columns('uri', (), ())
-pure = settings(derandomize=True, max_examples=500, deadline=None)
+pure = settings(derandomize=True, max_examples=200, deadline=None)
 
 
 def matches(pattern, text):

@@ -75,7 +75,7 @@ def any_image(stand_in_model, monkeypatch):
     monkeypatch.setattr(load, 'store_for', lambda *_: without_model.Store(0))
 
 
-@pytest.mark.parametrize('count', [5000, pytest.param(200_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('count', [2000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_each_rubbish_line_is_one_dead_letter_and_every_other_one_is_labelled(
     count, any_image, tmp_path
 ):
