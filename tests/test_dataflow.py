@@ -297,48 +297,50 @@ def test_right_fitting_gives_gpus_to_loading_and_labelling_only(submit, service)
     assert pixel_faults(staged_pipeline(service.job)) == []
 
 
-def test_a_shuffle_of_pixels_would_be_seen_in_what_is_submitted(submit, service, monkeypatch):
+def test_a_job_that_failed_is_gone_on_with_and_gives_the_bytes_of_the_local_engine(
+    submit, service, bucket, capsys, monkeypatch
+):
     expand = LoadImages.expand
 
     def shuffled(self, chunks):
         return expand(self, chunks) | 'Spread' >> beam.Reshuffle()
 
-    monkeypatch.setattr(LoadImages, 'expand', shuffled)
-    assert submit(no_wait=True) == 0
-    assert any('shuffles pixels' in fault for fault in pixel_faults(staged_pipeline(service.job)))
-
-
-def test_what_was_submitted_gives_the_bytes_of_the_local_engine(submit, service, bucket, capsys):
-    service.on_create = run_staged
-    assert submit() == 0
-    said = capsys.readouterr().out
-    assert 'Job: lemmabeam-night-1 (job-1), https://console.cloud.google.com/dataflow/jobs/' in said
-    assert 'not_an_image' in said
-    local = bucket.uri('local')
-    support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night-1')
-    assert verify(bucket.uri('out')) == []
-    assert compare(bucket.uri('out'), local) == []
-    assert lease_of(bucket) is None
-
-
-def test_a_job_that_fails_says_why_and_can_be_gone_on_with(submit, service, bucket, capsys):
     service.state = 'JOB_STATE_FAILED'
     service.errors = [
         'Traceback (most recent call last):\n  File "x.py", line 1\n'
         'transforms.errors.ModelError: --require_gpu: TensorFlow sees no GPU [while running Infer]'
     ]
-    assert submit() == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(LoadImages, 'expand', shuffled)
+        assert submit() == 1
     said = capsys.readouterr().err
     assert 'lemmabeam: --require_gpu: TensorFlow sees no GPU\n' in said
     assert 'run Night-1 is incomplete' in said
     assert lease_of(bucket) is None
+    faults = pixel_faults(staged_pipeline(service.job))
+    assert any('shuffles pixels' in fault for fault in faults), 'it would be seen'
+
     service.state = 'JOB_STATE_DONE'
     service.on_create = run_staged
     assert submit() == 0
-    assert 'going on with run Night-1' in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert 'going on with run Night-1' in err
+    assert 'Job: lemmabeam-night-1 (job-2), https://console.cloud.google.com/dataflow/jobs/' in out
+    assert 'not_an_image' in out
+    assert lease_of(bucket) is None
+    local = bucket.uri('local')
+    support.label('--input', bucket.uri('in'), '--output', local, '--run_id', 'Night-1')
+    assert verify(bucket.uri('out')) == []
+    assert compare(bucket.uri('out'), local) == []
+    # What an earlier run has done needs no worker.
+    changes = {'input': bucket.uri('in'), 'output': local, 'images_per_worker': '1'}
+    beam_options, settings, _ = configured(**changes)
+    assert beam_options.view_as(WorkerOptions).num_workers == 1
+    assert any('5 of them done by earlier runs' in setting.why for setting in settings)
 
 
-def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
+def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys, monkeypatch):
+    """Also while nobody looks at it."""
     service.state = 'JOB_STATE_RUNNING'
     assert submit(no_wait=True) == 0
     assert 'is complete once there is' in capsys.readouterr().out
@@ -350,8 +352,18 @@ def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys):
     )
     assert len(service.jobs) == 1
     service.state = 'JOB_STATE_CANCELLED'
-    assert submit(no_wait=True, run_id='Other') == 0
-    assert json.loads(lease_of(bucket))['run_id'] == 'Other'
+
+    def lost(self, duration=None):
+        service.state = 'JOB_STATE_RUNNING'
+        raise ConnectionError('no network')
+
+    monkeypatch.setattr(dataflow_runner.DataflowPipelineResult, 'wait_until_finish', lost)
+    assert submit(run_id='Other') == 1
+    said = capsys.readouterr().err
+    assert 'lost sight of it; the job goes on; to end it: gcloud dataflow jobs cancel job-2' in said
+    assert 'is incomplete' not in said
+    held = json.loads(lease_of(bucket))
+    assert (held['run_id'], held['job']['id']) == ('Other', 'job-2')
 
 
 def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, service, bucket, capsys):
@@ -370,7 +382,9 @@ def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, servi
     assert submit(run_id='Other') == 2
     assert 'run Night-1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
     service.state = 'JOB_STATE_FAILED'
-    assert submit(run_id='Other', no_wait=True) == 0
+    other = options.Layout(bucket.uri('out'), 'Other', '', (), (), 1)
+    lease.acquire(other, break_lease=False)
+    assert json.loads(lease_of(bucket))['run_id'] == 'Other'
 
 
 def test_explain_submits_nothing(submit, service, bucket, capsys):
@@ -413,14 +427,6 @@ def test_nothing_is_submitted_where_it_cannot_be_staged(submit, service, capsys)
 def test_workers_are_set_from_the_listing(submit, bucket, changes, workers):
     beam_options, _, _ = configured(input=bucket.uri('in'), output=bucket.uri('out'), **changes)
     assert beam_options.view_as(WorkerOptions).num_workers == workers
-
-
-def test_what_earlier_runs_have_done_needs_no_worker(submit, bucket):
-    support.label('--input', bucket.uri('in'), '--output', bucket.uri('out'))
-    changes = {'input': bucket.uri('in'), 'output': bucket.uri('out'), 'images_per_worker': '1'}
-    beam_options, settings, _ = configured(**changes)
-    assert beam_options.view_as(WorkerOptions).num_workers == 1
-    assert any('5 of them done by earlier runs' in setting.why for setting in settings)
 
 
 def test_paths_of_one_machine_in_a_manifest_are_bad_lines(submit, bucket):
@@ -490,20 +496,6 @@ def test_a_launcher_gives_back_the_lease_of_its_own_job_only(tmp_path):
     assert (tmp_path / '_work/_lease.json').exists()
     lease.release_handed_over(layout, second)
     assert not (tmp_path / '_work/_lease.json').exists()
-
-
-def test_a_job_that_is_lost_sight_of_goes_on(submit, service, bucket, capsys, monkeypatch):
-    service.state = 'JOB_STATE_RUNNING'
-
-    def lost(self, duration=None):
-        raise ConnectionError('no network')
-
-    monkeypatch.setattr(dataflow_runner.DataflowPipelineResult, 'wait_until_finish', lost)
-    assert submit() == 1
-    said = capsys.readouterr().err
-    assert 'lost sight of it; the job goes on; to end it: gcloud dataflow jobs cancel job-1' in said
-    assert 'is incomplete' not in said
-    assert json.loads(lease_of(bucket))['job']['id'] == 'job-1'
 
 
 @pytest.mark.parametrize(
