@@ -7,11 +7,14 @@ picture that fails moves the last bits of the scores beside it (test_failing_mod
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.verify import compare, verify
-from tests import samples, support
+from tests import samples, states, support
 from transforms import write
+from transforms.hashing import content_hash
+from transforms.listing import Columns, list_input, resolve
 from transforms.model import handler
 from transforms.model.predictor import Predictor
 from transforms.model.sources import resolve_model
@@ -81,8 +84,22 @@ def reference(stand_in, manifest, tmp_path_factory):
     return run_partitioned(manifest, tmp_path_factory.mktemp('reference'))
 
 
+def leave_files(folder):
+    """Files of an attempt at the same run that was killed, published and not."""
+    name_of_run = f'predictions/model={resolve_model("embedded").id}/run=a'
+    for name in ('part-00003-of-00009.parquet', 'split=old/part-00000-of-00001.parquet', '.x.tmp'):
+        for path in (
+            folder / '_work/a/staged/0a1b2c3d' / name_of_run / name,
+            folder / name_of_run / name,
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b'half a file')
+
+
 @pytest.mark.parametrize('engine', ENGINES)
 def test_every_engine_writes_the_same_bytes(manifest, reference, tmp_path, engine):
+    """Whatever a killed attempt has left."""
+    leave_files(tmp_path)
     run_partitioned(manifest, tmp_path, *ENGINES[engine])
     assert compare(str(reference), str(tmp_path)) == []
 
@@ -100,91 +117,73 @@ def inputs(globs):
     return [flag for value in globs for flag in ('--input', value)]
 
 
-@pytest.fixture(scope='module')
-def whole(stand_in, pictures, tmp_path_factory):
-    """A complete run of thirty pictures, its inputs, and its other arguments."""
+def label_thirty(globs, folder, failed):
+    report = support.label(*inputs(globs), '--output', folder, '--run_id', 'a', *SMALL)
+    assert report['counts']['labeled'] == 30 - failed
+    assert report['counts']['duplicates'] == 10
+    paths = folder.glob('predictions/**/*.parquet')
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+def test_the_order_of_inputs_does_not_matter_and_a_failed_image_moves_no_other(pictures, tmp_path):
+    """All files stay the same, but for the one in which it was."""
     globs = [pictures / '00[0-1]*.jpg', pictures / '002*', pictures / '000*']
-    arguments = ('--run_id', 'a', *SMALL)
-    output = tmp_path_factory.mktemp('whole')
-    report = support.label(*inputs(globs), '--output', output, *arguments)
-    assert report['counts']['labeled'] == 30
-    assert report['counts']['duplicates'] == 10
-    return output, globs, arguments
-
-
-def test_the_order_of_inputs_does_not_matter(whole, tmp_path):
-    output, globs, arguments = whole
-    report = support.label(*inputs(globs[::-1]), '--output', tmp_path, *arguments)
-    assert report['counts']['labeled'] == 30
-    assert report['counts']['duplicates'] == 10
-    assert compare(str(output), str(tmp_path)) == []
-
-
-def test_a_failed_image_does_not_move_its_neighbours(whole, pictures, tmp_path):
-    output, globs, arguments = whole
+    before, after = tmp_path / 'before', tmp_path / 'after'
+    ours = label_thirty(globs, before, failed=0)
     victim = pictures / '0017.jpg'
     data = victim.read_bytes()
     victim.write_bytes(b'no picture any more')
     try:
-        support.label(*inputs(globs), '--output', tmp_path, *arguments)
+        theirs = label_thirty(globs[::-1], after, failed=1)
     finally:
         victim.write_bytes(data)
-    before = {row['uri']: row['labels'] for row in support.rows(output, 'predictions')}
-    after = {row['uri']: row['labels'] for row in support.rows(tmp_path, 'predictions')}
-    assert before.pop(str(victim))
-    assert before == after
-    assert len({str(labels) for labels in before.values()}) > 20, 'they differ'
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 1
+    (other,) = (path for path in ours if ours[path] != theirs[path])
+    rows = pq.ParquetFile(before / other).read().to_pylist()
+    left = [row for row in rows if row['uri'] != str(victim)]
+    assert left == pq.ParquetFile(after / other).read().to_pylist()
+    assert len(left) == len(rows) - 1
+    labels = {str(row['labels']) for row in support.rows(before, 'predictions')}
+    assert len(labels) > 20, 'they differ'
 
 
-def test_a_sample_is_always_the_same(pictures, manifest, tmp_path):
-    found = []
-    for name, sources in (('twice', (pictures, pictures / '*')), ('manifest', (manifest,))):
-        output = tmp_path / name
-        report = support.label(*inputs(sources), '--output', output, '--sample', '12', *SMALL)
-        assert report['counts']['listed'] == 12
-        assert report['counts']['duplicates'] == 0
-        found.append(
-            {
-                row['uri']
-                for kind in ('predictions', 'dead_letters')
-                for row in support.rows(output, kind)
-            }
-        )
-    assert [len(each) for each in found] == [12, 12]
-    # The manifest has two more entries to choose from.
-    assert len(found[0] & found[1]) >= 10
+def test_a_sample_is_of_the_images_and_of_nothing_else(pictures, manifest, tmp_path):
+    """So it is always the same, however often and in whatever order they are listed."""
+    columns = Columns('uri', (), ())
+    sources = (manifest, pictures, pictures / '*')
+    listed = {
+        content_hash(ref.uri, ref.carried): ref.uri
+        for source in sources
+        for ref in list_input(resolve(str(source), columns), columns)
+    }
+    assert len(listed) == 35
+    report = support.label(*inputs(sources), '--output', tmp_path, '--sample', '12', *SMALL)
+    assert report['counts']['listed'] == 12
+    assert report['counts']['duplicates'] == 0
+    found = {
+        row['uri']
+        for kind in ('predictions', 'dead_letters')
+        for row in support.rows(tmp_path, kind)
+    }
+    assert found == {listed[key] for key in sorted(listed)[:12]}
 
 
 def test_inputs_of_nothing_give_an_empty_dataset(tmp_path):
-    (tmp_path / 'in').mkdir()
-    (tmp_path / 'empty.txt').touch()
+    """Its layout is what it would be; one without partitions is in test_history."""
+    (tmp_path / 'list.csv').write_text('uri,split\n')
     output = tmp_path / 'out'
-    report = support.label(*inputs([tmp_path / 'in', tmp_path / 'empty.txt']), '--output', output)
+    report = support.label(
+        '--input', tmp_path / 'list.csv', '--output', output, '--partition_by', 'split'
+    )
     assert report['balanced']
     assert report['counts']['listed'] == 0
     assert verify(str(output)) == []
-    (path,) = output.glob('predictions/**/*.parquet')
-    assert support.pq.read_table(path).schema.names == write.prediction_schema((), {}).names
-
-
-def test_an_empty_partitioned_dataset_keeps_its_layout(tmp_path):
-    (tmp_path / 'list.csv').write_text('uri,split\n')
-    output = tmp_path / 'out'
-    support.label('--input', tmp_path / 'list.csv', '--output', output, '--partition_by', 'split')
     (path,) = output.glob('predictions/*/*/*/*.parquet')
     assert path.parent.name == 'split=__HIVE_DEFAULT_PARTITION__'
-    assert verify(str(output)) == []
-
-
-def test_what_a_killed_attempt_left_is_not_published(pictures, tmp_path):
-    folder = f'predictions/model={resolve_model("embedded").id}/run=again'
-    for name in ('part-00003-of-00009.parquet', 'split=old/part-00000-of-00001.parquet', '.x.tmp'):
-        for path in (
-            tmp_path / '_work/again/staged/0a1b2c3d' / folder / name,
-            tmp_path / folder / name,
-        ):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b'half a file')
-    support.label('--input', pictures / '000*', '--output', tmp_path, '--run_id', 'again')
-    assert verify(str(tmp_path)) == []
-    assert len(support.rows(tmp_path, 'predictions')) == 10
+    assert pq.ParquetFile(path).schema_arrow.names == write.prediction_schema((), {}).names
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'empty.txt').touch()
+    arguments = inputs([tmp_path / 'in', tmp_path / 'empty.txt'])
+    listing = states.settled(*arguments, '--output', tmp_path / 'other').listing
+    assert [list(list_input(source, listing.columns)) for source in listing.inputs] == [[], []]

@@ -6,8 +6,9 @@ the speed with many refs (tests/benchmarks/scale.py).
 
 import contextlib
 import datetime
-import json
 import os
+import sys
+from collections import defaultdict
 from operator import itemgetter
 
 import duckdb
@@ -20,10 +21,14 @@ from tests import samples
 from tests.datasets import Row, add_run, edit_json
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
-from tests.support import label, make_config, python, stand_in
+from tests.support import label, make_config, stand_in
+from transforms import write
+from transforms.chunks import merge
 from transforms.errors import StoreError, UsageError
 from transforms.history import has_listed, read_history
 from transforms.listing import Columns, list_input, resolve
+from transforms.model import handler
+from transforms.model.predictor import Predictor
 from transforms.rows import FetchLimits, NotModified
 from transforms.runs import CompleteRun
 from transforms.storage import store_for
@@ -107,57 +112,76 @@ def numbers(report):
 
 
 LARGE = samples.picture(1, (640, 480))
+WIDE = samples.picture(2, (400, 300), 'WEBP')
 LIMIT = len(LARGE) - 1
 
 
-def test_only_what_is_new_changed_or_may_succeed_now_is_read(place, reads):
+def test_only_what_is_new_changed_or_may_succeed_now_is_read(place, reads, tmp_path):
+    """Of a folder by the versions it lists, of a manifest by a conditional read."""
+
+    def put(folder, name, seed):
+        return place.put(f'{folder}/{name}', samples.picture(seed))
+
+    def write_manifest(uris):
+        manifest.write_text('\n'.join([*uris, 'ftp://x/y.jpg', '']))
+
     for i in range(6):
-        place.put(f'in/{i:02d}.jpg', samples.picture(i))
+        put('in', f'{i:02d}.jpg', i)
     for name, data in samples.BAD.items():
         place.put(f'in/{name}', data)
-    large = place.put('in/large.jpg', LARGE)
-    arguments = ('--input', place.uri('in'), '--output', place.uri('out'))
+    large, _, large_there, wide_there = (
+        place.put(f'{folder}/{name}', data)
+        for folder in ('in', 'there')
+        for name, data in (('large.jpg', LARGE), ('wide.png', WIDE))
+    )
+    uris = [put('there', f'{i}.jpg', i) for i in range(4)]
+    manifest = tmp_path / 'list.txt'
+    write_manifest([*uris, large_there, wide_there])
+    arguments = ('--input', place.uri('in'), '--input', manifest, '--output', place.uri('out'))
+    arguments += ('--max_pixels', 100_000)
     first = label(*arguments, '--run_id', 'night-1', '--max_bytes', LIMIT)
-    assert numbers(first) == {'labeled': 6, 'unchanged': 0, 'dead_lettered': 4, 'gone': 0}
-    assert first['counts']['dead_lettered_by_reason']['too_many_bytes'] == 1
+    assert numbers(first) == {'labeled': 10, 'unchanged': 0, 'dead_lettered': 8, 'gone': 0}
+    reasons = first['counts']['dead_lettered_by_reason']
+    assert (reasons['too_many_bytes'], reasons['too_many_pixels'], reasons['bad_uri']) == (2, 2, 1)
 
     reads.clear()
     changed = [
-        place.put('in/03.jpg', samples.picture(103)),
-        place.put('in/new.jpg', samples.picture(104)),
-        place.put('in/empty.png', samples.picture(105)),
+        put('in', '03.jpg', 103),
+        put('in', 'new.jpg', 104),
+        put('in', 'empty.png', 105),
+        put('there', '2.jpg', 12),
     ]
     delete(place, 'in/05.jpg')
+    write_manifest([*uris[1:], large_there, wide_there])
     second = label(*arguments, '--run_id', 'night-2', '--max_bytes', '1MB')
-    assert numbers(second) == {'labeled': 4, 'unchanged': 6, 'dead_lettered': 0, 'gone': 1}
-    assert sorted(reads) == sorted((uri, True) for uri in [*changed, large])
+    assert numbers(second) == {'labeled': 6, 'unchanged': 11, 'dead_lettered': 0, 'gone': 2}
+    moved = [*changed, large, large_there]
+    asked = [uris[1], uris[3], wide_there]
+    assert sorted(reads) == sorted([(uri, uri in moved) for uri in (*moved, *asked)])
     assert [run['sequence'] for run in (first, second)] == [1, 2]
     assert verify(place.uri('out')) == []
 
 
-def test_a_manifest_is_read_conditionally(place, reads, tmp_path):
-    uris = [place.put(f'in/{i}.jpg', samples.picture(i)) for i in range(4)]
-    uris.append(place.put('in/large.jpg', LARGE))
+def test_an_image_under_another_value_is_a_new_row_and_is_read_for_it(tmp_path):
     manifest = tmp_path / 'list.csv'
-    bad_line = 'ftp://x/y.jpg'
-    manifest.write_text('uri,split\n' + ''.join(f'{uri},a\n' for uri in [*uris, bad_line]))
-    arguments = ('--input', manifest, '--output', place.uri('out'), '--carry', 'split')
-    first = label(*arguments, '--max_bytes', LIMIT)
-    assert numbers(first)['labeled'] == 4
-    assert first['counts']['dead_lettered_by_reason'] == {'bad_uri': 1, 'too_many_bytes': 1}
-    reads.clear()
-    place.put('in/2.jpg', samples.picture(12))
-    report = label(*arguments, '--max_bytes', LIMIT)
-    assert numbers(report) == {'labeled': 1, 'unchanged': 5, 'dead_lettered': 0, 'gone': 0}
-    assert sorted(reads) == [(uri, uri == uris[2]) for uri in uris]
-    assert verify(place.uri('out')) == []
-    if not isinstance(place, Folder):
-        return  # the rest does not depend on where images lie
-    # The same image under another value is a new row, and must be read for it.
-    manifest.write_text(f'uri,split\n{uris[0]},a\n{uris[0]},b\n{uris[-1]},a\n')
-    report = label(*arguments, '--max_bytes', '1MB')
-    assert numbers(report) == {'labeled': 3, 'unchanged': 0, 'dead_lettered': 0, 'gone': 3}
-    assert verify(place.uri('out')) == []
+    manifest.write_text('uri,split\n/0.jpg,a\n/0.jpg,b\n/1.jpg,a\n')
+    arguments = ('--input', manifest, '--output', tmp_path / 'out', '--carry', 'split')
+    config, _ = make_config(*arguments)
+    metadata = {name: text for name, text in config.metadata.items() if name != 'model_id'}
+    rows = [Row(f'/{i}.jpg', carried=('a',), version=f'v{i}') for i in range(2)]
+    model_id = config.layout.model_id
+    add_run(tmp_path / 'out', 'first', rows, carry=('split',), model_id=model_id, **metadata)
+    config = settled(*arguments)
+    (source,) = config.listing.inputs
+    refs, known = defaultdict(list), defaultdict(list)
+    for ref in list_input(source, config.listing.columns):
+        refs[ref.uri].append(ref)
+    for file in config.history:
+        for uri, each in read_history(file, config.layout):
+            known[uri].append(each)
+    again, same = (merge(refs[uri], known[uri]) for uri in ('/0.jpg', '/1.jpg'))
+    assert (again.item.carried, again.item.known) == (['["a"]', '["b"]'], '')
+    assert same.item.known == 'v1'
 
 
 def test_an_object_is_read_unless_it_has_the_version(every_place):
@@ -337,6 +361,7 @@ def test_dead_ones_are_tried_again_when_asked_for_and_old_ones_left_out(labelled
     assert report['counts']['listed'] == 5
     # Of what is left out nobody knows whether it is gone.
     assert numbers(report) == {'labeled': 0, 'unchanged': 3, 'dead_lettered': 2, 'gone': None}
+    assert not any(row['gone_since'] for row in latest_rows(labelled.parent / 'out'))
     assert sorted(reads) == [(str(labelled / name), True) for name in ('empty.png', 'half.jpg')]
 
 
@@ -394,22 +419,17 @@ def test_another_model_and_other_preprocessing_label_everything(labelled):
     assert other.history == ()
 
 
-def test_nothing_to_do_reads_nothing_and_imports_no_tensorflow(labelled):
+def test_nothing_to_do_reads_nothing_and_imports_no_tensorflow(labelled, reads, monkeypatch):
+    """What is imported with a module would be seen by the first test: see `tests.tiers`."""
     (labelled / '0000.jpg').unlink()
-    source = f'{labelled.parent}/x/../in/'
-    arguments = ['label', *map(str, arguments_for(labelled)), '--run_id', 'second']
-    arguments[2] = source  # written otherwise, but the same
-    code = (
-        'import sys; from pipeline.main import main; '
-        'from transforms.storage_local import LocalStore; LocalStore.fetch = None; '
-        f'assert main({arguments!r}) == 0; '
-        'assert not {"tensorflow", "keras"} & set(sys.modules)'
-    )
-    process = python('-c', code)
-    assert process.returncode == 0, process.stderr
-    report = json.loads((labelled.parent / 'out/runs/second/report.json').read_text())
+    monkeypatch.setattr(handler, 'Predictor', Predictor)
+    for name in ('tensorflow', 'keras'):
+        monkeypatch.setitem(sys.modules, name, None)  # whoever imports it fails
+    source = f'{labelled.parent}/x/../in/'  # written otherwise, but the same
+    report = label('--input', source, '--output', labelled.parent / 'out', '--run_id', 'second')
     assert report['sequence'] == 2
     assert numbers(report) == {'labeled': 0, 'unchanged': 7, 'dead_lettered': 0, 'gone': 1}
+    assert reads == []
 
 
 def test_an_earlier_run_that_is_damaged_stops_this_one(labelled, capsys):
@@ -443,37 +463,39 @@ def test_a_dataset_of_another_schema_version_is_refused(labelled):
     assert not list(output.glob('_work/*'))
 
 
+def latest_rows(output):
+    """By `latest.sql`, which the command agrees with."""
+    rows = duckdb.sql((output / 'latest.sql').read_text()).to_arrow_table().to_pylist()
+    target = output.parent / 'latest.parquet'
+    assert main(['latest', str(output), '--output', str(target)]) == 0
+    key = itemgetter('uri')
+    assert sorted(pq.read_table(target).to_pylist(), key=key) == sorted(rows, key=key)
+    return rows
+
+
 def test_a_row_is_gone_from_the_first_run_that_did_not_find_it_until_it_is_back(local):
+    """Neither a part nor other inputs tell: above, and what is noted of them in test_chunks."""
     folder = local.at('labelled') / 'in'
     output, name, apart = folder.parent / 'out', '0002.jpg', folder.parent / 'apart.jpg'
 
-    def run(*more, source=folder):
-        report = label('--input', source, '--output', output, *more)
+    def run():
+        report = label('--input', folder, '--output', output)
         assert verify(str(output)) == []
         return report
 
     def since():
-        rows = duckdb.sql((output / 'latest.sql').read_text()).to_arrow_table().to_pylist()
+        rows = latest_rows(output)
         assert len(rows) == 5
-        target = folder.parent / 'latest.parquet'
-        assert main(['latest', str(output), '--output', str(target)]) == 0
-        key = itemgetter('uri')
-        assert sorted(pq.read_table(target).to_pylist(), key=key) == sorted(rows, key=key)
         gone = {row['uri']: row['gone_since'] for row in rows if row['gone_since']}
         assert gone.keys() <= {str(folder / name)}
         return gone.get(str(folder / name))
 
     assert since() is None
     (folder / name).rename(apart)
-    run('--sample', '3')
-    run(source=f'{folder}/**')
-    assert since() is None, 'neither a part nor other inputs tell'
     second = run()
     assert second['counts']['gone'] == 1
     when = datetime.datetime.fromisoformat(second['started_at'])
     assert since() == when
-    assert run()['counts']['gone'] == 1
-    assert since() == when, 'since the first of them'
     # A copy keeps it, whatever becomes of the runs that found it out.
     assert main(['relabel', '--output', str(output), '--run_id', 'copy']) == 0
     assert since() == when
@@ -482,8 +504,11 @@ def test_a_row_is_gone_from_the_first_run_that_did_not_find_it_until_it_is_back(
     assert since() == when
     third = run()
     assert (third['counts']['gone'], third['counts']['unchanged']) == (1, 4)
-    assert since() == when
+    assert since() == when, 'since the first of them'
     apart.rename(folder / name)
     fourth = run()
     assert (fourth['counts']['gone'], fourth['counts']['labeled']) == (0, 0)
+    (path,) = output.glob(f'predictions/*/run={fourth["run_id"]}/*.parquet')
+    assert pq.read_table(path).num_rows == 0
+    assert pq.ParquetFile(path).schema_arrow.names == write.prediction_schema((), {}).names
     assert since() is None, 'it is back, as it was, and nothing is paid for it'
