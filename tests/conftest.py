@@ -45,6 +45,12 @@ AWS_ENVIRONMENT = {
     'AWS_CONFIG_FILE': '/nonexistent/config',
     'AWS_SHARED_CREDENTIALS_FILE': '/nonexistent/credentials',
 }
+# What must be nowhere.
+AWS_SECRETS = [
+    *(AWS_ENVIRONMENT[f'AWS_{x}'] for x in ('SECRET_ACCESS_KEY', 'SESSION_TOKEN', 'ACCESS_KEY_ID')),
+    'X-Amz-',
+    'Signature=',
+]
 
 
 @pytest.fixture(scope='session', autouse=True)

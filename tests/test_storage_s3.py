@@ -1,6 +1,7 @@
-"""S3: against moto's server, against a server that misbehaves, and the whole pipeline.
+"""S3: against moto's server, and against a server that misbehaves.
 
-Not checked here: real credentials, TLS, archives and regions of the real service.
+Not checked here: the whole pipeline (test_gcs); real credentials, TLS, archives and regions of the
+real service.
 """
 
 import base64
@@ -8,7 +9,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import json
 import logging
 import random
 import threading
@@ -20,8 +20,8 @@ import botocore.session
 import google_crc32c
 import pytest
 
-from pipeline.verify import compare, verify
-from tests import conftest, samples, support
+from tests import samples, support
+from tests.conftest import AWS_ENVIRONMENT, AWS_SECRETS
 from tests.misbehaving_server import (
     BODY,
     Server,
@@ -45,9 +45,6 @@ SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)
 ODD_NAMES = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.jpg', '.h.jpg']
 ODD_NAMES += ['[1]*.jpg', 'a//b.jpg', '/lead.jpg', 'x/../y.jpg', './z', 'a&alt=json.jpg']
 ODD_NAMES += ['control\x01.jpg', 'no-character\ufffe.jpg']  # which XML cannot hold
-NAMES = ['a b.jpg', 'x#1?.jpg', '100%25+.jpg', 'o\'x".jpg', 'ä/日本.jpg', '.hidden.jpg', '[x]*.jpg']
-SECRETS = [conftest.AWS_ENVIRONMENT[f'AWS_{x}'] for x in ('SECRET_ACCESS_KEY', 'SESSION_TOKEN')]
-SECRETS += [conftest.AWS_ENVIRONMENT['AWS_ACCESS_KEY_ID'], 'X-Amz-', 'Signature=']
 
 
 @pytest.fixture
@@ -172,7 +169,7 @@ def test_signed_urls_are_not_logged(store, s3_bucket, caplog):
     caplog.set_level(logging.DEBUG)
     fetch(store, s3_bucket.put('a', b'1'))
     assert 'X-Amz-Signature' not in caplog.text
-    assert not any(secret in caplog.text for secret in SECRETS)
+    assert not any(secret in caplog.text for secret in AWS_SECRETS)
 
 
 # --- against a server that misbehaves
@@ -195,7 +192,7 @@ def serve(monkeypatch, loader):
 
     monkeypatch.setattr(botocore.session, 'Session', Session)
     monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.01, 0.05))
-    for name, value in conftest.AWS_ENVIRONMENT.items():
+    for name, value in AWS_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with contextlib.ExitStack() as stack:
 
@@ -391,7 +388,7 @@ def test_details_never_hold_what_a_server_says_nor_secrets(serve):
         with pytest.raises((ImageError, StoreError)) as caught:
             fetch(store, 's3://bucket/a.jpg', SHORT._replace(deadline_sec=0.1))
         told = str(caught.value)
-        assert not any(word in told for word in (*SECRETS, 's3cr3t', '0x', '127.0.0.1'))
+        assert not any(word in told for word in (*AWS_SECRETS, 's3cr3t', '0x', '127.0.0.1'))
 
 
 # --- creating, when others do so as well
@@ -524,43 +521,6 @@ def test_options_that_are_not_read_are_refused(flag, told):
     with pytest.raises(UsageError, match=told) as caught:
         support.make_config('--input', samples.SAMPLE, '--output', 'out', flag)
     assert 's3cr3t' not in str(caught.value)
-
-
-# --- the whole pipeline
-
-
-def test_bucket_to_bucket_gives_the_rows_of_folder_to_folder(
-    s3, s3_bucket, stand_in_model, tmp_path
-):
-    files = {f'{i:04d}.jpg': samples.picture(i) for i in range(8)} | samples.BAD
-    files |= {name: samples.picture(100 + i) for i, name in enumerate(NAMES)}
-    for name, data in files.items():
-        path = tmp_path / 'in' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        s3_bucket.put(f'in/{name}', data)
-    ours, theirs = str(tmp_path / 'out'), s3_bucket.uri('out')
-    local = support.label('--input', tmp_path / 'in', '--output', ours)
-    remote = support.label(
-        *('--input', s3_bucket.uri('in'), '--output', theirs),
-        *('--s3_endpoint_url', s3, '--s3_region_name', 'us-east-1'),
-    )
-    assert local['counts'] == remote['counts']
-    assert remote['counts']['labeled'] == 15
-    assert verify(theirs) == []
-    assert compare(ours, theirs, by_name=True) == []
-    # A manifest beside them, with relative names, under the same lease and dataset.json.
-    lines = [{'uri': f'in/{name}'} for name in [*NAMES, 'absent.jpg']]
-    lines += [{'uri': s3_bucket.uri('in/0001.jpg')}, {'uri': 's3a://bucket/x.jpg'}]
-    manifest = s3_bucket.put('list.jsonl', ''.join(json.dumps(x) + '\n' for x in lines).encode())
-    report = support.label('--input', manifest, '--output', theirs, '--run_id', 'again')
-    assert report['counts']['unchanged'] == len(NAMES) + 1
-    assert report['counts']['dead_lettered_by_reason'] == {'bad_uri': 1, 'not_found': 1}
-    assert verify(theirs) == []
-    store = store_for(theirs)
-    objects = {entry.uri: store.read(entry.uri) for entry in store.list(theirs)}
-    assert not any(uri.startswith(s3_bucket.uri('out/_work/')) for uri in objects)
-    assert not any(secret.encode() in data for data in objects.values() for secret in SECRETS)
 
 
 def test_buckets_that_are_not_there_are_found_out_first(s3, tmp_path):
