@@ -18,7 +18,6 @@ import ssl
 import struct
 import time
 import types
-from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -30,8 +29,10 @@ from tests import samples, support
 from tests.fault_proxy import HINT
 from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
-from transforms.errors import ImageError, UsageError
-from transforms.rows import FetchLimits
+from transforms.errors import ImageError, StoreError, UsageError
+from transforms.faults import FailFast, FaultPolicy
+from transforms.load import Loader, load_chunk
+from transforms.rows import Chunk, FetchLimits, Item, Reason
 from transforms.storage import StoreOptions, store_for
 from transforms.storage_http import HttpStore, refusal
 
@@ -986,15 +987,23 @@ def test_a_signed_manifest_is_labelled_and_its_secrets_are_nowhere(
     assert SECRET not in json.dumps(report) + caplog.text
 
 
-def test_private_hosts_are_dead_letters_unless_allowed(site, stand_in_model, tmp_path):
-    manifest = Path(tmp_path / 'list.txt')
-    manifest.write_text(f'{site.url}/a.jpg\nhttp://127.1/b.jpg\n')
-    report = support.label('--input', manifest, '--output', tmp_path / 'out', '--run_id', 'r')
-    assert report['balanced']
-    assert {row['detail'] for row in support.rows(tmp_path / 'out', 'dead_letters')} == {
-        'a private address'
+def test_private_hosts_are_refused_unless_allowed(site, tmp_path):
+    """By the options of a run; that a dead letter comes of it, is in the one above."""
+    arguments = ('--input', samples.SAMPLE, '--output', tmp_path)
+    items = [Item(uri, '', -1, ['[]']) for uri in (f'{site.url}/a.jpg', 'http://127.1/b.jpg')]
+
+    def load(*more):
+        options = support.make_config(*arguments, *more)[0].load
+        policy = FaultPolicy(FailFast(0, ''), StoreError)
+        (batch,) = load_chunk(Chunk('0' * 16, items), Loader(options), options, policy)
+        return batch.outcomes
+
+    assert {(each.reason, each.detail) for each in load()} == {
+        (Reason.FORBIDDEN, 'a private address')
     }
     assert site.connections == 0
+    assert load('--allow_private_hosts')[0].detail != 'a private address'
+    assert site.connections > 0
 
 
 def test_a_store_is_made_once_for_its_options():
