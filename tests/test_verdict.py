@@ -33,10 +33,10 @@ def slow(function, seconds, only=''):
 
 
 SLOW = {
-    'fetch': (LocalStore, 'fetch', 0.6, ''),
-    'decode': (load.decode, 'render', 0.6, ''),
-    'inference': (Predictor, '__call__', 0.3, ''),
-    'write': (LocalStore, 'create', 0.5, 'predictions/'),
+    'fetch': (LocalStore, 'fetch', 0.5, ''),
+    'decode': (load.decode, 'render', 0.4, ''),
+    'inference': (Predictor, '__call__', 0.25, ''),
+    'write': (LocalStore, 'create', 0.4, 'predictions/'),
 }
 
 
