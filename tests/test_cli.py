@@ -3,8 +3,6 @@
 import json
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import pytest
 
 from pipeline.main import console
 from pipeline.verify import verify
-from tests import samples, support
+from tests import forks, samples, support
 from transforms.model.vocabulary import is_under
 
 FELINE = 'n02120997'
@@ -23,8 +21,10 @@ PROGRESS = re.compile(r'lemmabeam: (?:working,|[\d,]+ (?:listed,|images,|of [\d,
 @pytest.fixture(scope='module')
 def sample_run(tmp_path_factory):
     output = tmp_path_factory.mktemp('sample') / 'output'
+    # From nothing, as a person would; in calls as small as the sample.
     done = support.command(
-        'label', '--input', samples.SAMPLE, '--output', output, '--max_failure_rate', '0.25'
+        *('label', '--input', samples.SAMPLE, '--output', output),
+        *('--max_failure_rate', '0.25', '--batch_size', '4'),
     )
     return done, output
 
@@ -152,11 +152,7 @@ def start(tmp_path):
     def start(output, code=SLOW, folder=pictures):
         arguments = ('label', '--input', folder, '--output', output, '--run_id', 'stopped')
         arguments += ('--batch_size', '8')
-        process = subprocess.Popen(
-            [sys.executable, '-c', code + LOUD, *map(str, arguments)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = forks.Fork(code + LOUD, *arguments)
         started.append(process)
         for line in process.stderr:
             if ' done, ' in line:
@@ -166,7 +162,6 @@ def start(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate(timeout=120)
 
 
 # Labels one batch, and is at the next one for as long as a test may last.
@@ -211,7 +206,7 @@ def test_a_signal_stops_the_real_model(start, tmp_path, number, code):
 def check_that_it_stops(process, output, number, code):
     started = time.monotonic()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert time.monotonic() - started < 5
     assert process.returncode == code
     assert '; the same command again goes on with run stopped' in errors
@@ -226,7 +221,7 @@ def test_two_runs_into_one_folder_and_one_that_was_killed(start, tmp_path):
     process = start(output)
     second = support.invoke('label', '--input', samples.SAMPLE, '--output', output)
     process.kill()
-    process.communicate(timeout=120)
+    process.communicate()
     assert second.returncode == 2
     assert 'run stopped is writing there' in second.stderr
     # The killed run's lease is still there, but its holder is provably gone.

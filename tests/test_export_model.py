@@ -5,7 +5,6 @@ What is written, and that it computes what the checkpoint does, is in `tests.tes
 
 import json
 import signal
-import subprocess
 import sys
 import types
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.main import main
+from tests import forks
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import body, stall, status
 from transforms.model import checkpoint, runtime
@@ -193,12 +193,10 @@ def test_a_signal_during_a_download_leaves_nothing(server, npz, tmp_path, number
     data = npz.read_bytes()
     url = server.put('/w.npz', stall(data, len(data) // 2))
     arguments = ['export-model', '--weights', url, '--output', str(tmp_path / 'model')]
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'pipeline', *arguments], stderr=subprocess.PIPE, text=True
-    )
+    process = forks.Fork('from pipeline.main import console; console()', *arguments)
     assert server.sent.wait(120)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 128 + number
     assert f'stopped by {signal.Signals(number).name}' in errors
     assert 'Traceback' not in errors

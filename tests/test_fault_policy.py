@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples, support
+from tests import forks, samples, support
 from tests.without_model import Predictor
 from transforms import load, preflight
 from transforms.errors import DecodeError, ImageError, StoreError
-from transforms.faults import FailFast, FaultPolicy
-from transforms.load import Loader
+from transforms.faults import FailFast, FaultPolicy, fetch_policy
+from transforms.load import Loader, load_chunk
 from transforms.process import shared
-from transforms.rows import Failure, Fetched, Item, Reason, Stage
+from transforms.rows import Chunk, Failure, Fetched, Item, Reason, Stage
 from transforms.storage_local import LocalStore
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -91,12 +91,16 @@ def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch)
     monkeypatch.setattr(LocalStore, 'fetch', refuse)
     monkeypatch.setattr(preflight, '_read_one', lambda *_: None)  # which would stop it sooner
     arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
-    report = support.label(*arguments, '--run_id', 'regardless', '--fail_fast_after', '0')
-    assert report['balanced']
-    assert report['counts']['dead_lettered_by_reason'] == {'forbidden': 23}
     with pytest.raises(Exception, match='the first 20 images of this process all failed'):
         support.label(*arguments, '--run_id', 'stopping')
     assert not (tmp_path / 'out/runs/stopping').exists()
+    # Without a run: that one goes on regardless is seen of a model in test_failing_model.
+    config, _ = support.make_config(*arguments, '--fail_fast_after', '0')
+    items = [Item(str(path), '', -1, ('[]',)) for path in (tmp_path / 'in').iterdir()]
+    loader = Loader(config.load)
+    batches = load_chunk(Chunk('c', items), loader, config.load, fetch_policy(config.fail_fast))
+    found = [outcome for batch in batches for outcome in batch.outcomes]
+    assert [outcome.reason for outcome in found if outcome] == [Reason.FORBIDDEN] * 23
 
 
 class TestPreflight:
@@ -200,7 +204,9 @@ class TestDecoderThatHangs:
 
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
-            'import sys, time; from transforms import decode, load\n'
+            'import sys, time; from tests import without_model\n'
+            'from transforms import decode, load; from transforms.model import handler\n'
+            'handler.Predictor = without_model.Predictor\n'
             'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
@@ -213,8 +219,8 @@ class TestDecoderThatHangs:
         images.mkdir()
         (images / 'fine.jpg').write_bytes(samples.picture(1))
         (images / 'hostile.jpg').write_bytes(samples.picture(2, (750, 500)))
-        done = support.python(
-            '-c', code, 'label', '--input', images, '--output', tmp_path / 'out',
+        done = forks.run(
+            code, 'label', '--input', images, '--output', tmp_path / 'out',
             '--fetch_deadline_sec', '1',
         )  # fmt: skip
         assert done.returncode == 1
@@ -227,7 +233,7 @@ class TestOneProcessWithManyThreads:
     """As service runners have it: several bundles at a time in one process."""
 
     def test_all_share_one_loader_and_one_model_and_try_once(self, tmp_path, monkeypatch):
-        samples.write_pictures(tmp_path / 'in', 20)
+        samples.write_pictures(tmp_path / 'in', 10)
         tried = []
         read_one = preflight._read_one
         monkeypatch.setattr(
@@ -253,7 +259,7 @@ class TestOneProcessWithManyThreads:
         report = support.label(
             '--input', tmp_path / 'in', '--output', tmp_path / 'out', *threads, *flags
         )
-        assert report['counts']['labeled'] == 20
+        assert report['counts']['labeled'] == 10
         assert len(tried) == 1
         assert sorted(each.__name__ for each in made) == ['Loader', 'Predictor']
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipeline import relabel as command
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples, support, without_model
+from tests import forks, samples, support, without_model
 from tests.datasets import MODEL, VOCABULARY, Row, add_run, edit_json, started_at
 from transforms import lease, newest, publish, relabel, work
 from transforms.dataset import open_dataset
@@ -148,7 +148,7 @@ def test_no_model_is_loaded(labelled, tmp_path):
         f"main(['latest', {str(folder)!r}, '--output', {str(tmp_path / 'x.parquet')!r}]); "
         "print({name.split('.')[0] for name in sys.modules} & {'tensorflow', 'keras', 'jax'})"
     )
-    done = support.python('-c', code)
+    done = forks.run(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith('set()\n')
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import compare, verify
-from tests import quick_beam, samples, without_model
+from tests import forks, quick_beam, samples, without_model
 from tests.counted import WITHOUT_MODEL
 from tests.samples import SAMPLE
 from transforms import load
@@ -25,10 +25,9 @@ quick_beam.install()
 # A run that waits to be killed in the first call of the model behind so many finished chunks.
 HELD = """
 import pathlib, sys, threading
-from tests import counted, quick_beam
+from tests import counted
 from transforms.model import handler
 
-quick_beam.install()
 count, chunks, wanted, *argv = sys.argv[1:]
 predict = handler.predict_or_rescue
 
@@ -123,11 +122,9 @@ def killed_behind(chunks):
 
     def attempt(count, output, *arguments):
         folder = output / '_work/night-1/chunks'
-        process = start('-c', HELD, count, folder, chunks, *arguments)
+        process = forks.Fork(HELD, count, folder, chunks, *arguments)
         ends_at = time.monotonic() + 120
         while len(list(folder.glob('*.arrow'))) < chunks and time.monotonic() < ends_at:
-            if process.poll() is not None:
-                break
             time.sleep(0.05)
         process.kill()
         process.communicate()
