@@ -230,7 +230,11 @@ def test_lasting_faults_cost_those_images_and_no_other(kind, part, proxy, store,
 
 
 @parts(1.0, quick=('503', 'corrupt'))
-def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, store, objects):
+def test_faults_everywhere_end_each_image_by_its_deadline(
+    kind, part, proxy, store, objects, monkeypatch
+):
+    # A few tries are as good as a hundred, which would keep the machine busy until the deadline.
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.1, 0.4))
     proxy.set(Fault(kind, part))
     outcomes = load_all(objects.first(THREADS), 1.5)
     found = Counter(failures(outcomes).values())
@@ -247,7 +251,10 @@ def test_faults_everywhere_end_each_image_by_its_deadline(kind, part, proxy, sto
 @pytest.mark.parametrize(
     ('kind', 'said'), [('503', 'HTTP 503, until'), ('corrupt', None), ('stall', 'no answer')]
 )
-def test_faults_everywhere_stop_a_run_that_is_to_stop(kind, said, proxy, store, objects):
+def test_faults_everywhere_stop_a_run_that_is_to_stop(
+    kind, said, proxy, store, objects, monkeypatch
+):
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.1, 0.4))
     proxy.set(Fault(kind, 1.0))
     loader = Loader(load_options(0.8))  # so long that the first answers are in time
     policy = FaultPolicy(FailFast(20, 'run'), StoreError)
