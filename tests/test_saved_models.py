@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from pipeline.main import main
-from pipeline.verify import compare, verify
+from pipeline.verify import verify
 from tests import samples, support
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import module as hub_module
@@ -101,9 +101,9 @@ def module(weights, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def labelled(exported, tmp_path_factory):
-    """The photographs of the sample as the export labels them."""
+    """The photographs of the sample as the export labels them, and their features."""
     output = tmp_path_factory.mktemp('labelled') / 'out'
-    support.label(*RUN, '--output', output, '--model', exported)
+    support.label(*RUN, '--output', output, '--model', exported, '--features')
     return output
 
 
@@ -119,20 +119,22 @@ def check_features(found, reference, name):
 
 
 @pytest.fixture(scope='module')
-def networks(npz):
-    """With a head and without."""
+def network(npz):
+    """Gives logits and features; without a head, see test_features_without_a_head."""
+    import keras
+
     from transforms.model import bit
 
     with NpzCheckpoint(npz) as tensors:
-        return [bit.build(Architecture(14, 1), classes, tensors) for classes in (CLASSES, None)]
+        model = bit.build(Architecture(14, 1), CLASSES, tensors)
+    return keras.Model(model.input, [model.output, model.get_layer(bit.FEATURES).output])
 
 
 @pytest.mark.parametrize('name', PICTURES)
-def test_the_loader_gives_what_the_authors_compute(networks, reference, name):
-    images = (reference[f'images_{name}'].astype(np.float32) - 127.5) / 127.5
-    with_head, without = networks
-    check_logits(with_head(images), reference, name)
-    check_features(without(images), reference, name)
+def test_the_loader_gives_what_the_authors_compute(network, reference, name):
+    logits, features = network((reference[f'images_{name}'].astype(np.float32) - 127.5) / 127.5)
+    check_logits(logits, reference, name)
+    check_features(features, reference, name)
 
 
 def test_plain_colours_have_no_negative_variance():
@@ -171,10 +173,10 @@ def tensorflow_hub(tmp_path, monkeypatch):
 def test_hub_load_gives_what_the_authors_compute(tf, exported, reference, server, tensorflow_hub):
     """By the ways that a local SavedModel is called for every picture, see above."""
     loaded = tensorflow_hub.load(server.put('/me/model/1', hub_module(archive(exported))))
-    for name in ('noise64', 'photos224'):
-        images = tf.constant(reference[f'images_{name}'])
-        check_logits(loaded.signatures['logits'](images=images)['logits'], reference, name)
-        check_features(loaded.signatures['features'](images=images)['features'], reference, name)
+    images = tf.constant(reference['images_noise64'])
+    check_logits(loaded.signatures['logits'](images=images)['logits'], reference, 'noise64')
+    features = loaded.signatures['features'](images=images)['features']
+    check_features(features, reference, 'noise64')
 
 
 def test_tensorflow_hub_and_we_find_what_the_other_fetched(server, tensorflow_hub, tmp_path):
@@ -228,7 +230,7 @@ def test_an_export_is_the_same_model_however_its_graph_came_out(
     assert one.id == other.id
 
 
-def test_features_without_a_head(tf, weights, tmp_path):
+def test_features_without_a_head(tf, weights, reference, tmp_path):
     body = {name: value for name, value in weights.items() if '/head/' not in name}
     np.savez(tmp_path / 'body.npz', **body)
     folder = tmp_path / 'model'
@@ -238,6 +240,8 @@ def test_features_without_a_head(tf, weights, tmp_path):
     )
     signatures = tf.saved_model.load(str(folder)).signatures
     assert set(signatures) == {'features', 'serving_default'}
+    features = signatures['features'](images=tf.constant(reference['images_noise64']))['features']
+    check_features(features, reference, 'noise64')
     output = tmp_path / 'out'
     report = support.label(*RUN, '--output', output, '--model', folder)
     assert report['counts']['labeled'] == 10
@@ -248,16 +252,14 @@ def test_features_without_a_head(tf, weights, tmp_path):
 
 
 def test_features_beside_labels(exported, labelled, loaded, tmp_path, tf):
-    output = tmp_path / 'out'
-    report = support.label(*RUN, '--output', output, '--model', exported, '--features')
-    assert verify(str(output)) == []
+    """That they change no label is seen where a published module gives the same without them."""
+    assert verify(str(labelled)) == []
+    report = json.loads((labelled / 'runs/a/report.json').read_text())
     assert report['metadata']['features'] == '2048'
-    path = next(output.glob('predictions/**/*.parquet'))
+    path = next(labelled.glob('predictions/**/*.parquet'))
     field = support.pq.read_schema(path).field('features')
     assert str(field.type) == 'fixed_size_list<element: halffloat>[2048]'
-    rows = support.rows(output, 'predictions')
-    labels = {row['uri']: row['labels'] for row in support.rows(labelled, 'predictions')}
-    assert labels == {row['uri']: row['labels'] for row in rows}
+    rows = support.rows(labelled, 'predictions')
     card = resolve_model(str(exported), size_px=64, cache=str(tmp_path)).card
     images = [decode(Path(row['uri']).read_bytes(), card.resize) for row in rows]
     expected = loaded.signatures['features'](images=tf.constant(np.stack(images)))['features']
@@ -408,7 +410,7 @@ def test_a_module_is_run_as_it_is_where_its_weights_are_not_recognized(
 
 
 def test_a_module_with_other_tensors_under_the_official_names_is_run_as_it_is(
-    weights, reference, pixels, tmp_path
+    weights, reference, tmp_path
 ):
     """Standardized twice, its kernels would give other logits; this is noticed."""
     from transforms.model.checkpoint import standardize
@@ -427,9 +429,10 @@ def test_a_module_with_other_tensors_under_the_official_names_is_run_as_it_is(
             return tf.nn.conv2d(x, kernel, stride, padding)
 
     save(Ready(ready, 14), tmp_path / 'module')
-    found, how = predict(with_card(tmp_path / 'module'), pixels, tmp_path)
+    folder = with_card(tmp_path / 'module', resize={'size_px': 64})
+    found, how = predict(folder, reference['images_noise64'], tmp_path)
     assert how['network'] == 'as it was saved'
-    logits = reference['logits_photos224'].astype(np.float64)
+    logits = reference['logits_noise64'].astype(np.float64)
     np.testing.assert_array_equal(found.indices[:, 0], logits.argmax(1))
 
 
@@ -649,27 +652,32 @@ class TestStrangers:
             support.make_config(*config, '--precision', 'float16')
 
 
-def test_a_folder_and_an_archive_of_it_agree_to_the_bit(exported, labelled, tmp_path):
+def test_a_folder_and_an_archive_of_it_are_the_same_model(exported, tmp_path):
     (tmp_path / 'model.tar').write_bytes(archive(exported))
-    arguments = ('--model', tmp_path / 'model.tar', '--model_cache', tmp_path / 'cache')
-    support.label(*RUN, *arguments, '--output', tmp_path / 'out')
-    assert compare(str(labelled), str(tmp_path / 'out')) == []
+    one, other = (
+        resolve_model(str(path), cache=str(tmp_path / 'cache'))
+        for path in (exported, tmp_path / 'model.tar')
+    )
+    assert (one.id, one.card, one.vocabulary) == (other.id, other.card, other.vocabulary)
+    assert one.weights_sha256 == other.weights_sha256
+    assert one.folder() != other.folder()
+    assert tree_sha256(one.folder()) == tree_sha256(other.folder())
 
 
-@pytest.mark.parametrize('changes', [{'channels': 'BGR'}, {'range': [0, 255]}])
-def test_a_card_that_says_otherwise_is_obeyed(
-    exported, predictor, expected, pixels, tmp_path, changes
-):
+def test_a_card_that_says_otherwise_is_obeyed(exported, predictor, expected, pixels, tmp_path):
     """The network of the weights knows RGB from 0 to 1 only; then the SavedModel itself runs."""
+    from transforms.model import network
+
     folder = tmp_path / 'copy'
     shutil.copytree(exported, folder)
-    with_card(folder, **changes)
-    found, how = predict(folder, pixels, tmp_path)
+    for values in ([0, 255], [-0.5, 0.5]):  # another scale, and another middle
+        source = resolve_model(str(with_card(folder, range=values)), cache=str(tmp_path))
+        assert network._rebuild(source, folder, 'float32') is None
+    found, how = predict(with_card(folder, channels='BGR'), pixels, tmp_path)
     assert how['network'] == 'as it was saved'
     assert np.abs(found.scores - expected.scores).max() > 1e-3
-    if changes.get('channels'):
-        swapped = predictor(pixels[..., ::-1])
-        np.testing.assert_allclose(found.scores, swapped.scores, rtol=0, atol=1e-5)
+    swapped = predictor(pixels[..., ::-1])
+    np.testing.assert_allclose(found.scores, swapped.scores, rtol=0, atol=1e-5)
 
 
 def test_half_copied_weights_are_named(exported, tmp_path):
