@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow.parquet as pq
@@ -70,6 +71,30 @@ def predictor(config: options.RunConfig) -> Predictor:
 def start_tensorflow() -> None:
     """Starts TensorFlow with the threads every run here uses; later they cannot be set."""
     predictor(make_config('--input', SAMPLE, '--output', '/nowhere')[0])
+
+
+_networks: dict[Any, Any] = {}
+
+
+@contextlib.contextmanager
+def networks_built_once() -> Iterator[None]:
+    """The embedded network of each size and precision is built once for all, which takes a second.
+
+    Whatever is made of it, functions and labels, is made anew by each who asks.
+    """
+    from transforms.model import efficientnet_lite
+
+    build_network = efficientnet_lite.build
+
+    def build_once(weights: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        key = arguments, tuple(options.items())
+        if key not in _networks:
+            _networks[key] = build_network(weights, *arguments, **options)
+        return _networks[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(efficientnet_lite, 'build', build_once)
+        yield
 
 
 @contextlib.contextmanager

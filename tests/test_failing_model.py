@@ -10,8 +10,9 @@ from pipeline.verify import verify
 from tests import samples, support
 from transforms.decode import decode
 from transforms.errors import ModelError
+from transforms.faults import FailFast
 from transforms.model.device import Device
-from transforms.model.handler import LazyPredictor, label_batch
+from transforms.model.handler import ImageModelHandler, LazyPredictor, label_batch
 from transforms.model.rescue import predict_or_rescue
 from transforms.rows import Batch, Chunk, Failure, Image, Item, Reason, Stage
 
@@ -310,15 +311,27 @@ def test_a_run_that_ran_out_of_memory_says_so(tf, predictor, paths, healthy, tmp
         assert {x['index']: x['score'] for x in found} == pytest.approx(scores, abs=1e-5)
 
 
-def test_a_model_that_fails_on_every_picture_stops_the_run(tf, predictor, paths, tmp_path):
+def test_a_model_that_fails_on_every_picture_stops_the_run(tf, predictor, pixels, paths, tmp_path):
     def when(batch):
         return tf.errors.InternalError(None, None, 'x') if batch.any() else None
 
     failing(predictor, when)
+    # By way of the stage alone: that its error ends a run is seen of those of stores.
+    stage = ImageModelHandler(predictor._options, FailFast(20, 'run'))
+    items = [Item(f'gs://b/{i}.jpg', '1', 1, ()) for i in range(3 * BATCH)]
+    outcomes = [Image('1', 'x', 1, 1, 'JPEG', 1)] * BATCH
+    batches = [
+        Batch(Chunk('c', items), start, list(outcomes), pixels, {})
+        for start in range(0, len(items), BATCH)
+    ]
+    model = stage.load_model()
+    for batch in batches[:2]:
+        (labeled,) = stage.run_inference([batch], model)
+        assert {outcome.reason for outcome in labeled.outcomes} == {Reason.MODEL_ERROR}
     message = r'the first 20 images of this process all failed with model_error'
-    with pytest.raises(Exception, match=message):
-        run(paths, tmp_path / 'failing')
-    report, labels, dead = run(paths, tmp_path / 'regardless', '--fail_fast_after', '0')
+    with pytest.raises(ModelError, match=message):
+        stage.run_inference(batches[2:], model)
+    report, labels, dead = run(paths, tmp_path, '--fail_fast_after', '0')
     assert not labels
     assert len(dead) == 23
     assert report['balanced']
