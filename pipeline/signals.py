@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 _LAST_WORDS_SEC = 3.0
+_LISTENING_SEC = 1.0
 
 
 @contextlib.contextmanager
@@ -25,16 +27,32 @@ def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) 
       at_exit: called before the end, for a few seconds at most.
     """
     # Standard error may be held back while TensorFlow is imported.
-    errors = os.dup(2)
+    try:
+        errors = os.dup(2)
+    except OSError:  # closed
+        errors = os.open(os.devnull, os.O_WRONLY)
+    asked, ask = os.pipe()
+    answered, answer = os.pipe()
+
+    def say_last_words() -> None:
+        if os.read(asked, 1):
+            try:
+                at_exit()
+            finally:
+                os.write(answer, b'.')
+
+    # Started now, and asked without a lock: the handler may interrupt whoever holds one of those
+    # that starting a thread takes.  Beside it, because a store may be slow, or its locks held.
+    last = threading.Thread(target=say_last_words, daemon=True)
+    last.start()
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        os.write(
-            errors, f'\nlemmabeam: stopped by {signal.Signals(number).name}{advice()}\n'.encode()
-        )
-        # Beside the signal handler: a store may be slow, or its locks held by this very thread.
-        last = threading.Thread(target=at_exit, daemon=True)
-        last.start()
-        last.join(_LAST_WORDS_SEC)
+        said = f'\nlemmabeam: stopped by {signal.Signals(number).name}{advice()}\n'
+        with contextlib.suppress(OSError):  # nobody listens
+            if select.select([], [errors], [], _LISTENING_SEC)[1]:
+                os.write(errors, said.encode())
+        os.write(ask, b'.')
+        select.select([answered], [], [], _LAST_WORDS_SEC)
         exit_now(128 + number)
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -43,7 +61,10 @@ def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(errors)
+        os.close(ask)  # it reads the end, and is over
+        last.join()
+        for descriptor in (errors, asked, answered, answer):
+            os.close(descriptor)
 
 
 def exit_now(code: int) -> NoReturn:

@@ -1,7 +1,7 @@
 """Which tests run together, and in which order; hooks of pytest, which conftest takes over.
 
 Three tiers: quick ones, all that `make test` runs, and what is marked slow or engine. The second is
-balanced between two processes by measured times, and only one of the two pays for TensorFlow.
+balanced between processes by measured times, and only one of them pays for TensorFlow.
 """
 
 import json
