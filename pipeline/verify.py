@@ -3,6 +3,7 @@
 VERIFY.md beside this file says what it vouches for, and what it cannot know.
 """
 
+import functools
 import hashlib
 import io
 import itertools
@@ -126,24 +127,7 @@ class _Dataset:
         sha256 = _sha256(data)
         if not {sha256, None} & vocabulary_checksums(self.runs.values(), file_name):
             return _Classes(sha256)
-        try:
-            table = pq.read_table(io.BytesIO(data)).to_pydict()
-            vocabulary = Vocabulary(
-                file_name.rpartition('-')[0],
-                tuple(table['wnid']),
-                tuple(tuple(words) for words in table['lemmas']),
-                tuple(table['definition']),
-            )
-            is_it = (
-                vocabulary.file_name == file_name
-                and table['name'] == list(vocabulary.names)
-                and table['index'] == list(range(len(vocabulary)))
-            )
-        except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
-            return _Classes(sha256, 'cannot be read')
-        if not is_it:
-            return _Classes(sha256, 'does not hold what its name says')
-        return _Classes(sha256, names=list(zip(vocabulary.wnids, vocabulary.names, strict=True)))
+        return _classes_of(file_name, data)
 
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
@@ -170,6 +154,29 @@ class _Dataset:
             forget.settle(report, lambda pending: _sha256(self.read(pending)))
         sequence, finished_at = report.get('sequence', 0), report['finished_at']
         self.runs[run_id] = CompleteRun(sequence, finished_at, run_id, report)
+
+
+@functools.lru_cache(maxsize=4)  # most datasets have one, and the same as most others
+def _classes_of(file_name: str, data: bytes) -> _Classes:
+    sha256 = _sha256(data)
+    try:
+        table = pq.read_table(io.BytesIO(data)).to_pydict()
+        vocabulary = Vocabulary(
+            file_name.rpartition('-')[0],
+            tuple(table['wnid']),
+            tuple(tuple(words) for words in table['lemmas']),
+            tuple(table['definition']),
+        )
+        is_it = (
+            vocabulary.file_name == file_name
+            and table['name'] == list(vocabulary.names)
+            and table['index'] == list(range(len(vocabulary)))
+        )
+    except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
+        return _Classes(sha256, 'cannot be read')
+    if not is_it:
+        return _Classes(sha256, 'does not hold what its name says')
+    return _Classes(sha256, names=tuple(zip(vocabulary.wnids, vocabulary.names, strict=True)))
 
 
 def _rows(path: str, data: bytes) -> Iterator[dict[str, Any]]:

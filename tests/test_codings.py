@@ -39,7 +39,8 @@ def test_what_is_read_is_the_picture_and_what_is_not_read_is_said_to_be_sound(ca
         found = outcome(coded.data)
         if isinstance(found, ImageError):
             unread.append(coded.name)
-            if not is_unread(found):
+            is_named = re.fullmatch(r'an? [\w ,+-]+ is not read: convert it', found.detail)
+            if not is_unread(found) or not is_named:
                 wrong[coded.name] = str(found)
         elif coded.truth is not None:
             exact += 1
@@ -135,12 +136,3 @@ def test_the_alpha_of_an_icon_counts_where_its_directory_tells_no_depth():
     clear = corpus.Image.new('RGBA', (32, 32), (200, 0, 0, 0))
     data = corpus.encode(clear, 'ICO', sizes=[(32, 32)], bitmap_format='bmp')
     assert (outcome(data[:12] + b'\0\0' + data[14:]) == 255).all()
-
-
-def test_every_message_names_what_it_is_about():
-    details = {
-        found.detail
-        for coded in codings.all_codings()
-        if isinstance(found := outcome(coded.data), ImageError)
-    }
-    assert all(re.fullmatch(r'an? [\w ,+-]+ is not read: convert it', each) for each in details)

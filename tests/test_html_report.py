@@ -195,7 +195,7 @@ def test_nothing_from_outside_becomes_markup(tmp_path, as_folder):
     assert '&lt;b&gt;&#106;.jpg' in page.text  # as it is named, not as a browser would read it
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_texts_come_back_out_of_an_element(tmp_path_factory, one, other):
     path = tmp_path_factory.getbasetemp() / 'element.html'

@@ -706,12 +706,12 @@ def start(location, cache, processes=1):
     )
 
 
-def test_eight_processes_download_once(server, cache):
+def test_four_processes_download_once(server, cache):
     url = server.put('/m/1', module(MODULE))
-    with start(url, cache, processes=8) as process:
+    with start(url, cache, processes=4) as process:
         printed = process.communicate(timeout=120)[0]
     assert process.returncode == 0
-    assert printed.splitlines() == [f'{cache / sha1(url)}'] * 8
+    assert printed.splitlines() == [f'{cache / sha1(url)}'] * 4
     assert len(server.requests) == 1
     assert names_in(cache) == [sha1(url), f'{sha1(url)}.descriptor.txt']
 
