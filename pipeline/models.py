@@ -18,6 +18,7 @@ from transforms.model.predictor import (
     InferenceOptions,
     Predictor,
     check_precision,
+    slower,
 )
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.sources import ModelSource, printable_location
@@ -116,6 +117,8 @@ def _check(args: argparse.Namespace) -> int:
     computed = predictor.computed
     said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
     _say(console, 'computed', said)
+    if why := computed.get('why_saved'):
+        _say(console, 'slower', slower(card.name, why))
     _say(console, 'canary', mode if mode == canary.OFF else f'{mode}, passed')
     batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
     batch[0] = pixels

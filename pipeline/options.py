@@ -289,6 +289,12 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         help='stop at once where TensorFlow sees no GPU, instead of working on the CPU',
     )
     model.add_argument(
+        '--require_rebuilt',
+        action='store_true',
+        help='stop where a BiT network cannot be built from its weights, instead of using it as it '
+        'was saved, which is slower',
+    )
+    model.add_argument(
         '--intra_op_threads',
         type=positive,
         metavar='N',
@@ -615,6 +621,7 @@ def make_config(
         canary=canary_mode,
         require_gpu=args.require_gpu,
         features=has_features,
+        require_rebuilt=args.require_rebuilt,
     )
     load = LoadOptions(
         resize=card.resize,

@@ -12,6 +12,7 @@ from pipeline.verdict import describe
 from transforms import dead_letters, uris, write
 from transforms.errors import StoreError
 from transforms.layout import Layout
+from transforms.model.predictor import slower
 from transforms.runs import kind_of
 from transforms.sealed import Checksum, DamagedError, open_listed
 
@@ -65,6 +66,9 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
         text = f'{way["network"]}, {way["precision"]} on {way["device"]}'
         line = f'Model: {report["model"]["id"]}, {text}'
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+        if why := way.get('why_saved'):
+            line = slower(report['model']['id'], why)
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
     folder = layout.uri(layout.run_folder(write.KIND))
     console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
     if counts['dead_lettered']:

@@ -18,6 +18,7 @@ TENSORFLOW = {
     'test_failing_model.py',
     'test_output_shapes.py',
     'test_plain_loop.py',
+    'test_rebuild.py',
     'test_saved_models.py',
     'test_sparse.py',
 }
@@ -36,6 +37,7 @@ QUICK = {
     'test_missing_pixels.py',
     'test_partitions.py',
     'test_process.py',
+    'test_recognition.py',
     'test_rescue.py',
     'test_sealed.py',
     'test_storage_local.py',

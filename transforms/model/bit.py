@@ -5,7 +5,7 @@ once, when they are loaded, instead of in every call; group normalization reads 
 includes the ReLU that always follows it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import keras
 import numpy as np
@@ -110,6 +110,21 @@ def tensors(model: keras.Model) -> dict[str, keras.Variable]:
         if layer.weights
         for name, variable in zip(_names(layer), layer.weights, strict=True)
     }
+
+
+def assign(model: keras.Model, weights: Mapping[str, np.ndarray], names: Collection[str]) -> None:
+    """Gives a network of float32 other values for some of its tensors.
+
+    Args:
+      model: what `build` made.
+      weights: as for `build`, not standardized.
+      names: of the tensors to change.
+    """
+    for name, variable in tensors(model).items():
+        if name in names:
+            is_convolution = name.endswith('/standardized_conv2d/kernel')
+            value = checkpoint.standardize(weights[name]) if is_convolution else weights[name]
+            variable.assign(value.reshape(variable.shape))
 
 
 def _names(layer: layers.Layer) -> list[str]:

@@ -2,17 +2,15 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from transforms.errors import InferenceError, ModelError
 from transforms.model import bit, efficientnet_lite, saved_model
-from transforms.model.card import BGR, RGB, ModelCard
-from transforms.model.checkpoint import Architecture, check
+from transforms.model.card import BGR, ModelCard
+from transforms.model.rebuild import NotRebuiltError, check_range, rebuild
 from transforms.model.sources import ModelSource, embedded_weights
 
 FLOAT32 = 'float32'
@@ -20,8 +18,7 @@ FLOAT32 = 'float32'
 BUILT, SAVED = 'built from its weights', 'as it was saved'
 """How a network came to be: by our code, or as the graph of a SavedModel."""
 
-_NOISE = np.random.Generator(np.random.PCG64(0)).integers(0, 256, (1, 96, 96, 3)).astype('f4')
-_TOLERANCE = 1e-3
+_NO_NAME = 'its card names no architecture, and it is a BiT: add "architecture": "{}"'
 
 
 class Output(NamedTuple):
@@ -70,6 +67,7 @@ class Network(NamedTuple):
       is_bgr: whether blue comes first.
       precision: type in which it computes most, 'float32', 'bfloat16' or 'float16'.
       route: `BUILT` or `SAVED`.
+      why_saved: of a BiT network that is used as it was saved, why; '' for all others.
       owner: to be kept as long as `call`, which holds its variables weakly.
     """
 
@@ -81,6 +79,7 @@ class Network(NamedTuple):
     is_bgr: bool
     precision: str
     route: str
+    why_saved: str
     owner: Any
 
 
@@ -90,6 +89,7 @@ def load_network(
     batch_size: int,
     with_features: bool,
     may_be_float32: bool = False,
+    must_be_rebuilt: bool = False,
 ) -> Network:
     """Loads a model.
 
@@ -99,9 +99,10 @@ def load_network(
       batch_size: images a call.
       with_features: whether features are wanted.
       may_be_float32: whether float32 will do where the precision cannot be had.
+      must_be_rebuilt: whether a BiT network that can only be used as it was saved is an error.
 
     Raises:
-      ModelError: it cannot be loaded, or not in this precision, or has no features.
+      ModelError: it cannot be loaded, or not in this precision, or not rebuilt, or has no features.
     """
     card = source.card
     if source.is_embedded:
@@ -112,15 +113,20 @@ def load_network(
         )
         return _of_keras(model, card, precision, with_features)
     folder = source.folder()
-    if card.architecture:
-        model = _rebuild(source, folder, precision)
-        if model is not None:
-            # Its graph takes [0, 1], the network of the weights [-1, 1].
-            return _of_keras(model, card, precision, with_features)._replace(mean=127.5, std=127.5)
+    try:
+        if not card.architecture:
+            found = check_range(source, folder, batch_size)
+            raise NotRebuiltError(_NO_NAME.format(found) if found else '')
+        built = rebuild(source, folder, precision, batch_size)
+        network = _of_keras(built.network, card, precision, with_features)
+        return network._replace(mean=built.mean, std=built.std)
+    except NotRebuiltError as e:
+        why = str(e)
+    if why and must_be_rebuilt:
+        raise ModelError(f'--require_rebuilt: {card.name} is used as it was saved: {why}')
     if precision != FLOAT32 and not may_be_float32:
         raise ModelError(
-            f'--precision {precision}: {card.name} computes as it was saved, because its tensors, '
-            'range or channels are not those of the BiT network that its card names'
+            f'--precision {precision}: {card.name} is used as it was saved, in float32: {why}'
         )
     size = card.resize.size_px
     loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
@@ -133,59 +139,8 @@ def load_network(
 
     is_bgr = card.channels == BGR
     return Network(
-        call, logits, features, card.mean, card.std, is_bgr, FLOAT32, SAVED, loaded.model
+        call, logits, features, card.mean, card.std, is_bgr, FLOAT32, SAVED, why, loaded.model
     )
-
-
-def _rebuild(source: ModelSource, folder: Path, precision: str) -> keras.Model | None:
-    """The BiT network of the weights in a SavedModel.
-
-    Returns:
-      The network; None where the tensors are not recognized, or where it does not compute what the
-      SavedModel does, as of somebody who keeps other tensors under the official names.
-    """
-    card = source.card
-    if (card.mean, card.std, card.channels) != (0.0, 255.0, RGB):
-        return None  # it says of the SavedModel what is not so of the network of its weights
-    tensors = saved_model.read_tensors(folder)
-    architecture = Architecture.parse(card.architecture)
-    classes = len(source.vocabulary) or None
-    try:
-        check(tensors.shapes, architecture, classes)
-    except ModelError:
-        if tensors.is_standardized:  # an export of ours, and its card says something else
-            raise
-        return None
-    if not tensors.is_standardized:
-        # In exact float32, which GPUs do not compute by default.
-        with tf.device('CPU:0'):
-            network = bit.build(architecture, classes, tensors)
-            found = np.asarray(network((_NOISE - 127.5) / 127.5))
-        del network  # before the SavedModel comes into memory
-        if not _is_answer(found, card, folder):
-            return None
-    return bit.build(
-        architecture,
-        classes,
-        tensors,
-        precision=precision,
-        is_standardized=tensors.is_standardized,
-    )
-
-
-def _is_answer(found: np.ndarray, card: ModelCard, folder: Path) -> bool:
-    """Whether a SavedModel gives for `_NOISE` what the network of its weights does."""
-    with tf.device('CPU:0'):
-        try:
-            loaded = saved_model.load(folder, card, _NOISE.shape)
-        except ModelError:  # of a fixed size, perhaps; it is loaded once more, as it is
-            return False
-        logits, features = loaded.call(_NOISE / 255)
-    expected = np.asarray(features if logits is None else logits)
-    if expected.shape != found.shape:
-        return False
-    # The authors' own two implementations differ by a fifth of this on the largest networks.
-    return bool(np.abs(expected - found).max() <= _TOLERANCE * max(1.0, np.abs(expected).max()))
 
 
 def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features: bool) -> Network:
@@ -205,7 +160,7 @@ def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features
         return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
 
     is_bgr = card.channels == BGR
-    return Network(call, logits, features, card.mean, card.std, is_bgr, precision, BUILT, whole)
+    return Network(call, logits, features, card.mean, card.std, is_bgr, precision, BUILT, '', whole)
 
 
 def _outputs(

@@ -1,5 +1,6 @@
 """A compiled model: whole batches of pixels in, the few labels of each image out."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,10 +12,21 @@ from transforms.model.canary import Seen
 from transforms.model.runtime import device_name, import_tensorflow
 from transforms.model.sources import ModelSource
 
+_LOGGER = logging.getLogger(__name__)
+
 AUTO = 'auto'
 PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
 
 _NO_MEMORY = 'not enough memory'
+
+
+def slower(name: str, why_saved: str) -> str:
+    """What it costs that a BiT network is used as it was saved, in a line for people."""
+    return (
+        f'{name} is used as it was saved: {why_saved}.  It standardizes its kernels in every call '
+        'and has neither --precision bfloat16 nor float16, which a GPU is slow without; '
+        '--require_rebuilt stops instead'
+    )
 
 
 class InferenceOptions(NamedTuple):
@@ -30,6 +42,7 @@ class InferenceOptions(NamedTuple):
       canary: of `transforms.model.canary.MODES`.
       require_gpu: refuse to work without a GPU.
       features: whether the pooled features are wanted.
+      require_rebuilt: refuse a BiT network that can only be used as it was saved.
     """
 
     model: ModelSource
@@ -43,6 +56,7 @@ class InferenceOptions(NamedTuple):
     canary: str = canary.STRICT
     require_gpu: bool = False
     features: bool = False
+    require_rebuilt: bool = False
 
 
 class Prediction(NamedTuple):
@@ -90,6 +104,7 @@ class Predictor:
             options.batch_size,
             options.features,
             may_be_float32=options.precision == AUTO,
+            must_be_rebuilt=options.require_rebuilt,
         )
         size_px = source.card.resize.size_px
         self._shape = (options.batch_size, size_px, size_px, 3)
@@ -102,6 +117,9 @@ class Predictor:
             'jit': options.jit,
             'features': self._network.features and self._network.features.length,
         }
+        if self._network.why_saved:
+            self._computed['why_saved'] = self._network.why_saved
+            _LOGGER.warning('%s', slower(source.card.name, self._network.why_saved))
         try:
             if options.canary == canary.OFF:
                 self(np.zeros(self._shape, np.uint8))
@@ -113,7 +131,10 @@ class Predictor:
 
     @property
     def computed(self) -> dict[str, Any]:
-        """How it computes, for the report: precision, device, XLA, and images a call."""
+        """How it computes, for the report: precision, device, XLA, and images a call.
+
+        Of a BiT network that is used as it was saved, why, as well.
+        """
         return {**self._computed, 'batch_size': self._call_size}
 
     def _compile(self, size: int) -> Callable[[np.ndarray], Sequence[Any]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,11 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from transforms.errors import ModelError
 from transforms.model.card import ModelCard
-from transforms.model.checkpoint import HEAD_KERNEL
+from transforms.model.checkpoint import Shapes
+from transforms.model.recognition import Variable
 
 WEIGHTS = 'lemmabeam_standardized_tensors'
 """Attribute of our exports with the tensors of `transforms.model.bit.tensors`."""
@@ -22,8 +23,9 @@ WEIGHTS = 'lemmabeam_standardized_tensors'
 LOGITS, FEATURES = 'logits', 'features'
 """Signatures and outputs by these names are found without being told."""
 
+_OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 _VALUE = 'VARIABLE_VALUE'
-_OFFICIAL = re.compile(r'(?:^|/)(resnet/.+?)(?::\d+)?$')
+_KEY_END = f'/.ATTRIBUTES/{_VALUE}'
 
 
 class LoadedModel(NamedTuple):
@@ -171,22 +173,18 @@ def first_words(error: Exception) -> str:
 
 
 class Tensors(Mapping[str, np.ndarray]):
-    """The tensors of a BiT network in a SavedModel, by official name, each read when asked for.
+    """Tensors of a network by official name, each read when asked for.
 
-    Attributes:
-      is_standardized: an export of ours: its kernels are standardized already.
-      shapes: shape of each tensor.
+    Args:
+      read: gives the value of a key.
+      keys: by official name.
+      shapes: of the tensors; values are brought to them.
     """
 
-    def __init__(self, reader: Any, keys: Mapping[str, str], is_standardized: bool):
-        self._reader = reader
+    def __init__(self, read: Callable[[str], Any], keys: Mapping[str, str], shapes: Shapes):
+        self._read = read
         self._keys = keys
-        self.is_standardized = is_standardized
-        shapes = reader.get_variable_to_shape_map()
-        self.shapes = {name: tuple(shapes[key]) for name, key in keys.items()}
-        head = self.shapes.get(HEAD_KERNEL, ())
-        if len(head) == 2:  # of a dense layer, as in our exports
-            self.shapes[HEAD_KERNEL] = (1, 1, *head)
+        self.shapes = {name: shapes[name] for name in keys}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -196,18 +194,32 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
-            value = self._reader.get_tensor(self._keys[name])
-        except Exception as e:  # as above
+            value = self._read(self._keys[name])
+        except Exception as e:  # of a damaged file, TensorFlow may raise anything
             raise ModelError(f'the tensor {name!r} cannot be read: {first_words(e)}') from e
         return np.asarray(value).reshape(self.shapes[name])
 
 
-def read_tensors(folder: Path) -> Tensors:
-    """Finds the tensors of a BiT network in a SavedModel, without loading its graph.
+class Variables(NamedTuple):
+    """The variables of a SavedModel.
 
-    Returns:
-      Those whose names are official ones: of the variables, as in the published modules, or of
-      the entries of `WEIGHTS`, as in our exports.  None are found in a network of another kind.
+    Attributes:
+      found: all of them, in the order of its object graph.
+      exported: of an export of ours, whose kernels are standardized, those of `WEIGHTS` by
+        official name; None for all others.
+      read: gives the value of a key.
+    """
+
+    found: list[Variable]
+    exported: dict[str, Variable] | None
+    read: Callable[[str], Any]
+
+
+def read_variables(folder: Path) -> Variables:
+    """Lists the variables of a SavedModel, without loading its graph.
+
+    Each is called what the object graph calls it, else what the graph does, else its key in the
+    checkpoint, which is its name in modules of TensorFlow 1.
 
     Raises:
       ModelError: the variables cannot be read.
@@ -216,30 +228,68 @@ def read_tensors(folder: Path) -> Tensors:
         reader = tf.train.load_checkpoint(str(folder / 'variables' / 'variables'))
         graph = TrackableObjectGraph()
         with contextlib.suppress(tf.errors.NotFoundError):  # a module of TensorFlow 1
-            graph.ParseFromString(reader.get_tensor('_CHECKPOINTABLE_OBJECT_GRAPH'))
+            graph.ParseFromString(reader.get_tensor(_OBJECT_GRAPH))
+        shapes = reader.get_variable_to_shape_map()
+        values = {
+            number: attribute
+            for number, node in enumerate(graph.nodes)
+            for attribute in node.attributes
+            if attribute.name == _VALUE
+        }
+        if all(attribute.full_name for attribute in values.values()):
+            names = {}
+        else:
+            names = _graph_names(folder, graph)
     except Exception as e:  # of a damaged file, TensorFlow may raise anything
         raise ModelError(f'{folder}: its variables cannot be read: {first_words(e)}') from e
-    own = _export_keys(graph)
-    if own:
-        return Tensors(reader, own, is_standardized=True)
-    published = {}
-    for node in graph.nodes:
-        for attribute in node.attributes:
-            match = _OFFICIAL.search(attribute.full_name)
-            if attribute.name == _VALUE and match:
-                published[match[1]] = attribute.checkpoint_key
-    return Tensors(reader, published, is_standardized=False)
+    found = {
+        number: Variable(
+            key := attribute.checkpoint_key,
+            attribute.full_name or names.get(number) or key.removesuffix(_KEY_END),
+            tuple(shapes.get(key, ())),
+        )
+        for number, attribute in values.items()
+    }
+    if not found:
+        plain = sorted(shapes.items())
+        found = {
+            number: Variable(key, key, tuple(each)) for number, (key, each) in enumerate(plain)
+        }
+    return Variables(list(found.values()), _exported(graph, found), reader.get_tensor)
 
 
-def _export_keys(graph: TrackableObjectGraph) -> dict[str, str]:
-    if not graph.nodes:
-        return {}
-    children = {child.local_name: child.node_id for child in graph.nodes[0].children}
+def _graph_names(folder: Path, graph: TrackableObjectGraph) -> dict[int, str]:
+    """Names of variables in `saved_model.pb`, by their number in the object graph.
+
+    The same objects have other numbers there, but the same way leads to them from the root.
+    """
+    saved = SavedModel.FromString((folder / 'saved_model.pb').read_bytes())
+    nodes = saved.meta_graphs[0].object_graph_def.nodes
+    names, seen, pairs = {}, {0}, [(0, 0)]
+    while pairs:
+        number, theirs = pairs.pop()
+        if name := nodes[theirs].variable.name:
+            names[number] = name
+        children = {child.local_name: child.node_id for child in nodes[theirs].children}
+        for child in graph.nodes[number].children:
+            if child.node_id not in seen and child.local_name in children:
+                seen.add(child.node_id)
+                pairs.append((child.node_id, children[child.local_name]))
+    return names
+
+
+def _exported(
+    graph: TrackableObjectGraph, variables: Mapping[int, Variable]
+) -> dict[str, Variable] | None:
+    children = (
+        {child.local_name: child.node_id for child in graph.nodes[0].children}
+        if graph.nodes
+        else {}
+    )
     if WEIGHTS not in children:
-        return {}
+        return None
     return {
-        child.local_name: attribute.checkpoint_key
+        child.local_name: variables[child.node_id]
         for child in graph.nodes[children[WEIGHTS]].children
-        for attribute in graph.nodes[child.node_id].attributes
-        if attribute.name == _VALUE
+        if child.node_id in variables
     }
