@@ -13,6 +13,7 @@ PURE = """
     outcomes partitions process relabel rows runs sealed spool storage storage_gcs storage_http
     storage_local storage_s3 uris versions work model.bit model.canary model.card model.checkpoint
     model.device model.efficientnet_lite model.export model.hub model.network model.predictor
+    model.rebuild model.recognition
     model.registry model.rescue model.runtime model.saved_model model.sources model.sparse
     model.vocabulary
 """.split()
@@ -22,6 +23,7 @@ TENSORFLOW = {
     'model.efficientnet_lite',
     'model.export',
     'model.network',
+    'model.rebuild',
     'model.saved_model',
     'model.sparse',
 }
