@@ -154,8 +154,8 @@ def test_other_members_and_types_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r'holds notes\.txt'):
         NpzCheckpoint(path)
     np.savez(path, a=np.zeros(3, int))
-    with pytest.raises(ModelError, match="'a' has the type int64, expected floats"):
-        NpzCheckpoint(path)
+    with NpzCheckpoint(path) as tensors:
+        assert (tensors.shapes, tensors.others) == ({}, {'a': 'int64'})
     with zipfile.ZipFile(path, 'w') as file:
         file.writestr('a.npy', b'no array')
     with pytest.raises(ModelError, match="the tensor 'a' is damaged"):

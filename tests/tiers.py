@@ -42,6 +42,7 @@ QUICK = {
     'test_sealed.py',
     'test_storage_local.py',
     'test_uris.py',
+    'test_weights.py',
 }
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
 _SERVERS = {'emulator', 's3', 'server'}

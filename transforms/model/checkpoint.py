@@ -3,7 +3,6 @@
 Knows nothing of Keras, so that names, sizes and wrong files can be told before it is imported.
 """
 
-import hashlib
 import lzma
 import math
 import re
@@ -237,8 +236,8 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
     Use it as a context manager.  Messages call it `shown`, by default its path.
 
     Attributes:
-      shapes: shape of each tensor, from the headers.
-      digests: hex SHA-256 over type, shape and values of each tensor that was read.
+      shapes: shape of each tensor of floats, from the headers.
+      others: what the other tensors hold, such as the 'int64' of a global step.
 
     Raises:
       ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
@@ -247,7 +246,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
     def __init__(self, path: str | Path, shown: str = ''):
         path = Path(path)
         self._path = shown or str(path)
-        self.digests: dict[str, str] = {}
+        self.others: dict[str, str] = {}
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
                 raise ModelError(f'{self._path}: not a file')
@@ -260,10 +259,11 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
                 f'{path.stat().st_size} bytes'
             ) from e
         try:
-            self.shapes = {name: self._shape(name) for name in self._names()}
+            shapes = {name: self._shape(name) for name in self._names()}
         except BaseException:
             self._file.close()
             raise
+        self.shapes = {name: shape for name, shape in shapes.items() if name not in self.others}
 
     def __enter__(self) -> 'NpzCheckpoint':
         return self
@@ -287,12 +287,9 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
             raise KeyError(name)
         try:
             with self._file.open(f'{name}.npy') as member:
-                value = np.lib.format.read_array(member, allow_pickle=False)
+                value: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
         except _DAMAGES as e:
             raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
-        digest = hashlib.sha256(f'{value.dtype.str} {value.shape} '.encode())
-        digest.update(np.ascontiguousarray(value).data)
-        self.digests[name] = digest.hexdigest()
         return value
 
     def _names(self) -> list[str]:
@@ -317,5 +314,5 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
         if dtype.hasobject:
             raise ModelError(f'{self._path}: {name!r} holds Python objects, which are never loaded')
         if dtype.kind != 'f':
-            raise ModelError(f'{self._path}: {name!r} has the type {dtype}, expected floats')
+            self.others[name] = str(dtype)
         return tuple(shape)
