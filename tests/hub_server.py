@@ -1,5 +1,8 @@
-"""A hub on 127.0.0.1: speaks the protocols of TF-Hub and Kaggle, and can break each promise."""
+"""A hub on 127.0.0.1: TF-Hub, Kaggle, a bucket or Hugging Face, which can break each promise."""
 
+import hashlib
+import json
+import re
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -17,6 +20,8 @@ class Request(NamedTuple):
     path: str
     query: dict[str, list[str]]
     headers: dict[str, str]
+    method: str = 'GET'
+    body: bytes = b''
 
 
 class HubServer(LoopbackServer):
@@ -38,8 +43,13 @@ class HubServer(LoopbackServer):
         class Answering(Handler):
             def respond(self):
                 self.hub = outer
-                self.asked = outer._record(self.path, dict(self.headers))
+                sent = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+                self.asked = outer._record(self.path, dict(self.headers), self.command, sent)
+                if self.command == 'HEAD':
+                    self.wfile = _HeadersOnly(self.wfile)
                 outer._next_answer(self.asked.path)(self)
+
+            do_HEAD = do_POST = Handler.do_GET  # noqa: N815 (as http.server has it)
 
         super().__init__(Answering)
         self.other_name = f'http://localhost:{self.port}'
@@ -49,10 +59,10 @@ class HubServer(LoopbackServer):
         self._answers[path] = list(answers)
         return self.url + path
 
-    def _record(self, path: str, headers: dict[str, str]) -> Request:
+    def _record(self, path: str, headers: dict[str, str], method: str, sent: bytes) -> Request:
         parts = urllib.parse.urlsplit(path)
         query = urllib.parse.parse_qs(parts.query, keep_blank_values=True)
-        request = Request(urllib.parse.unquote(parts.path), query, headers)
+        request = Request(urllib.parse.unquote(parts.path), query, headers, method, sent)
         with self._lock:
             self.requests.append(request)
         return request
@@ -64,6 +74,22 @@ class HubServer(LoopbackServer):
 
 
 Answer = Callable[[Any], None]
+
+
+class _HeadersOnly:
+    """Sends the headers, which come first and at once, and drops what follows."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self._has_sent = False
+
+    def write(self, data: bytes) -> None:
+        if not self._has_sent:
+            self._file.write(data)
+        self._has_sent = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _head(handler, code: int = 200, length: int | None = None, **headers: str) -> None:
@@ -183,3 +209,112 @@ def drip(data: bytes, every_sec: float) -> Answer:
 
 def hang_up(handler) -> None:
     handler.close_connection = True
+
+
+def resumable(data: bytes, etag: str = '"1"', size_bytes: int | None = None) -> Answer:
+    """Sends the rest to those who have the beginning of the same file; so many bytes at a time."""
+
+    def answer(handler):
+        headers = handler.asked.headers
+        asked = re.fullmatch(r'bytes=(\d+)-', headers.get('Range', ''))
+        start = int(asked[1]) if asked and headers.get('If-Range') == etag else 0
+        more = {'Content_Range': f'bytes {start}-{len(data) - 1}/{len(data)}'} if start else {}
+        _head(handler, 206 if start else 200, len(data) - start, ETag=etag, **more)
+        end = len(data) if size_bytes is None else start + size_bytes
+        handler.wfile.write(data[start:end])
+
+    return answer
+
+
+def rest_of(data: bytes, start: int, etag: str = '"1"') -> Answer:
+    """A part that nobody has asked for."""
+
+    def answer(handler):
+        shown = f'bytes {start}-{len(data) - 1}/{len(data)}'
+        _head(handler, 206, len(data) - start, ETag=etag, Content_Range=shown)
+        handler.wfile.write(data[start:])
+
+    return answer
+
+
+def put_tfhub(server: HubServer, handle: str, data: bytes) -> str:
+    """A module of TF-Hub, which redirects to Kaggle as the real one does; the path asked for."""
+    page = put_kaggle_page(server, handle, data)
+    server.put(f'/{handle}', redirect(f'{page}?tfhub-redirect=true&tf-hub-format=compressed'))
+    return f'/{handle}'
+
+
+def put_kaggle_page(server: HubServer, handle: str, data: bytes) -> str:
+    """The page of a model, which redirects those who ask for its archive to a signed link."""
+    variation, version = _slug(handle)
+    path = f'/models/google/bit/frameworks/TensorFlow2/variations/{variation}/versions/{version}'
+    signed = f'{server.other_name}/storage/{variation}?X-Goog-Signature=s3cr3t'
+    server.put(f'/storage/{variation}', body(data, 'application/x-gzip'))
+
+    def answer(handler):
+        is_asked = handler.asked.query.get('tf-hub-format') == ['compressed']
+        (redirect(signed) if is_asked else PAGE)(handler)
+
+    server.put(path, answer)
+    return path
+
+
+def put_kaggle_api(server: HubServer, handle: str, data: bytes) -> str:
+    """The older form of Kaggle's API."""
+    variation, version = _slug(handle)
+    path = f'/api/v1/models/google/bit/tensorFlow2/{variation}/{version}/download'
+    server.put(path, redirect(f'{server.other_name}/api-storage?X-Goog-Signature=s3cr3t'))
+    server.put('/api-storage', body(data, 'application/x-gzip'))
+    return path
+
+
+def put_newer_kaggle_api(server: HubServer, handle: str, data: bytes) -> str:
+    """The newer one, which is told the model in JSON."""
+    variation, version = _slug(handle)
+    wanted = {
+        'ownerSlug': 'google',
+        'modelSlug': 'bit',
+        'framework': 'tensorFlow2',
+        'instanceSlug': variation,
+        'versionNumber': int(version),
+    }
+    path = '/api/v1/models.ModelApiService/DownloadModelInstanceVersion'
+    signed = f'{server.other_name}/newer-storage?X-Goog-Signature=s3cr3t'
+    server.put('/newer-storage', body(data, 'application/x-gzip'))
+
+    def answer(handler):
+        is_wanted = handler.asked.method == 'POST' and json.loads(handler.asked.body) == wanted
+        (redirect(signed) if is_wanted else status(404))(handler)
+
+    server.put(path, answer)
+    return path
+
+
+def put_checkpoint(server: HubServer, name: str, data: bytes) -> str:
+    """A file in the bucket of the BiT authors."""
+    path = f'/bit_models/{name}'
+    server.put(path, resumable(data))
+    return path
+
+
+def put_hugging_face(server: HubServer, repository: str, data: bytes) -> str:
+    """A repository with a model.safetensors, as the library of the hub asks for it."""
+    commit = '0123456789' * 4
+    digest = hashlib.sha256(data).hexdigest()
+    path = f'/{repository}/resolve/main/model.safetensors'
+
+    def answer(handler):
+        headers = {'ETag': f'"{digest}"', 'X_Repo_Commit': commit, 'Accept_Ranges': 'bytes'}
+        _head(handler, length=len(data), **headers)
+        handler.wfile.write(data)
+
+    server.put(path, answer)
+    facts = {'id': repository, 'sha': commit, 'siblings': [{'rfilename': 'model.safetensors'}]}
+    server.put(f'/api/models/{repository}', body(json.dumps(facts).encode(), 'application/json'))
+    return path
+
+
+def _slug(handle: str) -> tuple[str, str]:
+    """'google/bit/m-r50x1/imagenet21k_classification/1' as Kaggle has it: variation and version."""
+    *parts, version = handle.removeprefix('google/bit/').split('/')
+    return '-'.join(parts).replace('_', '-'), version

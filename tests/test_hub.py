@@ -1,5 +1,7 @@
 """Models from everywhere into the cache: against a hub, a bucket and archives that misbehave.
 
+That any of several services will do is in test_services.
+
 Not checked here: TLS, the real hubs, and file systems without locks.
 """
 
@@ -13,11 +15,14 @@ import os
 import random
 import resource
 import shutil
+import stat
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -25,8 +30,11 @@ import pytest
 from tests import hub_server
 from tests.hub_server import body, module, redirect, status
 from transforms.errors import LemmabeamError, ModelError, UsageError
-from transforms.model import hub
-from transforms.model.hub import default_cache, download, fetch_model, tree_sha256
+from transforms.model.download import archive, fetch, http
+from transforms.model.download import cache as cache_module
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model, sha256_of
+from transforms.model.download.http import download
 from transforms.model.registry import find_model
 from transforms.model.sources import resolve_model
 
@@ -38,8 +46,11 @@ FILES = {
     'model_card.json': b'{}',
 }
 HANDLE = '/google/bit/m-r50x1/1'
+OTHER = 'google/efficientnet-v2/tensorFlow2/imagenet21k-b0-classification/1'
 KAGGLE = 'google/bit/tensorFlow2/m-r50x1/1'
 KAGGLE_PATH = f'/api/v1/models/{KAGGLE}/download'
+PAGE_PATH = '/models/google/bit/frameworks/TensorFlow2/variations/m-r50x1/versions/1'
+NEWER_PATH = '/api/v1/models.ModelApiService/DownloadModelInstanceVersion'
 
 
 def member(name, kind=tarfile.REGTYPE, link='', pax=()):
@@ -64,7 +75,7 @@ def make_tar(files=FILES, top='', packed=True, extra=()):
 
 
 MODULE = make_tar()
-NO_ARCHIVE = 'a damaged archive, or none (expected tar, plain or gzipped)'
+NO_ARCHIVE = 'a damaged archive, or none (expected tar, plain or gzipped, or zip)'
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +85,7 @@ def nobody(monkeypatch, tmp_path):
         if name.lower().endswith('_proxy') or name.startswith(('KAGGLE_', 'TFHUB_', 'XDG_')):
             monkeypatch.delenv(name)
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    monkeypatch.setattr(hub, '_PAUSES_SEC', (0.01, 0.01))
+    monkeypatch.setattr(http, '_PAUSES_SEC', (0.01, 0.01))
 
 
 @pytest.fixture
@@ -216,10 +227,11 @@ def test_archives_are_asked_for_as_they_are(server, cache, path):
 
 def test_short_handles_are_those_of_tfhub_dev(server, cache, monkeypatch):
     server.put(HANDLE, module(MODULE))
-    monkeypatch.setattr(hub, '_TFHUB', f'{server.url}/')
-    folder = fetch_model(HANDLE[1:], cache)
-    assert folder == cache / sha1(server.url + HANDLE)
-    monkeypatch.undo()
+    monkeypatch.setenv('TFHUB_ENDPOINT', f'{server.url}/')
+    for handle in (HANDLE[1:], HANDLE[1:-2], f'https://tfhub.dev{HANDLE[:-2]}/'):
+        folder = fetch_model(handle, cache)
+        assert folder == cache / sha1(f'https://tfhub.dev{HANDLE}')
+    assert len(server.requests) == 1
     seeded = write_files(cache / sha1('https://tfhub.dev/google/bit/m-r101x3/1'))
     assert fetch_model('google/bit/m-r101x3/1', cache) == seeded
     assert fetch_model('https://tfhub.dev/google/bit/m-r101x3/1', cache) == seeded
@@ -254,7 +266,12 @@ def test_a_body_of_unknown_length_is_taken(server, cache):
         f'https://www.kaggle.com/models/{KAGGLE}',
         f'https://kaggle.com/models/{KAGGLE}/?x=1',
         'https://www.kaggle.com/models/google/bit/frameworks/TensorFlow2/variations/m-r50x1'
-        '/versions/1',
+        '/versions/1?tfhub-redirect=true',
+        'https://www.kaggle.com/models/google/bit/frameworks/tensorFlow2/variations/m-r50x1',
+        'https://www.kaggle.com/models/google/bit/tensorFlow2/m-r50x1/1#files',
+        'https://www.kaggle.com/models/google/bit/tensorFlow2/m-r50x1',
+        f'https://www.kaggle.com/api/v1/models/{KAGGLE}/download',
+        KAGGLE[:-2],
     ],
 )
 def test_a_kaggle_model_has_many_names_and_one_place(server, cache, monkeypatch, location):
@@ -292,6 +309,41 @@ def test_credentials_go_to_kaggle_alone(server, cache, monkeypatch, tmp_path, so
     assert 'Authorization' not in second.headers
 
 
+@pytest.mark.parametrize('place', ['value', 'file', 'home'])
+def test_a_token_goes_before_user_and_key_and_to_kaggle_alone(
+    server, cache, monkeypatch, tmp_path, place
+):
+    monkeypatch.setenv('KAGGLE_API_ENDPOINT', server.url)
+    monkeypatch.setenv('KAGGLE_USERNAME', 'ann')
+    monkeypatch.setenv('KAGGLE_KEY', 'wrong')
+    path = tmp_path / ('home/.kaggle/access_token' if place == 'home' else 'my token')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('KGAT_s3cr3t\n')
+    # Neither of what a netrc file has for the host.
+    (tmp_path / 'home').mkdir(exist_ok=True)
+    (tmp_path / 'home/.netrc').write_text('machine 127.0.0.1 login ann password wrong\n')
+    if place != 'home':
+        value = 'KGAT_s3cr3t' if place == 'value' else str(path)
+        monkeypatch.setenv('KAGGLE_API_TOKEN', value)
+    server.put(KAGGLE_PATH, redirect(f'{server.other_name}/storage'))
+    server.put('/storage', body(MODULE))
+    assert files_in(fetch_model(KAGGLE, cache)) == FILES
+    first, second = server.requests
+    assert first.headers['Authorization'] == 'Bearer KGAT_s3cr3t'
+    assert second.headers['Host'].startswith('localhost:')
+    assert 'Authorization' not in second.headers
+
+
+@pytest.mark.parametrize('value', ['s3cr3t\nX-Other: 1', 's3cr3t s3cr3t', '/nowhere/s3cr3t', 'ü'])
+def test_a_token_that_is_none_is_not_told(server, cache, monkeypatch, value):
+    monkeypatch.setenv('KAGGLE_API_ENDPOINT', server.url)
+    monkeypatch.setenv('KAGGLE_API_TOKEN', value)
+    message = refusal(KAGGLE, cache, UsageError)
+    assert message.startswith('KAGGLE_API_TOKEN: ')
+    assert 's3cr3t' not in message
+    assert server.requests == []
+
+
 @pytest.mark.parametrize('code', [401, 403])
 def test_a_refusal_of_kaggle_says_what_to_do(server, cache, monkeypatch, code):
     monkeypatch.setenv('KAGGLE_API_ENDPOINT', server.url)
@@ -299,10 +351,19 @@ def test_a_refusal_of_kaggle_says_what_to_do(server, cache, monkeypatch, code):
     monkeypatch.setenv('KAGGLE_KEY', 's3cr3t')
     server.put(KAGGLE_PATH, status(code))
     message = refusal(KAGGLE, cache)
-    for part in (f'HTTP {code}', "model's terms", 'KAGGLE_USERNAME and KAGGLE_KEY', 'its folder'):
+    for part in (
+        f'{KAGGLE_PATH}: HTTP {code}',
+        f'{PAGE_PATH}: HTTP 404',
+        f'{NEWER_PATH}: HTTP 404',
+        'accept its terms and set KAGGLE_API_TOKEN',
+        'its folder or archive',
+    ):
         assert part in message
     assert 's3cr3t' not in message
-    assert len(server.requests) == 1
+    assert [request.path for request in server.requests] == [KAGGLE_PATH, PAGE_PATH, NEWER_PATH]
+    # The page is for everybody.
+    has_key = ['Authorization' in request.headers for request in server.requests]
+    assert has_key == [True, False, True]
 
 
 def test_broken_credentials_of_kaggle_are_named(server, cache, monkeypatch, tmp_path):
@@ -318,9 +379,9 @@ def test_broken_credentials_of_kaggle_are_named(server, cache, monkeypatch, tmp_
 
 @pytest.mark.parametrize(
     'location',
-    [KAGGLE[:-2], f'https://www.kaggle.com/models/{KAGGLE[:-2]}'],
+    [OTHER[:-2], f'https://www.kaggle.com/models/{OTHER[:-2]}'],
 )
-def test_a_kaggle_handle_needs_its_version(cache, location):
+def test_other_kaggle_handles_need_their_version(cache, location):
     assert 'the version is missing' in refusal(location, cache, UsageError)
 
 
@@ -328,6 +389,25 @@ def test_a_kaggle_handle_needs_its_version(cache, location):
 def test_other_models_of_kaggle_are_refused(cache, rest):
     message = refusal(f'https://www.kaggle.com/models/{rest}', cache, UsageError)
     assert 'owner/model/tensorFlow2/variation/version' in message
+
+
+def test_what_kaggles_own_library_has_fetched_is_used_if_it_is_whole(
+    server, cache, monkeypatch, tmp_path
+):
+    monkeypatch.setenv('KAGGLE_API_ENDPOINT', server.url)
+    server.put(KAGGLE_PATH, body(MODULE))
+    theirs = tmp_path / 'home/.cache/kagglehub/models/google/bit/tensorFlow2/m-r50x1/1'
+    write_files(theirs, {'saved_model.pb': b'half of it'})
+    fetched = fetch_model(KAGGLE, cache)
+    assert files_in(fetched) == FILES
+    (theirs.parent / '1.complete').touch()
+    assert fetch_model(KAGGLE, cache) == theirs
+    moved = tmp_path / 'elsewhere'
+    (tmp_path / 'home/.cache/kagglehub').rename(moved)
+    assert fetch_model(KAGGLE, cache) == fetched
+    monkeypatch.setenv('KAGGLEHUB_CACHE', str(moved))
+    assert fetch_model(f'https://www.kaggle.com/models/{KAGGLE[:-2]}', cache).is_relative_to(moved)
+    assert len(server.requests) == 1
 
 
 # --- buckets
@@ -357,7 +437,7 @@ def test_a_folder_in_a_bucket_is_copied_until_it_changes(bucket, cache):
 def test_an_unchanged_folder_in_a_bucket_costs_one_listing(bucket, cache, monkeypatch):
     uri = bucket.put('saved_model.pb', b'x').rpartition('/')[0]
     folder = fetch_model(uri, cache)
-    store = hub.store_for(uri)
+    store = fetch.store_for(uri)
     listings = []
 
     class OnlyLists:
@@ -365,7 +445,7 @@ def test_an_unchanged_folder_in_a_bucket_costs_one_listing(bucket, cache, monkey
             listings.append(folder)
             return store.list(folder)
 
-    monkeypatch.setattr(hub, 'store_for', lambda uri: OnlyLists())
+    monkeypatch.setattr(fetch, 'store_for', lambda uri: OnlyLists())
     assert fetch_model(uri, cache) == folder
     assert listings == [uri]
 
@@ -393,7 +473,7 @@ def test_nothing_in_a_bucket(bucket, cache, monkeypatch):
     assert 'no such file' in refusal(bucket.uri('absent.tgz'), cache, UsageError)
     assert 'no saved_model.pb' in refusal(bucket.uri('photos'), cache, UsageError)
     assert 'no such bucket' in refusal('gs://b-absent/model', cache, UsageError)
-    monkeypatch.setattr(hub, '_MOST_FILES', 1)
+    monkeypatch.setattr(fetch, 'MOST_FILES', 1)
     assert 'more than 1 objects' in refusal(bucket.uri('photos'), cache, UsageError)
 
 
@@ -401,6 +481,69 @@ def test_an_object_whose_name_leads_outside(bucket, cache):
     bucket.put('m/saved_model.pb', b'x')
     bucket.put('m/../../../../outside', b'x')
     assert "'../../../../outside' is outside" in refusal(bucket.uri('m'), cache)
+
+
+# --- downloads that break off
+
+WHOLE = random.Random(3).randbytes(300_000)
+
+
+def asked_ranges(server):
+    return [request.headers.get('Range') for request in server.requests]
+
+
+def test_a_download_is_continued_where_it_broke_off(server, tmp_path):
+    url = server.put('/x', hub_server.resumable(WHOLE, size_bytes=70_000))
+    calls = []
+    download(url, tmp_path / 'x', lambda done, total: calls.append((done, total)))
+    # Five parts, though three failures in a row would be too many.
+    assert asked_ranges(server) == [None, *(f'bytes={70_000 * i}-' for i in range(1, 5))]
+    assert {request.headers.get('If-Range') for request in server.requests[1:]} == {'"1"'}
+    assert files_in(tmp_path) == {'x': WHOLE}
+    assert sorted(calls) == calls
+    assert calls[-1] == (len(WHOLE), len(WHOLE))
+
+
+def test_one_that_gets_nowhere_is_given_up(server, tmp_path):
+    url = server.put('/x', hub_server.resumable(WHOLE, size_bytes=1000))
+    with pytest.raises(ModelError, match=f'broke off after 3000 of {len(WHOLE)} bytes, 3 times'):
+        download(url, tmp_path / 'x')
+    assert files_in(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    'second',
+    [
+        hub_server.resumable(WHOLE, '"2"'),  # another file by now
+        body(WHOLE),  # knows no ranges
+        hub_server.rest_of(WHOLE, 70_001),
+        hub_server.rest_of(WHOLE, 70_000, '"2"'),
+        status(416),
+    ],
+)
+def test_what_cannot_be_continued_is_begun_anew(server, tmp_path, second):
+    first = hub_server.resumable(bytes(len(WHOLE)), size_bytes=70_000)
+    url = server.put('/x', first, second, hub_server.resumable(WHOLE, '"2"'))
+    download(url, tmp_path / 'x')
+    assert files_in(tmp_path) == {'x': WHOLE}
+    assert asked_ranges(server)[:2] == [None, 'bytes=70000-']
+    assert set(asked_ranges(server)[2:]) <= {None}
+
+
+@pytest.mark.parametrize('etag', ['', 'W/"1"', '1'])
+def test_without_a_strong_etag_it_is_begun_anew(server, tmp_path, etag):
+    first = hub_server.resumable(WHOLE, etag, size_bytes=70_000)
+    url = server.put('/x', first, hub_server.resumable(WHOLE, etag))
+    download(url, tmp_path / 'x')
+    assert files_in(tmp_path) == {'x': WHOLE}
+    assert asked_ranges(server) == [None, None]
+
+
+def test_a_part_that_nobody_asked_for_is_no_file(server, tmp_path):
+    url = server.put('/x', hub_server.rest_of(WHOLE, 70_000))
+    with pytest.raises(ModelError, match='HTTP 206'):
+        download(url, tmp_path / 'x')
+    assert files_in(tmp_path) == {}
 
 
 # --- servers that misbehave
@@ -441,11 +584,12 @@ def test_passing_faults_are_tried_again(server, cache, fault):
             f'broke off after 1000 of {len(MODULE)} bytes, 3 times',
             3,
         ),
-        (hub_server.PAGE, 'a web page, not an archive', 1),
-        (body(b'\n <html>'), 'a web page, not an archive', 1),
+        (hub_server.PAGE, 'a web page, not a model', 1),
+        (body(b'\n <html>'), 'a web page, not a model', 1),
         (redirect('file:///etc/passwd'), 'cannot be asked for, or leads to what cannot', 1),
         (body(b''), NO_ARCHIVE, 1),
         (body(b'PK\x03\x04 a zip'), NO_ARCHIVE, 1),
+        (body(b'{"message": "no such model"}', 'application/json'), NO_ARCHIVE, 1),
     ],
 )
 def test_lasting_faults_are_named(server, cache, fault, message, tries):
@@ -461,7 +605,7 @@ def test_a_server_that_is_not_there(server, cache):
 
 
 def test_no_byte_for_long_is_a_stall(server, cache, monkeypatch):
-    monkeypatch.setattr(hub, '_SILENCE_SEC', 0.3)
+    monkeypatch.setattr(http, '_SILENCE_SEC', 0.3)
     url = server.put('/m/1', hub_server.stall(MODULE, 1000))
     expected = f'stalled after 1000 of {len(MODULE)} bytes: none for 0.3 s'
     assert refusal(url, cache) == f'{url}: {expected}'
@@ -470,7 +614,7 @@ def test_no_byte_for_long_is_a_stall(server, cache, monkeypatch):
 
 
 def test_a_drip_is_a_stall(server, cache, monkeypatch):
-    monkeypatch.setattr(hub, '_WINDOW_SEC', 0.3)
+    monkeypatch.setattr(http, '_WINDOW_SEC', 0.3)
     url = server.put('/m/1', hub_server.drip(MODULE, 0.02))
     started = time.monotonic()
     message = refusal(url, cache)
@@ -481,8 +625,8 @@ def test_a_drip_is_a_stall(server, cache, monkeypatch):
 
 
 def test_a_slow_server_that_keeps_the_pace_is_waited_for(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, '_WINDOW_SEC', 0.3)
-    monkeypatch.setattr(hub, '_WINDOW_BYTES', 1)
+    monkeypatch.setattr(http, '_WINDOW_SEC', 0.3)
+    monkeypatch.setattr(http, '_WINDOW_BYTES', 1)
     url = server.put('/x', hub_server.drip(b'0123456789', 0.07))
     download(url, tmp_path / 'x')
     assert (tmp_path / 'x').read_bytes() == b'0123456789'
@@ -561,6 +705,102 @@ def test_nothing_is_written_outside(tmp_path, cache, name, kind):
     assert sorted(tmp_path.rglob('*')) == sorted([*before, tmp_path / 'model.tar.gz', cache])
 
 
+def make_zip(files=FILES, top='', extra=(), method=zipfile.ZIP_DEFLATED):
+    """An archive of files and of `extra` members, given as (ZipInfo, data)."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w', method) as archive:
+        for name, content in files.items():
+            archive.writestr(top + name, content)
+        for made, content in extra:
+            archive.writestr(made, content)
+    return data.getvalue()
+
+
+def zipped(name, kind=0, system=3):
+    made = zipfile.ZipInfo(name)
+    made.external_attr, made.create_system = kind << 16, system
+    return made
+
+
+@pytest.mark.parametrize('suffix', ['.zip', '.tar.gz'])
+@pytest.mark.parametrize('top', ['', 'model/'])
+def test_zip_archives_are_unpacked_whatever_they_are_called(tmp_path, cache, suffix, top):
+    path = tmp_path / f'model{suffix}'
+    empty = (zipped(f'{top}assets/empty/', stat.S_IFDIR | 0o755), b'')
+    path.write_bytes(make_zip(top=top, extra=[empty]))
+    assert files_in(fetch_model(str(path), cache)) == FILES
+
+
+@pytest.mark.parametrize(
+    'bad',
+    [
+        zipped('link', stat.S_IFLNK | 0o777),
+        zipped('device', stat.S_IFCHR),
+        zipped('pipe', stat.S_IFIFO),
+        zipped('of another system', system=7),
+    ],
+    ids=lambda bad: bad.filename,
+)
+def test_only_plain_files_and_folders_are_unpacked_from_zip(tmp_path, cache, bad):
+    data = make_zip(extra=[(bad, b'/etc/passwd')])
+    message = local_refusal(tmp_path, cache, data, '.zip')
+    assert message.startswith(f"'{bad.filename}' is no plain file or folder")
+
+
+@pytest.mark.parametrize('name', ['/tmp/outside', '../outside', 'a/../../outside', '../folder/'])
+def test_nothing_is_written_outside_by_zip(tmp_path, cache, name):
+    before = sorted(tmp_path.rglob('*'))
+    message = local_refusal(tmp_path, cache, make_zip(extra=[(zipped(name), b'')]), '.zip')
+    assert message == f'{name!r} is outside its folder'
+    assert sorted(tmp_path.rglob('*')) == sorted([*before, tmp_path / 'model.zip', cache])
+
+
+def test_zip_bombs_are_not_unpacked(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(archive, '_UNPACKED_BYTES', 100_000)
+    data = make_zip({'saved_model.pb': b'x', 'variables/a': bytes(10**7)})
+    limit = max(100_000, 20 * len(data))
+    message = local_refusal(tmp_path, cache, data, '.zip')
+    assert message == f'unpacks to more than {limit} bytes'
+    # One that says that it is small.
+    at = data.rindex(b'PK\x01\x02') + 24
+    lying = data[:at] + struct.pack('<I', 10) + data[at + 4 :]
+    assert local_refusal(tmp_path, cache, lying, '.zip')
+    monkeypatch.setattr(archive, 'MOST_FILES', 4)
+    assert local_refusal(tmp_path, cache, make_zip(), '.zip') == 'more than 4 files'
+
+
+def test_zip_archives_that_are_damaged(tmp_path, cache):
+    whole = make_zip({'saved_model.pb': b'x', 'variables/a': bytes(600)})
+    for size_bytes in (2, 4, 30, 100, len(whole) // 2, len(whole) - 1):
+        assert local_refusal(tmp_path, cache, whole[:size_bytes], '.zip').startswith('a damaged')
+    plain = bytearray(make_zip({'saved_model.pb': b'x', 'b': b'yyyy'}, method=zipfile.ZIP_STORED))
+    plain[plain.index(b'yyyy')] ^= 0xFF  # its checksum tells
+    assert local_refusal(tmp_path, cache, bytes(plain), '.zip').startswith('a damaged')
+    locked = bytearray(whole)
+    for mark, at in ((b'PK\x01\x02', 8), (b'PK\x03\x04', 6)):
+        locked[locked.index(mark) + at] |= 1
+    assert local_refusal(tmp_path, cache, bytes(locked), '.zip') == 'is encrypted'
+    nothing = make_zip({'a/b/saved_model.pb': b'x'})
+    assert local_refusal(tmp_path, cache, nothing, '.zip').startswith('no saved_model.pb in it')
+    with pytest.warns(UserWarning, match='Duplicate name'):
+        twice = make_zip(extra=[(zipped('saved_model.pb'), b'')])
+    (tmp_path / 'twice.zip').write_bytes(twice)
+    assert 'cannot write' in refusal(str(tmp_path / 'twice.zip'), cache)
+
+
+def test_rubbish_in_zip_is_no_traceback(tmp_path, cache):
+    rng = random.Random(1)
+    whole = make_zip({'saved_model.pb': b'x' * 50, 'variables/a': bytes(600)})
+    (tmp_path / 'model.zip').write_bytes(whole)
+    for _ in range(200):
+        data = bytearray(whole)
+        for _ in range(rng.randrange(1, 10)):
+            data[rng.randrange(4, len(data))] = rng.randrange(256)
+        (tmp_path / 'model.zip').write_bytes(bytes(data))
+        with contextlib.suppress(ModelError):
+            fetch_model(str(tmp_path / 'model.zip'), cache)
+
+
 def test_control_characters_of_names_are_not_printed(tmp_path, cache):
     bad = member('\x1b[2J\udcff', tarfile.FIFOTYPE)
     message = local_refusal(tmp_path, cache, make_tar(extra=[bad]))
@@ -610,9 +850,9 @@ def test_a_file_given_twice_is_refused(tmp_path, cache):
 
 
 def test_bombs_are_not_unpacked(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(hub, '_UNPACKED_BYTES', 100_000)
+    monkeypatch.setattr(archive, '_UNPACKED_BYTES', 100_000)
     written = []
-    monkeypatch.setattr(hub.os, 'fsync', lambda descriptor: written.append(os.fstat(descriptor)))
+    monkeypatch.setattr(http.os, 'fsync', lambda descriptor: written.append(os.fstat(descriptor)))
     zeros = {'saved_model.pb': b'x', 'variables/a': bytes(10**7)}
     expected = 'unpacks to more than'
     data = make_tar(zeros)
@@ -628,7 +868,7 @@ def test_bombs_are_not_unpacked(tmp_path, cache, monkeypatch):
 
 
 def test_twenty_times_the_archive_may_be_unpacked(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(hub, '_UNPACKED_BYTES', 0)
+    monkeypatch.setattr(archive, '_UNPACKED_BYTES', 0)
     files = {'saved_model.pb': random.Random(2).randbytes(20_000) + bytes(200_000)}
     data = make_tar(files)
     assert 20 * len(data) > 230_000
@@ -645,13 +885,13 @@ def test_headers_are_not_read_whole_whatever_they_say(tmp_path, cache):
 
 
 def test_too_many_files_are_not_unpacked(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(hub, '_MOST_FILES', 4)
+    monkeypatch.setattr(archive, 'MOST_FILES', 4)
     assert local_refusal(tmp_path, cache, MODULE) == 'more than 4 files'
 
 
 def test_the_disk_is_not_filled(tmp_path, cache, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=50_000)
-    monkeypatch.setattr(hub.shutil, 'disk_usage', lambda path: usage)
+    monkeypatch.setattr(archive.shutil, 'disk_usage', lambda path: usage)
     message = local_refusal(tmp_path, cache, MODULE)
     assert message == 'unpacks to more than the 50000 bytes that are free on the disk'
 
@@ -684,7 +924,7 @@ def test_a_full_disk_is_named(server, bucket, tmp_path, cache):
 # Further processes have imported everything already.
 CODE = r"""
 import os, sys
-from transforms.model.hub import fetch_model
+from transforms.model.download.fetch import fetch_model
 children = []
 for _ in range(int(sys.argv[3]) - 1):
     child = os.fork()
@@ -700,7 +940,7 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 def start(location, cache, processes=1):
     return subprocess.Popen(
         [sys.executable, '-c', CODE, location, str(cache), str(processes)],
-        cwd=Path(hub.__file__).parents[2],
+        cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -762,11 +1002,11 @@ def test_a_lock_is_not_held_on_a_file_that_is_gone(tmp_path):
     seen = []
 
     def wait():
-        with hub._locked(path):
+        with cache_module._locked(path):
             seen.append(path.exists())
 
     threads = [threading.Thread(target=wait) for _ in range(3)]
-    with hub._locked(path):
+    with cache_module._locked(path):
         for thread in threads:
             thread.start()
         time.sleep(0.1)
@@ -852,14 +1092,14 @@ def test_a_download_replaces_a_file_whole_or_not_at_all(server, tmp_path):
 
 def test_the_hash_depends_on_what_is_loaded_and_on_nothing_else(tmp_path):
     first = write_files(tmp_path / 'a')
-    expected = tree_sha256(first)
+    expected = sha256_of(first)
     # Fixed for ever: people pin it.
     assert expected == '1c4d70ab354854f68f6947b157514c2f05afd925297e16a7572961a641f379d3'
     ignored = {'fingerprint.pb': b'1', 'model_card.json': b'2', 'assets.extra/x': b'3'}
     second = write_files(tmp_path / 'b', dict(reversed(FILES.items())) | ignored)
     (second / 'variables/empty').mkdir()
     os.utime(second / 'saved_model.pb', (1, 1))
-    assert tree_sha256(second) == expected
+    assert sha256_of(second) == expected
     different = [
         FILES | {'saved_model.pb': b'other'},
         FILES | {'variables/variables.index': b'other'},
@@ -874,7 +1114,7 @@ def test_the_hash_depends_on_what_is_loaded_and_on_nothing_else(tmp_path):
         },
     ]
     hashes = {
-        tree_sha256(write_files(tmp_path / f'c{i}', files)) for i, files in enumerate(different)
+        sha256_of(write_files(tmp_path / f'c{i}', files)) for i, files in enumerate(different)
     }
     assert len(hashes | {expected}) == len(different) + 1
 
@@ -887,24 +1127,24 @@ def test_the_hash_follows_links_as_loading_does(tmp_path):
         (linked / name).symlink_to(real / name)
     (linked / 'assets').mkdir()
     (linked / 'assets/labels.txt').symlink_to(real / 'assets/labels.txt')
-    assert tree_sha256(linked) == tree_sha256(real)
+    assert sha256_of(linked) == sha256_of(real)
     write_files(real, {'assets/a/x': b'x', 'assets/b/x': b'x'})
     write_files(linked, {'assets/a/x': b'x'})
     (linked / 'assets/b').symlink_to('a')
-    assert tree_sha256(linked) == tree_sha256(real)
+    assert sha256_of(linked) == sha256_of(real)
 
 
 def test_what_cannot_be_hashed(tmp_path):
     with pytest.raises(UsageError, match='cannot read'):
-        tree_sha256(tmp_path)
+        sha256_of(tmp_path)
     folder = write_files(tmp_path / 'a')
     (folder / 'assets/x').symlink_to('/dev/zero')
     with pytest.raises(UsageError, match='a device'):
-        tree_sha256(folder)
+        sha256_of(folder)
     (folder / 'assets/x').unlink()
     Path(os.fsdecode(os.fsencode(folder) + b'/assets/\xff')).write_bytes(b'x')
     with pytest.raises(ModelError, match='not valid UTF-8'):
-        tree_sha256(folder)
+        sha256_of(folder)
 
 
 def test_a_published_module_has_the_card_of_its_handle(server, tmp_path):

@@ -1,0 +1,1 @@
+"""Models from where they are published to this machine."""
