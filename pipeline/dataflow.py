@@ -28,7 +28,8 @@ from transforms import preflight, uris
 from transforms.dataflow_job import parse_job
 from transforms.errors import UsageError
 from transforms.listing import list_input
-from transforms.model import hub
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model
 from transforms.model.sources import ModelSource
 from transforms.rows import Ref
 from transforms.runs import CompleteRun, complete_runs
@@ -382,8 +383,9 @@ def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
 def _model_bytes(model: ModelSource) -> int:
     if model.is_embedded:
         return 0
-    folder = hub.fetch_model(model.location, model.cache or hub.default_cache())
-    return sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+    found = fetch_model(model.location, model.cache or default_cache())
+    files = [found] if found.is_file() else found.rglob('*')
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def set_workers(

@@ -1,4 +1,4 @@
-"""`lemmabeam export-model`: an official checkpoint becomes a SavedModel to label with."""
+"""`lemmabeam export-model`: weights of a BiT in a file become a SavedModel to label with."""
 
 import argparse
 import contextlib
@@ -16,11 +16,15 @@ from pipeline import options
 from pipeline.progress import DownloadReporter
 from transforms import uris
 from transforms.errors import ModelError, UsageError
-from transforms.model import hub, registry
+from transforms.model import registry
 from transforms.model.card import Activation, ModelCard
-from transforms.model.checkpoint import Architecture, NpzCheckpoint, identify
+from transforms.model.checkpoint import Architecture
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model
+from transforms.model.download.http import download
 from transforms.model.sources import printable_location, resolve_model
 from transforms.model.vocabulary import load_vocabulary, parse_labels, vocabulary_names
+from transforms.model.weights import SUFFIXES, Weights
 from transforms.process import TEMPORARIES
 from transforms.storage import store_for
 
@@ -33,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--weights',
         required=True,
-        metavar='X.npz',
-        help='an official BiT checkpoint, such as BiT-M-R101x3.npz, or one in its layout; local, '
-        'gs:// or https://',
+        metavar='FILE',
+        help='an official BiT checkpoint, such as BiT-M-R101x3.npz or .h5, one in its layout, or '
+        "the .safetensors of timm's copy; local, gs://, https:// or hf://owner/name",
     )
     parser.add_argument(
         '--output',
@@ -73,19 +77,19 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
       UsageError: the options do not fit the checkpoint, or the folder is taken.
-      ModelError: the file is no such checkpoint, or the folder cannot be written.
+      ModelError: the file holds no such weights, or the folder cannot be written.
     """
     folder = _target(args.output)
     where = printable_location(args.weights)
-    with _local_weights(args.weights, folder) as path, NpzCheckpoint(path, where) as checkpoint:
-        architecture, classes = identify(checkpoint.shapes)
+    with _local_weights(args.weights, folder) as path, Weights(path, where) as weights:
+        architecture, classes = weights.architecture, weights.classes
         card, labels = _describe(args, architecture, classes)
         from transforms.model.runtime import import_tensorflow
 
         import_tensorflow()
         from transforms.model.export import export
 
-        export(checkpoint, card, classes, labels, folder)
+        export(weights, card, classes, labels, folder)
     source = resolve_model(str(folder))
     print(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
     print(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
@@ -119,9 +123,15 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
     if scheme in ('', 'file'):
         yield Path(uris.absolute(location))
         return
+    if scheme == 'hf':
+        yield fetch_model(location, default_cache(), DownloadReporter())
+        return
     if scheme not in ('gs', 'http', 'https'):
-        raise UsageError(f'--weights {printable_location(location)}: local, gs:// or https:// only')
-    name = f'.{folder.name}.{secrets.token_hex(4)}.npz'
+        raise UsageError(
+            f'--weights {printable_location(location)}: local, gs://, https:// or hf:// only'
+        )
+    suffix = uris.suffix_of(printable_location(location))
+    name = f'.{folder.name}.{secrets.token_hex(4)}{suffix if suffix in SUFFIXES else ""}'
     with TEMPORARIES.hold(folder.with_name(name)) as temporary:
         if scheme == 'gs':
             uri = uris.absolute(location)
@@ -131,7 +141,7 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
             except OSError as e:
                 raise ModelError(f'{uri}: cannot be copied: {e.strerror}') from e
         else:
-            hub.download(location, temporary, DownloadReporter())
+            download(location, temporary, DownloadReporter())
         yield temporary
 
 
@@ -139,9 +149,9 @@ def _describe(
     args: argparse.Namespace, architecture: Architecture, classes: int | None
 ) -> tuple[ModelCard, bytes]:
     """The card of a checkpoint, and the content of the class list it names."""
-    stem = printable_location(args.weights).rpartition('/')[2].removesuffix('.npz')
-    official = _OFFICIAL.fullmatch(stem)
-    name = args.name or (stem.lower() if official else stem)
+    stem, name = _names(args.weights, architecture)
+    official = _OFFICIAL.fullmatch(name)
+    name = args.name or name
     if not _SLUG.fullmatch(name):
         if args.name:
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
@@ -174,6 +184,25 @@ def _describe(
     if args.model_size is not None:
         changes['resize'] = card.resize.to_size(args.model_size)
     return card.with_changes(**changes), labels
+
+
+def _names(location: str, architecture: Architecture) -> tuple[str, str]:
+    """What a file is called, and what its model is: as its name says, if the weights agree."""
+    stem = printable_location(location).rstrip('/').rpartition('/')[2]
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    official = _OFFICIAL.fullmatch(stem)
+    known = None if official else registry.find_by_location(location)
+    name = official[0].lower() if official else known.card.name if known else stem
+    found = _OFFICIAL.match(name)
+    if found and found[2].lower() != str(architecture).lower():
+        print(
+            f'lemmabeam: {uris.printable(stem)} holds a BiT-{architecture}, whatever its name says;'
+            ' some published files are mixed up (BiT-S-R50x3.h5, BiT-S-R101x1.h5)',
+            file=sys.stderr,
+        )
+        name = name.replace(found[2], str(architecture).lower())
+    return stem, name
 
 
 def _labels(args: argparse.Namespace, name: str, classes: int) -> tuple[bytes, str]:

@@ -26,6 +26,7 @@ from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.layout import Layout
 from transforms.listing import DEAD_LETTERS, Input
 from transforms.model import canary
+from transforms.model.sources import printable_location
 from transforms.process import shared
 from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs, read_run
@@ -241,6 +242,10 @@ def _tell_model(config: RunConfig) -> None:
     model = config.inference.model
     if not model.is_embedded:
         print(f'lemmabeam: model {model.id}', file=sys.stderr)
+        for why in model.passed_over:
+            print(f'lemmabeam: passed over: {why}', file=sys.stderr)
+        where = printable_location(model.location)
+        print(f'lemmabeam: its weights are the {model.kind.value} of {where}', file=sys.stderr)
         print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
     if not model.card.has_classes:
         print('lemmabeam: this model has no classes: features only, no labels', file=sys.stderr)

@@ -159,8 +159,9 @@ def _facts(source: ModelSource) -> dict[str, str]:
     classes = f'{len(source.vocabulary):,} of {source.vocabulary.name}'
     return {
         'model': source.id,
+        **{f'not from {i}': why for i, why in enumerate(source.passed_over, 1)},
         'location': printable_location(source.location),
-        'weights': f'SHA-256 {source.weights_sha256}',
+        'weights': f'{source.kind.value}, SHA-256 {source.weights_sha256}',
         'input': options.describe_preprocessing(card),
         'classes': classes if card.has_classes else 'none, features only',
         'scores': f'{card.activation.value}, labels from {card.threshold:g}, {card.max_labels} '

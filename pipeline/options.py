@@ -23,7 +23,7 @@ from transforms.load import LoadOptions
 from transforms.model import canary
 from transforms.model.card import ModelCard
 from transforms.model.checkpoint import Architecture
-from transforms.model.hub import Progress
+from transforms.model.download.http import Progress
 from transforms.model.predictor import AUTO, PRECISIONS, InferenceOptions, check_precision
 from transforms.model.registry import EMBEDDED
 from transforms.model.sources import ModelSource, printable_location, resolve_model
@@ -425,14 +425,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         '--model',
         default=EMBEDDED,
         metavar='M',
-        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, a URL, or a '
-        f'SavedModel, as a folder or .tar.gz, local or gs:// (default: {EMBEDDED}, an '
-        'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
+        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
+        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
+        f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
+        'with the 1,000 classes of ILSVRC-2012)',
     )
     model.add_argument(
         '--model_card',
         metavar='CARD',
-        help='for a SavedModel that brings no model_card.json: a file, or the name of the model '
+        help='for a model that brings no model_card.json: a file, or the name of the model '
         'that it is a copy of',
     )
     model.add_argument(

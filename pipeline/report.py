@@ -96,6 +96,8 @@ def make_report(
         'model': {
             'id': model.id,
             'location': printable_location(model.location),
+            'kind': model.kind.value,
+            'passed_over': list(model.passed_over),
             'weights_sha256': model.weights_sha256,
             'fingerprint': model.fingerprint,
             'card': model.card.to_dict(),

@@ -181,6 +181,28 @@ def test_heads_have_their_activation_size_and_classes():
         'gs://bucket/models/google/bit/m-r101x3/imagenet21k_classification/1/',
         '/models/bit/m-r101x3/imagenet21k_classification/1.tar.gz',
         '/models/bit/m-r101x3/imagenet21k_classification',
+        # As the sites give them.
+        'https://www.kaggle.com/models/google/bit/frameworks/TensorFlow2/variations/'
+        'm-r101x3-imagenet21k-classification/versions/1?tfhub-redirect=true',
+        'https://www.kaggle.com/models/google/bit/frameworks/TensorFlow2/variations/'
+        'm-r101x3-imagenet21k-classification',
+        'https://www.kaggle.com/models/google/bit/tensorFlow2/m-r101x3-imagenet21k-classification',
+        'google/bit/tensorFlow2/m-r101x3-imagenet21k-classification',
+        '/downloads/bit_m-r101x3_imagenet21k_classification_1.tar.gz',
+        'bit_m-r101x3_imagenet21k_classification_1',
+        '/downloads/bit-tensorflow2-m-r101x3-imagenet21k-classification-v1',
+        '/downloads/bit-tensorflow2-m-r101x3-imagenet21k-classification-v1.tar.gz',
+        'gs://bucket/bit-tensorflow2-m-r101x3-imagenet21k-classification-v1.zip',
+        '/home/me/.cache/kagglehub/models/google/bit/tensorFlow2/'
+        'm-r101x3-imagenet21k-classification/1',
+        # Checkpoints of the authors, and timm's.
+        '/downloads/BiT-M-R101x3.npz',
+        'https://storage.googleapis.com/bit_models/BiT-M-R101x3.h5?x=1',
+        'hf://timm/resnetv2_101x3_bit.goog_in21k',
+        'hf://timm/resnetv2_101x3_bit.goog_in21k@main',
+        '/models/resnetv2_101x3_bit.goog_in21k.safetensors',
+        '/home/me/.cache/huggingface/hub/models--timm--resnetv2_101x3_bit.goog_in21k/snapshots/'
+        '0123/model.safetensors',
     ],
 )
 def test_a_copy_of_a_published_model_is_known_by_the_end_of_its_name(location):
@@ -188,16 +210,53 @@ def test_a_copy_of_a_published_model_is_known_by_the_end_of_its_name(location):
 
 
 def test_features_and_strangers_by_location():
-    features = find_by_location('https://tfhub.dev/google/bit/s-r50x3/1')
-    assert features.card == find_model('bit-s-r50x3-features').card
+    for location in (
+        'https://tfhub.dev/google/bit/s-r50x3/1',
+        'bit_s-r50x3_1.tar.gz',
+        '/downloads/bit-tensorflow2-s-r50x3-v1',
+    ):
+        assert find_by_location(location).card == find_model('bit-s-r50x3-features').card
+    for location in (
+        'BiT-M-R50x3-ILSVRC2012.npz',
+        'hf://timm/resnetv2_50x3_bit.goog_in21k_ft_in1k',
+    ):
+        assert find_by_location(location).card == find_model('bit-m-r50x3-ilsvrc2012').card
+    assert find_by_location('BiT-S-R50x3.npz').card == find_model('bit-s-r50x3').card
     for location in (
         'https://tfhub.dev/google/efficientnet/b0/classification/1',
         '/home/me/bit/my-model',
         '/home/me/orbit/m-r50x1/1',
         'google/bit/s-r50x1/imagenet21k_classification/1',
         'google/bit/m-r99x1/1',
+        # Called as we call another one.
+        '/models/bit-m-r50x1',
+        'BiT-M-R50x1-run0-caltech101.npz',
+        'hf://timm/resnetv2_50x1_bit.goog_distilled_in1k',
+        'hf://timm/resnetv2_50x1_bitter.goog_in21k',
     ):
         assert find_by_location(location) is None
+
+
+def test_known_models_can_be_had_from_several_places():
+    assert find_model('bit-m-r101x3').locations == (
+        'https://tfhub.dev/google/bit/m-r101x3/imagenet21k_classification/1',
+        'google/bit/tensorFlow2/m-r101x3-imagenet21k-classification/1',
+        'https://storage.googleapis.com/bit_models/BiT-M-R101x3.npz',
+        'hf://timm/resnetv2_101x3_bit.goog_in21k',
+    )
+    assert find_model('bit-m-r50x1-ilsvrc2012').checkpoints == (
+        'https://storage.googleapis.com/bit_models/BiT-M-R50x1-ILSVRC2012.npz',
+        'hf://timm/resnetv2_50x1_bit.goog_in21k_ft_in1k',
+    )
+    # Its features are those of the network that was trained first.
+    assert find_model('bit-m-r50x1-features').checkpoints == (
+        'https://storage.googleapis.com/bit_models/BiT-M-R50x1.npz',
+        'hf://timm/resnetv2_50x1_bit.goog_in21k',
+    )
+    assert find_model('bit-s-r50x1').checkpoints == (
+        'https://storage.googleapis.com/bit_models/BiT-S-R50x1.npz',
+    )
+    assert find_model('embedded').locations == ('embedded',)
 
 
 def test_the_class_lists_hold_what_they_should():
@@ -334,7 +393,7 @@ class TestSources:
         # A worker that finds other weights than the launcher stops.
         (tmp_path / 'model' / 'saved_model.pb').write_bytes(b'another graph')
         with pytest.raises(ModelError, match=r'it was changed, or .* is damaged'):
-            source.folder()
+            source.path()
 
     def test_sizes_out_of_reason_are_refused(self):
         with pytest.raises(UsageError, match='--model_size 9: expected 16 to 4096 pixels'):

@@ -59,7 +59,7 @@ def test_more_failures_than_allowed_exit_with_3_and_keep_the_results(tmp_path):
 USAGE = {
     'unknown option': (('--modle', 'x'), "unknown option '--modle'; did you mean --model?"),
     'abbreviated option': (('--thres', '0.1'), "unknown option '--thres'"),
-    'unknown model': (('--model', 'resnet'), 'no such folder, and it is no handle'),
+    'unknown model': (('--model', 'resnet'), 'no such folder or file, and it is no handle'),
     'no such BiT': (('--model', 'bit-m-r20x1'), "there is no model 'bit-m-r20x1'"),
     'no such input': (('--input', 'nothere'), "--input 'nothere': no such file"),
     'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from pipeline.main import main
-from tests import forks
+from tests import forks, layouts
 from tests.data.bit_reference import synthetic_weights
-from tests.hub_server import body, stall, status
+from tests.hub_server import body, put_hugging_face, stall, status
 from transforms.model import checkpoint, runtime
 from transforms.model.card import CARD_FILE, CAT, Activation
 from transforms.model.checkpoint import Architecture
@@ -70,7 +70,7 @@ def run(weights, output, *arguments):
         (('--output', '/dev/null/x'), '--output /dev/null/x: cannot be written: Not a directory'),
         (('--output', f'/tmp/{"x" * 300}'), 'cannot be written: File name too long'),
         (('--weights', 'nothere.npz'), 'cannot be read: No such file'),
-        (('--weights', 's3://bucket/x.npz'), 'local, gs:// or https:// only'),
+        (('--weights', 's3://bucket/x.npz'), 'local, gs://, https:// or hf:// only'),
         (('--weights', 'ftp://me:secret@host/x'), '--weights ftp://host/x: local'),
     ],
 )
@@ -120,19 +120,21 @@ def test_weights_from_a_bucket_and_a_server(
     assert {path.name for path in tmp_path.iterdir()} == {'0', '1', '2'}
 
 
+def layout(classes):
+    return checkpoint.layout(Architecture(14, 1), classes)
+
+
 def write_zeros(path, classes):
-    layout = checkpoint.layout(Architecture(14, 1), classes)
-    np.savez(path, **{name: np.zeros(shape, np.float32) for name, shape in layout.items()})
+    np.savez(path, **{name: np.zeros(shape, np.float32) for name, shape in layout(classes).items()})
 
 
 def test_an_official_file_has_an_official_card(exports, tmp_path, capsys):
-    """As its name says, whatever network is in it."""
-    for stem, classes in (('BiT-M-R50x1-ILSVRC2012', 1000), ('mine', None), ('a b', 3)):
+    for stem, classes in (('BiT-M-R14x1-ILSVRC2012', 1000), ('mine', None), ('a b', 3)):
         write_zeros(tmp_path / f'{stem}.npz', classes)
         assert run(tmp_path / f'{stem}.npz', tmp_path / stem) == 0
     (_, official, _, _), (_, features, none, nothing), (_, other, _, labels) = exports
-    assert official.name == 'bit-m-r50x1-ilsvrc2012'
-    assert official.source == 'BiT-M-R50x1-ILSVRC2012'
+    assert official.name == 'bit-m-r14x1-ilsvrc2012'
+    assert official.source == 'BiT-M-R14x1-ILSVRC2012'
     assert official.licence == 'Apache-2.0'
     assert (official.vocabulary, official.labels) == ('ilsvrc2012', '')
     assert official.resize.size_px == 480
@@ -149,6 +151,41 @@ def test_an_official_file_has_an_official_card(exports, tmp_path, capsys):
     assert 'BiT-R14x1 with 1,000 classes' in printed
     assert 'BiT-R14x1 with 0 classes' in printed
     assert f'weights SHA-256 {resolve_model(str(tmp_path / "mine")).weights_sha256}' in printed
+
+
+def test_a_file_is_named_by_the_network_that_is_in_it(exports, tmp_path, capsys):
+    """Some of the published ones hold another than they say."""
+    write_zeros(tmp_path / 'BiT-S-R50x3.npz', 1000)
+    assert run(tmp_path / 'BiT-S-R50x3.npz', tmp_path / 'model') == 0
+    ((_, card, _, _),) = exports
+    assert (card.name, card.architecture) == ('bit-s-r14x1', 'R14x1')
+    errors = capsys.readouterr().err
+    assert 'BiT-S-R50x3 holds a BiT-R14x1, whatever its name says' in errors
+
+
+@pytest.mark.parametrize('suffix', ['.h5', '.safetensors'])
+def test_weights_of_others_are_exported_too(weights, exports, server, tmp_path, suffix):
+    path = tmp_path / f'r14x1{suffix}'
+    layouts.WRITERS[suffix](weights, path)
+    url = server.put(f'/r14x1{suffix}', body(path.read_bytes()))
+    for number, location in enumerate((path, url)):
+        assert run(location, tmp_path / str(number)) == 0
+    for tensors, card, classes, _ in exports:
+        assert (card.name, card.source, classes) == ('r14x1', 'r14x1', CLASSES)
+        assert tensors.keys() == weights.keys()
+        assert all(np.array_equal(tensors[name], weights[name]) for name in weights)
+
+
+def test_a_repository_of_hugging_face_is_exported(exports, server, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', server.url)
+    monkeypatch.setenv('TFHUB_CACHE_DIR', str(tmp_path / 'cache'))
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in layout(None).items()}
+    data = layouts.safetensors(layouts.timm(zeros))
+    put_hugging_face(server, 'timm/resnetv2_50x1_bit.goog_in21k', data)
+    location = 'hf://timm/resnetv2_50x1_bit.goog_in21k'
+    assert run(location, tmp_path / 'model') == 0
+    ((_, card, _, _),) = exports
+    assert (card.name, card.source) == ('bit-m-r14x1', 'resnetv2_50x1_bit.goog_in21k')
 
 
 def test_activation_labels_name_and_size_can_be_chosen(npz, exports, tmp_path):

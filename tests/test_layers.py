@@ -12,10 +12,11 @@ PURE = """
     arrow_text decode errors faults frozen gone hashing http_pool interim layout lease manifest
     outcomes partitions process relabel rows runs sealed spool storage storage_gcs storage_http
     storage_local storage_s3 uris versions work model.bit model.canary model.card model.checkpoint
-    model.device model.efficientnet_lite model.export model.hub model.network model.predictor
-    model.rebuild model.recognition
-    model.registry model.rescue model.runtime model.saved_model model.sources model.sparse
-    model.vocabulary
+    model.device model.download.archive model.download.cache model.download.fetch
+    model.download.http model.download.huggingface model.download.kaggle model.efficientnet_lite
+    model.export model.network model.predictor model.rebuild model.recognition model.registry
+    model.rescue model.runtime model.saved_model model.sources model.sparse model.vocabulary
+    model.weights
 """.split()
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
 TENSORFLOW = {

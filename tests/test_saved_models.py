@@ -20,13 +20,13 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples, support
+from tests import hub_server, layouts, samples, support
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import module as hub_module
 from transforms.decode import decode
 from transforms.errors import ModelError
 from transforms.model.checkpoint import Architecture, NpzCheckpoint
-from transforms.model.hub import fetch_model, tree_sha256
+from transforms.model.download.fetch import fetch_model, sha256_of
 from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.runtime import import_tensorflow
 from transforms.model.sources import resolve_model
@@ -137,6 +137,42 @@ def test_the_loader_gives_what_the_authors_compute(network, reference, name):
     check_features(features, reference, name)
 
 
+@pytest.mark.parametrize('suffix', layouts.WRITERS)
+def test_a_file_in_any_layout_gives_what_the_authors_compute(weights, reference, suffix, tmp_path):
+    from transforms.model.network import load_network
+
+    path = tmp_path / f'mine{suffix}'
+    layouts.WRITERS[suffix](weights, path)
+    with_card(tmp_path, labels_of='class', architecture='')
+    source = resolve_model(str(path))
+    assert source.can_be_rebuilt
+    network = load_network(source, 'float32', 2, with_features=True, must_be_rebuilt=True)
+    assert (network.route, network.why_saved) == ('built from its weights', '')
+    for name in ('noise64', 'photos224'):
+        images = reference[f'images_{name}'].astype(np.float32)
+        logits, features = network.call((images - network.mean) / network.std)
+        check_logits(logits, reference, name)
+        check_features(features, reference, name)
+
+
+def test_a_file_of_weights_labels_as_its_export_does(npz, labelled, tmp_path):
+    with_card(tmp_path, labels_of='class')
+    shutil.copy(npz, tmp_path / 'mine.npz')
+    output = tmp_path / 'out'
+    report = support.label(*RUN, '--output', output, '--model', tmp_path / 'mine.npz')
+    assert verify(str(output)) == []
+    assert report['model']['kind'] == '.npz'
+    assert report['model']['passed_over'] == []
+    assert report['model']['computed'][0]['network'] == 'built from its weights'
+    ours, exports = (
+        {row['uri']: row['labels'] for row in support.rows(folder, 'predictions')}
+        for folder in (output, labelled)
+    )
+    assert ours.keys() == exports.keys()
+    for uri, labels in ours.items():
+        assert [each['index'] for each in labels] == [each['index'] for each in exports[uri]]
+
+
 def test_plain_colours_have_no_negative_variance():
     from transforms.model import bit
 
@@ -192,7 +228,7 @@ def test_tensorflow_hub_and_we_find_what_the_other_fetched(server, tensorflow_hu
     assert Path(found).parent == cache
     assert [request.path for request in server.requests] == ['/ours/1', '/theirs/1']
     assert fetch_model(theirs, cache) == Path(found)
-    assert tree_sha256(Path(found)) == tree_sha256(folder)
+    assert sha256_of(Path(found)) == sha256_of(folder)
     assert len(server.requests) == 2
 
 
@@ -209,9 +245,12 @@ def test_serving_gives_the_labels_of_the_logits(tf, loaded, pixels):
 
 
 def test_an_export_is_the_same_model_however_its_graph_came_out(
-    tf, npz, exported, tmp_path, monkeypatch
+    tf, weights, exported, tmp_path, monkeypatch
 ):
-    """Exported by another version, its graph is another; here it is an empty one."""
+    """Exported by another version, its graph is another; here it is an empty one.
+
+    Nor does it matter who wrote the weights, and in which layout.
+    """
     from transforms.model import export
 
     class Nothing(tf.Module):
@@ -222,12 +261,18 @@ def test_an_export_is_the_same_model_however_its_graph_came_out(
             return {}
 
     monkeypatch.setattr(export, '_Export', Nothing)
-    again = tmp_path / 'again'
-    assert main(['export-model', '--weights', str(npz), '--output', str(again)]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {'again'}
-    one, other = (resolve_model(str(folder), cache=str(tmp_path)) for folder in (exported, again))
-    assert one.weights_sha256 != other.weights_sha256
-    assert one.id == other.id
+    one = resolve_model(str(exported), cache=str(tmp_path))
+    for suffix, write in layouts.WRITERS.items():
+        folder = tmp_path / suffix[1:]
+        folder.mkdir()
+        write(weights, folder / f'r14x1{suffix}')
+        again = folder / 'again'
+        arguments = ['--weights', str(folder / f'r14x1{suffix}'), '--output', str(again)]
+        assert main(['export-model', *arguments]) == 0
+        assert {path.name for path in folder.iterdir()} == {f'r14x1{suffix}', 'again'}
+        other = resolve_model(str(again), cache=str(tmp_path))
+        assert one.weights_sha256 != other.weights_sha256
+        assert one.id == other.id
 
 
 def test_features_without_a_head(tf, weights, reference, tmp_path):
@@ -324,6 +369,43 @@ def test_a_published_module_gives_the_labels_of_the_checkpoint(module, labelled,
     ]
     assert labels[0] == labels[1]
     assert all(len(row) == 5 for row in labels[0].values())
+
+
+# A network of 50 million weights is written and labelled with three times.
+@pytest.mark.slow
+def test_a_known_model_gives_the_same_labels_from_each_service(server, tmp_path, monkeypatch):
+    weights = synthetic_weights.make_weights('R50x1', 0)
+    layouts.write_npz(weights, tmp_path / 'x.npz')
+    layouts.write_safetensors(weights, tmp_path / 'x.safetensors')
+    handle = 'google/bit/m-r50x1/imagenet21k_classification/1'
+    module = archive(published(tmp_path / 'published', weights, 50))
+    for name in ('TFHUB_ENDPOINT', 'KAGGLE_API_ENDPOINT', 'HF_ENDPOINT'):
+        monkeypatch.setenv(name, server.url)
+    monkeypatch.setenv('BIT_MODELS_ENDPOINT', f'{server.url}/bit_models')
+    services = {
+        '.safetensors': lambda: hub_server.put_hugging_face(
+            server, 'timm/resnetv2_50x1_bit.goog_in21k', (tmp_path / 'x.safetensors').read_bytes()
+        ),
+        '.npz': lambda: hub_server.put_checkpoint(
+            server, 'BiT-M-R50x1.npz', (tmp_path / 'x.npz').read_bytes()
+        ),
+        'SavedModel': lambda: hub_server.put_tfhub(server, handle, module),
+    }
+    found = []
+    for kind, put in services.items():
+        put()
+        output = tmp_path / f'out{kind}'
+        report = support.label(
+            *('--input', samples.SAMPLE, '--run_id', 'a', '--model_size', '64'),
+            *('--batch_size', '4', '--canary', 'finite', '--threshold', '0', '--max_labels', '3'),
+            *('--model', 'bit-m-r50x1', '--model_cache', tmp_path / f'cache{kind}'),
+            *('--require_rebuilt', '--output', output),
+        )
+        assert verify(str(output)) == []
+        assert report['model']['kind'] == kind
+        rows = support.rows(output, 'predictions')
+        found.append({row['uri']: [each['index'] for each in row['labels']] for row in rows})
+    assert found[0] == found[1] == found[2]
 
 
 # A network of 25 million weights is saved, loaded, exported and built three times.

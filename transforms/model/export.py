@@ -1,4 +1,4 @@
-"""Writes the weights of an official checkpoint as a SavedModel that anyone can call."""
+"""Writes the weights of a BiT network as a SavedModel that anyone can call."""
 
 import hashlib
 import json
@@ -12,9 +12,10 @@ import tensorflow as tf
 from transforms.errors import ModelError
 from transforms.model import bit, saved_model
 from transforms.model.card import CARD_FILE, ModelCard
-from transforms.model.checkpoint import Architecture, NpzCheckpoint
-from transforms.model.hub import tree_sha256
+from transforms.model.checkpoint import Architecture
+from transforms.model.download.fetch import sha256_of
 from transforms.model.sparse import sparse_labels
+from transforms.model.weights import Weights
 from transforms.process import TEMPORARIES
 
 
@@ -89,7 +90,7 @@ def _both(network: keras.Model, has_classes: bool) -> Any:
 
 
 def export(
-    checkpoint: NpzCheckpoint, card: ModelCard, classes: int | None, labels: bytes, folder: Path
+    weights: Weights, card: ModelCard, classes: int | None, labels: bytes, folder: Path
 ) -> None:
     """Writes a SavedModel.
 
@@ -102,17 +103,17 @@ def export(
     one, lie beside it.
 
     Args:
-      checkpoint: the weights; each tensor is read once.
+      weights: each tensor is read once.
       card: with its `architecture`, and `labels` where the class list is no packaged one.
       classes: of the head, or None.
       labels: content of the file that the card names as `labels`.
       folder: must not exist, or be empty; appears whole or not at all.
 
     Raises:
-      ModelError: the checkpoint is not one of the card's architecture, or the folder cannot be
-        written.
+      ModelError: the weights are not of the card's architecture or no numbers, or the folder cannot
+        be written.
     """
-    network = bit.build(Architecture.parse(card.architecture), classes, checkpoint)
+    network = bit.build(Architecture.parse(card.architecture), classes, weights)
     try:
         with TEMPORARIES.hold(
             folder.with_name(f'.{folder.name}.{secrets.token_hex(4)}.tmp')
@@ -121,7 +122,7 @@ def export(
             module = _Export(network, card)
             tf.saved_model.save(module, str(new), signatures=module.signatures())
             card = card.with_changes(
-                weights_sha256=_digest(checkpoint), saved_model_sha256=tree_sha256(new)
+                weights_sha256=_digest(weights), saved_model_sha256=sha256_of(new)
             )
             if card.labels:
                 (new / card.labels).write_bytes(labels)
@@ -134,6 +135,6 @@ def export(
         raise ModelError(f'{folder}: cannot be written: {saved_model.first_words(e)}') from e
 
 
-def _digest(checkpoint: NpzCheckpoint) -> str:
-    lines = [f'{name} {digest}\n' for name, digest in sorted(checkpoint.digests.items())]
+def _digest(weights: Weights) -> str:
+    lines = [f'{name} {digest}\n' for name, digest in sorted(weights.digests.items())]
     return hashlib.sha256(''.join(lines).encode()).hexdigest()

@@ -10,8 +10,16 @@ import numpy as np
 from transforms.errors import InferenceError, ModelError
 from transforms.model import bit, efficientnet_lite, saved_model
 from transforms.model.card import BGR, ModelCard
-from transforms.model.rebuild import NotRebuiltError, check_range, rebuild
-from transforms.model.sources import ModelSource, embedded_weights
+from transforms.model.checkpoint import Architecture
+from transforms.model.rebuild import (
+    OWN_RANGE,
+    NotRebuiltError,
+    check_range,
+    normalization,
+    rebuild,
+)
+from transforms.model.sources import ModelSource, embedded_weights, printable_location
+from transforms.model.weights import Kind, Weights
 
 FLOAT32 = 'float32'
 
@@ -112,7 +120,13 @@ def load_network(
             weights, card.resize.size_px, len(source.vocabulary), precision=precision
         )
         return _of_keras(model, card, precision, with_features)
-    folder = source.folder()
+    folder = source.path()
+    if source.kind is not Kind.SAVED_MODEL:
+        architecture, classes = Architecture.parse(card.architecture), len(source.vocabulary)
+        with Weights(folder, printable_location(source.location)) as tensors:
+            model = bit.build(architecture, classes or None, tensors, precision=precision)
+        mean, std = normalization(card, OWN_RANGE)
+        return _of_keras(model, card, precision, with_features)._replace(mean=mean, std=std)
     try:
         if not card.architecture:
             found = check_range(source, folder, batch_size)

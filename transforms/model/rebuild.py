@@ -22,7 +22,9 @@ from transforms.model.sources import ModelSource
 
 _Range = tuple[float, float]
 _EXPORTED: _Range = (0.0, 1.0)
-_RANGES: tuple[_Range, ...] = (_EXPORTED, (-1.0, 1.0), (0.0, 255.0))
+OWN_RANGE: _Range = (-1.0, 1.0)
+"""What the networks of `transforms.model.bit` take for black and white."""
+_RANGES: tuple[_Range, ...] = (_EXPORTED, OWN_RANGE, (0.0, 255.0))
 _SIDE_PX = 64
 # The authors' own two implementations differ by a fifth of this on the largest networks.
 _TOLERANCE = 1e-3
@@ -69,7 +71,7 @@ def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) 
     else:
         found = _EXPORTED
         network = _exported(source, architecture, variables, precision)
-    return Rebuilt(network, *_normalization(source.card, found), found)
+    return Rebuilt(network, *normalization(source.card, found), found)
 
 
 def check_range(source: ModelSource, folder: Path, batch_size: int) -> str:
@@ -220,8 +222,16 @@ def _range_of(card: ModelCard) -> _Range | None:
     return None
 
 
-def _normalization(card: ModelCard, taken: _Range) -> tuple[Any, Any]:
+def normalization(card: ModelCard, taken: _Range) -> tuple[Any, Any]:
     """What brings samples to the [-1, 1] of the network, as the graph of the SavedModel would.
+
+    Args:
+      card: of the model.
+      taken: what the SavedModel takes for black and white; the [-1, 1] of the network itself where
+        there is none.
+
+    Returns:
+      Mean and standard deviation of samples in [0, 255].
 
     A card that says another range than the graph takes is wrong; one that normalizes in a way of
     its own is obeyed.

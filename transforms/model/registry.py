@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from transforms.errors import UsageError
@@ -15,11 +16,31 @@ _ARCHITECTURES = ('R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x4')
 _IMAGENET21K, _ILSVRC2012 = 'imagenet21k', 'ilsvrc2012'
 _SUFFIXES = {_IMAGENET21K: '', _ILSVRC2012: '-ilsvrc2012', '': '-features'}
 
-# The last parts of a handle of the published modules, on TF-Hub and on Kaggle, wherever they are
-# mirrored: m-r101x3/imagenet21k_classification/1 and m-r101x3-imagenet21k-classification/1.
+# The last parts of what the published modules are called, wherever they are mirrored:
+# bit/m-r101x3/imagenet21k_classification/1 on TF-Hub and
+# bit/tensorFlow2/m-r101x3-imagenet21k-classification/1 on Kaggle, and with other separators what
+# these sites call the archives.
 _HANDLE = re.compile(
-    r'/bit/(?:tensorflow2/)?(?P<data>[sm])-(?P<network>r\d+x\d+)'
-    r'(?:[/-](?P<head>imagenet21k|ilsvrc2012)[_-]classification)?(?:/\d+)?(?:\.tar\.gz|\.tgz)?/?$',
+    r'(?:^|/)bit(?:[/_]|-(?=tensorflow2-))(?:(?:frameworks/)?tensorflow2[/_-](?:variations/)?)?'
+    r'(?P<data>[sm])-(?P<network>r\d+x\d+)'
+    r'(?:[/_-](?P<head>imagenet21k|ilsvrc2012)[_-]classification)?'
+    r'(?:[/_](?:versions/)?\d+|-v\d+)?(?:/download)?(?:\.tar\.gz|\.tgz|\.tar|\.zip)?$',
+    re.IGNORECASE,
+)
+# Official checkpoints, BiT-M-R101x3-ILSVRC2012.npz.
+_CHECKPOINT = re.compile(
+    r'(?:^|/)BiT-(?P<data>[SM])-(?P<network>R\d+x\d+)(?:-(?P<head>ILSVRC2012))?\.(?:npz|h5)$',
+    re.IGNORECASE,
+)
+# And timm's, whatever their folder is called by whom.
+_TIMM = re.compile(
+    r'(?:^|[/-])resnetv2_(?P<network>\d+x\d+)_bit\.goog_in21k(?P<head>_ft_in1k)?'
+    r'(?:\.safetensors|[@/].*)?$',
+    re.IGNORECASE,
+)
+# Where the modules are published, not mirrored.
+_SITE = re.compile(
+    r'(?:https?://tfhub\.dev/|https?://(?:www\.)?kaggle\.com/(?:api/v1/)?models/)?google/bit/',
     re.IGNORECASE,
 )
 
@@ -32,12 +53,21 @@ class KnownModel(NamedTuple):
       location: where it is published; `EMBEDDED` for the one inside the package.
       parameters: number of trained values.
       multiply_adds: operations for one image of 224 x 224 px.
+      module: the same module on another site, '' without.
+      checkpoints: files of the same weights, the best first.
     """
 
     card: ModelCard
     location: str
     parameters: int
     multiply_adds: int
+    module: str = ''
+    checkpoints: tuple[str, ...] = ()
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """All places that it can be had from, in the order in which they are tried."""
+        return tuple(filter(None, (self.location, self.module, *self.checkpoints)))
 
 
 EMBEDDED_CARD = ModelCard(
@@ -114,12 +144,26 @@ def _published(data: str, network: str, vocabulary: str) -> KnownModel:
         licence='Apache-2.0',
     )
     classes = len(load_vocabulary(vocabulary)) if vocabulary else None
+    slug = f'-{vocabulary}-classification' if vocabulary else ''
     return KnownModel(
         card,
         location,
         parameters(architecture, classes),
         multiply_adds(architecture, classes, 224),
+        f'google/bit/tensorFlow2/{data}-{network}{slug}/1',
+        tuple(_checkpoints(data, architecture, vocabulary)),
     )
+
+
+def _checkpoints(data: str, architecture: Architecture, vocabulary: str) -> Iterator[str]:
+    """Features are those of the network that was trained first, whatever its head."""
+    is_tuned = data == 'm' and vocabulary == _ILSVRC2012
+    end = '-ILSVRC2012' if is_tuned else ''
+    yield f'https://storage.googleapis.com/bit_models/BiT-{data.upper()}-{architecture}{end}.npz'
+    if data == 'm':
+        end = '_ft_in1k' if is_tuned else ''
+        name = str(architecture).removeprefix('R')
+        yield f'hf://timm/resnetv2_{name}_bit.goog_in21k{end}'
 
 
 @functools.cache
@@ -155,9 +199,27 @@ def find_model(name: str) -> KnownModel | None:
 
 
 def find_by_location(location: str) -> KnownModel | None:
-    """The published model that a handle, URL or folder is a copy of, by the end of its name."""
-    match = _HANDLE.search(location.partition('?')[0].rstrip('/'))
-    if match is None:
+    """The published model that a handle, URL, folder or file is a copy of, by its name."""
+    path = location.partition('?')[0].rstrip('/')
+    if match := _HANDLE.search(path):
+        vocabulary = (match['head'] or '').lower()
+        name = f'bit-{match["data"]}-{match["network"]}'
+    elif match := _CHECKPOINT.search(path):
+        is_large = match['data'].lower() == 'm' and not match['head']
+        vocabulary = _IMAGENET21K if is_large else _ILSVRC2012
+        name = f'bit-{match["data"]}-{match["network"]}'
+    elif match := _TIMM.search(path):
+        vocabulary = _ILSVRC2012 if match['head'] else _IMAGENET21K
+        name = f'bit-m-r{match["network"]}'
+    else:
         return None
-    suffix = _SUFFIXES[(match['head'] or '').lower()]
-    return known_models().get(f'bit-{match["data"]}-{match["network"]}'.lower() + suffix)
+    return known_models().get(name.lower() + _SUFFIXES[vocabulary])
+
+
+def locations_of(location: str) -> tuple[str, ...]:
+    """A location, and the site where the same module can be had if it fails."""
+    known = find_by_location(location) if _SITE.match(location) else None
+    if known is None or not known.module:
+        return (location,)
+    other = known.location if '/tensorflow2/' in location.lower() else known.module
+    return location, other

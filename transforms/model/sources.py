@@ -6,11 +6,12 @@ import hashlib
 import importlib.resources
 import os
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transforms import uris
 from transforms.errors import ModelError, UsageError
-from transforms.model import hub, registry
+from transforms.model import registry
 from transforms.model.card import (
     CARD_FILE,
     ModelCard,
@@ -18,7 +19,18 @@ from transforms.model.card import (
     parse_card,
 )
 from transforms.model.checkpoint import Architecture
-from transforms.model.vocabulary import NONE, Vocabulary, load_vocabulary, parse_labels
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model, is_fetched, sha256_of
+from transforms.model.download.http import Progress
+from transforms.model.registry import KnownModel
+from transforms.model.vocabulary import (
+    NONE,
+    Vocabulary,
+    load_vocabulary,
+    parse_labels,
+    vocabulary_names,
+)
+from transforms.model.weights import Kind, Weights, kind_of
 
 _DATA = importlib.resources.files('transforms.model') / 'data'
 _SHA256 = re.compile(r'[0-9a-f]{64}')
@@ -33,9 +45,11 @@ class ModelSource:
       card: what the model is.
       vocabulary: its classes.
       location: where its weights are, as given; may hold a secret.
-      weights_sha256: hex hash over the weights, see `transforms.model.hub.tree_sha256`.
+      weights_sha256: hex hash over the weights, see `transforms.model.download.fetch.sha256_of`.
       cache: folder on each machine that holds what was downloaded; None for the default there.
       pictures: those of its canary that lie beside its card, by name.
+      kind: how its weights are kept.
+      passed_over: why the places that were to be tried before this one did not do, in their order.
     """
 
     card: ModelCard
@@ -44,6 +58,8 @@ class ModelSource:
     weights_sha256: str
     cache: str | None
     pictures: tuple[tuple[str, bytes], ...] = ()
+    kind: Kind = Kind.SAVED_MODEL
+    passed_over: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -63,24 +79,24 @@ class ModelSource:
     @property
     def can_be_rebuilt(self) -> bool:
         """Whether its network is one of ours, which can be computed in any precision."""
-        return self.is_embedded or bool(self.card.architecture)
+        return self.is_embedded or self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
 
-    def folder(self) -> Path:
-        """The SavedModel on this machine, fetched if need be.
+    def path(self) -> Path:
+        """The folder of the SavedModel or the file of weights on this machine, fetched if need be.
 
         Raises:
           ModelError: it cannot be fetched, or is not what the launcher saw.
           UsageError: there is nothing at its location.
         """
-        folder = hub.fetch_model(self.location, self.cache or hub.default_cache())
-        found = hub.tree_sha256(folder)
+        path = fetch_model(self.location, self.cache or default_cache())
+        found = sha256_of(path)
         if found != self.weights_sha256:
             raise ModelError(
                 f'the model at {printable_location(self.location)} has the SHA-256 {found} here, '
-                f'{self.weights_sha256} was expected; it was changed, or {folder} is damaged: '
-                'delete that folder to fetch it again'
+                f'{self.weights_sha256} was expected; it was changed, or {path} is damaged: '
+                'delete it to fetch it again'
             )
-        return folder
+        return path
 
     def picture(self, name: str) -> bytes:
         """A canary's picture: one from beside the card, or one that comes with the package."""
@@ -95,16 +111,19 @@ def resolve_model(
     size_px: int | None = None,
     cache: str | None = None,
     sha256: str | None = None,
-    on_progress: hub.Progress | None = None,
+    on_progress: Progress | None = None,
 ) -> ModelSource:
     """Finds a model, and fetches it if it is not on this machine.
+
+    A model that is known by name may be had from several places.  What is on this machine already
+    is taken, so that it stays the same model from run to run; else the first place that gives it.
 
     Args:
       name: the value of --model: a name, a handle, a URL or a path.
       card: for a model that brings no card: the name of a known model whose card it has, or a
         file.
       size_px: side of the square it is to take, instead of the card's.
-      cache: folder for downloads; None for `transforms.model.hub.default_cache`.
+      cache: folder for downloads; None for `default_cache`.
       sha256: what the hash of the weights must be.
       on_progress: told how far a download is.
 
@@ -114,29 +133,101 @@ def resolve_model(
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
-    pictures: tuple[tuple[str, bytes], ...] = ()
     local = _local(name)
     known = None if local else registry.find_model(name)
     if known is not None and known.location == registry.EMBEDDED:
         if card is not None:
             raise UsageError(f'--model_card {card!r}: the model {name!r} has a card of its own')
-        model_card, vocabulary = known.card, load_vocabulary(known.card.vocabulary)
-        location, weights_sha256 = known.location, _embedded_sha256()
+        source = _embedded(known.card, cache)
+        _check_sha256(source, name, sha256)
     else:
-        location = local or (name if known is None else known.location)
-        folder = hub.fetch_model(location, cache or hub.default_cache(), on_progress)
-        weights_sha256 = hub.tree_sha256(folder)
-        model_card, beside = _find_card(folder, location, card)
-        vocabulary = _find_vocabulary(beside, model_card)
-        pictures = _find_pictures(beside, model_card, vocabulary)
-    if sha256 is not None and weights_sha256 != sha256:
-        raise ModelError(
-            f'--model {printable_location(name)!r} has the SHA-256 {weights_sha256}, '
-            f'--model_sha256 wants {sha256}'
-        )
+        if local:
+            locations: tuple[str, ...] = (local,)
+        else:
+            locations = known.locations if known else registry.locations_of(name)
+
+        def resolve(location: str) -> ModelSource:
+            found = _resolve(location, known, card, cache, on_progress)
+            _check_sha256(found, name, sha256)
+            return found
+
+        source = _first(locations, cache, resolve, name)
     if size_px is not None:
-        model_card = model_card.to_size(size_px)
-    return ModelSource(model_card, vocabulary, location, weights_sha256, cache, pictures)
+        source = dataclasses.replace(source, card=source.card.to_size(size_px))
+    return source
+
+
+def _first(
+    locations: Sequence[str],
+    cache: str | None,
+    resolve: Callable[[str], ModelSource],
+    name: str,
+) -> ModelSource:
+    """Of the places of one model what is here already, else the first that does."""
+    if len(locations) == 1:
+        return resolve(locations[0])
+    folder = cache or default_cache()
+    problems: list[str] = []
+    for location in sorted(locations, key=lambda each: not is_fetched(each, folder)):
+        try:
+            return dataclasses.replace(resolve(location), passed_over=tuple(problems))
+        except ModelError as e:
+            problems.append(str(e))
+    raise ModelError(
+        f'--model {printable_location(name)}: cannot be had from any of its {len(locations)} '
+        f'sources: {"; ".join(problems)}. Download it by hand and give its folder, archive or file '
+        'to --model, or fill a folder with --model_cache where it can be downloaded'
+    )
+
+
+def _check_sha256(source: ModelSource, name: str, wanted: str | None) -> None:
+    if wanted not in (None, source.weights_sha256):
+        raise ModelError(
+            f'--model {printable_location(name)!r} has the SHA-256 {source.weights_sha256}, '
+            f'--model_sha256 wants {wanted}'
+        )
+
+
+def _embedded(card: ModelCard, cache: str | None) -> ModelSource:
+    vocabulary = load_vocabulary(card.vocabulary)
+    return ModelSource(
+        card, vocabulary, registry.EMBEDDED, _embedded_sha256(), cache, kind=Kind.NPZ
+    )
+
+
+def _resolve(
+    location: str,
+    known: KnownModel | None,
+    given: str | None,
+    cache: str | None,
+    on_progress: Progress | None,
+) -> ModelSource:
+    """The model at one place.
+
+    Args:
+      location: of it.
+      known: whose card it has where it brings none; None for what its location says.
+      given: the value of --model_card.
+      cache, on_progress: see `resolve_model`.
+    """
+    path = fetch_model(location, cache or default_cache(), on_progress)
+    kind = kind_of(path)
+    if kind is Kind.SAVED_MODEL:
+        card, beside = _find_card(path, location, known, given)
+        vocabulary = _find_vocabulary(beside, card)
+    else:
+        with Weights(path, printable_location(location)) as weights:
+            beside = path.parent
+            if found := _written_card(beside, location, known, given):
+                card, beside = found
+            else:
+                card = _card_of(weights, location)
+            vocabulary = _find_vocabulary(beside, card)
+            architecture = card.architecture or str(weights.architecture)
+            weights.check(Architecture.parse(architecture), len(vocabulary) or None, card.name)
+            card = card.with_changes(architecture=architecture)
+    pictures = _find_pictures(beside, card, vocabulary)
+    return ModelSource(card, vocabulary, location, sha256_of(path), cache, pictures, kind)
 
 
 def _local(name: str) -> str | None:
@@ -165,29 +256,56 @@ def _embedded_sha256() -> str:
     return hashlib.sha256(embedded_weights()).hexdigest()
 
 
-def _find_card(folder: Path, location: str, given: str | None) -> tuple[ModelCard, Path]:
-    """The card of a model, and the folder in which its class list and pictures lie."""
+def _find_card(
+    folder: Path, location: str, known: KnownModel | None, given: str | None
+) -> tuple[ModelCard, Path]:
+    """The card of a SavedModel, and the folder in which its class list and pictures lie."""
+    if found := _written_card(folder, location, known, given):
+        return found
+    raise UsageError(
+        f'--model {printable_location(location)!r} brings no {CARD_FILE}: write one into its '
+        f'folder, such as {card_template()}, or pass --model_card with a file or, for a copy of a '
+        'published model, its name'
+    )
+
+
+def _written_card(
+    folder: Path, location: str, known: KnownModel | None, given: str | None
+) -> tuple[ModelCard, Path] | None:
+    """The card that was given, lies beside a model, or is that of a published one."""
     if given is not None:
         if os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
             return _parse_card(Path(given), given), Path(given).parent
-        known = registry.find_model(given)
-        if known is None:
+        named = registry.find_model(given)
+        if named is None:
             raise UsageError(
                 f'--model_card {printable_location(given)!r}: neither a known model nor a file'
             )
-        return known.card, folder
-    where = printable_location(location)
+        return named.card, folder
     own = folder / CARD_FILE
     if own.is_file():
-        return _parse_card(own, f'{where}: {CARD_FILE}'), folder
-    published = registry.find_by_location(location)
-    if published is None:
+        return _parse_card(own, f'{printable_location(location)}: {CARD_FILE}'), folder
+    published = known or registry.find_by_location(location)
+    return (published.card, folder) if published else None
+
+
+def _card_of(weights: Weights, location: str) -> ModelCard:
+    """The card of weights that nobody has described, by the classes of their head."""
+    where = printable_location(location)
+    known = {len(load_vocabulary(each)): each for each in vocabulary_names()}
+    if weights.classes not in (None, *known):
         raise UsageError(
-            f'--model {where!r} brings no {CARD_FILE}: write one into its folder, such as '
-            f'{card_template()}, or pass --model_card with a file or, for a copy of a published '
-            'model, its name'
+            f'--model {where}: no known class list has {weights.classes} classes: pass '
+            f'--model_card with a file such as {card_template()}, or make a SavedModel of it with '
+            '`lemmabeam export-model --labels`'
         )
-    return published.card, folder
+    return registry.bit_card(
+        f'bit-{weights.architecture}'.lower(),
+        weights.architecture,
+        known[weights.classes] if weights.classes else '',
+        value_range=(0.0, 1.0),
+        source=where.rpartition('/')[2],
+    )
 
 
 def _parse_card(path: Path, where: str) -> ModelCard:
