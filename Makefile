@@ -170,4 +170,4 @@ lock:
 	uv pip compile setup.py tests/installed/installed.in --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
 	uv pip compile tests/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/decoders/decoders.lock
 	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
-	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
+	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

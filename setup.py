@@ -49,6 +49,8 @@ setup(
         'idna>=3.7,<4',
         # Files are the same bytes within one version only; list_slice, run-ends and sort as used.
         'pyarrow>=21,<26',
+        # The .h5 of the BiT authors; Keras needs it, too.
+        'h5py>=3.12,<4',
         'numpy>=2.1,<3',
         'rich>=13.9,<16',
     ],
@@ -58,12 +60,15 @@ setup(
         # Submits jobs of Dataflow; what else Beam's own extra brings is not needed for it.
         'gcp': ['google-cloud-dataflow-client>=0.13,<0.14'],
         'heif': ['pillow-heif>=1.1,<2'],
+        # Models of the Hugging Face hub (hf://owner/name), and .safetensors in general.
+        'hf': ['huggingface-hub>=0.34,<3', 'safetensors>=0.5,<1'],
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
             'boto3>=1.40,<2',
             'duckdb>=1.3,<3',
             'google-cloud-dataflow-client>=0.13,<0.14',
+            'huggingface-hub>=0.34,<3',
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',
@@ -75,6 +80,7 @@ setup(
             'pytest>=8.4,<10',
             'pytest-xdist>=3.8,<4',
             'ruff>=0.14,<1',
+            'safetensors>=0.5,<1',
         ],
     },
     entry_points={'console_scripts': ['lemmabeam = pipeline.main:console']},
