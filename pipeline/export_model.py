@@ -23,12 +23,14 @@ from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model
 from transforms.model.download.http import download
 from transforms.model.sources import printable_location, resolve_model
-from transforms.model.vocabulary import load_vocabulary, parse_labels, vocabulary_names
+from transforms.model.vocabulary import IMAGENET21K, names_by_length, parse_labels
 from transforms.model.weights import SUFFIXES, Weights
 from transforms.process import TEMPORARIES
 from transforms.storage import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
+# The students of "Knowledge distillation: A good teacher is patient and consistent".
+_DISTILLED = re.compile(r'(r50x1)_(160|224)', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 
@@ -55,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--labels',
         metavar='FILE',
         help='the classes of a head of your own: one name a line, or a .tsv table with the columns '
-        'wnid, lemmas and definition (default: ImageNet-21k for 21,843 and ILSVRC-2012 for 1,000 '
-        'classes)',
+        'wnid, lemmas and definition (default: imagenet21k for 21,843, imagenet22k for 21,841 and '
+        'ilsvrc2012 for 1,000 classes)',
     )
     parser.add_argument(
         '--activation',
@@ -67,8 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model_size',
         type=options.positive,
         metavar='PX',
-        help='side of the square images are resized to, in pixels (default: 480 for ILSVRC-2012, '
-        'else 224)',
+        help='side of the square images are resized to, in pixels (default: 384 for fine-tuned '
+        'heads of ILSVRC-2012, 480 with R152x4; 160 for R50x1_160.npz; else 224)',
     )
 
 
@@ -150,23 +152,29 @@ def _describe(
 ) -> tuple[ModelCard, bytes]:
     """The card of a checkpoint, and the content of the class list it names."""
     stem, name = _names(args.weights, architecture)
-    official = _OFFICIAL.fullmatch(name)
+    official, distilled = _OFFICIAL.fullmatch(name), _DISTILLED.fullmatch(stem)
+    if distilled:
+        name = f'bit-{distilled[1]}-distilled-{distilled[2]}'.lower()
+    known = official or distilled
     name = args.name or name
     if not _SLUG.fullmatch(name):
         if args.name:
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
         name = f'bit-{architecture}'.lower()
-    known = {len(load_vocabulary(each)): each for each in vocabulary_names()}
     # Other names for the classes of a known head do not make it another head.
-    vocabulary = known.get(classes or 0, '')
+    vocabulary = next(iter(names_by_length(classes or 0)), '')
+    is_whole = vocabulary == IMAGENET21K or distilled or (official and official[1].lower() == 's')
     card = registry.bit_card(
         name,
         architecture,
         vocabulary,
         value_range=(0.0, 1.0),
+        is_fine_tuned=classes is not None and not is_whole,
         source=stem,
-        licence='Apache-2.0' if official else '',
+        licence='Apache-2.0' if known else '',
     )
+    if distilled:
+        card = card.to_size(int(distilled[2]))
     changes: dict[str, Any] = {}
     labels = b''
     if classes is None:
@@ -177,8 +185,7 @@ def _describe(
         labels, file_name = _labels(args, name, classes)
         changes |= {'labels': file_name, 'vocabulary': '', 'canary': ()}
         if not vocabulary:
-            changes |= {'activation': Activation.SOFTMAX, 'threshold': 0.05}
-            changes['max_labels'] = min(5, classes)
+            changes |= {'activation': Activation.SOFTMAX, 'max_labels': min(5, classes)}
     if args.activation is not None:
         changes['activation'] = Activation(args.activation)
     if args.model_size is not None:

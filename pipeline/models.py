@@ -65,31 +65,38 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_known(console: Console) -> None:
-    table = Table()
+    models = registry.known_models()
+    # Without lines between its columns it fits into 80 of a terminal.
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
     table.add_column('model', no_wrap=True)
-    for column in ('parameters', 'GMAC at 224', 'classes'):
+    for column in ('parameters', 'px', 'GMAC', 'classes'):
         table.add_column(column, justify='right')
-    for column in ('scores', 'licence', 'source'):
-        table.add_column(column, overflow='fold')
-    for name, model in registry.known_models().items():
+    for column in ('scores', 'licence'):
+        table.add_column(column)
+    for name, model in models.items():
         card = model.card
         classes = len(load_vocabulary(card.vocabulary)) if card.has_classes else 0
         table.add_row(
             name,
             f'{model.parameters / 1e6:,.1f} M',
+            str(card.resize.size_px),
             f'{model.multiply_adds / 1e9:,.1f}',
             f'{classes:,}' if classes else 'features',
             card.activation.value,
             card.licence,
-            card.source,
         )
     console.print(table, highlight=False)
     console.print(
-        'bit-s-r50x1 is short for bit-s-r50x1-ilsvrc2012: BiT-S knows no other classes.  GMAC: '
-        'billions of multiply-adds for an image of 224 x 224 px; the ILSVRC-2012 heads of BiT take '
-        '480 px by default, 4.6 times as many.',
+        '\npx: side of the square that it takes; --model_size gives BiT another one.  GMAC: '
+        'billions of multiply-adds for an image of it.  bit-s-r50x1 is short for '
+        'bit-s-r50x1-ilsvrc2012, as BiT-S knows no other classes, and efficientnetv2-s for '
+        'efficientnetv2-s-imagenet21k.\n',
         highlight=False,
     )
+    embedded = models[registry.EMBEDDED].card
+    _say(console, registry.EMBEDDED, f'{embedded.source}, inside this package')
+    for family, start in registry.PUBLISHED.items():
+        _say(console, f'{family}-*', f'{start}…')
 
 
 def _check(args: argparse.Namespace) -> int:

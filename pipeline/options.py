@@ -228,7 +228,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar='SCORE',
         help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
-        '0.3 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
     )
     model.add_argument(
         '--keep_above',
@@ -441,7 +441,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar='PX',
         help='side of the square that images are resized to, in pixels (default: from the model '
-        'card; 224, for the ILSVRC-2012 heads of BiT 480)',
+        'card, which `lemmabeam models` shows); what is cropped scales with it',
     )
     model.add_argument(
         '--model_cache',

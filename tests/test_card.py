@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from tests import efficientnets
 from transforms.errors import ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import (
@@ -18,7 +19,7 @@ from transforms.model.card import (
 )
 from transforms.model.registry import find_by_location, find_model, known_models
 from transforms.model.sources import printable_location, resolve_model
-from transforms.model.vocabulary import is_under, load_vocabulary, parse_labels
+from transforms.model.vocabulary import check_head, is_under, load_vocabulary, parse_labels
 
 CARD = {
     'name': 'birds',
@@ -142,32 +143,70 @@ def test_every_name_of_the_family_is_known():
     for network in ('r50x1', 'r50x3', 'r101x1', 'r101x3', 'r152x4'):
         expected |= {f'bit-m-{network}{suffix}' for suffix in ('', '-ilsvrc2012', '-features')}
         expected |= {f'bit-s-{network}{suffix}' for suffix in ('-ilsvrc2012', '-features')}
+    expected |= {f'efficientnetv2-{variant}-imagenet21k' for variant in efficientnets.VARIANTS}
     assert set(names) == expected
+    assert find_model('efficientnetv2-s') is names['efficientnetv2-s-imagenet21k']
     assert find_model('bit-s-r50x1') is names['bit-s-r50x1-ilsvrc2012']
     assert find_model('google/bit/m-r50x1/1') is None
-    for name in ('bit-m-r50x2', 'bit-l-r50x1', 'bit-m-r50x1-imagenet', 'BIT-M-R50X1'):
+    for name in (
+        'bit-m-r50x2', 'bit-l-r50x1', 'bit-m-r50x1-imagenet', 'BIT-M-R50X1',
+        'efficientnetv2-b4', 'efficientnetv2-s-ilsvrc2012',
+    ):  # fmt: skip
         with pytest.raises(UsageError, match='there is no model'):
             find_model(name)
 
 
 def test_heads_have_their_activation_size_and_classes():
-    for name, activation, size, classes in (
-        ('bit-m-r101x3', Activation.SIGMOID, 224, 'imagenet21k'),
-        ('bit-m-r101x3-ilsvrc2012', Activation.SOFTMAX, 480, 'ilsvrc2012'),
-        ('bit-s-r50x1', Activation.SOFTMAX, 480, 'ilsvrc2012'),
-        ('bit-m-r152x4-features', Activation.NONE, 224, ''),
+    large, small, none = 'imagenet21k', 'ilsvrc2012', ''
+    for name, activation, size, short_side, classes in (
+        ('bit-m-r101x3', Activation.SIGMOID, 224, 256, large),
+        ('bit-m-r152x4', Activation.SIGMOID, 224, 256, large),
+        ('bit-m-r101x3-ilsvrc2012', Activation.SOFTMAX, 384, None, small),
+        ('bit-m-r152x4-ilsvrc2012', Activation.SOFTMAX, 480, None, small),
+        ('bit-s-r50x1', Activation.SOFTMAX, 224, 256, small),
+        ('bit-s-r152x4', Activation.SOFTMAX, 224, 256, small),
+        ('bit-m-r152x4-features', Activation.NONE, 224, 256, none),
+        ('bit-s-r50x3-features', Activation.NONE, 224, 256, none),
+        ('efficientnetv2-b0-imagenet21k', Activation.SIGMOID, 224, 256, large),
+        ('efficientnetv2-b3-imagenet21k', Activation.SIGMOID, 300, 332, large),
+        ('efficientnetv2-s-imagenet21k', Activation.SIGMOID, 384, None, large),
+        ('efficientnetv2-xl-imagenet21k', Activation.SIGMOID, 512, None, large),
     ):
         card = find_model(name).card
-        assert (card.activation, card.resize, card.vocabulary) == (
-            activation,
-            Resize(size, None, 'bilinear'),
-            classes,
-        )
+        resize = Resize(size, short_side, 'bilinear')
+        assert (card.activation, card.resize, card.vocabulary) == (activation, resize, classes)
+        labels = (0.1, 20) if classes == large else (0.05, 5)
+        assert (card.threshold, card.max_labels) == labels
+        assert card.gpu_batch_size == (128 if size <= 300 else 32)
         assert (card.mean, card.std) == (0.0, 255.0)
         assert bool(card.canary) == bool(classes)
     model = find_model('bit-m-r101x3')
     assert model.parameters == 516_015_123
     assert 69e9 < model.multiply_adds < 72e9
+    # That of the size which it takes, and so (384 / 224)² as many.
+    fine_tuned = find_model('bit-m-r101x3-ilsvrc2012')
+    assert 2.85 < fine_tuned.multiply_adds / model.multiply_adds < 2.95
+
+
+@pytest.mark.parametrize(('variant', 'million', 'billion'), [
+    ('b0', 7.1, 0.7), ('b1', 8.1, 1.2), ('b2', 10.1, 1.7), ('b3', 14.4, 3.0),
+    ('s', 21.5, 8.4), ('m', 54.1, 24.6), ('l', 118.5, 56.1), ('xl', 208.1, 93.4),
+])  # fmt: skip
+def test_efficientnets_are_counted_layer_by_layer(variant, million, billion):
+    """With the 1,000 classes of the paper, and of Keras, they are what these say."""
+    network = efficientnets.VARIANTS[variant]
+    parameters, multiply_adds = efficientnets.count(network, 1000)
+    assert (round(parameters / 1e6, 1), round(multiply_adds / 1e9, 1)) == (million, billion)
+    known = find_model(f'efficientnetv2-{variant}')
+    assert (known.parameters, known.multiply_adds) == efficientnets.count(network, 21843)
+    assert known.card.resize.size_px == network.size_px
+
+
+def test_another_size_of_bit_scales_what_is_cropped():
+    card = find_model('bit-m-r101x3').card
+    for size, short_side in ((160, 183), (448, 512), (224, 256)):
+        assert card.to_size(size).resize == Resize(size, short_side, 'bilinear')
+    assert find_model('bit-m-r50x1-ilsvrc2012').card.to_size(224).resize.short_side_px is None
 
 
 @pytest.mark.parametrize(
@@ -209,6 +248,24 @@ def test_a_copy_of_a_published_model_is_known_by_the_end_of_its_name(location):
     assert find_by_location(location).card == find_model('bit-m-r101x3').card
 
 
+@pytest.mark.parametrize(
+    'location',
+    [
+        'https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet21k_b2/classification/2',
+        'google/imagenet/efficientnet_v2_imagenet21k_b2/classification/2',
+        'google/efficientnet-v2/tensorFlow2/imagenet21k-b2-classification/1',
+        'https://www.kaggle.com/models/google/efficientnet-v2/frameworks/TensorFlow2/variations/'
+        'imagenet21k-b2-classification/versions/1',
+        'https://www.kaggle.com/models/google/efficientnet-v2/tensorFlow2/'
+        'imagenet21k-b2-classification?tfhub-redirect=true',
+        '/models/efficientnet-v2-tensorflow2-imagenet21k-b2-classification-v1.tar.gz',
+        '/models/imagenet_efficientnet_v2_imagenet21k_b2_classification_2',
+    ],
+)
+def test_a_copy_of_an_efficientnet_is_known_by_the_end_of_its_name(location):
+    assert find_by_location(location) is find_model('efficientnetv2-b2-imagenet21k')
+
+
 def test_features_and_strangers_by_location():
     for location in (
         'https://tfhub.dev/google/bit/s-r50x3/1',
@@ -233,6 +290,9 @@ def test_features_and_strangers_by_location():
         'BiT-M-R50x1-run0-caltech101.npz',
         'hf://timm/resnetv2_50x1_bit.goog_distilled_in1k',
         'hf://timm/resnetv2_50x1_bitter.goog_in21k',
+        'google/efficientnet-v2/tensorFlow2/imagenet1k-b0-classification/2',
+        'google/efficientnet-v2/tensorFlow2/imagenet21k-b0-feature-vector/1',
+        'google/efficientnet-v2/tensorFlow2/imagenet21k-b4-classification/1',
     ):
         assert find_by_location(location) is None
 
@@ -268,8 +328,41 @@ def test_the_class_lists_hold_what_they_should():
     assert cats == ['feline']
     assert sum(is_under(wnid, FELINE) for wnid in large.wnids) > 50
     assert set(small.wnids) < set(large.wnids) | {'n04399382'}
-    with pytest.raises(UsageError, match='but: ilsvrc2012, imagenet21k'):
-        load_vocabulary('imagenet22k')
+    with pytest.raises(UsageError, match='but: ilsvrc2012, imagenet21k, imagenet22k'):
+        load_vocabulary('imagenet23k')
+
+
+def test_the_list_of_22k_is_that_of_21k_without_two():
+    whole, part = load_vocabulary('imagenet21k'), load_vocabulary('imagenet22k')
+    missing = (9205, 15027)
+    assert [whole.wnids[i] for i in missing] == ['n03931044', 'n09859684']
+    left = [i for i in range(len(whole)) if i not in missing]
+    assert len(part) == len(left) == 21841
+    for theirs, ours in zip(
+        (whole.wnids, whole.lemmas, whole.definitions),
+        (part.wnids, part.lemmas, part.definitions),
+        strict=True,
+    ):
+        assert ours == tuple(theirs[i] for i in left)
+    assert part.names[9205] == whole.names[9206]
+    assert part.sha256 != whole.sha256
+    assert part.file_name == f'imagenet22k-{part.sha256[:8]}.parquet'
+    assert pickle.loads(pickle.dumps(part)) is part
+    assert len(pickle.dumps(part)) < 200
+
+
+def test_a_list_of_another_length_than_the_head_is_refused_with_the_one_that_fits():
+    whole, part = load_vocabulary('imagenet21k'), load_vocabulary('imagenet22k')
+    check_head(whole, 21843, 'x')
+    for one, classes, other in ((whole, 21841, 'imagenet22k'), (part, 21843, 'imagenet21k')):
+        with pytest.raises(ModelError) as caught:
+            check_head(one, classes, 'x')
+        assert str(caught.value) == (
+            f'x has a head of {classes} classes, but its class list {one.name!r} has {len(one)}; '
+            f'the class list of so many is {other!r}: "vocabulary" of its card'
+        )
+    with pytest.raises(ModelError, match=r"list 'imagenet22k' has 21841$"):
+        check_head(part, 7, 'x')
 
 
 def test_packaged_lists_travel_by_name_and_others_whole():

@@ -3,6 +3,7 @@
 What is written, and that it computes what the checkpoint does, is in `tests.test_saved_models`.
 """
 
+import argparse
 import json
 import signal
 import sys
@@ -11,12 +12,13 @@ import types
 import numpy as np
 import pytest
 
+from pipeline import export_model
 from pipeline.main import main
 from tests import forks, layouts
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import body, put_hugging_face, stall, status
 from transforms.model import checkpoint, runtime
-from transforms.model.card import CARD_FILE, CAT, Activation
+from transforms.model.card import CARD_FILE, CAT, Activation, Resize
 from transforms.model.checkpoint import Architecture
 from transforms.model.sources import resolve_model
 
@@ -137,10 +139,12 @@ def test_an_official_file_has_an_official_card(exports, tmp_path, capsys):
     assert official.source == 'BiT-M-R14x1-ILSVRC2012'
     assert official.licence == 'Apache-2.0'
     assert (official.vocabulary, official.labels) == ('ilsvrc2012', '')
-    assert official.resize.size_px == 480
+    assert official.resize == Resize(384, None, 'bilinear')
     assert official.activation is Activation.SOFTMAX
     assert official.canary == (CAT,)
-    assert (features.name, features.licence, features.resize.size_px) == ('mine', '', 224)
+    assert (features.name, features.licence) == ('mine', '')
+    assert features.resize == Resize(224, 256, 'bilinear')
+    assert other.resize == Resize(224, None, 'bilinear')
     assert (none, nothing, features.has_classes, features.canary) == (None, b'', False, ())
     assert other.name == 'bit-r14x1'
     assert (other.labels, other.vocabulary, other.canary) == ('labels.txt', '', ())
@@ -188,6 +192,34 @@ def test_a_repository_of_hugging_face_is_exported(exports, server, tmp_path, mon
     assert (card.name, card.source) == ('bit-m-r14x1', 'resnetv2_50x1_bit.goog_in21k')
 
 
+@pytest.mark.parametrize(
+    ('stem', 'architecture', 'classes', 'expected'),
+    [
+        ('BiT-M-R101x3', 'R101x3', 21843, ('bit-m-r101x3', 224, 256, 'imagenet21k')),
+        ('BiT-S-R50x1', 'R50x1', 1000, ('bit-s-r50x1', 224, 256, 'ilsvrc2012')),
+        ('BiT-M-R152x4-ILSVRC2012', 'R152x4', 1000,
+         ('bit-m-r152x4-ilsvrc2012', 480, None, 'ilsvrc2012')),
+        ('R50x1_224', 'R50x1', 1000, ('bit-r50x1-distilled-224', 224, 256, 'ilsvrc2012')),
+        ('R50x1_160', 'R50x1', 1000, ('bit-r50x1-distilled-160', 160, 183, 'ilsvrc2012')),
+        ('R50x1_200', 'R50x1', 1000, ('R50x1_200', 384, None, 'ilsvrc2012')),
+        ('mine', 'R50x1', 1000, ('mine', 384, None, 'ilsvrc2012')),
+        ('mine', 'R50x1', 21841, ('mine', 224, None, 'imagenet22k')),
+    ],
+)  # fmt: skip
+def test_a_card_says_what_the_makers_of_a_file_do(stem, architecture, classes, expected):
+    args = argparse.Namespace(
+        weights=f'https://host/{stem}.npz', name=None, labels=None, activation=None, model_size=None
+    )
+    card, _ = export_model._describe(args, Architecture.parse(architecture), classes)
+    name, size, short_side, vocabulary = expected
+    assert (card.name, card.vocabulary) == (name, vocabulary)
+    assert (card.activation is Activation.SIGMOID) == (vocabulary == 'imagenet21k')
+    assert (card.activation is Activation.SOFTMAX) == (vocabulary != 'imagenet21k')
+    assert card.resize == Resize(size, short_side, 'bilinear')
+    assert card.licence == ('' if stem in ('mine', 'R50x1_200') else 'Apache-2.0')
+    assert card.threshold == (0.1 if classes == 21843 else 0.05)
+
+
 def test_activation_labels_name_and_size_can_be_chosen(npz, exports, tmp_path):
     labels = tmp_path / 'labels.txt'
     labels.write_text(''.join(f'thing, {i}\t.\n' for i in range(CLASSES)))
@@ -209,7 +241,7 @@ def test_names_of_known_classes_can_be_changed_and_come_as_a_table(exports, tmp_
     assert run(tmp_path / 'x.npz', tmp_path / 'model', '--labels', str(table)) == 0
     ((_, card, _, labels),) = exports
     assert (card.labels, card.vocabulary, card.canary) == ('labels.tsv', '', ())
-    assert (card.resize.size_px, card.threshold, card.max_labels) == (480, 0.05, 5)
+    assert (card.resize.size_px, card.threshold, card.max_labels) == (384, 0.05, 5)
     assert labels == table.read_bytes()
     assert resolve_model(str(tmp_path / 'model')).vocabulary.names[7] == 'thing 7'
 

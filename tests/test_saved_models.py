@@ -431,7 +431,7 @@ def test_a_published_module_by_its_handle_gives_the_labels_of_the_checkpoint(ser
     assert main(['export-model', '--weights', npz, '--output', str(exported)]) == 0
     card = json.loads((exported / 'model_card.json').read_text())
     assert card['name'] == 'bit-m-r50x1-ilsvrc2012'
-    assert card['resize']['size_px'] == 480
+    assert card['resize'] == {'size_px': 384, 'short_side_px': None, 'filter': 'bilinear'}
     support.label(*common, '--output', by_checkpoint, '--model', exported)
     labels = [
         {row['uri']: row['labels'] for row in support.rows(output, 'predictions')}
@@ -593,6 +593,22 @@ class TestStrangers:
         with_card(folder, 4, **self.card)
         with pytest.raises(ModelError, match="head of 3 classes, but its class list 'mine' has 4"):
             predict(folder, self.pixels, tmp_path)
+
+    def test_the_list_of_other_heads_of_imagenet(self, tf, tmp_path):
+        means = self.means(tf)
+
+        @tf.function(input_signature=[tf.TensorSpec((None, 32, 32, 3), tf.float32)])
+        def call(x):
+            return tf.tile(20 * means(x) - 10, (1, 7281))  # 21,843
+
+        folder = self.save(tf, tmp_path / 'model', __call__=call)
+        card = self.card | {'labels': None, 'activation': 'sigmoid'}
+        with_card(folder, **card | {'vocabulary': 'imagenet22k'})
+        message = "head of 21843 classes, but its class list 'imagenet22k' has 21841; .*imagenet21k"
+        with pytest.raises(ModelError, match=message):
+            predict(folder, self.pixels, tmp_path)
+        with_card(folder, **card | {'vocabulary': 'imagenet21k'})
+        predict(folder, self.pixels, tmp_path)
 
     def test_another_size_or_batch_than_it_takes(self, tf, tmp_path):
         folder = self.save(tf, tmp_path / 'size', __call__=self.means(tf, (None, 16, 16, 3)))

@@ -19,6 +19,7 @@ from transforms.model.rebuild import (
     rebuild,
 )
 from transforms.model.sources import ModelSource, embedded_weights, printable_location
+from transforms.model.vocabulary import check_head
 from transforms.model.weights import Kind, Weights
 
 FLOAT32 = 'float32'
@@ -189,12 +190,8 @@ def _outputs(
         if with_features
         else None,
     )
-    classes = len(source.vocabulary)
-    if outputs[0] and outputs[0].length != classes:
-        raise ModelError(
-            f'{source.card.name} has a head of {outputs[0].length} classes, but its class list '
-            f'{source.vocabulary.name!r} has {classes}'
-        )
+    if outputs[0]:
+        check_head(source.vocabulary, outputs[0].length, source.card.name)
     if with_features and features is None:
         raise ModelError(
             f'--features: {source.card.name} is a SavedModel without an output named '

@@ -16,9 +16,10 @@ import tensorflow as tf
 from transforms.errors import ModelError
 from transforms.model import bit, recognition, saved_model
 from transforms.model.card import ModelCard
-from transforms.model.checkpoint import Architecture, check, identify, layout
+from transforms.model.checkpoint import HEAD_KERNEL, Architecture, check, identify, layout
 from transforms.model.saved_model import Tensors, Variables
 from transforms.model.sources import ModelSource
+from transforms.model.vocabulary import check_head
 
 _Range = tuple[float, float]
 _EXPORTED: _Range = (0.0, 1.0)
@@ -109,6 +110,8 @@ def _exported(
 ) -> keras.Model:
     exported = variables.exported or {}
     shapes = recognition.official_shapes({name: each.shape for name, each in exported.items()})
+    if source.card.has_classes and HEAD_KERNEL in shapes:
+        check_head(source.vocabulary, shapes[HEAD_KERNEL][-1], source.card.name)
     check(shapes, architecture, _classes(source))
     keys = {name: each.key for name, each in exported.items()}
     tensors = Tensors(variables.read, keys, shapes)

@@ -8,13 +8,19 @@ from typing import NamedTuple
 from transforms.errors import UsageError
 from transforms.model.card import CAT, Activation, Canary, ModelCard, Resize
 from transforms.model.checkpoint import Architecture, multiply_adds, parameters
-from transforms.model.vocabulary import load_vocabulary
+from transforms.model.vocabulary import IMAGENET21K, load_vocabulary
 
 EMBEDDED = 'embedded'
+PUBLISHED = {
+    'bit': 'https://tfhub.dev/google/bit/',
+    'efficientnetv2': 'https://tfhub.dev/google/imagenet/efficientnet_v2_imagenet21k_',
+}
+"""How the locations of a family of models start."""
 
 _ARCHITECTURES = ('R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x4')
-_IMAGENET21K, _ILSVRC2012 = 'imagenet21k', 'ilsvrc2012'
-_SUFFIXES = {_IMAGENET21K: '', _ILSVRC2012: '-ilsvrc2012', '': '-features'}
+_ILSVRC2012 = 'ilsvrc2012'
+_ACTIVATIONS = {'': Activation.NONE, IMAGENET21K: Activation.SIGMOID}
+_SUFFIXES = {IMAGENET21K: '', _ILSVRC2012: '-ilsvrc2012', '': '-features'}
 
 # The last parts of what the published modules are called, wherever they are mirrored:
 # bit/m-r101x3/imagenet21k_classification/1 on TF-Hub and
@@ -45,6 +51,17 @@ _SITE = re.compile(
 )
 
 
+# Likewise efficientnet_v2_imagenet21k_b0/classification/2 of TF-Hub and
+# efficientnet-v2/tensorFlow2/imagenet21k-b0-classification/1 of Kaggle, and the archives of both.
+_EFFICIENTNET_HANDLE = re.compile(
+    r'/(?:(?:imagenet_)?efficientnet_v2_imagenet21k_'
+    r'|efficientnet-v2[/-](?:frameworks/)?(?:tensorflow2[/-])?(?:variations/)?imagenet21k-)'
+    r'(?P<variant>b[0-3]|s|m|l|xl)[/_-]classification(?:(?:/versions)?[/_]\d+|-v\d+)?'
+    r'(?:\.tar\.gz|\.tgz)?$',
+    re.IGNORECASE,
+)
+
+
 class KnownModel(NamedTuple):
     """A model that is known by name.
 
@@ -52,7 +69,7 @@ class KnownModel(NamedTuple):
       card: what it is.
       location: where it is published; `EMBEDDED` for the one inside the package.
       parameters: number of trained values.
-      multiply_adds: operations for one image of 224 x 224 px.
+      multiply_adds: operations for one image of the size that the card says.
       module: the same module on another site, '' without.
       checkpoints: files of the same weights, the best first.
     """
@@ -88,12 +105,26 @@ EMBEDDED_CARD = ModelCard(
 )
 
 
+# How BiT was evaluated on the data that it was trained on.
+_CROPPED = Resize(224, short_side_px=256, filter='bilinear')
+
+
+def _bit_resize(architecture: Architecture, vocabulary: str, is_fine_tuned: bool) -> Resize:
+    if not is_fine_tuned:
+        return _CROPPED
+    if vocabulary != _ILSVRC2012:
+        return Resize(224, short_side_px=None, filter='bilinear')
+    size_px = 480 if str(architecture) == 'R152x4' else 384
+    return Resize(size_px, short_side_px=None, filter='bilinear')
+
+
 def bit_card(
     name: str,
     architecture: Architecture,
     vocabulary: str,
     *,
     value_range: tuple[float, float],
+    is_fine_tuned: bool = False,
     source: str = '',
     licence: str = '',
 ) -> ModelCard:
@@ -102,27 +133,27 @@ def bit_card(
     Args:
       name: short name.
       architecture: depth and width.
-      vocabulary: 'imagenet21k', 'ilsvrc2012', or '' for a network that ends with its features.
+      vocabulary: name of its class list, or '' for a network that ends with its features.
       value_range: what it takes for black and white.
+      is_fine_tuned: whether its head was trained later than the network, on whole pictures that
+        were squashed, as the ILSVRC-2012 heads of BiT-M were; else it takes a centre crop.
       source, licence: for people.
     """
     low, high = value_range
     std = 255.0 / (high - low)
-    is_softmax = vocabulary == _ILSVRC2012
-    activations = {_IMAGENET21K: Activation.SIGMOID, _ILSVRC2012: Activation.SOFTMAX}
+    is_multi_label = vocabulary == IMAGENET21K
+    resize = _bit_resize(architecture, vocabulary, is_fine_tuned)
     return ModelCard(
         name=name,
-        # The authors fine-tuned and evaluated the ILSVRC-2012 heads at 480 px; for the ImageNet-21k
-        # heads no recipe was published, and 224 px is what they were trained at.
-        resize=Resize(480 if is_softmax else 224, short_side_px=None, filter='bilinear'),
+        resize=resize,
         mean=0.0 - low * std,
         std=std,
-        activation=activations.get(vocabulary, Activation.NONE),
+        activation=_ACTIVATIONS.get(vocabulary, Activation.SOFTMAX),
         vocabulary=vocabulary,
-        threshold=0.05 if is_softmax else 0.3,
-        max_labels=5 if is_softmax else 20,
+        threshold=_MULTI_LABEL_THRESHOLD if is_multi_label else 0.05,
+        max_labels=_MULTI_LABEL_MAX if is_multi_label else 5,
         batch_size=8,
-        gpu_batch_size=32 if is_softmax else 128,
+        gpu_batch_size=_gpu_batch_size(resize),
         architecture=str(architecture),
         canary=(CAT,) if vocabulary else (),
         source=source,
@@ -130,16 +161,27 @@ def bit_card(
     )
 
 
+# A guess, as nobody has published thresholds for these heads.  They were trained on 1.1 labels an
+# image, so that 0.3 would leave most pictures without any.
+_MULTI_LABEL_THRESHOLD, _MULTI_LABEL_MAX = 0.1, 20
+
+
+def _gpu_batch_size(resize: Resize) -> int:
+    return 128 if resize.size_px <= 300 else 32
+
+
 def _published(data: str, network: str, vocabulary: str) -> KnownModel:
     """A module as Google published it; its weights are those of the official checkpoints."""
     architecture = Architecture.parse(network)
     head = f'/{vocabulary}_classification' if vocabulary else ''
-    location = f'https://tfhub.dev/google/bit/{data}-{network}{head}/1'
+    location = f'{PUBLISHED["bit"]}{data}-{network}{head}/1'
     card = bit_card(
         f'bit-{data}-{network}{_SUFFIXES[vocabulary]}',
         architecture,
         vocabulary,
         value_range=(0.0, 1.0),
+        # The head of BiT-S was trained together with its network, which saw ILSVRC-2012 only.
+        is_fine_tuned=(data, vocabulary) == ('m', _ILSVRC2012),
         source=location,
         licence='Apache-2.0',
     )
@@ -149,7 +191,7 @@ def _published(data: str, network: str, vocabulary: str) -> KnownModel:
         card,
         location,
         parameters(architecture, classes),
-        multiply_adds(architecture, classes, 224),
+        multiply_adds(architecture, classes, card.resize.size_px),
         f'google/bit/tensorFlow2/{data}-{network}{slug}/1',
         tuple(_checkpoints(data, architecture, vocabulary)),
     )
@@ -166,6 +208,50 @@ def _checkpoints(data: str, architecture: Architecture, vocabulary: str) -> Iter
         yield f'hf://timm/resnetv2_{name}_bit.goog_in21k{end}'
 
 
+class _EfficientNet(NamedTuple):
+    """What its tests count, layer by layer, of an EfficientNetV2 with 21,843 classes."""
+
+    size_px: int
+    parameters: int
+    multiply_adds: int
+
+
+_EFFICIENTNETS = {
+    'b0': _EfficientNet(224, 33_839_587, 744_765_216),
+    'b1': _EfficientNet(240, 34_840_935, 1_223_498_400),
+    'b2': _EfficientNet(260, 39_463_873, 1_726_889_776),
+    'b3': _EfficientNet(300, 46_394_097, 3_043_473_664),
+    's': _EfficientNet(384, 48_158_371, 8_392_296_192),
+    'm': _EfficientNet(480, 80_839_239, 24_609_139_424),
+    'l': _EfficientNet(480, 145_215_155, 56_106_378_048),
+    'xl': _EfficientNet(512, 234_819_691, 93_380_130_560),
+}
+
+
+def _efficientnet(variant: str, network: _EfficientNet) -> KnownModel:
+    """A module as Google published it, which takes squares of one size."""
+    location = f'{PUBLISHED["efficientnetv2"]}{variant}/classification/2'
+    # Its authors crop for squares below 320 px, and squash for larger ones.
+    short_side_px = network.size_px + 32 if network.size_px < 320 else None
+    resize = Resize(network.size_px, short_side_px, filter='bilinear')
+    card = ModelCard(
+        name=f'efficientnetv2-{variant}-imagenet21k',
+        resize=resize,
+        mean=0.0,
+        std=255.0,
+        activation=Activation.SIGMOID,
+        vocabulary=IMAGENET21K,
+        threshold=_MULTI_LABEL_THRESHOLD,
+        max_labels=_MULTI_LABEL_MAX,
+        batch_size=8,
+        gpu_batch_size=_gpu_batch_size(resize),
+        canary=(CAT,),
+        source=location,
+        licence='Apache-2.0',
+    )
+    return KnownModel(card, location, network.parameters, network.multiply_adds)
+
+
 @functools.cache
 def known_models() -> dict[str, KnownModel]:
     """Every model with a name, by it."""
@@ -174,26 +260,32 @@ def known_models() -> dict[str, KnownModel]:
         for architecture in _ARCHITECTURES:
             for vocabulary in _SUFFIXES:
                 # BiT-S was trained on ILSVRC-2012, and has its head only.
-                if (data, vocabulary) != ('s', _IMAGENET21K):
+                if (data, vocabulary) != ('s', IMAGENET21K):
                     model = _published(data, architecture.lower(), vocabulary)
                     models[model.card.name] = model
+    for variant, network in _EFFICIENTNETS.items():
+        model = _efficientnet(variant, network)
+        models[model.card.name] = model
     return models
 
 
 def find_model(name: str) -> KnownModel | None:
     """The model of a name; None for what is no name of a model.
 
-    BiT-S was trained on ILSVRC-2012, so that `bit-s-r50x1` means that head.
+    BiT-S was trained on ILSVRC-2012, so that `bit-s-r50x1` means that head; `efficientnetv2-s` is
+    the one with the classes of ImageNet-21k, as no other is known.
 
     Raises:
       UsageError: it looks like a name, but there is no such model.
     """
     models = known_models()
-    found = models.get(name) or models.get(f'{name}-ilsvrc2012')
-    if found is None and re.fullmatch(r'bit-[a-z0-9-]+', name, re.IGNORECASE):
+    names = (name, f'{name}-{_ILSVRC2012}', f'{name}-{IMAGENET21K}')
+    found = next((models[each] for each in names if each in models), None)
+    if found is None and re.fullmatch(r'(bit|efficientnetv2)-[a-z0-9-]+', name, re.IGNORECASE):
         raise UsageError(
             f'there is no model {name!r}; the names are bit-{{s,m}}-{{r50x1,r50x3,r101x1,r101x3,'
-            'r152x4}[-ilsvrc2012|-features]; `lemmabeam models` lists them'
+            'r152x4}[-ilsvrc2012|-features] and efficientnetv2-{b0,b1,b2,b3,s,m,l,xl}-imagenet21k; '
+            '`lemmabeam models` lists them'
         )
     return found
 
@@ -201,15 +293,17 @@ def find_model(name: str) -> KnownModel | None:
 def find_by_location(location: str) -> KnownModel | None:
     """The published model that a handle, URL, folder or file is a copy of, by its name."""
     path = location.partition('?')[0].rstrip('/')
+    if match := _EFFICIENTNET_HANDLE.search(path):
+        return known_models()[f'efficientnetv2-{match["variant"].lower()}-imagenet21k']
     if match := _HANDLE.search(path):
         vocabulary = (match['head'] or '').lower()
         name = f'bit-{match["data"]}-{match["network"]}'
     elif match := _CHECKPOINT.search(path):
         is_large = match['data'].lower() == 'm' and not match['head']
-        vocabulary = _IMAGENET21K if is_large else _ILSVRC2012
+        vocabulary = IMAGENET21K if is_large else _ILSVRC2012
         name = f'bit-{match["data"]}-{match["network"]}'
     elif match := _TIMM.search(path):
-        vocabulary = _ILSVRC2012 if match['head'] else _IMAGENET21K
+        vocabulary = _ILSVRC2012 if match['head'] else IMAGENET21K
         name = f'bit-m-r{match["network"]}'
     else:
         return None

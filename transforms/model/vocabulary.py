@@ -6,15 +6,23 @@ import functools
 import hashlib
 import importlib.resources
 import io
+import itertools
+from collections.abc import Set
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.errors import UsageError
+from transforms.errors import ModelError, UsageError
 
 NONE = 'none'
 """Name of the list without any class, of models that give features only."""
+
+IMAGENET21K, IMAGENET22K = 'imagenet21k', 'imagenet22k'
+"""21,843 classes of BiT and EfficientNetV2; the 21,841 of ConvNeXt and Swin, in the same order."""
+
+# picture and bleacher
+_NOT_IN_22K = frozenset({'n03931044', 'n09859684'})
 
 _DATA = importlib.resources.files('transforms.model') / 'data'
 
@@ -100,11 +108,17 @@ class Vocabulary:
 
 def vocabulary_names() -> list[str]:
     """The class lists that come with the package."""
-    return sorted(
+    files = (
         path.name.removesuffix('.tsv')
         for path in _DATA.iterdir()
         if path.name.endswith('.tsv') and not path.name.startswith('wordnet_')
     )
+    return sorted((*files, IMAGENET22K))
+
+
+def names_by_length(classes: int) -> list[str]:
+    """Which class lists of the package have so many classes."""
+    return [name for name in vocabulary_names() if len(load_vocabulary(name)) == classes]
 
 
 @functools.cache
@@ -119,8 +133,42 @@ def load_vocabulary(name: str) -> Vocabulary:
     if name not in vocabulary_names():
         known = ', '.join(vocabulary_names())
         raise UsageError(f'no class list {name!r} comes with this package, but: {known}')
+    if name == IMAGENET22K:
+        return _without(load_vocabulary(IMAGENET21K), _NOT_IN_22K, name)
     data = (_DATA / f'{name}.tsv').read_bytes()
     return dataclasses.replace(parse_table(name, data, name), is_packaged=True)
+
+
+def check_head(vocabulary: Vocabulary, classes: int, model: str) -> None:
+    """Holds a class list against the head whose classes it is to name.
+
+    Args:
+      vocabulary: the list.
+      classes: of the head.
+      model: its name, for messages.
+
+    Raises:
+      ModelError: the list is longer or shorter; names the one of this package that fits.
+    """
+    if classes == len(vocabulary):
+        return
+    fitting = ' or '.join(map(repr, names_by_length(classes)))
+    hint = f'; the class list of so many is {fitting}: "vocabulary" of its card' if fitting else ''
+    raise ModelError(
+        f'{model} has a head of {classes} classes, but its class list {vocabulary.name!r} has '
+        f'{len(vocabulary)}{hint}'
+    )
+
+
+def _without(whole: Vocabulary, wnids: Set[str | None], name: str) -> Vocabulary:
+    kept = [wnid not in wnids for wnid in whole.wnids]
+    return dataclasses.replace(
+        whole,
+        name=name,
+        wnids=tuple(itertools.compress(whole.wnids, kept)),
+        lemmas=tuple(itertools.compress(whole.lemmas, kept)),
+        definitions=tuple(itertools.compress(whole.definitions, kept)),
+    )
 
 
 def parse_labels(name: str, data: bytes, where: str) -> Vocabulary:
