@@ -70,13 +70,14 @@ class Digest(NamedTuple):
     Attributes:
       rows: rows of the predictions.
       score_range: lower and upper edge of the histograms.
-      scores: (BINS,) int64, labels by score.
-      best_scores: (BINS,) int64, rows by the score of their first label.
+      scores: (BINS,) int64, stored scores, also those below the threshold.
+      best_scores: (BINS,) int64, rows by their best one.
       rows_by_labels: rows with 0, 1, 2, … labels.
       classes: by index of the class.
       random: rows chosen by a hash of run and URI.
       least_certain: rows with the lowest best score.
-      unlabeled: rows without any label, chosen as `random`.
+      unlabeled: rows without any label, chosen as `random`; their labels are the scores below the
+        threshold that are stored.
       failed: rows of the dead letters by reason, chosen as `random`.
     """
 
@@ -108,33 +109,35 @@ def read_digest(output: str, run: CompleteRun, store: Store, examples: int, fail
     low, high = _score_range(output, run, store)
     scores, best_scores = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     lengths: np.ndarray = np.zeros(1, np.int64)
-    classes = _Classes()
+    least = write.least_score(run.report['metadata'])
+    classes = _Classes(least)
     random, least_certain, unlabeled = (_Smallest[Example](examples) for _ in range(3))
     rows = 0
     for path, batch in _batches(output, run, write.KIND, store):
         labels = _Labels(batch.column('labels'))
         rows += len(batch)
         classes.add(labels)
-        lengths = _add(lengths, np.bincount(labels.lengths))
+        lengths = _add(lengths, np.bincount(labels.reaching(least)))
         # Damaged scores would otherwise be in no bin at all.
         scores += np.histogram(np.clip(labels.scores, low, high), BINS, (low, high))[0]
-        has_labels = labels.lengths > 0
-        best = np.full(len(batch), np.inf, np.float32)
-        best[has_labels] = labels.scores[labels.starts[has_labels]]
-        best_scores += np.histogram(np.clip(best[has_labels], low, high), BINS, (low, high))[0]
+        has_scores = labels.lengths > 0
+        best = np.full(len(batch), -np.inf, np.float32)
+        best[has_scores] = labels.scores[labels.starts[has_scores]]
+        best_scores += np.histogram(np.clip(best[has_scores], low, high), BINS, (low, high))[0]
+        has_labels = has_scores & (best >= np.float32(least))
         if not examples:
             continue
         hashes = [_rank(run.id, uri) for uri in batch.column('uri').to_pylist()]
         nothing = np.zeros(len(batch), np.float32)
-        for kept, keys, chosen in (
-            (random, nothing, np.ones(len(batch), bool)),
-            (least_certain, best, has_labels),
-            (unlabeled, nothing, ~has_labels),
+        for kept, keys, chosen, shown_from in (
+            (random, nothing, np.ones(len(batch), bool), least),
+            (least_certain, best, has_labels, least),
+            (unlabeled, nothing, ~has_labels, -np.inf),
         ):
             for i in np.flatnonzero(chosen & (keys <= kept.limit)).tolist():
                 key = (float(keys[i]), hashes[i])
                 if kept.wants(key):
-                    kept.add(key, _example(path, batch, i))
+                    kept.add(key, _example(path, batch, i, np.float32(shown_from)))
     return Digest(
         rows,
         (low, high),
@@ -155,7 +158,7 @@ def read_classes(output: str, run: CompleteRun, store: Store) -> dict[int, Class
     Raises:
       StoreError: a file is missing or damaged.
     """
-    classes = _Classes()
+    classes = _Classes(write.least_score(run.report['metadata']))
     for _, batch in _batches(output, run, write.KIND, store, ['labels']):
         classes.add(_Labels(batch.column('labels')))
     return classes.counts
@@ -177,6 +180,11 @@ class _Labels:
         self.starts: np.ndarray = np.cumsum(self.lengths) - self.lengths
         self._flat = flat
 
+    def reaching(self, least: float) -> np.ndarray:
+        """(N,) int64, how many scores of each row reach this one."""
+        rows = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        return np.bincount(rows[self.scores >= np.float32(least)], minlength=len(self.lengths))
+
     def names(self, position: int) -> tuple[str | None, str]:
         """wnid and name of one label."""
         label = self._flat[position].as_py()
@@ -184,12 +192,17 @@ class _Labels:
 
 
 class _Classes:
-    def __init__(self) -> None:
+    def __init__(self, least: float) -> None:
         self.counts: dict[int, ClassCount] = {}
+        self._least = np.float32(least)
 
     def add(self, labels: _Labels) -> None:
-        found, first, rows = np.unique(labels.indices, return_index=True, return_counts=True)
-        for index, position, n in zip(found.tolist(), first.tolist(), rows.tolist(), strict=True):
+        positions = np.flatnonzero(labels.scores >= self._least)
+        found, first, rows = np.unique(
+            labels.indices[positions], return_index=True, return_counts=True
+        )
+        firsts = positions[first].tolist()
+        for index, position, n in zip(found.tolist(), firsts, rows.tolist(), strict=True):
             known = self.counts.get(index) or ClassCount(*labels.names(position), 0)
             self.counts[index] = known._replace(rows=known.rows + n)
 
@@ -270,9 +283,9 @@ def _batches(
             ) from e
 
 
-def _example(path: str, batch: Any, position: int) -> Example:
+def _example(path: str, batch: Any, position: int, least: np.float32) -> Example:
     row = batch.slice(position, 1).to_pylist()[0]
-    labels = [(label['name'], label['score']) for label in row['labels']]
+    labels = [(label['name'], label['score']) for label in row['labels'] if label['score'] >= least]
     carried = [(name, value) for name, value in row.items() if name not in _NEEDED[write.KIND]]
     parts = (part.partition('=') for part in path.split('/')[3:-1])
     carried = [*((name, unescape(value)) for name, _, value in parts), *carried]

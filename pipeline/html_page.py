@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pipeline import html_charts as charts
 from pipeline.digest import BINS, ClassCount, Digest, Example, Failed, commonest
 from pipeline.html_charts import Column, Tick
+from pipeline.look_lower import look_lower
 from pipeline.markup import Markup, element, escape, join, untrusted, visible
 from pipeline.thumbnails import SIDE_PX, Picture
 from transforms.model.vocabulary import NONE
@@ -228,6 +229,10 @@ def _overview(page: Page) -> _Section:
         ('failed', dead, 'bad' if dead else None),
     ]
     items = [_figure(name, f'{count:,}', css) for name, count, css in figures]
+    without, rows = page.digest.rows_by_labels[0], page.digest.rows
+    if facts.has_classes and rows:
+        share = charts.percent(without, rows)
+        items.insert(2, _figure('of these without a label', f'{without:,} ({share})'))
     parts = [
         ('labelled', counts['labeled'], 'good-fill'),
         ('unchanged', counts.get('unchanged', 0), 'same-fill'),
@@ -239,6 +244,8 @@ def _overview(page: Page) -> _Section:
         content.append(charts.stack('What became of the images that were listed', parts))
     else:
         content.append(element('p', 'The inputs list no image at all.', class_='alert'))
+    if facts.has_classes and (line := look_lower(without, rows, facts.metadata)):
+        content.append(element('p', line, class_='lead'))
     if not facts.balanced:
         text = 'The counts do not add up to what was listed: do not rely on this run.'
         content.append(element('p', text, class_='alert'))
@@ -345,11 +352,11 @@ def _scores(page: Page) -> _Section | None:
     ticks = [Tick(share, f'{low + share * (high - low):.2f}') for share in (0, 0.25, 0.5, 0.75, 1)]
     at = (facts.threshold - low) / (high - low)
     mark = Tick(at, f'threshold {facts.threshold:g}') if 0 < at < 1 else None
-    labels = int(digest.scores.sum())
+    labels = sum(i * n for i, n in enumerate(digest.rows_by_labels))
+    lower = int(digest.scores.sum()) - labels
+    title = 'All stored scores' if lower else 'All labels by score'
     content = [
-        charts.columns(
-            'all-scores', 'All labels by score', 'score', histogram(digest.scores), ticks, mark
-        ),
+        charts.columns('all-scores', title, 'score', histogram(digest.scores), ticks, mark),
         charts.columns(
             'best-scores',
             'Images by their best score',
@@ -364,6 +371,7 @@ def _scores(page: Page) -> _Section | None:
     about = (
         f'{labels:,} labels on {digest.rows:,} rows, {labels / digest.rows:.1f} a row; '
         f'{empty:,} {"row has" if empty == 1 else "rows have"} none.'
+        + (f' {lower:,} scores below the threshold are stored, too.' if lower else '')
     )
     return _section('scores', 'Scores', about, element('div', *content, class_='charts'))
 
@@ -469,7 +477,7 @@ def _sheets(page: Page) -> list[_Section | None]:
         (
             'unlabelled',
             'Pictures without any label',
-            'No class reached the threshold.',
+            'No class reached the threshold; scores below it are shown as far as they are stored.',
             digest.unlabeled if page.facts.has_classes else [],
         ),
     ]

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.digest import Digest, Example, Failed, commonest, read_classes, read_digest
 from pipeline.html_page import LEFT_OUT, Facts, Page, Since, to_html
+from pipeline.look_lower import look_lower
 from pipeline.thumbnails import Limits, Picture, read_thumbnails
 from pipeline.verdict import describe
 from transforms import uris, write
@@ -133,6 +134,7 @@ def _facts(output: str, run: CompleteRun) -> Facts:
         # What is looked up later must be there now.
         _ = (facts.threshold, facts.has_classes, facts.counts['listed'], facts.counts['labeled'])
         _ = (facts.metadata['activation'], Limits.of_run(facts.options))
+        _ = (write.least_score(facts.metadata), look_lower(1, 1, facts.metadata))
         _ = [file['rows'] + 0 for file in run.report['files']]
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
         uri = uris.join(output, f'runs/{run.id}/report.json')
@@ -160,13 +162,14 @@ def _since(
     if not before or not digest.rows:
         return None
     last = before[-1]
+    threshold = _facts(output, last).threshold
     theirs = read_classes(output, last, store)
     appeared = [digest.classes[index] for index in digest.classes.keys() - theirs.keys()]
     vanished = [theirs[index] for index in theirs.keys() - digest.classes.keys()]
     return Since(
         last.id,
         sum(file['rows'] for file in last.files(write.KIND)),
-        _facts(output, last).threshold,
+        threshold,
         commonest(appeared),
         commonest(vanished),
     )

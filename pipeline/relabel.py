@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import math
 import secrets
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.html_charts import percent
+from pipeline.look_lower import look_lower
 from pipeline.options import (
     add_lease_arguments,
     add_store_arguments,
@@ -173,6 +176,10 @@ def run(args: argparse.Namespace) -> int:
                 lease.release(layout)
     counts = report['counts']
     print(f'Run {layout.run_id}: {counts["labeled"]:,} rows of {report["model"]["id"]} relabelled')
+    without = counts[write.WITHOUT_LABEL]
+    print(f'Without a label: {without:,} ({percent(without, counts["labeled"])})')
+    if line := look_lower(without, counts['labeled'], report['metadata'], output):
+        print(uris.printable(line))
     top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
     if top:
         print(uris.printable(f'Commonest first labels: {top}'))
@@ -423,7 +430,7 @@ class _Relabeling:
                 if column in self._dataset.file_columns:
                     columns[column] = kept[name]
             table = pa.table(columns, schema)
-            self._top_labels.update(write.first_names(table))
+            self._top_labels.update(write.first_names(table, -math.inf))
             yield table
 
     def _report(
@@ -441,22 +448,25 @@ class _Relabeling:
         write_sec = sum(file.write_sec for file in files)
         finished_at = datetime.datetime.now(datetime.UTC)
         common = sorted(self._top_labels.items(), key=lambda label: (-label[1], label[0]))
+        counts = {
+            'listed': rows,
+            'labeled': rows,
+            write.WITHOUT_LABEL: rows - self._top_labels.total(),
+            'duplicates': 0,
+            'unchanged': 0,
+            'dead_lettered': 0,
+            'dead_lettered_by_reason': {},
+            'gone': None,
+            'skipped_not_image': 0,
+            'skipped_before_since': 0,
+        }
         return {
             'run_id': self._layout.run_id,
             'sequence': self._sequence,
             'command': COMMAND,
             'balanced': True,
-            'counts': {
-                'listed': rows,
-                'labeled': rows,
-                'duplicates': 0,
-                'unchanged': 0,
-                'dead_lettered': 0,
-                'dead_lettered_by_reason': {},
-                'gone': None,
-                'skipped_not_image': 0,
-                'skipped_before_since': 0,
-            },
+            'counts': counts,
+            'share_without_label': write.share_without_label(counts),
             'started_at': self._started_at.isoformat(),
             'finished_at': finished_at.isoformat(),
             'wall_sec': round(wall_sec, 3),

@@ -9,7 +9,7 @@ import apache_beam as beam
 
 from pipeline.options import RunConfig
 from pipeline.verdict import make_verdict
-from transforms import lease, outcomes
+from transforms import lease, outcomes, write
 from transforms.latest import write_latest_sql
 from transforms.model.sources import printable_location
 from transforms.publish import clean_up, publish
@@ -34,8 +34,8 @@ def make_report(
     Args:
       config: the run.
       files: what it wrote.
-      counts: 'listed', 'labeled', 'duplicates', 'unchanged', 'gone', 'dead_lettered/<reason>' and
-        why files were left out.
+      counts: 'listed', 'labeled', 'without_label', 'duplicates', 'unchanged', 'gone',
+        'dead_lettered/<reason>' and why files were left out.
       stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots',
         'resumed_labeled', images that an earlier attempt has labelled, and 'damaged_chunks', which
         were finished and had to be worked again.
@@ -59,23 +59,28 @@ def make_report(
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
     common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:TOP_LABELS]
+    books = {
+        'listed': listed,
+        'labeled': labeled,
+        write.WITHOUT_LABEL: (
+            counts.get(write.WITHOUT_LABEL, 0) if model.card.has_classes else None
+        ),
+        'duplicates': duplicates,
+        'unchanged': unchanged,
+        'dead_lettered': sum(dead.values()),
+        'dead_lettered_by_reason': dead,
+        # With --force, what earlier runs have labelled is not read.
+        'gone': None if config.is_part or config.options['force'] else counts.get('gone', 0),
+        'skipped_not_image': counts.get('skipped_not_image', 0),
+        'skipped_before_since': counts.get('skipped_before_since', 0),
+    }
     return {
         'run_id': config.layout.run_id,
         'sequence': config.sequence,
         'command': config.command,
         'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
-        'counts': {
-            'listed': listed,
-            'labeled': labeled,
-            'duplicates': duplicates,
-            'unchanged': unchanged,
-            'dead_lettered': sum(dead.values()),
-            'dead_lettered_by_reason': dead,
-            # With --force, what earlier runs have labelled is not read.
-            'gone': None if config.is_part or config.options['force'] else counts.get('gone', 0),
-            'skipped_not_image': counts.get('skipped_not_image', 0),
-            'skipped_before_since': counts.get('skipped_before_since', 0),
-        },
+        'counts': books,
+        'share_without_label': write.share_without_label(books),
         'started_at': config.started_at.isoformat(),
         'finished_at': finished_at.isoformat(),
         'wall_sec': round(wall_sec, 3),

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.html_charts import percent
+from pipeline.look_lower import look_lower
 from pipeline.verdict import describe
 from transforms import dead_letters, uris, write
 from transforms.errors import StoreError
@@ -32,6 +35,7 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     A small run also has its labels and its dead letters printed.
     """
     counts = report['counts']
+    without = counts.get(write.WITHOUT_LABEL)
     if 0 < counts['labeled'] + counts['dead_lettered'] <= _SHOWN_IMAGES:
         _print_images(report, layout, console)
     else:
@@ -44,6 +48,9 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     for name in ('listed', 'labeled', 'duplicates', 'unchanged', 'dead_lettered'):
         if counts[name] or name in ('listed', 'labeled', 'dead_lettered'):
             table.add_row(name.replace('_', ' '), f'{counts[name]:,}')
+        if name == 'labeled' and without is not None:
+            share = percent(without, counts['labeled'])
+            table.add_row('  without a label', f'{without:,} ({share})')
         if name == 'dead_lettered':
             for reason, n in counts['dead_lettered_by_reason'].items():
                 table.add_row(f'  {reason}', f'{n:,}')
@@ -59,9 +66,10 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     rate = report['images_per_sec']
     table.add_row('images/s, all included', '-' if rate is None else f'{rate:,.1f}')
     console.print(table)
-    line = describe(report['verdict'])
-    if line:
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    lower = look_lower(without, counts['labeled'], report['metadata'], layout.output)
+    for line in (lower, describe(report['verdict'])):
+        if line:
+            console.print(_plain(line), soft_wrap=True, highlight=False)
     for way in report['model']['computed']:
         text = f'{way["network"]}, {way["precision"]} on {way["device"]}'
         line = f'Model: {report["model"]["id"]}, {text}'
@@ -82,8 +90,9 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
     table = Table()
     table.add_column('image', no_wrap=True)
     table.add_column('labels')
+    least = np.float32(write.counted_from(report))
     for row in _rows(report, layout, write.KIND):
-        labels = row['labels'][:_SHOWN_LABELS]
+        labels = [label for label in row['labels'][:_SHOWN_LABELS] if label['score'] >= least]
         text = ', '.join(f'{label["name"]} {label["score"]:.2f}' for label in labels)
         table.add_row(_name(row['uri']), _plain(text or '(none above the threshold)'))
     for row in _rows(report, layout, dead_letters.KIND):

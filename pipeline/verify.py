@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -210,6 +211,8 @@ def _misshapen(report: Mapping[str, Any]) -> str:
         return f'dead_lettered_by_reason is {reasons!r}'
     numbers = {name: counts.get(name, 0) for name in ('listed', *_ENDS)}
     numbers |= {'sequence': report.get('sequence', 0), **reasons}
+    if counts.get(write.WITHOUT_LABEL) is not None:
+        numbers[write.WITHOUT_LABEL] = counts[write.WITHOUT_LABEL]
     for name, number in numbers.items():
         if not _is_count(number):
             return f'{name} is {number!r}'
@@ -220,6 +223,10 @@ def _misshapen(report: Mapping[str, Any]) -> str:
     for name in ('max_labels', 'features'):
         if not metadata.get(name, '0').isdecimal():
             return f'{name} is {metadata[name]!r}'
+    try:
+        write.counted_from(report)
+    except (LookupError, ValueError):
+        return f'the threshold is {metadata.get("threshold")!r}'
     for name in ('id', 'vocabulary'):
         if not isinstance(model.get(name), str):
             return f'the {name} of the model is {model.get(name)!r}'
@@ -416,7 +423,7 @@ class _Found(NamedTuple):
     Attributes:
       rows: how often each (uri, carried columns) is there.
       reasons: dead letters by reason.
-      first_labels: predictions by the name of their first label.
+      first_labels: predictions by the name of their first label, where they have one.
     """
 
     rows: Counter[tuple[Any, ...]]
@@ -434,6 +441,11 @@ def _check_books(report: Mapping[str, Any], found: _Found) -> Iterator[str]:
     labeled = found.rows.total() - found.reasons.total()
     if labeled != counts['labeled']:
         yield f'{labeled} labelled rows, the report has {counts["labeled"]}'
+    without = counts.get(write.WITHOUT_LABEL)
+    if without not in (None, labeled - found.first_labels.total()):
+        yield (
+            f'{labeled - found.first_labels.total()} rows without a label, the report has {without}'
+        )
     for key, n in found.rows.items():
         if n > 1:
             yield f'{key[0]} is there {n} times'
@@ -516,7 +528,7 @@ def _check_rows(
     found: _Found,
 ) -> Iterator[str]:
     shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
-    before = ''
+    before, least = '', np.float32(write.counted_from(report))
     for number, row in enumerate(_rows(path, data)):
         where = f'{path}: {row["uri"]}'
         if row['uri'] < before:
@@ -532,7 +544,9 @@ def _check_rows(
             found.reasons[row['reason']] += 1
             whats = _check_dead_letter(row)
         else:
-            found.first_labels.update(label['name'] for label in row['labels'][:1])
+            found.first_labels.update(
+                label['name'] for label in row['labels'][:1] if label['score'] >= least
+            )
             whats = _check_prediction(row, report, classes)
         for what in whats:
             yield f'{where} {what}'

@@ -104,7 +104,12 @@ def add_run(
         table = dead_letters.version_table(letters)
         files.append(write.write_file(path, layout, dead_letters.VERSION_SCHEMA, [table]))
     files += _write_failed(layout, failed, metadata_of(model_id, **metadata))
-    first = Counter(VOCABULARY.names[row.labels[0][0]] for row in rows if row.labels)
+    least = np.float32(write.least_score(metadata_of(model_id, **metadata)))
+    first = Counter(
+        VOCABULARY.names[row.labels[0][0]]
+        for row in rows
+        if row.labels and np.float32(row.labels[0][1]) >= least
+    )
     reasons = Counter(letter.reason for letter in failed)
     finish(layout, files, metadata_of(model_id, **metadata), sequence, command, first, reasons)
     return layout
@@ -200,6 +205,8 @@ def report_of(
     rows = sum(file.rows for file in files if kind_of(file.path) == write.KIND)
     failed = reasons.total()
     counts: dict[str, Any] = dict.fromkeys(('duplicates', 'unchanged', 'skipped_not_image'), 0)
+    if first_labels is not _NOTHING:
+        counts[write.WITHOUT_LABEL] = rows - first_labels.total()
     counts |= {'listed': rows + failed, 'labeled': rows, 'dead_lettered': failed}
     counts['dead_lettered_by_reason'] = dict(sorted(reasons.items()))
     common = sorted(first_labels.items(), key=lambda pair: (-pair[1], pair[0]))[:10]

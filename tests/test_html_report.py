@@ -370,6 +370,8 @@ def test_damage_is_named(tmp_path):
     report = json.loads(path.read_text())
     for change in (
         {'metadata': {}},
+        {'metadata': report['metadata'] | {'min_labels': 'x'}},
+        {'metadata': report['metadata'] | {'stored_floor': 'x'}},
         {'counts': {'labeled': 1}},
         {'started_at': 'noon'},
         {'verdict': {'bounded_by': 'x'}},
@@ -396,20 +398,34 @@ def test_damage_is_named(tmp_path):
         page_of(tmp_path)
 
 
-def test_examples_are_what_a_plain_loop_chooses(tmp_path):
+@pytest.mark.parametrize('metadata', [
+    {'threshold': '0.0', 'stored_floor': '0.0'},
+    {'threshold': '0.3', 'stored_floor': '0.0'},
+    {'threshold': '0.3', 'stored_floor': '0.0', 'min_labels': '1'},
+    {'threshold': '0.3', 'stored_floor': '0.0', 'relabeled_from': 'b'},
+])  # fmt: skip
+def test_examples_are_what_a_plain_loop_chooses(tmp_path, metadata):
     rng = np.random.default_rng(1)
     rows = []
     for i in range(300):
         scores = sorted(rng.random(rng.integers(0, 4)).astype(np.float32).tolist(), reverse=True)
         rows.append((f'/{i:03}', [(j, f'class {j}', score) for j, score in enumerate(scores)]))
-    made_runs.write_run(tmp_path, 'a', rows)
+    made_runs.write_run(tmp_path, 'a', rows, metadata=metadata)
+    least = np.float32(0.3 if len(metadata) == 2 and metadata['threshold'] == '0.3' else 0)
     store = store_for(str(tmp_path))
     run = complete_runs(str(tmp_path), store)[0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digest, '_BATCH_ROWS', 7)
         found = digest.read_digest(str(tmp_path), run, store, 10, 3)
+    stored = rows
+    rows = [(uri, [label for label in labels if label[2] >= least]) for uri, labels in stored]
     ranked = sorted(rows, key=lambda row: digest._rank('a', row[0]))
     some = [row for row in rows if row[1]]
+    shown = dict(rows)
+    for each in (*found.random, *found.least_certain):
+        assert list(each.labels) == [(name, score) for _, name, score in shown[each.uri]]
+    for each in found.unlabeled:  # with what lies below the threshold
+        assert list(each.labels) == [(name, score) for _, name, score in dict(stored)[each.uri]]
     assert [each.uri for each in found.random] == [uri for uri, _ in ranked[:10]]
     assert [each.uri for each in found.unlabeled] == [u for u, labels in ranked if not labels][:10]
     by_score = sorted(some, key=lambda row: (row[1][0][2], digest._rank('a', row[0])))
@@ -418,8 +434,35 @@ def test_examples_are_what_a_plain_loop_chooses(tmp_path):
     assert {i: each.rows for i, each in found.classes.items()} == {
         i: sum(len(row[1]) > i for row in rows) for i in range(3)
     }
-    scores = [score for _, labels in rows for _, _, score in labels]
+    scores = [score for _, labels in stored for _, _, score in labels]
     assert found.scores.tolist() == np.histogram(scores, digest.BINS, (0, 1))[0].tolist()
+
+
+def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_path):
+    robin, wren = [(0, 'robin', 0.5)], [(1, 'wren', 0.06)]
+    metadata = {'threshold': '0.3', 'stored_floor': '0.05'}
+    rows = [('/a', robin), ('/b', wren), ('/c', wren), ('/d', [])]
+    made_runs.write_run(tmp_path / 'low', 'a', rows, metadata=metadata)
+    page = page_of(tmp_path / 'low', count=0)
+    check_is_closed(page)
+    assert '<dt>of these without a label</dt><dd>3 (75 %)</dd>' in page.source
+    assert '`lemmabeam relabel --output DIR --threshold 0.05` goes down' in page.text
+    assert '1 labels on 4 rows, 0.2 a row; 3 rows have none. 2 scores below the' in page.text
+    assert '1 classes were seen' in page.text
+    assert 'All stored scores' in page.text
+
+    made_runs.write_run(tmp_path / 'half', 'a', rows[:2], metadata=metadata)
+    page = page_of(tmp_path / 'half', count=0)
+    assert '<dd>1 (50 %)</dd>' in page.source
+    assert 'relabel' not in page.text
+
+    rows = [('/a', robin), ('/b', []), ('/c', [])]
+    made_runs.write_run(tmp_path / 'high', 'a', rows)
+    page = page_of(tmp_path / 'high', count=0)
+    assert '<dd>2 (66.7 %)</dd>' in page.source
+    assert 'no score below 0.05 is stored, so the model is needed once more' in page.text
+    assert '--keep_above 0.005' in page.text
+    assert 'All labels by score' in page.text
 
 
 def test_pictures_that_take_too_long_are_left_out(monkeypatch):

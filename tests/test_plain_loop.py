@@ -110,6 +110,7 @@ def test_the_pipeline_equals_a_plain_loop_bit_for_bit(labelled):
     assert report['counts'] == {
         'listed': 37,
         'labeled': 27,
+        'without_label': 0,
         'duplicates': 5,
         'unchanged': 0,
         'dead_lettered': 5,

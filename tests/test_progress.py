@@ -4,9 +4,11 @@ import io
 import re
 import time
 
+import pytest
 from rich.console import Console
 
 from pipeline import progress
+from pipeline.look_lower import look_lower
 from pipeline.summary import print_summary
 from tests import made_runs, samples, support
 from transforms.process import LIVE, LiveCounts
@@ -87,9 +89,58 @@ def test_names_cannot_write_on_the_terminal(tmp_path):
     print_summary(report, config.layout, Console(file=stream, width=200))
     said = stream.getvalue()
     assert '\x1b' not in said
+    assert 'without a label' not in said  # an earlier version did not count them
     assert re.findall(r'(\w*)\[red\]x\\x1b\[2J\[bold\] \[link=a\]\.jpg', said) == [
         '',
         '',
         'bad',
         '',
     ]
+
+
+def test_images_without_a_label_are_counted(tmp_path):
+    config, _ = support.make_config(
+        '--input', samples.SAMPLE, '--output', tmp_path / 'my labels', '--run_id', 'a'
+    )
+    report = made_runs.write_run(
+        tmp_path / 'my labels',
+        'a',
+        [('/a', [(0, 'robin', 0.5)]), ('/b', [(1, 'wren', 0.06)]), ('/c', [])],
+        model_id=config.layout.model_id,
+        metadata={'threshold': '0.3', 'stored_floor': '0.05'},
+        labeled_by_earlier_attempts=0,
+        damaged_chunks=0,
+    )
+    report['counts'] |= {'gone': 0, 'skipped_before_since': 0, 'without_label': 2}
+    stream = io.StringIO()
+    print_summary(report, config.layout, Console(file=stream, width=200))
+    said = stream.getvalue()
+    assert re.search(r'without a label +│ +2 \(66\.7 %\)', said)
+    assert f"`lemmabeam relabel --output '{tmp_path}/my labels' --threshold 0.05`" in said
+    assert said.count('(none above the threshold)') == 2
+    assert 'robin 0.50' in said
+    assert 'wren' not in said  # it is stored, and no label
+
+
+STORED = {'threshold': '0.1', 'stored_floor': '0.01'}
+NOT_STORED = {'threshold': '0.1', 'stored_floor': '0.1'}
+
+
+@pytest.mark.parametrize(
+    ('without', 'labeled', 'metadata', 'expected'),
+    [
+        (6, 10, STORED, 'relabel --output DIR --threshold 0.01` goes down to there without the'),
+        (6, 10, NOT_STORED, '--sample 1000 --keep_above 0.01 and another --output'),
+        (6, 10, NOT_STORED | {'relabeled_from': 'a'}, 'a lower one needs no model'),
+        (5, 10, STORED, ''),
+        (0, 0, STORED, ''),
+        (None, 10, STORED, ''),
+        (6, 10, {'threshold': '0.0', 'stored_floor': '0.0'}, ''),  # outputs as they are
+    ],
+)
+def test_where_most_images_have_no_label_the_way_lower_is_said(
+    without, labeled, metadata, expected
+):
+    said = look_lower(without, labeled, metadata)
+    assert bool(said) == bool(expected)
+    assert expected in said

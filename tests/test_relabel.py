@@ -87,12 +87,13 @@ class Predictor(without_model.Predictor):
 
 
 def label_twice(folder):
-    """Labels pictures at a low threshold, and at a higher one in another place."""
+    """Labels pictures at a threshold, in one place with what lies below it."""
     samples.write_pictures(folder / 'in', 8)
-    for name, threshold in (('low', '0.02'), ('high', '0.2')):
+    for name, floor in (('low', '0.02'), ('high', '0.2')):
         support.label(
             '--input', folder / 'in', '--output', folder / name, '--run_id', 'a',
-            '--threshold', threshold, '--max_labels', '50', '--rows_per_file', '5',
+            '--threshold', '0.2', '--keep_above', floor, '--max_labels', '50',
+            '--rows_per_file', '5',
         )  # fmt: skip
     return folder
 
@@ -124,16 +125,22 @@ def check_relabelled(labelled, folder):
     assert rows_of(folder, 'a') == rows_of(labelled / 'low', 'a'), 'the source is left alone'
     assert verify(str(folder)) == []
     report, source = report_of(folder, 'r'), report_of(folder, 'a')
+    expected = report_of(labelled / 'high', 'a')
+    without = sum(not labels for labels in high.values())
+    assert 0 < without < 8
+    for each in (report, source, expected):  # what lies below the threshold is no label
+        assert each['counts']['without_label'] == without
+        assert each['share_without_label'] == without / 8
+        assert each['top_labels'] == expected['top_labels']
     assert report['counts']['listed'] == report['counts']['labeled'] == 8
     assert (report['command'], report['sequence']) == ('relabel', source['sequence'] + 1)
-    assert report['top_labels'] == report_of(labelled / 'high', 'a')['top_labels']
     assert report['model'] == source['model']
     changed = {
         key: value
         for key, value in report['metadata'].items()
         if source['metadata'].get(key) != value
     }
-    assert changed == {'stored_floor': '0.2', 'threshold': '0.2', 'relabeled_from': 'a'}
+    assert changed == {'stored_floor': '0.2', 'relabeled_from': 'a'}
     assert report.keys() | {'cut_rows'} == source.keys() | {'cut_rows'}
     assert len(report['files']) == 2
     assert not (folder / '_work').exists()
@@ -241,6 +248,39 @@ def test_lower_again_as_long_as_the_scores_are_there(tmp_path, capsys):
     )
     assert run(tmp_path, '--run_id', 'r4') == 0
     assert report_of(tmp_path, 'r4')['metadata']['relabeled_from'] == 'r3'
+
+
+def test_images_without_a_label_are_counted_as_they_are_when_they_are_labelled(tmp_path, capsys):
+    rows = [
+        Row('/a', [(1, 0.9), (2, 0.3)]),
+        Row('/b', [(2, 0.3)]),
+        Row('/c', [(3, 0.2)]),
+        Row('/d'),
+    ]
+    add_run(tmp_path, 'a', rows, threshold='0.25')
+    write_latest_sql(str(tmp_path), store_for(str(tmp_path)))
+    report = report_of(tmp_path, 'a')
+    assert report['counts']['without_label'] == 2
+    assert [(each['name'], each['images']) for each in report['top_labels']] == [
+        (VOCABULARY.names[index], 1) for index in (1, 2)
+    ]
+    assert verify(str(tmp_path)) == []
+    for run_id, threshold, count, share in (('b', 0.5, 3, '75 %'), ('c', 0.1, 1, '25 %')):
+        assert run(tmp_path, '--threshold', threshold, '--run_id', run_id) == 0
+        said = capsys.readouterr().out
+        assert f'Without a label: {count} ({share})' in said
+        is_most = count > 2
+        assert ('with a lower one needs no model' in said) == is_most
+        report = report_of(tmp_path, run_id)
+        assert report['counts']['without_label'] == count
+        assert report['share_without_label'] == count / 4
+        assert verify(str(tmp_path)) == []
+    # And as they are when some of them are forgotten.
+    for uri in ('/d', '/a'):
+        assert main(['clean', str(tmp_path), '--forget', uri]) == 0
+    assert [report_of(tmp_path, each)['counts']['without_label'] for each in 'abc'] == [1, 2, 0]
+    assert report_of(tmp_path, 'b')['share_without_label'] == 1.0
+    assert verify(str(tmp_path)) == []
 
 
 def test_a_run_of_which_nothing_is_left_has_no_say(tmp_path):

@@ -719,7 +719,7 @@ def test_a_folder_and_an_archive_of_it_are_the_same_model(exported, tmp_path):
     assert (one.id, one.card, one.vocabulary) == (other.id, other.card, other.vocabulary)
     assert one.weights_sha256 == other.weights_sha256
     assert one.path() != other.path()
-    assert tree_sha256(one.path()) == tree_sha256(other.path())
+    assert sha256_of(one.path()) == sha256_of(other.path())
 
 
 def test_a_wrong_range_is_mended_and_other_channels_are_obeyed(

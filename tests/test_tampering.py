@@ -96,6 +96,8 @@ VALUES = {
     'no books': (REPORT, lambda x: x.pop('counts'), REPORT),
     'more listed': (REPORT, counting(listed=19), REPORT),
     'fewer labelled': (REPORT, counting(labeled=15), REPORT),
+    'fewer without a label': (REPORT, counting(without_label=3), REPORT),
+    'without a label by text': (REPORT, counting(without_label='4'), REPORT),
     'labelled and listed': (REPORT, counting(labeled=15, listed=17), REPORT),
     'a count below zero': (REPORT, counting(duplicates=-1, listed=17), REPORT),
     'a count that is text': (REPORT, counting(listed='18'), REPORT),

@@ -91,11 +91,15 @@ def settle(report: dict[str, Any], sha256_of: Callable[[str], str]) -> None:
         counts['forgotten'] = counts.get('forgotten', 0) + rows
         if kind_of(file['path']) == write.KIND:
             counts['labeled'] -= rows
+            if counts.get(write.WITHOUT_LABEL) is not None:
+                counts[write.WITHOUT_LABEL] -= rows - sum(first_labels.values())
         else:
             counts['dead_lettered'] -= rows
         left = Counter(counts['dead_lettered_by_reason']) - Counter(reasons)
         counts['dead_lettered_by_reason'] = dict(left)
         names -= Counter({name: n for name, n in first_labels.items() if name in names})
+    if 'share_without_label' in report:
+        report['share_without_label'] = write.share_without_label(counts)
     if 'top_labels' in report:
         report['top_labels'] = [
             {'name': name, 'images': n}
@@ -108,6 +112,7 @@ def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | N
     report = copy.deepcopy(run.report)
     contents: dict[str, bytes] = {}
     removed = 0
+    least = write.counted_from(report)
     for file in report['files']:
         path = file['path']
         if not _may_hold(path, uri):
@@ -124,7 +129,7 @@ def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | N
             'size_bytes': len(data),
             'sha256': hashlib.sha256(data).hexdigest(),
             'reasons': dict(Counter(dropped['reason'].to_pylist())) if is_dead else {},
-            'first_labels': write.first_names(dropped) if is_labeled else {},
+            'first_labels': write.first_names(dropped, least) if is_labeled else {},
         }
         removed += len(dropped) if is_dead or is_labeled else 0
     if not contents:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,18 +22,22 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
 
 KIND = 'predictions'
+WITHOUT_LABEL = 'without_label'
+"""Count of the report: rows of predictions of which no class reached the threshold."""
+
 ROW_GROUP_ROWS = 65_536
 
 _WRITE_MSEC = distribution('write_msec')
 _FILE_BYTES = distribution('file_bytes')
 _FILE_ROWS = distribution('file_rows')
 
+_SCORE = pa.float32()
 _LABEL = pa.struct(
     [
         pa.field('index', pa.int32(), nullable=False),
         pa.field('wnid', pa.string()),
         pa.field('name', pa.string(), nullable=False),
-        pa.field('score', pa.float32(), nullable=False),
+        pa.field('score', _SCORE, nullable=False),
     ]
 )
 _STORED = {b'description': b'pixels as stored, before the EXIF orientation is applied'}
@@ -170,10 +175,40 @@ def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def first_names(table: pa.Table) -> dict[str, int]:
-    """How often each name is the first label of a row of predictions."""
+def least_score(metadata: Mapping[str, str]) -> float:
+    """What the first label of a row of predictions must reach to count as one.
+
+    With --keep_above, scores below the threshold are stored as well.  With --min_labels, the best
+    classes are labels whatever their scores, and what was relabelled has labels only.
+
+    Args:
+      metadata: of the run.
+
+    Raises:
+      LookupError, ValueError: it is not metadata of ours.
+    """
+    if 'relabeled_from' in metadata or int(metadata.get('min_labels', '0')):
+        return -math.inf
+    return float(metadata['threshold'])
+
+
+def counted_from(report: Mapping[str, Any]) -> float:
+    """The least score that counts as a label in a report; those of old reports counted them all."""
+    is_counted = WITHOUT_LABEL in report['counts']
+    return least_score(report['metadata']) if is_counted else -math.inf
+
+
+def share_without_label(counts: Mapping[str, Any]) -> float | None:
+    """Of the rows that a report counts, from 0 to 1; None where nobody can say."""
+    without, labeled = counts.get(WITHOUT_LABEL), counts['labeled']
+    return None if without is None or not labeled else round(without / labeled, 4)
+
+
+def first_names(table: pa.Table, least: float) -> dict[str, int]:
+    """How often each name is the first label of a row of predictions, with at least this score."""
     first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))
-    counts = pc.value_counts(pc.struct_field(first, 'name')).to_pylist()
+    reaches = pc.greater_equal(pc.struct_field(first, 'score'), pa.scalar(least, _SCORE))
+    counts = pc.value_counts(pc.struct_field(first.filter(reaches), 'name')).to_pylist()
     return {count['values']: count['counts'] for count in counts}
 
 
@@ -245,18 +280,21 @@ class _WriteDoFn(beam.DoFn):
         path, parts = element
         metadata = outcomes.with_computed(self._metadata, computed)
         schema = prediction_schema(self._layout.file_columns, metadata)
-        first_labels: Counter[str] = Counter()
+        least = least_score(metadata)
+        names: Counter[str] = Counter()
 
         def tables() -> Iterator[pa.Table]:
             routed = [outcomes.from_ipc(data) for data in parts if data]
             for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
-                first_labels.update(first_names(table))
+                names.update(first_names(table, least))
                 yield table
 
         file = write_file(path, self._layout, schema, tables())
         yield file
         yield beam.pvalue.TaggedOutput('counts', ('labeled', file.rows))
-        for pair in first_labels.items():
+        without = file.rows - names.total()
+        yield beam.pvalue.TaggedOutput('counts', (WITHOUT_LABEL, without))
+        for pair in names.items():
             yield beam.pvalue.TaggedOutput('top_labels', pair)
 
 
