@@ -84,7 +84,7 @@ print(json.dumps(pixels))
 def run_python(*arguments):
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, cwd=_ROOT, capture_output=True, text=True, timeout=600, check=False
+        command, cwd=_ROOT, capture_output=True, text=True, timeout=3600, check=False
     )
 
 

@@ -198,6 +198,28 @@ def test_a_fax_cut_in_a_strip_is_not_labelled(compression, rows):
         assert outcome(changed) in ('truncated', 'decode_error')
 
 
+# White rows are one bit each; the mark of the end says that there is no more.
+END_OF_FAX = b'\x00\x10\x01'
+
+
+@pytest.mark.parametrize('fill_order', [1, 2])
+@pytest.mark.parametrize('rows_before', [8, 40])
+def test_a_fax_that_ends_before_its_last_row_is_truncated(rows_before, fill_order):
+    """With enough data behind the mark: what lay in memory before was shown as its rows."""
+
+    def fax(strip):
+        if fill_order == 2:
+            strip = bytes(int(f'{byte:08b}'[::-1], 2) for byte in strip)
+        entries = [(256, 3, 1, 48), (257, 3, 1, 48), (258, 3, 1, 1), (259, 3, 1, 4), (262, 3, 1, 1)]
+        entries += [(266, 3, 1, fill_order), (273, 4, 1, 4096), (277, 3, 1, 1), (278, 3, 1, 48)]
+        return corpus.tiff([*entries, (279, 4, 1, len(strip))], strip)
+
+    whole = b'\xff' * 6
+    assert outcome(fax(whole + END_OF_FAX)) == 'labeled'
+    cut = b'\xff' * (rows_before // 8) + END_OF_FAX + whole
+    assert outcome(fax(cut)) == 'truncated'
+
+
 # The others
 
 

@@ -8,6 +8,7 @@ Pillow's plugins named here are ever tried, and none of Pillow's process-wide li
 import contextlib
 import ctypes
 import dataclasses
+import hashlib
 import io
 import logging
 import random
@@ -48,13 +49,14 @@ from transforms.errors import ImageError
 from transforms.model.card import Resize
 from transforms.rows import Reason
 from transforms.tiff import (
+    Fax,
     colours_as_grey,
     described_coding,
     exif_orientation,
+    faxes,
     jpegs,
     missing_segments,
     unread_coding,
-    with_other_bytes_behind,
 )
 
 if TYPE_CHECKING:
@@ -782,11 +784,17 @@ def _load_tiff(image: PILImage.Image, data: bytes) -> None:
     if grey := colours_as_grey(data):
         TiffImagePlugin.TiffImageFile(io.BytesIO(grey), '').load()
     image.load()
-    if fax := with_other_bytes_behind(data):
-        other = TiffImagePlugin.TiffImageFile(io.BytesIO(fax), '')
-        other.load()
-        if other.tobytes() != image.tobytes():
-            raise _missing('TIFF: fax data that end before the last row')
+    if len({_fax_digest(fax) for fax in faxes(data)}) > 1:
+        raise _missing('TIFF: fax data that end before the last row')
+
+
+def _fax_digest(fax: Fax) -> bytes:
+    """Of its own rows."""
+    image = TiffImagePlugin.TiffImageFile(io.BytesIO(fax.data), '')
+    digest = hashlib.sha256()
+    for first, end in fax.rows:
+        digest.update(image.crop((0, first, image.width, end)).tobytes())
+    return digest.digest()
 
 
 def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:

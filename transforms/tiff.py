@@ -7,10 +7,12 @@ so the header decides what is read at all, and whether every strip and tile is t
 import dataclasses
 import struct
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 _ORIENTATION_TAG = 0x0112
+_FILL_ORDER, _GROUP_3_OPTIONS, _GROUP_4_OPTIONS = 266, 292, 293
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR = 277, 278, 284, 317
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
@@ -44,14 +46,13 @@ _SAMPLE_FORMATS = {2: 'signed', 3: 'floating-point'}
 _ALPHAS = (1, 2)
 # More of them is no picture, and a sample of more bits no number.
 _MAX_SAMPLES, _MAX_BITS = 64, 64
-_END_OF_LINE, _WHITE_4, _BLACK_3, _HORIZONTAL = '000000000001', '1011', '10', '001'
-# Striped rows, by compression: Huffman coded, group 3 and group 4.
-_FAX_STRIPES = {
-    2: _WHITE_4 + _BLACK_3,
-    3: _END_OF_LINE + (_WHITE_4 + _BLACK_3) * 20,
-    4: _HORIZONTAL + _WHITE_4 + _BLACK_3,
-}
-_FAX_STRIPES_BYTES = 96
+# Codes of runs of white and of black pixels.
+_WHITE_RUNS = ('00110101', '000111', '0111', '1000', '1011')
+_BLACK_RUNS = ('0000110111', '010', '11', '10')
+_HUFFMAN, _GROUP_3, _GROUP_4 = 2, 3, 4
+_END_OF_LINE, _ONE_DIMENSIONAL, _HORIZONTAL = '000000000001', '1', '001'
+_MOST_BEHIND_BYTES = 96
+_REVERSED_BITS = bytes(int(f'{byte:08b}'[::-1], 2) for byte in range(256))
 
 
 def unread_coding(data: bytes) -> str | None:
@@ -120,7 +121,7 @@ def missing_segments(data: bytes) -> str | None:
     """What is missing of the strips or tiles of a TIFF; None where all of them are there.
 
     Of what is compressed libtiff notices that it ends early, with the exceptions that `jpegs`,
-    `with_other_bytes_behind` and `colours_as_grey` are for.
+    `faxes` and `colours_as_grey` are for.
     """
     directory = _read_directory(data, 0)
     segments = _segments(directory) if directory else []
@@ -159,33 +160,57 @@ def jpegs(data: bytes) -> Iterator[tuple[int, int, bytes]]:
         yield directory.value(_WIDTH, 0), directory.value(_LENGTH, 0), data[start:end]
 
 
-def with_other_bytes_behind(data: bytes) -> bytes | None:
-    """A fax with something else behind the data of each strip; None for what is no fax.
+class Fax(NamedTuple):
+    """The strips or tiles of a fax, each behind one that is all white or all black.
 
-    It is the same picture unless the data end early: then libtiff takes what lies behind them, and
-    leaves the rows that still are missing as memory was before.
+    Attributes:
+      data: a TIFF of one column.
+      rows: of it that are of the fax, (first, end) for each strip or tile.
+    """
+
+    data: bytes
+    rows: list[tuple[int, int]]
+
+
+def faxes(data: bytes) -> Iterator[Fax]:
+    """A fax in two forms; none for what is no fax.
+
+    Those rows are the same in both unless some are missing: libtiff takes what lies behind data
+    that end early, and leaves rows that still lack data, or stand behind a mark of the end, as
+    memory was before, without a word.  That is the strip before: all are read into one buffer.
     """
     directory = _read_directory(data, 0)
     compression = directory.value(_COMPRESSION, _RAW) if directory else _RAW
-    if not directory or compression not in _FAX_STRIPES:
-        return None
-    bits = (_FAX_STRIPES[compression] * 8 * _FAX_STRIPES_BYTES)[: 8 * _FAX_STRIPES_BYTES]
-    stripes = int(bits, 2).to_bytes(_FAX_STRIPES_BYTES)
-    offsets, sizes, moved = [], [], bytearray()
-    for offset, size in directory.segments:
-        offsets.append(len(data) + len(moved))
-        moved += data[offset : offset + size] + stripes
-        sizes.append(len(moved) + len(data) - offsets[-1])
-    return _with_values(
-        directory,
-        {
+    sizes = _segments(directory) if directory else []
+    if not directory or compression not in (_HUFFMAN, _GROUP_3, _GROUP_4) or not sizes:
+        return
+    width, rows = sizes[0]
+    places = directory.segments[: len(sizes)]
+    for is_black in (False, True):
+        filling = _fax_rows(directory, width, rows, is_black)
+        file = bytearray(b'II*\0' + bytes(4) + filling)
+        offsets, counts, ours = [], [], []
+        for number, ((offset, size), (_, height)) in enumerate(zip(places, sizes, strict=False)):
+            offsets += [8, len(file)]
+            file += data[offset : offset + size] + filling[:_MOST_BEHIND_BYTES]
+            counts += [len(filling), len(file) - offsets[-1]]
+            first = (2 * number + 1) * rows
+            ours.append((first, first + height))
+        values = {
+            _WIDTH: [width],
+            _LENGTH: [ours[-1][1]],
+            _BITS: [1],
+            _COMPRESSION: [compression],
+            _PHOTOMETRIC: [1],
+            _FILL_ORDER: [directory.value(_FILL_ORDER, 1)],
             _STRIP_OFFSETS: offsets,
-            _STRIP_BYTES: sizes,
-            _TILE_OFFSETS: offsets,
-            _TILE_BYTES: sizes,
-        },
-        bytes(moved),
-    )
+            _SAMPLES: [1],
+            _ROWS_PER_STRIP: [rows],
+            _STRIP_BYTES: counts,
+            _GROUP_3_OPTIONS: [directory.value(_GROUP_3_OPTIONS, 0)],
+            _GROUP_4_OPTIONS: [directory.value(_GROUP_4_OPTIONS, 0)],
+        }
+        yield Fax(_with_directory(file, values), ours)
 
 
 def colours_as_grey(data: bytes) -> bytes | None:
@@ -300,6 +325,40 @@ class _Directory:
             at = self.offset + i * self.entries.dtype.itemsize
             at += self.entries.dtype.fields['value'][1]  # type: ignore[index]
         return np.frombuffer(self.data, f'{self.byte_order}u{widths[kind]}', count, at)
+
+
+def _fax_rows(directory: _Directory, width: int, rows: int, is_black: bool) -> bytes:
+    """So many rows of one colour; for group 4, some more."""
+    compression = directory.value(_COMPRESSION, _RAW)
+    runs, others = (_BLACK_RUNS, _WHITE_RUNS) if is_black else (_WHITE_RUNS, _BLACK_RUNS)
+    longest = len(runs) - 1
+    lengths = [longest] * (width // longest) + [width % longest] * (width % longest > 0)
+    pairs = ((others[0], runs[n]) if is_black else (runs[n], others[0]) for n in lengths)
+    mode = _HORIZONTAL if compression == _GROUP_4 else ''
+    row = ''.join(mode + white + black for white, black in pairs)
+    if compression == _GROUP_4:
+        row, rows = row * 8, -(-rows // 8)
+    elif compression == _GROUP_3:
+        is_mixed = directory.value(_GROUP_3_OPTIONS, 0) & 1
+        row = _END_OF_LINE + (_ONE_DIMENSIONAL if is_mixed else '') + row
+        row = '0' * (-len(row) % 8) + row
+    else:
+        row += '0' * (-len(row) % 8)
+    found = int(row, 2).to_bytes(len(row) // 8) * rows
+    return found.translate(_REVERSED_BITS) if directory.value(_FILL_ORDER, 1) == 2 else found
+
+
+def _with_directory(file: bytearray, values: dict[int, list[int]]) -> bytes:
+    """A little-endian TIFF of these bytes, which begin with its header."""
+    entries = b''
+    for tag, numbers in sorted(values.items()):
+        packed = struct.pack(f'<{len(numbers)}I', *numbers)
+        if len(numbers) > 1:
+            packed, place = struct.pack('<I', len(file)), packed
+            file += place
+        entries += struct.pack('<HHI', tag, 4, len(numbers)) + packed
+    file[4:8] = struct.pack('<I', len(file))
+    return bytes(file) + struct.pack('<H', len(values)) + entries + bytes(4)
 
 
 def _with_values(directory: _Directory, values: dict[int, list[int]], behind: bytes = b'') -> bytes:
