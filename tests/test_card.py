@@ -163,8 +163,8 @@ def test_heads_have_their_activation_size_and_classes():
         ('bit-m-r152x4', Activation.SIGMOID, 224, 256, large),
         ('bit-m-r101x3-ilsvrc2012', Activation.SOFTMAX, 384, None, small),
         ('bit-m-r152x4-ilsvrc2012', Activation.SOFTMAX, 480, None, small),
-        ('bit-s-r50x1', Activation.SOFTMAX, 224, 256, small),
-        ('bit-s-r152x4', Activation.SOFTMAX, 224, 256, small),
+        ('bit-s-r50x1', Activation.SOFTMAX, 384, None, small),
+        ('bit-s-r152x4', Activation.SOFTMAX, 480, None, small),
         ('bit-m-r152x4-features', Activation.NONE, 224, 256, none),
         ('bit-s-r50x3-features', Activation.NONE, 224, 256, none),
         ('efficientnetv2-b0-imagenet21k', Activation.SIGMOID, 224, 256, large),
@@ -278,7 +278,8 @@ def test_features_and_strangers_by_location():
         'hf://timm/resnetv2_50x3_bit.goog_in21k_ft_in1k',
     ):
         assert find_by_location(location).card == find_model('bit-m-r50x3-ilsvrc2012').card
-    assert find_by_location('BiT-S-R50x3.npz').card == find_model('bit-s-r50x3').card
+    upstream, module = find_by_location('BiT-S-R50x3.npz').card, find_model('bit-s-r50x3').card
+    assert upstream == module.with_changes(resize=Resize(224, 256, 'bilinear'))
     for location in (
         'https://tfhub.dev/google/efficientnet/b0/classification/1',
         '/home/me/bit/my-model',
@@ -313,7 +314,8 @@ def test_known_models_can_be_had_from_several_places():
         'https://storage.googleapis.com/bit_models/BiT-M-R50x1.npz',
         'hf://timm/resnetv2_50x1_bit.goog_in21k',
     )
-    assert find_model('bit-s-r50x1').checkpoints == (
+    assert find_model('bit-s-r50x1').checkpoints == ()
+    assert find_model('bit-s-r50x1-features').checkpoints == (
         'https://storage.googleapis.com/bit_models/BiT-S-R50x1.npz',
     )
     assert find_model('embedded').locations == ('embedded',)

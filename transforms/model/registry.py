@@ -180,8 +180,7 @@ def _published(data: str, network: str, vocabulary: str) -> KnownModel:
         architecture,
         vocabulary,
         value_range=(0.0, 1.0),
-        # The head of BiT-S was trained together with its network, which saw ILSVRC-2012 only.
-        is_fine_tuned=(data, vocabulary) == ('m', _ILSVRC2012),
+        is_fine_tuned=vocabulary == _ILSVRC2012,
         source=location,
         licence='Apache-2.0',
     )
@@ -198,8 +197,14 @@ def _published(data: str, network: str, vocabulary: str) -> KnownModel:
 
 
 def _checkpoints(data: str, architecture: Architecture, vocabulary: str) -> Iterator[str]:
-    """Features are those of the network that was trained first, whatever its head."""
-    is_tuned = data == 'm' and vocabulary == _ILSVRC2012
+    """Features are those of the network that was trained first, whatever its head.
+
+    Nobody has said that the heads of BiT-S are the same in its modules and its checkpoints, which
+    their makers evaluate on other pixels.
+    """
+    if (data, vocabulary) == ('s', _ILSVRC2012):
+        return
+    is_tuned = vocabulary == _ILSVRC2012
     end = '-ILSVRC2012' if is_tuned else ''
     yield f'https://storage.googleapis.com/bit_models/BiT-{data.upper()}-{architecture}{end}.npz'
     if data == 'm':
@@ -302,6 +307,11 @@ def find_by_location(location: str) -> KnownModel | None:
         is_large = match['data'].lower() == 'm' and not match['head']
         vocabulary = IMAGENET21K if is_large else _ILSVRC2012
         name = f'bit-{match["data"]}-{match["network"]}'
+        known = known_models().get(name.lower() + _SUFFIXES[vocabulary])
+        if known and match['data'].lower() == 's':
+            # The head was trained with the network, not later and on larger pictures.
+            return known._replace(card=known.card.with_changes(resize=_CROPPED))
+        return known
     elif match := _TIMM.search(path):
         vocabulary = _ILSVRC2012 if match['head'] else IMAGENET21K
         name = f'bit-m-r{match["network"]}'
