@@ -485,10 +485,20 @@ def test_passing_answers_are_asked_again(site, store, code):
     assert site.connections == 1
 
 
+def clock_that_notes(slept):
+    """Time goes on, but nobody waits; pauses of no length are not noted."""
+
+    def sleep(seconds):
+        if seconds:
+            slept.append(seconds)
+
+    return types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+
+
 def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monkeypatch):
     slept = []
-    clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
-    monkeypatch.setattr(http_pool, 'time', clock)
+    monkeypatch.setattr(http_pool, 'time', clock_that_notes(slept))
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.0, 0.0))
     site.answers['/a'] = in_turn(answer(429, Retry_After='1'), answer())
     assert fetch(store, f'{site.url}/a').retries == 1
     assert slept == [1.0]
@@ -504,10 +514,10 @@ def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monk
 
 def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, store, monkeypatch):
     slept = []
-    clock = types.SimpleNamespace(
-        monotonic=time.monotonic, sleep=slept.append, time=lambda: 946_684_798
-    )
+    clock = clock_that_notes(slept)
+    clock.time = lambda: 946_684_798
     monkeypatch.setattr(http_pool, 'time', clock)
+    monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.0, 0.0))
     date = {'Date': 'Thu, 01 Jan 2026 00:00:00 GMT', 'Retry-After': 'Thu, 01 Jan 2026 00:00:03 GMT'}
     site.answers['/a'] = in_turn(answered(429, date), answer())
     assert fetch(store, f'{site.url}/a').retries == 1

@@ -8,6 +8,7 @@ import contextlib
 import email.utils
 import http.client
 import io
+import random
 import re
 import socket
 import threading
@@ -19,8 +20,6 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import urllib3
-from google.api_core import exceptions as api_exceptions
-from google.api_core.retry import Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
@@ -255,34 +254,25 @@ def read_object(
 
 
 def _read_again(read: Callable[[], Fetched], first: TransientError, deadline_sec: float) -> Fetched:
-    failures: list[Exception] = []
-    unseen = [first]
-    initial, maximum = _BACKOFF_SEC
-    retry = Retry(
-        predicate=lambda e: isinstance(e, TransientError),
-        initial=initial,
-        maximum=maximum,
-        timeout=max(0.0, _deadline.ends_at - time.monotonic()),
-        on_error=failures.append,
-    )
+    """Tries again after pauses of random length, which may get longer each time.
 
-    def read_next() -> Fetched:
-        if unseen:
-            raise unseen.pop()
-        return read()
-
-    try:
-        fetched = retry(read_next)()
-    except api_exceptions.RetryError as e:
-        if not isinstance(e.cause, TransientError):
-            raise
-        # The last try may have had no time left; what the store said before tells more.
-        tries = [each for each in failures if isinstance(each, TransientError)]
-        told = [each for each in tries if each.reason is not Reason.DEADLINE]
-        last = told[-1] if told else e.cause
-        detail = f'{last.detail}, until {deadline_sec:g} s were over'
-        raise ImageError(last.reason, detail) from e
-    return fetched._replace(retries=len(failures))
+    Here, as the clients of Google and of S3 that could do it take half a second to be imported.
+    """
+    failures = [first]
+    longest_sec, most_sec = _BACKOFF_SEC
+    ends_at = _deadline.ends_at
+    while time.monotonic() + (pause_sec := random.uniform(0.0, longest_sec)) <= ends_at:
+        time.sleep(pause_sec)
+        longest_sec = min(2 * longest_sec, most_sec)
+        try:
+            return read()._replace(retries=len(failures))
+        except TransientError as e:
+            failures.append(e)
+    # The last try may have had no time left; what the store said before tells more.
+    told = [each for each in failures if each.reason is not Reason.DEADLINE]
+    last = (told or failures)[-1]
+    detail = f'{last.detail}, until {deadline_sec:g} s were over'
+    raise ImageError(last.reason, detail) from failures[-1]
 
 
 def _read_once(

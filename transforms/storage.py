@@ -2,8 +2,12 @@
 
 A store tells two kinds of failure apart: `ImageError` is one object's, `StoreError` is everybody's
 (credentials, a bucket that is not there, a folder that cannot be listed).
+
+Stores are imported when the first URI of theirs is seen: a process that reads local files knows no
+client of a cloud.
 """
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -11,12 +15,6 @@ from transforms import uris
 from transforms.errors import UsageError
 from transforms.process import shared
 from transforms.rows import Entry, Fetched, FetchLimits, Seen
-from transforms.storage_gcs import GcsStore
-from transforms.storage_http import HttpStore
-from transforms.storage_local import LocalStore
-from transforms.storage_s3 import S3Store
-
-SCHEMES = ('', *uris.OBJECT_STORES, 'http', 'https')
 
 
 class StoreOptions(NamedTuple):
@@ -36,6 +34,24 @@ class StoreOptions(NamedTuple):
 
 
 DEFAULT_OPTIONS = StoreOptions()
+
+
+class _Registered(NamedTuple):
+    """A store that may not be imported yet: 'module:class', and the options that it is made of."""
+
+    location: str
+    needs: tuple[str, ...] = ()
+
+
+# Redirects lead from http to https: both share their connections.
+_WEB = _Registered('transforms.storage_http:HttpStore', ('allow_private_hosts',))
+_STORES = {
+    '': _Registered('transforms.storage_local:LocalStore'),
+    'gs': _Registered('transforms.storage_gcs:GcsStore', ('user_project',)),
+    's3': _Registered('transforms.storage_s3:S3Store', ('s3_endpoint_url', 's3_region_name')),
+    'http': _WEB,
+    'https': _WEB,
+}
 
 
 class Store(Protocol):
@@ -128,20 +144,17 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
       UsageError: no store reads this scheme.
     """
     scheme = uris.scheme_of(uri)
-    if scheme not in SCHEMES:
-        known = ', '.join(f'{name}://' for name in SCHEMES if name)
+    if scheme not in _STORES:
+        known = ', '.join(f'{name}://' for name in _STORES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
-    # Redirects lead from http to https: both share their connections.
     return shared(_make_store, ('https' if scheme == 'http' else scheme, options))
 
 
 def _make_store(key: tuple[str, StoreOptions]) -> Store:
     scheme, options = key
-    match scheme:
-        case 'gs':
-            return GcsStore(options.user_project)
-        case 's3':
-            return S3Store(options.s3_endpoint_url, options.s3_region_name)
-        case 'https':
-            return HttpStore(options.allow_private_hosts)
-    return LocalStore()
+    location, needs = _STORES[scheme]
+    module, _, name = location.partition(':')
+    store: Store = getattr(importlib.import_module(module), name)(
+        *(getattr(options, option) for option in needs)
+    )
+    return store

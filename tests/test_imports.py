@@ -1,0 +1,51 @@
+"""What a process has to import before it can begin, looked at in fresh ones.
+
+What is not checked here: how long it takes, and who imports whom (test_layers).
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# What a process needs that fetches and decodes, and does nothing else; cheap ones first, as what
+# one has imported stays.
+LOADING = """
+    rows errors uris process model.card decode storage storage_local storage_http
+""".split()
+HEAVY = ['apache_beam', 'tensorflow', 'keras', 'pyarrow', 'pandas', 'grpc', 'google.cloud']
+
+
+def found_after_each(steps, wanted):
+    """Which of the wanted modules there are after each of some lines of Python, in one process."""
+    program = f"""
+import json, sys
+found = {{}}
+for step in {steps!r}:
+    exec(step)
+    found[step] = [name for name in {wanted!r} if name in sys.modules]
+print(json.dumps(found))
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_what_fetches_and_decodes_needs_no_beam_no_tensorflow_and_no_cloud():
+    steps = [f'import transforms.{name}' for name in LOADING]
+    assert found_after_each(steps, HEAVY) == {step: [] for step in steps}
+
+
+def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
+    stores = [f'transforms.storage_{name}' for name in ('local', 'http', 's3', 'gcs')]
+    clients = ['urllib3', 'google.auth', 'botocore']
+    ask = 'from transforms.storage import store_for; store_for({!r})'.format
+    steps = ['import transforms.storage', ask('/a'), ask('https://example.com/a')]
+    assert list(found_after_each(steps, stores + clients).values()) == [
+        [],
+        stores[:1],
+        [*stores[:2], 'urllib3'],
+    ]
