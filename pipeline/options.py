@@ -19,7 +19,7 @@ from transforms.faults import FailFast
 from transforms.history import HistoryFile
 from transforms.layout import SCHEMA_VERSION, Layout
 from transforms.listing import Columns, Input, Listing
-from transforms.load import LoadOptions
+from transforms.loading.options import DECODE_DEADLINE_SEC, LoadOptions
 from transforms.model import canary
 from transforms.model.card import ModelCard
 from transforms.model.checkpoint import Architecture
@@ -337,8 +337,23 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=16,
         metavar='N',
-        help='images fetched at a time in a process; as many as there are cores are decoded at a '
-        'time (default: 16)',
+        help='images that each loader process fetches at a time (default: 16)',
+    )
+    limits.add_argument(
+        '--loader_processes',
+        type=_natural,
+        metavar='N',
+        help='processes beside the one of the model that fetch and decode images, each of which '
+        'decodes one at a time; 0 does it in threads of that one, where a picture that crashes its '
+        'decoder ends the run (default: one a core of the worker)',
+    )
+    limits.add_argument(
+        '--decode_deadline_sec',
+        type=_positive_float,
+        default=DECODE_DEADLINE_SEC,
+        metavar='SEC',
+        help='seconds to decode one image, after which its process is killed and the image tried '
+        f'once more, alone (default: {DECODE_DEADLINE_SEC:g})',
     )
     limits.add_argument(
         '--fail_fast_after',
@@ -632,6 +647,8 @@ def make_config(
         memory_budget_bytes=args.memory_budget,
         threads=args.loader_threads,
         stores=stores,
+        processes=args.loader_processes,
+        decode_deadline_sec=args.decode_deadline_sec,
     )
     versions = library_versions()
     return RunConfig(

@@ -26,11 +26,12 @@ from transforms.work import Begun, Unfinished
 # Options that may be others when a run is gone on with: no row depends on them, but for rows of
 # images that fail now and may not fail then.
 _FREE = frozenset(
-    'accelerator accelerators_per_worker allow_private_hosts break_lease explain fail_fast_after '
-    'fetch_deadline_sec images_per_worker input loader_threads max_failure_rate max_images '
-    'memory_budget model model_cache model_card model_sha256 no_wait output relist '
-    'report_thumbnails require_gpu require_rebuilt right_fitting run_id s3_endpoint_url '
-    's3_region_name user_project verbose wait_for_lease_sec'.split()
+    'accelerator accelerators_per_worker allow_private_hosts break_lease decode_deadline_sec '
+    'explain fail_fast_after fetch_deadline_sec images_per_worker input loader_processes '
+    'loader_threads max_failure_rate max_images memory_budget model model_cache model_card '
+    'model_sha256 no_wait output relist report_thumbnails require_gpu require_rebuilt '
+    'right_fitting run_id s3_endpoint_url s3_region_name user_project verbose '
+    'wait_for_lease_sec'.split()
 )
 # What the rows of one dataset must have in common, as the metadata of the files has it.
 _COMMON = {

@@ -13,8 +13,8 @@ from PIL import Image
 
 from transforms.decode import PixelLimits, open_image, render
 from transforms.errors import ImageError, LemmabeamError
+from transforms.loading.budget import ByteBudget
 from transforms.model.card import Resize
-from transforms.process import ByteBudget
 from transforms.rows import FetchLimits
 from transforms.storage import StoreOptions, store_for
 

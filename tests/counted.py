@@ -37,7 +37,11 @@ def run(file: str, argv: list[str]) -> int:
     install(file, kind)
     from pipeline.main import main
 
-    return main(argv)
+    if not kind:
+        return main(argv)
+    from tests.without_model import in_threads
+
+    return main(in_threads(argv))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,10 +24,13 @@ from pipeline.main import main
 from pipeline.resume import settle
 from tests import quick_beam, without_model
 from tests.samples import SAMPLE
-from transforms import load
+from transforms.faults import FaultPolicy
+from transforms.loading import image
+from transforms.loading.threads import ThreadLoader
 from transforms.model import handler
 from transforms.model.predictor import Predictor
 from transforms.process import shared
+from transforms.rows import Batch, Chunk, Failure
 
 quick_beam.install()
 
@@ -43,11 +47,13 @@ class Done:
 def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineOptions]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
-    return options.parse_label_arguments(parser, [str(a) for a in arguments])
+    return options.parse_label_arguments(
+        parser, [str(a) for a in (*without_model.IN_THREADS, *arguments)]
+    )
 
 
 def make_config(*arguments: str) -> tuple[options.RunConfig, beam.pipeline.PipelineOptions]:
-    """Options of `lemmabeam label` as the pipeline takes them."""
+    """Options of `lemmabeam label` as the pipeline takes them; images are loaded in threads."""
     args, beam_options = _parse(*arguments)
     return options.make_config(args, datetime.datetime.now(datetime.UTC)), beam_options
 
@@ -61,6 +67,20 @@ def label(*arguments: str) -> dict:
     root.run().wait_until_finish()
     layout = config.layout
     return json.loads(layout.store.read(layout.uri(layout.report_path)))
+
+
+def load_chunk(chunk: Chunk, config: options.RunConfig, policy: FaultPolicy) -> Iterator[Batch]:
+    """The batches of one chunk, one image after the other: what the pipeline must equal."""
+    loader, size = ThreadLoader(config.load), config.load.batch_size
+    side = config.load.resize.size_px
+    for start in range(0, len(chunk.items), size):
+        pixels = np.zeros((size, side, side, 3), np.uint8)
+        outcomes = []
+        for slot, item in enumerate(chunk.items[start : start + size]):
+            outcome = loader.load(item, pixels[slot]).outcome
+            policy.record(item.uri, outcome if isinstance(outcome, Failure) else None)
+            outcomes.append(outcome)
+        yield Batch(chunk, start, outcomes, pixels, {})
 
 
 def predictor(config: options.RunConfig) -> Predictor:
@@ -110,7 +130,7 @@ def stand_in(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(handler, 'Predictor', predictor)
         if not with_decoder:
-            patch.setattr(load.Loader, '_decode', without_model.decode)
+            patch.setattr(image.ImageLoader, '_decode', without_model.decode)
         yield
 
 
@@ -137,7 +157,7 @@ def invoke(*arguments: str, **environment: str) -> Done:
         for name, value in environment.items():
             patch.setenv(name, value)
         try:
-            code = main([str(argument) for argument in arguments])
+            code = main(without_model.in_threads([str(argument) for argument in arguments]))
         except SystemExit as e:  # argparse, at --help and at what it refuses
             code = e.code
     return Done(code, out.getvalue(), err.getvalue())

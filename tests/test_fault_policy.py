@@ -11,10 +11,11 @@ import pytest
 
 from tests import forks, samples, support
 from tests.without_model import Predictor
-from transforms import load, preflight
+from transforms import decode, preflight
 from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy, fetch_policy
-from transforms.load import Loader, load_chunk
+from transforms.loading import loader, threads
+from transforms.loading.loader import Loader
 from transforms.process import shared
 from transforms.rows import Chunk, Failure, Fetched, Item, Reason, Stage
 from transforms.storage_local import LocalStore
@@ -97,8 +98,7 @@ def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch)
     # Without a run: that one goes on regardless is seen of a model in test_failing_model.
     config, _ = support.make_config(*arguments, '--fail_fast_after', '0')
     items = [Item(str(path), '', -1, ('[]',)) for path in (tmp_path / 'in').iterdir()]
-    loader = Loader(config.load)
-    batches = load_chunk(Chunk('c', items), loader, config.load, fetch_policy(config.fail_fast))
+    batches = support.load_chunk(Chunk('c', items), config, fetch_policy(config.fail_fast))
     found = [outcome for batch in batches for outcome in batch.outcomes]
     assert [outcome.reason for outcome in found if outcome] == [Reason.FORBIDDEN] * 23
 
@@ -174,30 +174,25 @@ class TestDecoderThatHangs:
             samples.SAMPLE,
             '--output',
             tmp_path,
-            '--fetch_deadline_sec',
+            '--decode_deadline_sec',
             '0.1',
         )
         return Loader(support.make_config(*arguments, *more)[0].load)
 
     def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(load, '_WATCH_SEC', 0.05)
-        monkeypatch.setattr(load, 'cpu_count', lambda: 1)
+        monkeypatch.setattr(loader, '_WATCH_SEC', 0.05)
+        monkeypatch.setattr(threads, 'cpu_count', lambda: 1)
         at_work, let_go = threading.Event(), threading.Event()
-        monkeypatch.setattr(load.decode, 'render', lambda *_: at_work.set() or let_go.wait(20))
-        # Whatever the deadline of a fetch is, which that of a decoding is made of.
-        monkeypatch.setattr(LocalStore, 'fetch', lambda _, uri, *__: read(uri))
-        loader = self.loader(tmp_path)
-        pixels = loader.empty_batch()
-        names = ['cat.jpg', 'coffee.jpg']
+        monkeypatch.setattr(decode, 'render', lambda *_: at_work.set() or let_go.wait(20))
+        loading = self.loader(tmp_path)
         started = time.monotonic()
         try:
-            futures = []
-            for i, name in enumerate(names):
-                item = Item(str(samples.SAMPLE / name), '', -1, ['[]'])
-                futures.append(loader.submit(item, pixels[i], make()))
+            for name in ['cat.jpg', 'coffee.jpg']:
+                chunk = Chunk('c', [Item(str(samples.SAMPLE / name), '', -1, ['[]'])])
+                batch = loading.begin(chunk, 0, make())
                 at_work.wait(20)  # the second one waits for the core that the first one holds
             with pytest.raises(DecodeError, match=r'cat\.jpg: decoding takes longer than 1 s'):
-                loader.result(futures[1])
+                loading.result(batch)
         finally:
             let_go.set()
         assert time.monotonic() - started < 10
@@ -205,9 +200,10 @@ class TestDecoderThatHangs:
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
             'import sys, time; from tests import without_model\n'
-            'from transforms import decode, load; from transforms.model import handler\n'
+            'from transforms import decode; from transforms.loading import loader, threads\n'
+            'from transforms.model import handler\n'
             'handler.Predictor = without_model.Predictor\n'
-            'load._WATCH_SEC, load._DECODE_DEADLINES = 0.05, 2\n'
+            'loader._WATCH_SEC, threads._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
             '    time.sleep(3600 * (opened.width == 750))\n'
@@ -221,7 +217,7 @@ class TestDecoderThatHangs:
         (images / 'hostile.jpg').write_bytes(samples.picture(2, (750, 500)))
         done = forks.run(
             code, 'label', '--input', images, '--output', tmp_path / 'out',
-            '--fetch_deadline_sec', '1',
+            '--decode_deadline_sec', '1', '--loader_processes', '0',
         )  # fmt: skip
         assert done.returncode == 1
         assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
@@ -270,7 +266,7 @@ class TestOneProcessWithManyThreads:
         batch_bytes = 8 * 224 * 224 * 3
         batches = []
         while loader.may_look_ahead:
-            batches.append(loader.empty_batch())
+            batches.append(loader.begin(Chunk('c', []), 0, make()))
         assert len(batches) == -(-(2 * 2**20) // batch_bytes)
         batches.clear()
         assert loader.may_look_ahead, 'batches that are gone count no more'

@@ -4,7 +4,6 @@ Images are read through `tests.fault_proxy`, mostly by the loader alone, which n
 a single answer does to a single request is looked at in test_storage_gcs; signals in test_cli.
 """
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import itertools
@@ -27,9 +26,11 @@ from transforms import decode, http_pool, storage, storage_gcs
 from transforms.decode import PixelLimits
 from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
-from transforms.load import Loader, LoadOptions
+from transforms.loading.batch import LoadingBatch
+from transforms.loading.options import LoadOptions
+from transforms.loading.threads import ThreadLoader
 from transforms.model.card import Resize
-from transforms.rows import Failure, FetchLimits, Image, Item, Reason, Stage
+from transforms.rows import Chunk, Failure, FetchLimits, Image, Item, Reason, Stage
 from transforms.storage import store_for
 
 COUNT = 100
@@ -104,19 +105,17 @@ def load_options(deadline_sec: float) -> LoadOptions:
 def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure]:
     """Loads the objects; the books, the deadlines and each slot are checked on the way."""
     count = len(objects.data)
-    loader = Loader(load_options(deadline_sec))
+    loader = ThreadLoader(load_options(deadline_sec))
     pixels = np.full((count, RESIZE.size_px, RESIZE.size_px, 3), 7, np.uint8)
     going_on = FaultPolicy(FailFast(0, ''), StoreError)  # each image's own end is looked at
     most_sec = count / THREADS * deadline_sec + 15
+    batch = LoadingBatch(Chunk('all', objects.items()), 0, pixels)
     try:
-        futures = [
-            loader.submit(item, pixels[i], going_on) for i, item in enumerate(objects.items())
-        ]
-        _, late = concurrent.futures.wait(futures, most_sec)
-        assert not late, f'{len(late)} of {count} fetches are not over after {most_sec:g} s'
+        loader.start(batch, going_on)
+        assert batch.wait(most_sec), f'fetches are not over after {most_sec:g} s'
     finally:
         loader._pool.shutdown(wait=False, cancel_futures=True)
-    loaded = [future.result() for future in futures]
+    loaded = batch.result()
     assert len(loaded) == count
     slowest_sec = max(each.fetch_sec for each in loaded)
     assert slowest_sec < deadline_sec + SLACK_SEC
@@ -128,9 +127,9 @@ def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure
             case Failure() as failure:
                 assert failure.stage is Stage.FETCH
                 assert failure.reason.retryable
-                assert (slot == 7).all(), 'a failed image leaves its slot as it is'
-    assert loader._encoded._used_bytes == 0
-    assert loader._decoded._used_bytes == 0
+                assert not slot.any(), 'a failed image leaves its slot empty'
+    assert loader._images._encoded._used_bytes == 0
+    assert loader._images._decoded._used_bytes == 0
     return {name: each.outcome for name, each in zip(objects.data, loaded, strict=True)}
 
 
@@ -177,13 +176,13 @@ def test_passing_faults_cost_no_image(kind, part, proxy, store, objects, monkeyp
 
 def test_an_answer_that_is_anothers_costs_another_request(proxy, store, objects):
     listed = {entry.uri: entry for entry in store.list(objects.bucket.uri('in'))}
-    loader = Loader(load_options(8.0))
-    going_on = FaultPolicy(FailFast(0, ''), StoreError)
+    loader = ThreadLoader(load_options(8.0))
+    slot = np.zeros((RESIZE.size_px, RESIZE.size_px, 3), np.uint8)
 
     def load(item, **changes):
         entry = listed[item.uri]
         known = item._replace(version=entry.version, size_bytes=entry.size_bytes)
-        return loader.load(known._replace(**changes), loader.empty_batch()[0], going_on)
+        return loader.load(known._replace(**changes), slot)
 
     proxy.set(Fault('another', 0.2, seed=4))
     for item, data in zip(objects.items(), objects.data.values(), strict=True):
@@ -256,19 +255,20 @@ def test_faults_everywhere_stop_a_run_that_is_to_stop(
 ):
     monkeypatch.setattr(http_pool, '_BACKOFF_SEC', (0.1, 0.4))
     proxy.set(Fault(kind, 1.0))
-    loader = Loader(load_options(0.8))  # so long that the first answers are in time
+    loader = ThreadLoader(load_options(0.8))  # so long that the first answers are in time
     policy = FaultPolicy(FailFast(20, 'run'), StoreError)
     items = objects.items()[:20]
-    pixels = np.zeros((RESIZE.size_px, RESIZE.size_px, 3), np.uint8)
-    futures = [loader.submit(item, pixels, policy) for item in items]
-    errors = [error for future in futures if (error := future.exception(15))]
+    pixels = np.zeros((20, RESIZE.size_px, RESIZE.size_px, 3), np.uint8)
+    batch = LoadingBatch(Chunk('first', items), 0, pixels)
+    loader.start(batch, policy)
+    assert batch.wait(15)
     loader._pool.shutdown()
     if said is None:  # an object whose bytes are wrong is that object's fault
-        assert errors == []
+        assert len(batch.result()) == 20
         return
-    (error,) = errors
-    assert isinstance(error, StoreError)
-    message = str(error)
+    with pytest.raises(StoreError) as error:
+        batch.result()
+    message = str(error.value)
     assert 'the first 20 images of this process all failed with ' + REASONS[kind] in message
     assert said in message
     assert any(item.uri in message for item in items)

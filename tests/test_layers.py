@@ -9,7 +9,9 @@ from transforms.rows import Reason
 
 ROOT = Path(main.__file__).parents[1]
 PURE = """
-    arrow_text decode errors faults frozen gone hashing http_pool interim layout lease manifest
+    arrow_text decode errors faults frozen gone hashing http_pool interim layout lease
+    loading.batch loading.budget loading.buffers loading.child loading.image loading.loader
+    loading.options loading.processes loading.server loading.threads manifest
     outcomes partitions process relabel rows runs sealed spool storage storage_gcs storage_http
     storage_local storage_s3 uris versions work model.bit model.canary model.card model.checkpoint
     model.device model.download.archive model.download.cache model.download.fetch

@@ -12,9 +12,7 @@ from tests.test_graph import SMALL, write_manifest
 from transforms import chunks, listing, outcomes
 from transforms.decode import decode
 from transforms.faults import fetch_policy
-from transforms.load import Loader, load_chunk
 from transforms.model.handler import LazyPredictor, label_batch
-from transforms.process import shared
 from transforms.rows import Image
 
 # Some have fewer labels by their scores, some have more than the best.
@@ -40,13 +38,12 @@ def plain_loop(config):
         by_bucket.setdefault(chunks.bucket_of(item.uri, buckets), []).append(item)
     cut = [chunk for group in by_bucket.values() for chunk in chunks.cut(group, config.chunk_size)]
     assert len(cut) > 3, 'too few chunks to prove anything'
-    loader = shared(Loader, config.load)
     vocabulary = config.inference.model.vocabulary
     labeled = []
     for chunk in cut:
         batches = [
             label_batch(batch, LazyPredictor(config.inference))
-            for batch in load_chunk(chunk, loader, config.load, fetch_policy(config.fail_fast))
+            for batch in support.load_chunk(chunk, config, fetch_policy(config.fail_fast))
         ]
         dead += outcomes.dead_letters(outcomes.outcome_table(batches))
         for batch in batches:

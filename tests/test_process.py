@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from transforms.process import ByteBudget, LiveCounts, cpu_count, shared
+from transforms.loading.budget import ByteBudget
+from transforms.process import LiveCounts, cpu_count, shared
 
 
 def started(target, *args):

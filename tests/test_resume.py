@@ -15,7 +15,7 @@ from pipeline.verify import compare, verify
 from tests import forks, quick_beam, samples, without_model
 from tests.counted import WITHOUT_MODEL
 from tests.samples import SAMPLE
-from transforms import load
+from transforms.loading import image
 from transforms.model import handler
 
 CHUNK = 64
@@ -79,9 +79,9 @@ def label_here(count: Path, kind: str, *arguments) -> tuple[int, str]:
     ):
         patch.setattr(handler, 'predict_or_rescue', counting)
         patch.setattr(handler, 'Predictor', without_model.Predictor)
-        patch.setattr(load.Loader, '_decode', without_model.decode)
-        patch.setattr(load, 'store_for', lambda *_: without_model.Store(0))
-        return main([str(argument) for argument in arguments]), out.getvalue()
+        patch.setattr(image.ImageLoader, '_decode', without_model.decode)
+        patch.setattr(image, 'store_for', lambda *_: without_model.Store(0))
+        return main(without_model.in_threads([str(each) for each in arguments])), out.getvalue()
 
 
 def killed_and_resumed(tmp_path, arguments, images, attempts, label=label_there) -> list[int]:

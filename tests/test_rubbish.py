@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.verify import verify
 from tests import support, without_model
-from transforms import load
+from transforms.loading import image
 
 # Bytes that a line of a CSV may hold without ending a field, the line or the file's being text.
 _PLAIN = bytes(set(range(1, 256)) - set(b'\r\n,"'))
@@ -71,8 +71,8 @@ def write_manifest(path: Path, count: int) -> tuple[set[str], dict[int, tuple[st
 @pytest.fixture
 def any_image(stand_in_model, monkeypatch):
     """Every image can be read, and its bytes need be no picture."""
-    monkeypatch.setattr(load.Loader, '_decode', without_model.decode)
-    monkeypatch.setattr(load, 'store_for', lambda *_: without_model.Store(0))
+    monkeypatch.setattr(image.ImageLoader, '_decode', without_model.decode)
+    monkeypatch.setattr(image, 'store_for', lambda *_: without_model.Store(0))
 
 
 @pytest.mark.parametrize('count', [2000, pytest.param(200_000, marks=pytest.mark.slow)])

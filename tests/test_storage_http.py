@@ -31,7 +31,6 @@ from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.faults import FailFast, FaultPolicy
-from transforms.load import Loader, load_chunk
 from transforms.rows import Chunk, FetchLimits, Item, Reason
 from transforms.storage import StoreOptions, store_for
 from transforms.storage_http import HttpStore, refusal
@@ -1003,9 +1002,9 @@ def test_private_hosts_are_refused_unless_allowed(site, tmp_path):
     items = [Item(uri, '', -1, ['[]']) for uri in (f'{site.url}/a.jpg', 'http://127.1/b.jpg')]
 
     def load(*more):
-        options = support.make_config(*arguments, *more)[0].load
+        config = support.make_config(*arguments, *more)[0]
         policy = FaultPolicy(FailFast(0, ''), StoreError)
-        (batch,) = load_chunk(Chunk('0' * 16, items), Loader(options), options, policy)
+        (batch,) = support.load_chunk(Chunk('0' * 16, items), config, policy)
         return batch.outcomes
 
     assert {(each.reason, each.detail) for each in load()} == {

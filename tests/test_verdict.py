@@ -10,7 +10,10 @@ from pipeline.build import build
 from pipeline.verdict import describe, make_verdict
 from tests import samples, support
 from tests.without_model import Predictor
-from transforms import load
+from transforms import decode
+from transforms.loading import threads
+from transforms.loading.image import Loaded
+from transforms.loading.loader import Loader
 from transforms.storage_local import LocalStore
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -34,7 +37,7 @@ def slow(function, seconds, only=''):
 
 SLOW = {
     'fetch': (LocalStore, 'fetch', 0.5, ''),
-    'decode': (load.decode, 'render', 0.4, ''),
+    'decode': (decode, 'render', 0.4, ''),
     'inference': (Predictor, '__call__', 0.25, ''),
     'write': (LocalStore, 'create', 0.4, 'predictions/'),
 }
@@ -92,10 +95,10 @@ def check_metrics(result, pictures):
 
 
 def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, 'cpu_count', lambda: 2)
+    monkeypatch.setattr(threads, 'cpu_count', lambda: 2)
     arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--loader_threads', '4')
-    loader = load.Loader(support.make_config(*arguments)[0].load)
-    images = [load._Loaded(None, 5.0, 9.0, 0), load._Loaded(None, 3.0, 3.0, 0)]
+    loader = Loader(support.make_config(*arguments)[0].load)
+    images = [Loaded(None, 5.0, 9.0, 0), Loaded(None, 3.0, 3.0, 0)]
     # Of 8 s with four threads, 2 s; of 12 s with two cores, 6 s.
     assert loader.timings(images, 20.0) == {
         'fetch': 8.0,

@@ -15,10 +15,25 @@ import numpy as np
 # Beam logs what it misses while it is being imported.
 logging.basicConfig(level=logging.ERROR)
 
-from transforms import listing, load, preflight, storage  # noqa: E402
+from transforms import listing, preflight, storage  # noqa: E402
+from transforms.loading import image  # noqa: E402
 from transforms.model import handler  # noqa: E402
 from transforms.model.predictor import Prediction  # noqa: E402
 from transforms.rows import Entry, Fetched, Image  # noqa: E402
+
+IN_THREADS = ('--loader_processes', '0')
+"""Of runs in this process: what is put in the place of something is there for its threads only.
+
+Loader processes are what test_loading looks at, and what every command in a process of its own has.
+"""
+
+
+def in_threads(arguments: list[str]) -> list[str]:
+    """A command line whose images are loaded in threads, unless it says otherwise."""
+    loads = arguments[:1] in (['label'], ['retry']) and '--help' not in arguments
+    if loads and IN_THREADS[0] not in arguments:
+        return [*arguments[:1], *IN_THREADS, *arguments[1:]]
+    return arguments
 
 
 class Predictor:
@@ -47,8 +62,8 @@ class Predictor:
         return Prediction(indices, scores, self._counts, None)
 
 
-def decode(loader, data, version, pixels):
-    """In place of `Loader._decode`: the bytes need be no picture."""
+def decode(loader, item, data, version, pixels):
+    """In place of `ImageLoader._decode`: the bytes need be no picture."""
     digest = hashlib.sha256(data)
     pixels[0, :4].reshape(12)[:8] = np.frombuffer(digest.digest()[:8], np.uint8)
     return Image(version, digest.hexdigest(), 500, 375, 'JPEG', len(data))
@@ -78,7 +93,7 @@ def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None
     """Puts it in place in this process, before a pipeline is made or a bundle processed."""
     Predictor.labels = labels
     handler.Predictor = Predictor
-    load.Loader._decode = decode
+    image.ImageLoader._decode = decode
     store = Store(objects)
     if objects:
         for module in (listing, preflight):
@@ -86,7 +101,7 @@ def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None
                 store if uri.startswith('gs://synthetic') else storage.store_for(uri, *options)
             )
     if not real_fetch:
-        load.store_for = lambda *_: store
+        image.store_for = lambda *_: store
 
 
 def run(
@@ -96,7 +111,7 @@ def run(
     from pipeline.main import main
 
     install(labels, objects, real_fetch)
-    return main(argv)
+    return main(in_threads(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == '__main__':

@@ -27,6 +27,10 @@ class DecodeError(LemmabeamError):
     """A decoder does not come back, and a thread cannot be stopped; names the image."""
 
 
+class LoaderError(LemmabeamError):
+    """Loader processes cannot be had, or end without any image being to blame."""
+
+
 class ModelError(LemmabeamError):
     """A model, card or vocabulary cannot be used."""
 

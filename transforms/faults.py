@@ -19,6 +19,8 @@ _ADVICE = {
     Reason.FORBIDDEN: 'give the account read access there',
     Reason.STORE_ERROR: 'is the store down, or the network?',
     Reason.DEADLINE: 'the store stalls, or is too slow for --fetch_deadline_sec',
+    Reason.DECODER_CRASHED: 'is there too little memory, or is a library broken?',
+    Reason.DECODE_DEADLINE: 'the machine is too slow, or too busy, for --decode_deadline_sec',
     Reason.MODEL_ERROR: 'the model does not work',
     Reason.NONFINITE_SCORES: 'the model does not work in this precision, or at all',
 }

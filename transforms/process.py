@@ -4,7 +4,6 @@ import contextlib
 import os
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,76 +74,6 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-class ByteBudget:
-    """Bounds the bytes in flight; first come, first served, so that a large request gets its turn.
-
-    A request above the whole budget is cut down to it: it runs alone.
-    """
-
-    def __init__(self, limit_bytes: int):
-        self._limit_bytes = max(1, limit_bytes)  # with 0, everything would fit at once
-        self._used_bytes = 0
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    def acquire(self, size_bytes: int) -> int:
-        """Waits for room and takes it.
-
-        Returns:
-          What was taken, to be given back with `release`.
-        """
-        size_bytes = min(size_bytes, self._limit_bytes)
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-            self._changed.wait_for(
-                lambda: (
-                    self._waiting[0] is ticket
-                    and self._used_bytes + size_bytes <= self._limit_bytes
-                )
-            )
-            self._waiting.popleft()
-            self._used_bytes += size_bytes
-            self._changed.notify_all()
-        return size_bytes
-
-    def release(self, size_bytes: int) -> None:
-        """Gives back what `acquire` returned."""
-        with self._changed:
-            self._used_bytes -= size_bytes
-            self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Holds room for the length of a with block."""
-        taken = self.acquire(size_bytes)
-        try:
-            yield
-        finally:
-            self.release(taken)
-
-    @contextlib.contextmanager
-    def admission(self) -> Iterator[Callable[[int], None]]:
-        """For sizes that are known only on the way.
-
-        Yields:
-          A function that swaps the room held so far for so many bytes; it holds nothing while it
-          waits.  All is given back at the end of the with block.
-        """
-        held = 0
-
-        def admit(size_bytes: int) -> None:
-            nonlocal held
-            self.release(held)
-            held = 0
-            held = self.acquire(size_bytes)
-
-        try:
-            yield admit
-        finally:
-            self.release(held)
 
 
 class LiveCounts:

@@ -30,6 +30,8 @@ class Reason(enum.Enum):
     TRUNCATED = 'truncated'
     TOO_MANY_PIXELS = 'too_many_pixels'
     DECODE_ERROR = 'decode_error'
+    DECODER_CRASHED = 'decoder_crashed'
+    DECODE_DEADLINE = 'decode_deadline'
     NONFINITE_SCORES = 'nonfinite_scores'
     MODEL_ERROR = 'model_error'
     BAD_NAME = 'bad_name'
@@ -52,6 +54,9 @@ _RETRYABLE = frozenset(
         Reason.STORE_ERROR,
         Reason.CHECKSUM,
         Reason.CHANGED_WHILE_READING,
+        # The machine may have been short of memory, or slow.
+        Reason.DECODER_CRASHED,
+        Reason.DECODE_DEADLINE,
         Reason.MODEL_ERROR,
     }
 )

@@ -8,7 +8,7 @@ client of a cloud.
 """
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 from transforms import uris
@@ -148,6 +148,12 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
         known = ', '.join(f'{name}://' for name in _STORES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
     return shared(_make_store, ('https' if scheme == 'http' else scheme, options))
+
+
+def modules_of(found: Iterable[str]) -> list[str]:
+    """The modules that the stores of URIs are in; nothing is imported."""
+    schemes = {uris.scheme_of(uri) for uri in found} & _STORES.keys()
+    return sorted({_STORES[scheme][0].partition(':')[0] for scheme in schemes})
 
 
 def _make_store(key: tuple[str, StoreOptions]) -> Store:

@@ -13,7 +13,8 @@ from transforms.faults import FailFast
 from transforms.history import ReadHistory
 from transforms.layout import Layout
 from transforms.listing import Columns, Listing, ReadRefs, resolve
-from transforms.load import LoadImages, LoadOptions
+from transforms.load import LoadImages
+from transforms.loading.options import LoadOptions
 from transforms.model.card import Resize
 from transforms.preflight import Preflight
 from transforms.rows import Batch, FetchLimits, Image

@@ -1,0 +1,73 @@
+"""A batch whose images are being loaded."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from transforms.loading.image import Loaded
+from transforms.rows import Chunk, Image, Item
+
+
+class LoadingBatch:
+    """What becomes of the images of one batch; those that load them tell it.
+
+    Attributes:
+      chunk: the chunk it belongs to.
+      start: index in the chunk of the image in slot 0.
+      items: what the slots are to hold.
+      pixels: (batch_size, S, S, 3) uint8, which is filled meanwhile.
+      offset: where they begin in the memory shared with loader processes, if they are in it.
+      is_cancelled: whether nobody waits for it any more.
+    """
+
+    def __init__(self, chunk: Chunk, start: int, pixels: np.ndarray, offset: int = 0):
+        self.chunk = chunk
+        self.start = start
+        self.items: Sequence[Item] = chunk.items[start : start + len(pixels)]
+        self.pixels = pixels
+        self.offset = offset
+        self.is_cancelled = False
+        self._loaded: dict[int, Loaded] = {}
+        self._error: BaseException | None = None
+        self._ended = threading.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._ended.is_set()
+
+    def cancel(self) -> None:
+        """Images that are not begun are not wanted any more."""
+        self.is_cancelled = True
+
+    def put(self, slot: int, loaded: Loaded) -> None:
+        """An image is loaded, or cannot be."""
+        self._loaded[slot] = loaded
+        if len(self._loaded) == len(self.items):
+            self._ended.set()
+
+    def fail(self, error: BaseException) -> None:
+        """The batch cannot be had, through no fault of an image."""
+        self._error = self._error or error
+        self._ended.set()
+
+    def wait(self, timeout_sec: float | None = None) -> bool:
+        """Waits; whether it is over."""
+        return self._ended.wait(timeout_sec)
+
+    def result(self) -> list[Loaded]:
+        """Waits for all images, and empties the slots of those that failed.
+
+        Raises:
+          LemmabeamError: what `fail` was told.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        loaded = [self._loaded[slot] for slot in range(len(self.items))]
+        for slot, each in enumerate(loaded):
+            if not isinstance(each.outcome, Image):
+                self.pixels[slot] = 0
+        self.pixels[len(loaded) :] = 0
+        return loaded

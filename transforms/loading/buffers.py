@@ -1,0 +1,73 @@
+"""Batches of pixels in memory that this process and its loader processes share."""
+
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+
+class SharedMemory:
+    """A file in memory that grows; a descriptor of it is what another process needs.
+
+    It is no file of /dev/shm, which a container may have 64 MB of.
+    """
+
+    def __init__(self) -> None:
+        if hasattr(os, 'memfd_create'):
+            self.descriptor = os.memfd_create('lemmabeam')
+        else:
+            self.descriptor, path = tempfile.mkstemp(prefix='lemmabeam-')
+            Path(path).unlink()
+        self._lock = threading.Lock()
+        self._end = 0
+        self._free: dict[int, list[int]] = {}
+        self._mapped: dict[int, mmap.mmap] = {}
+
+    def take(self, size_bytes: int) -> tuple[int, np.ndarray]:
+        """Room for so many bytes, until nothing refers to the array any more.
+
+        Returns:
+          Where it begins in the file, and (size_bytes,) uint8 of anything.
+        """
+        length = -(-size_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        with self._lock:
+            free = self._free.setdefault(length, [])
+            if free:
+                start = free.pop()
+            else:
+                start = self._end
+                os.ftruncate(self.descriptor, start + length)
+                self._mapped[start] = mmap.mmap(self.descriptor, length, offset=start)
+                self._end += length
+        room = np.frombuffer(self._mapped[start], np.uint8, size_bytes)
+        # Atomic, for it may interrupt whoever holds the lock.
+        weakref.finalize(room, free.append, start).atexit = False
+        return start, room
+
+    def close(self) -> None:
+        """Gives the descriptor back; what is mapped stays as long as anything refers to it."""
+        os.close(self.descriptor)
+
+
+class MappedMemory:
+    """The same, seen from a loader process.
+
+    Args:
+      descriptor: of the file.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self._mapped: dict[int, np.ndarray] = {}
+
+    def room(self, start: int, size_bytes: int) -> np.ndarray:
+        """(size_bytes,) uint8 that begin there, written through to the other process."""
+        found = self._mapped.get(start)
+        if found is None or len(found) != size_bytes:
+            mapped = mmap.mmap(self._descriptor, size_bytes, offset=start)
+            found = self._mapped[start] = np.frombuffer(mapped, np.uint8)
+        return found

@@ -1,0 +1,220 @@
+"""What a loader process does: it fetches with a few threads, and decodes one picture at a time.
+
+Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item)]) and
+('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]),
+('failed', ticket, error), ('ask', number, key, which, size_bytes) and ('give_back', key, which,
+size_bytes).  It ends when the other end of its connection does.
+"""
+
+import contextlib
+import ctypes
+import itertools
+import os
+import pickle
+import resource
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transforms.errors import LemmabeamError
+from transforms.loading.budget import SharedBudget
+from transforms.loading.buffers import MappedMemory
+from transforms.loading.image import ImageLoader, Loaded
+from transforms.loading.options import LoadOptions
+from transforms.rows import Item
+
+NOTHING = -1
+"""In place of a ticket: nothing is decoded."""
+
+GROUP = 8
+"""Outcomes that travel together, at most."""
+
+_FLUSH_SEC = 0.05
+_BYTES_PER_PX = 32
+_SPARE_BYTES = 1 << 28
+_OOM_SCORE = 800
+_PR_SET_PDEATHSIG = 1
+
+
+def share_bytes(options: LoadOptions, processes: int) -> int:
+    """What one of so many loader processes may hold of either kind without asking.
+
+    A quarter of the budget is the shares of all, another one what is asked for, of either kind.
+    """
+    return max(1, options.memory_budget_bytes // 4 // processes)
+
+
+def common_bytes(options: LoadOptions) -> int:
+    """What all may hold of either kind, beside the shares."""
+    return options.memory_budget_bytes // 4
+
+
+class _Job:
+    """What a process needs to load with certain options."""
+
+    def __init__(self, options: LoadOptions, loader: ImageLoader):
+        side = options.resize.size_px
+        self.loader = loader
+        self.shape = (options.batch_size, side, side, 3)
+        self.pool = ThreadPoolExecutor(options.threads, 'load')
+        self.threads = options.threads
+
+
+class LoaderProcess:
+    """The inside of a loader process.
+
+    Args:
+      connection: to the process that started it.
+      memory: where the pixels go.
+      status: (2,) int64, shared: the ticket of the picture that is decoded, or `NOTHING`, and
+        since when, in nanoseconds of the monotonic clock.
+      processes: how many there are of it.
+    """
+
+    def __init__(
+        self, connection: Connection, memory: MappedMemory, status: np.ndarray, processes: int
+    ):
+        self._connection = connection
+        self._memory = memory
+        self._status = status
+        self._processes = processes
+        self._jobs: dict[int, _Job] = {}
+        self._numbers = itertools.count()
+        self._granted: dict[int, threading.Event] = {}
+        self._sending = threading.Lock()
+        self._lock = threading.Lock()
+        self._done: list[tuple[int, Loaded]] = []
+        self._flushed = 0.0
+        self._in_hand = 0
+        self._tickets = threading.local()
+
+    def run(self) -> None:
+        """Works until the connection ends."""
+        self._send('ready')
+        while True:
+            if self._in_hand and not self._connection.poll(_FLUSH_SEC):
+                self._flush()
+                continue
+            try:
+                kind, *rest = self._connection.recv()
+            except EOFError:
+                return
+            getattr(self, f'_take_{kind}')(*rest)
+
+    def _take_options(self, key: int, options: LoadOptions) -> None:
+        share = share_bytes(options, self._processes)
+
+        def budget(which: str) -> SharedBudget:
+            return SharedBudget(
+                share,
+                lambda size_bytes: self._ask(key, which, size_bytes),
+                lambda size_bytes: self._send('give_back', key, which, size_bytes),
+            )
+
+        encoded, decoded = budget('encoded'), budget('decoded')
+        _limit_memory(options)
+        loader = ImageLoader(options, encoded, decoded, threading.Lock(), self._watched)
+        self._jobs[key] = _Job(options, loader)
+
+    def _take_load(self, key: int, tasks: list[tuple[int, int, int, Item]]) -> None:
+        job = self._jobs[key]
+        with self._lock:
+            self._in_hand += len(tasks)
+        for task in tasks:
+            job.pool.submit(self._load, job, *task)
+
+    def _take_granted(self, number: int) -> None:
+        self._granted.pop(number).set()
+
+    def _ask(self, key: int, which: str, size_bytes: int) -> None:
+        number = next(self._numbers)
+        granted = self._granted[number] = threading.Event()
+        self._send('ask', number, key, which, size_bytes)
+        granted.wait()
+
+    def _load(self, job: _Job, ticket: int, start: int, slot: int, item: Item) -> None:
+        self._tickets.now = ticket
+        try:
+            size = int(np.prod(job.shape))
+            pixels = self._memory.room(start, size).reshape(job.shape)[slot]
+            loaded = job.loader.load(item, pixels)
+        except BaseException as e:  # noqa: BLE001
+            with self._lock:
+                self._in_hand -= 1
+            self._flush()
+            self._send('failed', ticket, _portable(e))
+            return
+        with self._lock:
+            self._done.append((ticket, loaded))
+            self._in_hand -= 1
+            is_due = (
+                len(self._done) >= GROUP
+                or self._in_hand < job.threads
+                or time.monotonic() - self._flushed > _FLUSH_SEC
+            )
+        if is_due:
+            self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            done, self._done = self._done, []
+            self._flushed = time.monotonic()
+        if done:
+            self._send('done', done)
+
+    @contextlib.contextmanager
+    def _watched(self, _: Item) -> Iterator[None]:
+        self._status[1] = time.monotonic_ns()
+        self._status[0] = self._tickets.now
+        try:
+            yield
+        finally:
+            self._status[0] = NOTHING
+
+    def _send(self, *message: Any) -> None:
+        with self._sending:
+            try:
+                self._connection.send(message)
+            except OSError:  # nobody is there any more
+                os._exit(0)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """An error that another process can raise."""
+    if isinstance(error, LemmabeamError):
+        with contextlib.suppress(Exception):
+            pickle.loads(pickle.dumps(error))
+            return error
+    text = ''.join(traceback.format_exception(error))
+    return RuntimeError(f'an error in a loader process, which is a fault of the program:\n{text}')
+
+
+def _limit_memory(options: LoadOptions) -> None:
+    """No picture takes more than any within the limits does, whatever its header says."""
+    with contextlib.suppress(OSError, ValueError, LookupError):
+        pages = int(Path('/proc/self/statm').read_text().split()[5])
+        most = pages * os.sysconf('SC_PAGE_SIZE') + options.pixels.max_px * _BYTES_PER_PX
+        most += 2 * options.fetch.max_bytes + options.memory_budget_bytes + _SPARE_BYTES
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        if hard != resource.RLIM_INFINITY:
+            most = min(most, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def end_with(parent: int) -> None:
+    """Has the kernel end this process with its parent, and take it first where memory runs out."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path('/proc/self/oom_score_adj').write_text(str(_OOM_SCORE))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(0)

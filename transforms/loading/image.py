@@ -1,0 +1,158 @@
+"""One image, in whatever thread or process: fetched, decoded and resized into its slot."""
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from transforms import decode
+from transforms.errors import ImageError
+from transforms.loading.budget import Budget
+from transforms.loading.options import LoadOptions
+from transforms.rows import (
+    Failure,
+    Fetched,
+    Image,
+    Item,
+    NotModified,
+    Outcome,
+    Reason,
+    Stage,
+    Unchanged,
+)
+from transforms.storage import store_for
+
+NO_MEMORY = 'there was not enough memory for it'
+
+Watch = Callable[[Item], contextlib.AbstractContextManager[None]]
+
+
+class Loaded(NamedTuple):
+    """How the loading of an image ended.
+
+    Attributes:
+      outcome: what is known of it; its pixels are in its slot.
+      fetch_sec, decode_sec: seconds of a thread; `decode_sec` is 0 if it was not fetched.
+      retries: how many tries to fetch it failed before.
+    """
+
+    outcome: Outcome
+    fetch_sec: float
+    decode_sec: float
+    retries: int
+
+
+class ImageLoader:
+    """Loads images, in any number of threads.
+
+    Args:
+      options: how.
+      encoded, decoded: room for the bytes of files, and for pictures.
+      decoding: held while one is decoded.
+      watch: gives what is held around each call into a decoder, which may not come back.
+    """
+
+    def __init__(
+        self,
+        options: LoadOptions,
+        encoded: Budget,
+        decoded: Budget,
+        decoding: contextlib.AbstractContextManager[object],
+        watch: Watch,
+    ):
+        self._options = options
+        self._encoded = encoded
+        self._decoded = decoded
+        self._decoding = decoding
+        self._watch = watch
+
+    def load(self, item: Item, pixels: np.ndarray) -> Loaded:
+        """Loads an image into its slot, a (S, S, 3) uint8 array, which is undefined on failure.
+
+        Raises:
+          StoreError: a fault that is no single image's.
+        """
+        started = time.perf_counter()
+        stage = Stage.FETCH
+        size_bytes = item.size_bytes
+        version = item.version
+        fetched_at = decode_at = started
+        retries = 0
+        try:
+            with self._encoded.admission() as admit:
+                fetched = self._fetch(item, admit)
+                data, version, retries = fetched.data, fetched.version, fetched.retries
+                size_bytes = len(data)
+                fetched_at = time.perf_counter()
+                stage = Stage.DECODE
+                with self._decoding:
+                    decode_at = time.perf_counter()
+                    image = self._decode(item, data, version, pixels)
+        except ImageError as e:
+            known_bytes = e.size_bytes if e.size_bytes is not None else size_bytes
+            outcome: Outcome = Failure(
+                stage,
+                e.reason,
+                e.detail,
+                known_bytes if known_bytes >= 0 else None,
+                e.version or version,
+            )
+        except MemoryError:
+            known = size_bytes if size_bytes >= 0 else None
+            outcome = Failure(stage, Reason.DECODER_CRASHED, NO_MEMORY, known, version)
+        except NotModified:
+            outcome = Unchanged(item.known)
+        else:
+            outcome = image
+        ended = time.perf_counter()
+        if stage is Stage.FETCH:
+            return Loaded(outcome, ended - started, 0.0, retries)
+        return Loaded(outcome, fetched_at - started, ended - decode_at, retries)
+
+    def _fetch(self, item: Item, admit: Callable[[int], None]) -> Fetched:
+        """The object that was listed, or what has taken its place since: that comes twice.
+
+        A checksum does not tell whether the bytes are those of another object, together with its
+        headers.
+        """
+        store = store_for(item.uri, self._options.stores)
+
+        def ask() -> Fetched:
+            uri = item.access or item.uri
+            return store.fetch(uri, self._options.fetch, admit, item.known)
+
+        fetched = ask()
+        if _is_listed(fetched, item):
+            return fetched
+        again = ask()
+        is_same = (again.version, again.size_bytes) == (fetched.version, fetched.size_bytes)
+        if not _is_listed(again, item):
+            if again.version == item.version:
+                detail = f'{again.size_bytes} bytes, the listing says {item.size_bytes}'
+                raise ImageError(Reason.CHECKSUM, detail, again.size_bytes)
+            if not is_same:
+                raise ImageError(Reason.CHANGED_WHILE_READING, 'another version at each try')
+        return again._replace(retries=fetched.retries + 1 + again.retries)
+
+    def _decode(self, item: Item, data: bytes, version: str, pixels: np.ndarray) -> Image:
+        with self._watch(item):
+            opened = self._options.open_image(data, self._options.resize, self._options.pixels)
+        with self._decoded.reserve(opened.working_bytes), self._watch(item):
+            pixels[:] = decode.render(opened, self._options.resize)
+        return Image(
+            version,
+            hashlib.sha256(data).hexdigest(),
+            opened.width,
+            opened.height,
+            opened.format,
+            len(data),
+        )
+
+
+def _is_listed(fetched: Fetched, item: Item) -> bool:
+    """Whether version and size are those of the listing, as far as it knows them."""
+    has_size = item.size_bytes < 0 or fetched.size_bytes == item.size_bytes
+    return has_size and fetched.version == (item.version or fetched.version)

@@ -1,0 +1,88 @@
+"""The loader of a process: whole batches of pixels, ahead of who wants them."""
+
+import threading
+import weakref
+from collections.abc import Sequence
+
+import numpy as np
+
+from transforms.faults import FaultPolicy
+from transforms.loading.batch import LoadingBatch
+from transforms.loading.image import Loaded
+from transforms.loading.options import LoadOptions
+from transforms.loading.processes import ProcessLoader
+from transforms.loading.threads import ThreadLoader
+from transforms.rows import Chunk
+
+_WATCH_SEC = 1.0
+
+
+class Loader:
+    """Loads batches, in loader processes or in threads; make it with `transforms.process.shared`.
+
+    Args:
+      options: how images are loaded.
+    """
+
+    def __init__(self, options: LoadOptions):
+        self._options = options
+        self._way = ProcessLoader(options) if options.process_count else ThreadLoader(options)
+        self._lock = threading.Lock()
+        self._batch_bytes = 0
+        # One batch is with the model; two more, or enough for everybody, are loading.
+        in_flight = 2 * max(self._way.fetching, 16)
+        self.look_ahead = 1 + max(2, -(-in_flight // options.batch_size))
+
+    def begin(self, chunk: Chunk, start: int, policy: FaultPolicy) -> LoadingBatch:
+        """Begins to load the batch of a chunk that starts at an image of it.
+
+        The policy takes note of how each image ended.
+        """
+        side = self._options.resize.size_px
+        shape = (self._options.batch_size, side, side, 3)
+        offset, room = self._way.room(int(np.prod(shape)))
+        with self._lock:
+            self._batch_bytes += room.nbytes
+        # Whatever becomes of a bundle, its batches are counted as long as they are there.
+        weakref.finalize(room, self._forget, room.nbytes).atexit = False
+        batch = LoadingBatch(chunk, start, room.reshape(shape), offset)
+        self._way.start(batch, policy)
+        return batch
+
+    def _forget(self, size_bytes: int) -> None:
+        with self._lock:
+            self._batch_bytes -= size_bytes
+
+    @property
+    def may_look_ahead(self) -> bool:
+        """Whether all bundles of this process together may hold another batch."""
+        return self._batch_bytes < self._options.memory_budget_bytes // 4
+
+    def result(self, batch: LoadingBatch) -> list[Loaded]:
+        """Waits for the images of a batch.
+
+        Raises:
+          DecodeError: some decoding does not come back, and there are no loader processes.
+          LoaderError: loader processes cannot be had.
+          StoreError: a fault that is no single image's.
+        """
+        while not batch.wait(_WATCH_SEC):
+            self._way.check()
+        return batch.result()
+
+    def timings(self, images: Sequence[Loaded], waited_sec: float = 0.0) -> dict[str, float]:
+        """Seconds by activity: of threads, and how long the model waited for which of them.
+
+        The wait is split by how long each would have taken alone, with all that does it.
+        """
+        fetch_sec = sum(image.fetch_sec for image in images)
+        decode_sec = sum(image.decode_sec for image in images)
+        fetch_alone_sec = fetch_sec / self._way.fetching
+        decode_alone_sec = decode_sec / self._way.decoding
+        share = fetch_alone_sec / ((fetch_alone_sec + decode_alone_sec) or 1.0)
+        return {
+            'fetch': fetch_sec,
+            'decode': decode_sec,
+            'fetch_wait': share * waited_sec,
+            'decode_wait': (1 - share) * waited_sec,
+        }

@@ -1,0 +1,499 @@
+"""Loader processes, seen from the process that has the model.
+
+A thread of it, the dispatcher, deals out what is to be loaded and takes what comes back; it alone
+touches what it knows of the processes.  One that dies, or decodes a picture for too long and is
+killed, is replaced.  The picture that it decoded is tried once more, alone in a process; if that
+ends as badly, it is a dead letter.  Whatever else it had in hand is tried again.
+"""
+
+import collections
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transforms.errors import LoaderError
+from transforms.faults import FaultPolicy
+from transforms.loading.batch import LoadingBatch
+from transforms.loading.budget import Grants
+from transforms.loading.buffers import SharedMemory
+from transforms.loading.child import GROUP, NOTHING, common_bytes
+from transforms.loading.image import Loaded
+from transforms.loading.options import LoadOptions
+from transforms.process import shared
+from transforms.rows import Failure, Item, Reason, Stage
+from transforms.storage import modules_of
+
+_LOGGER = logging.getLogger(__name__)
+
+_TICK_SEC = 0.25
+_AHEAD_SEC = 0.1
+_TRIES = 2
+# Who sends SIGKILL is not known: where memory runs out the system may take an innocent one.
+_TRIES_ALONE = {-int(signal.SIGKILL): 3}
+_DEATHS_A_PROCESS = 10
+
+# Of the C library: what is freed goes back to the system at once, and threads share what they have.
+# Otherwise each thread keeps the largest pictures it has seen.
+_MALLOC = {
+    'MALLOC_ARENA_MAX': '2',
+    'MALLOC_MMAP_THRESHOLD_': str(128 * 1024),
+    'MALLOC_TRIM_THRESHOLD_': str(1024 * 1024),
+}
+# Their threads would be forked half.
+_ONE_THREAD = {'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}
+
+
+class _Task:
+    """An image on its way.
+
+    Attributes:
+      tries: how often a process ended that had it in hand and decoded something else.
+      tries_alone: how often one ended that had nothing but it.
+    """
+
+    __slots__ = ('batch', 'item', 'job', 'policy', 'slot', 'ticket', 'tries', 'tries_alone')
+
+    def __init__(self, job: '_Job', batch: LoadingBatch, slot: int, policy: FaultPolicy):
+        self.job = job
+        self.batch = batch
+        self.slot = slot
+        self.item: Item = batch.items[slot]
+        self.policy = policy
+        self.ticket = NOTHING
+        self.tries = 0
+        self.tries_alone = 0
+
+    def end(self, loaded: Loaded) -> None:
+        failure = loaded.outcome if isinstance(loaded.outcome, Failure) else None
+        try:
+            self.policy.record(self.item.uri, failure)
+        except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)
+            self.batch.fail(e)
+        else:
+            self.batch.put(self.slot, loaded)
+
+
+class _Job(NamedTuple):
+    """What all images with the same options share."""
+
+    key: int
+    options: LoadOptions
+    grants: dict[str, Grants]
+
+
+class _Process:
+    """A loader process.
+
+    Attributes:
+      number: its own.
+      row: its row of the status.
+      is_for_one: whether it has but one image in hand at a time.
+      connection: to it.
+      in_hand: what it was given, by ticket.
+      jobs: keys of the options it knows.
+      overdue: the ticket for which it was killed.
+    """
+
+    def __init__(self, number: int, row: int, is_for_one: bool, connection: Connection):
+        self.number = number
+        self.row = row
+        self.is_for_one = is_for_one
+        self.connection = connection
+        self.in_hand: dict[int, _Task] = {}
+        self.jobs: set[int] = set()
+        self.overdue = NOTHING
+
+
+class Pool:
+    """So many loader processes, started when there is something to load.
+
+    Make it with `transforms.process.shared`: runs with other options use the same ones.
+
+    Args:
+      count: how many.
+    """
+
+    def __init__(self, count: int):
+        self._count = count
+        self.memory = SharedMemory()
+        self._status_file, self._status = _status(count + 1)
+        self._submitted: collections.deque[_Task] = collections.deque()
+        self._queue: collections.deque[_Task] = collections.deque()
+        self._alone: collections.deque[_Task] = collections.deque()
+        self._selector = selectors.DefaultSelector()
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._orders: Connection | None = None
+        self._environment: dict[str, str] = {}
+        self._processes: dict[int, _Process] = {}
+        self._jobs: dict[LoadOptions, _Job] = {}
+        self._numbers = 0
+        self._tickets = 0
+        self._deaths = 0
+        self._mean_sec = 0.0
+        self._has_told = False
+        threading.Thread(target=self._run, name='loaders', daemon=True).start()
+
+    def job(self, options: LoadOptions) -> _Job:
+        """What images with these options share."""
+        limit_bytes = common_bytes(options)
+        grants = {which: Grants(limit_bytes) for which in ('encoded', 'decoded')}
+        return self._jobs.setdefault(options, _Job(len(self._jobs), options, grants))
+
+    def submit(self, tasks: Iterable[_Task]) -> None:
+        """Has images loaded; what becomes of them their batch is told."""
+        self._submitted.extend(tasks)
+        with contextlib.suppress(BlockingIOError):  # it will see them as well
+            os.write(self._wake, b'.')
+
+    def _run(self) -> None:
+        while True:
+            is_busy = any(process.in_hand for process in self._processes.values())
+            is_waiting = bool(self._queue or self._alone)
+            try:
+                for key, _ in self._selector.select(_TICK_SEC if is_busy or is_waiting else None):
+                    self._see(key)
+                while self._submitted:
+                    self._queue.append(self._submitted.popleft())
+                self._kill_overdue()
+                self._deal()
+            except LoaderError as e:
+                self._give_up(e)
+            except BaseException as e:
+                _LOGGER.exception('the loader of images failed')
+                self._give_up(LoaderError(f'the loader of images failed: {e!r}'))
+
+    def _see(self, key: selectors.SelectorKey) -> None:
+        """Takes what one of the others has said."""
+        if key.fd == self._woken:
+            os.read(self._woken, 65536)
+        elif key.data is None:
+            self._hear_server()
+        elif key.data.number in self._processes:
+            self._hear(key.data)
+
+    def _hear(self, process: _Process) -> bool:
+        """Takes one message of a process; False at its end."""
+        try:
+            kind, *rest = process.connection.recv()
+        except (EOFError, OSError):
+            # That it has exited, and how, the server will say.
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(process.connection)
+            return False
+        match kind:
+            case 'done':
+                for ticket, loaded in rest[0]:
+                    self._take(process, ticket, loaded)
+            case 'failed':
+                ticket, error = rest
+                process.in_hand.pop(ticket).batch.fail(error)
+            case 'ask':
+                number, job, which, size_bytes = rest
+                self._grants(job, which).ask(
+                    process, size_bytes, lambda: _say(process, 'granted', number)
+                )
+            case 'give_back':
+                job, which, size_bytes = rest
+                self._grants(job, which).give_back(process, size_bytes)
+        return True
+
+    def _grants(self, key: int, which: str) -> Grants:
+        return next(job.grants[which] for job in list(self._jobs.values()) if job.key == key)
+
+    def _take(self, process: _Process, ticket: int, loaded: Loaded) -> None:
+        """An image is loaded, or cannot be."""
+        task = process.in_hand.pop(ticket)
+        self._deaths = 0
+        outcome = loaded.outcome
+        has_no_memory = isinstance(outcome, Failure) and outcome.reason is Reason.DECODER_CRASHED
+        if has_no_memory and not process.is_for_one:
+            self._alone.append(task)  # others may have had it
+            return
+        self._mean_sec += 0.1 * (loaded.decode_sec - self._mean_sec)
+        task.end(loaded)
+
+    def _hear_server(self) -> None:
+        assert self._orders is not None
+        try:
+            kind, number, what = self._orders.recv()
+        except (EOFError, OSError):
+            self._lose_server()
+            return
+        process = self._processes.pop(number, None)
+        if process is None:
+            return
+        if kind == 'cannot':
+            self._tell_once(f'the system starts no other loader process: {what}')
+            self._bury(process, None, what)
+        else:
+            self._bury(process, what, f'it {_ended(what)}')
+
+    def _lose_server(self) -> None:
+        assert self._server is not None
+        code = self._server.wait()
+        self._close_server()
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            self._bury(process, None, f'the process that starts them {_ended(code)}')
+        if code > 0:
+            raise LoaderError(
+                f'the process from which loader processes are started {_ended(code)}; what it said '
+                'stands above. --loader_processes 0 loads in threads instead'
+            )
+
+    def _close_server(self) -> None:
+        assert self._orders is not None
+        self._selector.unregister(self._orders)
+        self._orders.close()
+        self._orders = self._server = None
+
+    def _bury(self, process: _Process, code: int | None, why: str) -> None:
+        """A process has ended: what it had in hand is tried again, or has had its tries."""
+        while self._hear(process):
+            pass
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(process.connection)
+        process.connection.close()
+        for job in list(self._jobs.values()):
+            for grants in job.grants.values():
+                grants.forget(process)
+        guilty = process.in_hand.pop(int(self._status[process.row, 0]), None)
+        self._status[process.row] = NOTHING
+        if guilty is None:
+            self._deaths += 1
+        else:
+            is_overdue = process.overdue == guilty.ticket
+            guilty.tries_alone += process.is_for_one
+            if guilty.tries_alone < (1 if is_overdue else _TRIES_ALONE.get(code or 0, 1)):
+                self._alone.append(guilty)
+            else:
+                guilty.end(_crashed(guilty, code, is_overdue))
+        for task in reversed(process.in_hand.values()):
+            task.tries += 1
+            (self._queue if task.tries < _TRIES else self._alone).appendleft(task)
+        if self._deaths > _DEATHS_A_PROCESS * (self._count + 1):
+            raise LoaderError(
+                f'{self._deaths} loader processes ended one after the other, and none of them was '
+                f'decoding: {why}. Is there enough memory? --loader_processes 0 loads in threads '
+                'instead'
+            )
+
+    def _kill_overdue(self) -> None:
+        for process in self._processes.values():
+            ticket, since = self._status[process.row]
+            task = process.in_hand.get(int(ticket))
+            if task is None or process.overdue == ticket:
+                continue
+            if time.monotonic_ns() - since > 1e9 * task.job.options.decode_deadline_sec:
+                process.overdue = int(ticket)
+                self._order('kill', process.number)
+
+    def _deal(self) -> None:
+        """Gives every process enough to do."""
+        if not (self._queue or self._alone):
+            return
+        self._start_missing()
+        for process in list(self._processes.values()):
+            queue = self._alone if process.is_for_one else self._queue
+            if not queue:
+                continue
+            most = 1
+            if not process.is_for_one:
+                ahead = min(2 * GROUP, int(_AHEAD_SEC / (self._mean_sec or 1e-3)))
+                most = queue[0].job.options.threads + ahead
+            share = -(-len(queue) // (1 if process.is_for_one else self._count))
+            self._give(process, queue, min(most - len(process.in_hand), share))
+
+    def _give(self, process: _Process, queue: 'collections.deque[_Task]', count: int) -> None:
+        given: dict[int, list[tuple[int, int, int, Item]]] = {}
+        while queue and count > 0:
+            task = queue.popleft()
+            if task.batch.is_cancelled:
+                continue
+            count -= 1
+            self._tickets += 1
+            task.ticket = self._tickets
+            process.in_hand[task.ticket] = task
+            if task.job.key not in process.jobs:
+                process.jobs.add(task.job.key)
+                _say(process, 'options', task.job.key, task.job.options)
+            where = (task.ticket, task.batch.offset, task.slot, task.item)
+            given.setdefault(task.job.key, []).append(where)
+        for key, tasks in given.items():
+            _say(process, 'load', key, tasks)
+
+    def _start_missing(self) -> None:
+        environment = dict(os.environ)
+        if environment != self._environment:
+            if any(process.in_hand for process in self._processes.values()):
+                return
+            for process in self._processes.values():
+                self._selector.unregister(process.connection)
+                process.connection.close()  # which ends it
+            self._processes = {}
+            self._environment = environment
+        rows = {process.row for process in self._processes.values()}
+        for row in range(self._count + 1):
+            is_for_one = row == self._count
+            if row not in rows and (self._alone if is_for_one else self._queue):
+                self._start(row, is_for_one)
+
+    def _start(self, row: int, is_for_one: bool) -> None:
+        if self._orders is None:
+            self._start_server()
+        ours, theirs = socket.socketpair()
+        self._numbers += 1
+        self._status[row] = NOTHING
+        process = _Process(self._numbers, row, is_for_one, Connection(ours.detach()))
+        self._processes[process.number] = process
+        self._selector.register(process.connection, selectors.EVENT_READ, process)
+        tasks = self._alone if is_for_one else self._queue
+        modules = modules_of(task.item.uri for task in tasks)
+        with theirs:
+            self._order('fork', process.number, row, self._environment, modules)
+            self._send_descriptor(theirs.fileno())
+
+    def _start_server(self) -> None:
+        ours, theirs = socket.socketpair()
+        files = (theirs.fileno(), self.memory.descriptor, self._status_file)
+        code = (
+            f'import sys; sys.path[:] = {sys.path!r}; from transforms.loading.server import main; '
+            f'main({", ".join(map(str, files))}, {self._count})'
+        )
+        with theirs:
+            try:
+                self._server = subprocess.Popen(
+                    [sys.executable, '-c', code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=files,
+                    env={**os.environ, **_MALLOC, **_ONE_THREAD},
+                )
+            except OSError as e:
+                ours.close()
+                raise LoaderError(
+                    f'no loader process can be started: {e.strerror}. --loader_processes 0 loads '
+                    'in threads instead'
+                ) from e
+        self._orders = Connection(ours.detach())
+        self._selector.register(self._orders, selectors.EVENT_READ)
+
+    def _send_descriptor(self, descriptor: int) -> None:
+        assert self._orders is not None
+        with (
+            socket.socket(fileno=os.dup(self._orders.fileno())) as through,
+            contextlib.suppress(OSError),  # its end will be seen
+        ):
+            socket.send_fds(through, [b'.'], [descriptor])
+
+    def _order(self, *message: Any) -> None:
+        assert self._orders is not None
+        with contextlib.suppress(OSError):  # its end will be seen
+            self._orders.send(message)
+
+    def _give_up(self, error: LoaderError) -> None:
+        """Whoever waits is told; what is asked for later begins anew."""
+        if self._orders is not None:
+            assert self._server is not None
+            self._server.kill()  # and the kernel ends what it has forked
+            self._server.wait()
+            self._close_server()
+        left = [*self._queue, *self._alone]
+        for process in self._processes.values():
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(process.connection)
+            process.connection.close()
+            left += process.in_hand.values()
+        self._processes = {}
+        self._queue.clear()
+        self._alone.clear()
+        self._deaths = 0
+        for job in list(self._jobs.values()):
+            for name in job.grants:
+                job.grants[name] = Grants(common_bytes(job.options))
+        for task in left:
+            task.batch.fail(error)
+
+    def _tell_once(self, message: str) -> None:
+        if not self._has_told:
+            self._has_told = True
+            _LOGGER.warning('%s; the others load what there is', message)
+
+
+class ProcessLoader:
+    """Loads with the loader processes of this process.
+
+    Args:
+      options: how images are loaded.
+    """
+
+    def __init__(self, options: LoadOptions):
+        self.decoding = options.process_count
+        self.fetching = options.threads * options.process_count
+        self._pool = shared(Pool, options.process_count)
+        self._job = self._pool.job(options)
+
+    def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
+        """Where pixels go: the place in the shared memory, and (size_bytes,) uint8 of anything."""
+        return self._pool.memory.take(size_bytes)
+
+    def start(self, batch: LoadingBatch, policy: FaultPolicy) -> None:
+        """Begins to load a batch."""
+        self._pool.submit(
+            [_Task(self._job, batch, slot, policy) for slot in range(len(batch.items))]
+        )
+
+    def check(self) -> None:
+        """Nothing: the dispatcher looks at what is decoded."""
+
+
+def _say(process: _Process, *message: Any) -> None:
+    with contextlib.suppress(OSError):  # its end will be seen
+        process.connection.send(message)
+
+
+def _status(rows: int) -> tuple[int, np.ndarray]:
+    """Descriptor and content, (rows, 2) int64, of what loader processes tell of their decoding."""
+    memory = SharedMemory()
+    _, room = memory.take(rows * 16)
+    status = room.view(np.int64).reshape(rows, 2)
+    status[:] = NOTHING
+    return memory.descriptor, status
+
+
+def _ended(code: int | None) -> str:
+    """How a process ended, for people."""
+    if code is None:
+        return 'has ended'
+    if code >= 0:
+        return f'exited with code {code}'
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f'signal {-code}'
+    return f'was ended by {name}' + (', as where memory runs out' if name == 'SIGKILL' else '')
+
+
+def _crashed(task: _Task, code: int | None, is_overdue: bool) -> Loaded:
+    if is_overdue:
+        limit_sec = task.job.options.decode_deadline_sec
+        reason, detail = Reason.DECODE_DEADLINE, f'decoding takes longer than {limit_sec:g} s'
+    else:
+        reason, detail = Reason.DECODER_CRASHED, f'the process that decoded it {_ended(code)}'
+    size_bytes = task.item.size_bytes if task.item.size_bytes >= 0 else None
+    failure = Failure(Stage.DECODE, reason, detail, size_bytes, task.item.version)
+    return Loaded(failure, 0.0, 0.0, 0)
