@@ -6,14 +6,14 @@ from pipeline.options import RunConfig
 from pipeline.report import RunReport
 from transforms import outcomes
 from transforms.chunks import DropDone, MakeChunks
-from transforms.dead_letters import WriteDeadLetters
 from transforms.finished import TakeFinished
 from transforms.history import ReadHistory
 from transforms.label import LabelImages
 from transforms.listing import ReadRefs
 from transforms.load import LoadImages
 from transforms.rows import DeadLetter
-from transforms.write import WritePredictions
+from transforms.write_dead_letters import WriteDeadLetters
+from transforms.write_predictions import WritePredictions
 
 
 def build(root: beam.Pipeline, config: RunConfig) -> None:

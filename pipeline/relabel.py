@@ -26,7 +26,6 @@ from pipeline.options import (
     store_options,
 )
 from pipeline.progress import tell_waiting
-from pipeline.report import TOP_LABELS
 from pipeline.resume import check_new_run, next_sequence
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
@@ -477,7 +476,7 @@ class _Relabeling:
             'verdict': make_verdict({'write_sec': write_sec}, wall_sec),
             'batches': 0,
             'batch_fill': None,
-            'top_labels': [{'name': name, 'images': n} for name, n in common[:TOP_LABELS]],
+            'top_labels': [{'name': name, 'images': n} for name, n in common[: write.TOP_LABELS]],
             # Where all had the same, what they no longer list can still be told.
             'inputs': inputs[-1] if all(each == inputs[-1] for each in inputs) else [],
             'options': {

@@ -16,7 +16,6 @@ from transforms.publish import clean_up, publish
 from transforms.rows import WrittenFile
 
 _DEAD = 'dead_lettered/'
-TOP_LABELS = 10
 
 
 def make_report(
@@ -58,7 +57,7 @@ def make_report(
     resumed = int(stats.get('resumed_labeled', 0.0))
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
-    common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[:TOP_LABELS]
+    common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[: write.TOP_LABELS]
     books = {
         'listed': listed,
         'labeled': labeled,

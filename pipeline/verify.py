@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.report import TOP_LABELS
 from transforms import dead_letters, forget, latest, uris, work, write
 from transforms.dataset import VOCABULARY_SHA256, Dataset, open_dataset, vocabulary_checksums
 from transforms.errors import LemmabeamError, StoreError, UsageError
@@ -454,8 +453,8 @@ def _check_books(report: Mapping[str, Any], found: _Found) -> Iterator[str]:
         expected = sorted(found.first_labels.items(), key=lambda each: (-each[1], each[0]))
         if counts.get('forgotten'):  # behind the first ten there are others, which it cannot know
             expected = [(name, n) for name, n in expected if name in dict(listed)]
-        if listed != expected[:TOP_LABELS]:
-            yield f'top_labels are {listed}, but the rows have {expected[:TOP_LABELS]}'
+        if listed != expected[: write.TOP_LABELS]:
+            yield f'top_labels are {listed}, but the rows have {expected[: write.TOP_LABELS]}'
 
 
 def _check_file(

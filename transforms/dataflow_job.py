@@ -3,12 +3,10 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import google.auth
-import google.auth.exceptions
-import google.auth.transport.requests
-import requests
+if TYPE_CHECKING:
+    import requests
 
 ENDPOINT = 'https://dataflow.googleapis.com'
 
@@ -82,6 +80,12 @@ def has_none_active(job: Job) -> bool:
 
 def _states(job: Job) -> set[str] | None:
     """The states of the job, or of all of its name; None where nobody can tell."""
+    # Most leases are of no job, and nobody is asked.
+    import google.auth
+    import google.auth.exceptions
+    import google.auth.transport.requests
+    import requests
+
     jobs = f'{job.endpoint}/v1b3/projects/{job.project}/locations/{job.region}/jobs'
     try:
         session: requests.Session = requests.Session()
@@ -101,7 +105,7 @@ def _states(job: Job) -> set[str] | None:
         return None
 
 
-def _get(session: requests.Session, url: str, **query: str) -> dict[str, Any]:
+def _get(session: 'requests.Session', url: str, **query: str) -> dict[str, Any]:
     answer = session.get(url, params=query, timeout=_TIMEOUT_SEC)
     answer.raise_for_status()
     found: dict[str, Any] = answer.json()

@@ -4,6 +4,8 @@ from typing import Any
 
 from apache_beam.metrics import Metrics
 
+from transforms.rows import WrittenFile
+
 NAMESPACE = 'lemmabeam'
 
 
@@ -15,3 +17,16 @@ def counter(name: str) -> Any:
 def distribution(name: str) -> Any:
     """Count, sum, least and most of whole numbers."""
     return Metrics.distribution(NAMESPACE, name)
+
+
+_WRITE_MSEC = distribution('write_msec')
+_FILE_BYTES = distribution('file_bytes')
+_FILE_ROWS = distribution('file_rows')
+
+
+def count_file(file: WrittenFile) -> WrittenFile:
+    """Counts a file that a step has written, and gives it back."""
+    _WRITE_MSEC.update(round(1000 * file.write_sec))
+    _FILE_BYTES.update(file.size_bytes)
+    _FILE_ROWS.update(file.rows)
+    return file

@@ -1,35 +1,32 @@
-"""Predictions to Parquet files, one a shard of a partition."""
+"""Predictions as Parquet files, one a shard of a partition."""
 
 import hashlib
 import io
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transforms import outcomes, tell_apart
+from transforms import outcomes
 from transforms.errors import StoreError
 from transforms.layout import Layout
-from transforms.metrics import distribution
 from transforms.model.vocabulary import Vocabulary
-from transforms.rows import Item, WrittenFile
+from transforms.rows import WrittenFile
 
 KIND = 'predictions'
 WITHOUT_LABEL = 'without_label'
 """Count of the report: rows of predictions of which no class reached the threshold."""
 
-ROW_GROUP_ROWS = 65_536
+TOP_LABELS = 10
+"""Names of a report: those that are most often the first label of an image."""
 
-_WRITE_MSEC = distribution('write_msec')
-_FILE_BYTES = distribution('file_bytes')
-_FILE_ROWS = distribution('file_rows')
+ROW_GROUP_ROWS = 65_536
 
 _SCORE = pa.float32()
 _LABEL = pa.struct(
@@ -248,112 +245,4 @@ def write_file(
         )
     sha256 = hashlib.sha256(data).hexdigest()
     write_sec = time.perf_counter() - started
-    _WRITE_MSEC.update(round(1000 * write_sec))
-    _FILE_BYTES.update(len(data))
-    _FILE_ROWS.update(rows)
     return WrittenFile(path, rows, len(data), sha256, write_sec)
-
-
-def _told_apart(shards: dict[str, int], layout: Layout) -> dict[str, int]:
-    tell_apart.check(layout, shards)
-    return shards
-
-
-class _RouteDoFn(beam.DoFn):
-    def __init__(self, layout: Layout):
-        self._layout = layout
-
-    def process(self, chunk: bytes, shards: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-        for path, rows in route(outcomes.from_ipc(chunk), self._layout, shards).items():
-            yield path, outcomes.to_ipc(rows)
-
-
-class _WriteDoFn(beam.DoFn):
-    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
-        self._layout = layout
-        self._vocabulary = vocabulary
-        self._metadata = metadata
-
-    def process(
-        self, element: tuple[str, Iterable[bytes]], computed: Sequence[str]
-    ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
-        path, parts = element
-        metadata = outcomes.with_computed(self._metadata, computed)
-        schema = prediction_schema(self._layout.file_columns, metadata)
-        least = least_score(metadata)
-        names: Counter[str] = Counter()
-
-        def tables() -> Iterator[pa.Table]:
-            routed = [outcomes.from_ipc(data) for data in parts if data]
-            for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
-                names.update(first_names(table, least))
-                yield table
-
-        file = write_file(path, self._layout, schema, tables())
-        yield file
-        yield beam.pvalue.TaggedOutput('counts', ('labeled', file.rows))
-        without = file.rows - names.total()
-        yield beam.pvalue.TaggedOutput('counts', (WITHOUT_LABEL, without))
-        for pair in names.items():
-            yield beam.pvalue.TaggedOutput('top_labels', pair)
-
-
-class WritePredictions(beam.PTransform):
-    """Finished chunks to Parquet files.
-
-    Args:
-      layout: the output.
-      vocabulary: names of the labels.
-      metadata: see `prediction_schema`; completed by what the workers know.
-
-    Expands (chunks, items, how they were computed) to (PCollection[WrittenFile],
-    PCollection[tuple[str, int]] of counts, PCollection[tuple[str, int]] of how often each label is
-    an image's first).
-    """
-
-    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
-        super().__init__()
-        self._layout = layout
-        self._vocabulary = vocabulary
-        self._metadata = metadata
-
-    def expand(
-        self,
-        inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item], beam.PCollection[str]],
-    ) -> tuple[
-        beam.PCollection[WrittenFile],
-        beam.PCollection[tuple[str, int]],
-        beam.PCollection[tuple[str, int]],
-    ]:
-        chunks, items, computed = inputs
-        layout = self._layout
-        # Counted before inference, so that a row's file does not depend on what fails.
-        shards = (
-            items
-            | 'Partitions'
-            >> beam.FlatMap(
-                lambda item: [layout.partition_folder(carried) for carried in item.carried]
-            ).with_output_types(str)
-            | 'CountRows' >> beam.combiners.Count.PerElement()
-            | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
-            | 'ShardsOfAll' >> beam.combiners.ToDict()
-            | 'TellApart' >> beam.Map(_told_apart, layout).with_output_types(dict[str, int])
-        )
-        routed = chunks | 'Route' >> beam.ParDo(
-            _RouteDoFn(layout), beam.pvalue.AsSingleton(shards)
-        ).with_output_types(tuple[str, bytes])
-        expected = shards | 'Expect' >> beam.FlatMap(
-            lambda counts: [(path, b'') for path in expected_paths(layout, counts)]
-        ).with_output_types(tuple[str, bytes])
-        written = (
-            (routed, expected)
-            | 'WithEmptyFiles' >> beam.Flatten()
-            | 'GroupByFile' >> beam.GroupByKey()
-            | 'Write'
-            >> beam.ParDo(
-                _WriteDoFn(layout, self._vocabulary, self._metadata), beam.pvalue.AsList(computed)
-            )
-            .with_output_types(WrittenFile, counts=tuple[str, int], top_labels=tuple[str, int])
-            .with_outputs('counts', 'top_labels', main='files')
-        )
-        return written.files, written.counts, written.top_labels
