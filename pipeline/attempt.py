@@ -11,7 +11,7 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline import engine
 from pipeline.build import build
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig
 from pipeline.progress import reporting
 from transforms import lease
 from transforms.dataflow_job import Job, has_ended

@@ -2,7 +2,7 @@
 
 import apache_beam as beam
 
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig
 from pipeline.report import RunReport
 from transforms import outcomes
 from transforms.chunks import DropDone, MakeChunks

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline import engine
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig
 
 
 class Setting(NamedTuple):

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
-from pipeline import label, options
+from pipeline import label
+from pipeline.beam_options import make_beam_parser
 from pipeline.main import console
 from transforms import uris
 from transforms.errors import UsageError
@@ -85,7 +86,7 @@ def _switches() -> dict[str, str | None]:
     label.add_arguments(ours)
     actions = [
         action
-        for parser in (ours, options.make_beam_parser())
+        for parser in (ours, make_beam_parser())
         for action in parser._actions
         if action.nargs == 0
     ]

@@ -3,7 +3,6 @@
 Nothing in it comes from elsewhere when it is opened, and nothing in it can run.
 """
 
-import argparse
 import datetime
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 from pipeline.digest import Digest, Example, Failed, commonest, read_classes, read_digest
 from pipeline.html_page import LEFT_OUT, Facts, Page, Since, to_html
 from pipeline.look_lower import look_lower
+from pipeline.options import DEFAULT_THUMBNAILS
 from pipeline.thumbnails import Limits, Picture, read_thumbnails
 from pipeline.verdict import describe
 from transforms import uris, write
@@ -20,35 +20,11 @@ from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import Store, StoreOptions, store_for
 
-MAX_THUMBNAILS = 200
-DEFAULT_THUMBNAILS = 24
 MAX_BYTES = 4 * 2**20
 
 _FAILED_EXAMPLES = 6
 # What stands in place of a name cannot be read.
 _NAMELESS = {Reason.BAD_NAME.value, Reason.BAD_URI.value}
-
-
-def thumbnail_count(text: str) -> int:
-    """A number of thumbnails, for argparse."""
-    if not text.isdecimal() or not text.isascii() or int(text[:9]) > MAX_THUMBNAILS:
-        raise argparse.ArgumentTypeError(
-            f'{text!r}: expected a whole number from 0 to {MAX_THUMBNAILS}'
-        )
-    return int(text)
-
-
-def add_thumbnail_argument(parser: argparse._ActionsContainer) -> None:
-    """Adds `--report_thumbnails`."""
-    parser.add_argument(
-        '--report_thumbnails',
-        type=thumbnail_count,
-        default=DEFAULT_THUMBNAILS,
-        metavar='N',
-        help='pictures in each section of report.html (of a local output), read again from where '
-        f'they lie, http(s) ones too; 0 reads none, {MAX_THUMBNAILS} is the most (default: '
-        f'{DEFAULT_THUMBNAILS})',
-    )
 
 
 def write_html_report(
@@ -64,7 +40,7 @@ def write_html_report(
       output: absolute URI of the output folder.
       run_id: the run, or None for the latest.
       stores: how output and images are reached.
-      thumbnails: pictures a section, 0 to MAX_THUMBNAILS.
+      thumbnails: pictures a section, 0 to `pipeline.options.MAX_THUMBNAILS`.
       destination: absolute URI of the file; runs/<run_id>/report.html without.
 
     Returns:

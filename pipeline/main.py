@@ -118,8 +118,6 @@ def _clean(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.options import add_store_arguments, store_options
-    from pipeline.verify import compare, notes, verify
-    from transforms import uris
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
     parser.add_argument('other', metavar='OTHER', nargs='?', help='another one to compare it with')
@@ -138,6 +136,9 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     )
     add_store_arguments(parser)
     args = parser.parse_args(argv)
+    from pipeline.verify import compare, notes, verify
+    from transforms import uris
+
     stores = store_options(args)
     problems = verify(args.folder, stores)
     if args.other is not None and not problems:
@@ -158,9 +159,7 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 
 def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
-    from pipeline.html_report import add_thumbnail_argument, write_html_report
-    from pipeline.options import add_store_arguments, store_options
-    from transforms import uris
+    from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
     parser.add_argument('--run_id', metavar='ID', help='the run (default: the latest complete one)')
@@ -172,6 +171,9 @@ def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     add_thumbnail_argument(parser)
     add_store_arguments(parser)
     args = parser.parse_args(argv)
+    from pipeline.html_report import write_html_report
+    from transforms import uris
+
     output = uris.absolute(args.folder).rstrip('/')
     destination = None if args.output is None else uris.absolute(args.output)
     written = write_html_report(

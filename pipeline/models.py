@@ -12,14 +12,8 @@ from transforms import uris
 from transforms.decode import decode
 from transforms.errors import ImageError, ModelError, UsageError
 from transforms.model import canary, registry
-from transforms.model.predictor import (
-    AUTO,
-    PRECISIONS,
-    InferenceOptions,
-    Predictor,
-    check_precision,
-    slower,
-)
+from transforms.model.choices import AUTO, OFF, PRECISIONS
+from transforms.model.predictor import InferenceOptions, Predictor, check_precision, slower
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.sources import ModelSource, printable_location
 from transforms.model.vocabulary import load_vocabulary
@@ -126,7 +120,7 @@ def _check(args: argparse.Namespace) -> int:
     _say(console, 'computed', said)
     if why := computed.get('why_saved'):
         _say(console, 'slower', slower(card.name, why))
-    _say(console, 'canary', mode if mode == canary.OFF else f'{mode}, passed')
+    _say(console, 'canary', mode if mode == OFF else f'{mode}, passed')
     batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
     batch[0] = pixels
     found, guilty = predict_or_rescue(predictor, batch, [0])

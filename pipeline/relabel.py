@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from pipeline.html_charts import percent
 from pipeline.look_lower import look_lower
+from pipeline.new_run import check_new_run, next_sequence
 from pipeline.options import (
     add_lease_arguments,
     add_store_arguments,
@@ -26,7 +27,6 @@ from pipeline.options import (
     store_options,
 )
 from pipeline.progress import tell_waiting
-from pipeline.resume import check_new_run, next_sequence
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
 from transforms import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig
 from pipeline.verdict import make_verdict
 from transforms import lease, outcomes, write
 from transforms.latest import write_latest_sql

@@ -4,7 +4,6 @@ Called by whoever holds the lease of the output, so that nothing changes meanwhi
 """
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import json
@@ -12,9 +11,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig
+from pipeline.new_run import next_sequence, refuse_complete, taken_for_another
 from transforms import finished, frozen, work
-from transforms.errors import LemmabeamError, StoreError, UsageError
+from transforms.errors import StoreError, UsageError
 from transforms.history import has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
@@ -62,7 +62,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     runs = complete_runs(layout.output, layout.store)
     found = work.unfinished(layout.output, layout.store)
     _finish_complete(layout, found, runs)
-    _refuse_complete(layout, args.run_id, runs)
+    refuse_complete(layout, args.run_id, runs)
     if not args.force:
         _check_common(config, runs)
     options = _deciding_options(config)
@@ -121,55 +121,6 @@ def _is_listing_damaged(layout: Layout, inputs: int) -> bool:
         )
         return True
     return False
-
-
-def next_sequence(layout: Layout, runs: Sequence[CompleteRun], found: Sequence[Unfinished]) -> int:
-    """The place of a run that begins now: behind every other one that has begun.
-
-    Args:
-      layout: the output, and the run.
-      runs: the complete ones.
-      found: the work of the others.
-    """
-    places = [run.sequence for run in runs]
-    for each in found:
-        if each.has_begun and each.run_id != layout.run_id:
-            with contextlib.suppress(LemmabeamError):  # of another version, or damaged
-                begun = work.begun(dataclasses.replace(layout, run_id=each.run_id))
-                places.append(begun.sequence if begun else 0)
-    return 1 + max(places, default=0)
-
-
-def check_new_run(layout: Layout, runs: Sequence[CompleteRun], command: str) -> None:
-    """Refuses the id of a run that is there already, unless as an incomplete one of this command.
-
-    Raises:
-      UsageError: it is; or the run does not fit the dataset.
-    """
-    check_dataset(layout)
-    _refuse_complete(layout, layout.run_id, runs)
-    begun = work.begun(layout)
-    if begun is not None and begun.options.get('command') != command:
-        raise UsageError(
-            f'--run_id {layout.run_id}: a run of this id is incomplete in {layout.output}; choose '
-            'another id'
-        )
-
-
-def _refuse_complete(layout: Layout, given: str | None, runs: Sequence[CompleteRun]) -> None:
-    if given is not None and any(run.id == given for run in runs):
-        raise UsageError(
-            f'--run_id {given}: this run is complete in {layout.output}; choose another id'
-        )
-    if given is not None and layout.store.stat(layout.uri(layout.report_path)) is not None:
-        raise _taken_for_another(layout, given)
-
-
-def _taken_for_another(layout: Layout, run_id: str) -> UsageError:
-    return UsageError(
-        f'--run_id {run_id}: the file system of {layout.output} takes it for the id of another run '
-        'there, as it does not tell upper from lower case; choose another id'
-    )
 
 
 def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
@@ -240,7 +191,7 @@ def _interrupted(
     if given is not None:
         begun = work.begun(layout)
         if begun is not None and given not in {each.run_id for each in found}:
-            raise _taken_for_another(layout, given)
+            raise taken_for_another(layout, given)
         if begun is not None and begun.options != options:
             raise UsageError(
                 f'--run_id {given}: this run was begun with other options '

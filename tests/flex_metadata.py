@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import html_report, label, options
+from pipeline import label, options
 from pipeline.flex import LAUNCHER_ONLY
 from transforms.work import RUN_ID
 
@@ -25,7 +25,7 @@ _BY_TYPE = {
     options._seconds: ('NUMBER', r'0|[1-9][0-9]{0,4}(\.[0-9]+)?|0?\.0*[1-9][0-9]*'),
     options._size: ('TEXT', r'[1-9][0-9]{0,14} *([bB]|[kKmMgG][iI]?[bB])?'),
     options._names: ('TEXT', r'[^,\s][^,]*(,[^,]+)*'),
-    html_report.thumbnail_count: ('NUMBER', r'1?[0-9]{1,2}|200'),
+    options.thumbnail_count: ('NUMBER', r'1?[0-9]{1,2}|200'),
 }
 _BY_NAME = {
     'accelerator': ('TEXT', r'[a-z][a-z0-9-]*'),

@@ -125,7 +125,7 @@ def _serve(requests: socket.socket) -> dict | None:
 
 def _main(number: int) -> None:
     from tests import quick_beam, without_model  # noqa: F401, I001 (first: it keeps Beam quiet)
-    from pipeline import build, label, report  # noqa: F401 (what a command would import)
+    from pipeline import build, labelling, report  # noqa: F401 (what a command would import)
 
     quick_beam.install()
     request = _serve(socket.socket(fileno=number))

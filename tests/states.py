@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import options
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig, make_config
 from pipeline.resume import settle
 from transforms import frozen
 from transforms.history import read_history
@@ -56,7 +56,7 @@ def settled(*arguments: object) -> RunConfig:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
     args, _ = options.parse_label_arguments(parser, [str(a) for a in arguments])
-    return settle(options.make_config(args, datetime.datetime.now(datetime.UTC)), args)
+    return settle(make_config(args, datetime.datetime.now(datetime.UTC)), args)
 
 
 def begin(*arguments: object) -> RunConfig:

@@ -20,6 +20,8 @@ import pytest
 
 from pipeline import options
 from pipeline.build import build
+from pipeline.config import RunConfig
+from pipeline.config import make_config as config_of
 from pipeline.main import main
 from pipeline.resume import settle
 from tests import quick_beam, without_model
@@ -52,16 +54,16 @@ def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineO
     )
 
 
-def make_config(*arguments: str) -> tuple[options.RunConfig, beam.pipeline.PipelineOptions]:
+def make_config(*arguments: str) -> tuple[RunConfig, beam.pipeline.PipelineOptions]:
     """Options of `lemmabeam label` as the pipeline takes them; images are loaded in threads."""
     args, beam_options = _parse(*arguments)
-    return options.make_config(args, datetime.datetime.now(datetime.UTC)), beam_options
+    return config_of(args, datetime.datetime.now(datetime.UTC)), beam_options
 
 
 def label(*arguments: str) -> dict:
     """Runs the pipeline in this process; returns its report."""
     args, beam_options = _parse(*arguments)
-    config = settle(options.make_config(args, datetime.datetime.now(datetime.UTC)), args)
+    config = settle(config_of(args, datetime.datetime.now(datetime.UTC)), args)
     root = beam.Pipeline(options=beam_options)
     build(root, config)
     root.run().wait_until_finish()
@@ -69,7 +71,7 @@ def label(*arguments: str) -> dict:
     return json.loads(layout.store.read(layout.uri(layout.report_path)))
 
 
-def load_chunk(chunk: Chunk, config: options.RunConfig, policy: FaultPolicy) -> Iterator[Batch]:
+def load_chunk(chunk: Chunk, config: RunConfig, policy: FaultPolicy) -> Iterator[Batch]:
     """The batches of one chunk, one image after the other: what the pipeline must equal."""
     loader, size = ThreadLoader(config.load), config.load.batch_size
     side = config.load.resize.size_px
@@ -83,7 +85,7 @@ def load_chunk(chunk: Chunk, config: options.RunConfig, policy: FaultPolicy) -> 
         yield Batch(chunk, start, outcomes, pixels, {})
 
 
-def predictor(config: options.RunConfig) -> Predictor:
+def predictor(config: RunConfig) -> Predictor:
     """The compiled model of a run; the same object the pipeline uses."""
     return shared(Predictor, config.inference)
 

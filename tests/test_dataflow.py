@@ -21,6 +21,7 @@ from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.runners.portability import stager
 
 from pipeline import dataflow, engine, label, machines, options
+from pipeline.config import make_config
 from pipeline.dataflow import job_name
 from pipeline.image import BEAM_LABEL, PYTHON_LABEL, check_image
 from pipeline.main import main
@@ -32,6 +33,7 @@ from tests.shuffles import pixel_faults
 from transforms import lease
 from transforms.dataflow_job import Job, has_ended, parse_job
 from transforms.errors import UsageError
+from transforms.layout import Layout
 from transforms.listing import list_input
 from transforms.load import LoadImages
 from transforms.process import cpu_count
@@ -68,7 +70,7 @@ def parsed(**changes):
 def configured(**changes):
     """The options of Beam, the settings and the config of a job as it would be submitted."""
     args, beam_options = parsed(**changes)
-    config = options.make_config(args, datetime.datetime.now(datetime.UTC))
+    config = make_config(args, datetime.datetime.now(datetime.UTC))
     config, settings = dataflow.fit(args, beam_options, config)
     return beam_options, settings, config
 
@@ -277,7 +279,7 @@ def test_a_job_with_gpus_asks_for_all_that_belongs_to_them(submit, service, buck
 
 
 def lease_of(bucket, name='out/_work/_lease.json'):
-    return options.Layout(bucket.uri('out'), '', '', (), (), 1).store.read(bucket.uri(name))
+    return Layout(bucket.uri('out'), '', '', (), (), 1).store.read(bucket.uri(name))
 
 
 def test_right_fitting_gives_gpus_to_loading_and_labelling_only(submit, service):
@@ -382,7 +384,7 @@ def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, servi
     assert submit(run_id='Other') == 2
     assert 'run Night-1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
     service.state = 'JOB_STATE_FAILED'
-    other = options.Layout(bucket.uri('out'), 'Other', '', (), (), 1)
+    other = Layout(bucket.uri('out'), 'Other', '', (), (), 1)
     lease.acquire(other, break_lease=False)
     assert json.loads(lease_of(bucket))['run_id'] == 'Other'
 
@@ -472,7 +474,7 @@ def test_a_launcher_that_died_while_it_submitted_may_have_left_a_job(
 ):
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', service.url)
     job = Job('my-project', 'europe-west4', 'nightly', '', service.endpoint)
-    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
     lease.acquire(layout, break_lease=False)
     lease.hand_over(layout, job, is_submitted=False)
     with pytest.raises(UsageError):  # it is alive: this process
@@ -488,7 +490,7 @@ def test_a_launcher_that_died_while_it_submitted_may_have_left_a_job(
 
 
 def test_a_launcher_gives_back_the_lease_of_its_own_job_only(tmp_path):
-    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
     first, second = (Job('p', 'r', 'n', job_id) for job_id in ('job-1', 'job-2'))
     lease.acquire(layout, break_lease=False)
     lease.hand_over(layout, second)
@@ -521,13 +523,13 @@ def test_a_value_of_the_wrong_type_is_told_in_a_line(capsys):
 
 
 def test_a_lease_on_a_cluster_is_never_taken_over(tmp_path):
-    layout = options.Layout(str(tmp_path), 'a', 'm', (), (), 1)
+    layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
     lease.acquire(layout, break_lease=False)
     lease.hand_over(layout, None)
     lease.release(layout)  # of the launcher: no longer its own
     with pytest.raises(UsageError, match=r'run a is writing there \(on a cluster\)'):
         lease.acquire(layout, break_lease=False)
-    lease.release_handed_over(options.Layout(str(tmp_path), 'b', 'm', (), (), 1))
+    lease.release_handed_over(Layout(str(tmp_path), 'b', 'm', (), (), 1))
     with pytest.raises(UsageError):
         lease.acquire(layout, break_lease=False)
     lease.release_handed_over(layout)

@@ -382,7 +382,7 @@ TWO_RUNS = """
 import contextlib, logging, os, subprocess, sys
 logging.basicConfig(level=logging.ERROR)
 from apache_beam.runners.portability.fn_api_runner import fn_runner
-from pipeline import label, report
+from pipeline import labelling, report
 from tests import quick_beam, without_model
 
 quick_beam.install()

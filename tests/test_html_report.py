@@ -513,19 +513,19 @@ def test_a_report_on_request(copy, tmp_path, capsys):
 
 
 def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch):
-    from pipeline import label
+    from pipeline import labelling
 
     config, _ = support.make_config(
         '--input', samples.SAMPLE, '--output', sample, '--run_id', 'sample'
     )
-    label._write_html_report(config.layout, 0)
+    labelling._write_html_report(config.layout, 0)
     assert 'report.html' in capsys.readouterr().out
 
     def fail(*_):
         raise ZeroDivisionError('why')
 
-    monkeypatch.setattr(label, 'write_html_report', fail)
-    label._write_html_report(config.layout, 0)
+    monkeypatch.setattr(labelling, 'write_html_report', fail)
+    labelling._write_html_report(config.layout, 0)
     assert 'ZeroDivisionError: why; the run is complete' in capsys.readouterr().err
 
 

@@ -34,6 +34,39 @@ print(json.dumps(found))
     return json.loads(done.stdout)
 
 
+# What commands run that compute nothing, and their parsers.
+WITHOUT_BEAM = 'verify html_report clean latest relabel models export_model'.split()
+# What nobody needs who asks how a command is called, or has called it wrongly.
+UNASKED = [*HEAVY, 'PIL', 'requests', 'rich', 'transforms.decode']
+SAID = {
+    ('--version',): 0,
+    ('--help',): 0,
+    ('no-such-command',): 2,
+    ('label', '--help'): 0,
+    ('retry', '--help'): 0,
+    ('report', '--help'): 0,
+    ('verify', '--help'): 0,
+    ('label',): 2,
+    ('label', '--input', 'a'): 2,
+    ('label', '--max_pixels', 'many'): 2,
+    ('retry',): 2,
+    ('retry', '--output', '/nonexistent'): 2,
+    ('report', 'a', '--report_thumbnails', '201'): 2,
+    ('verify', '--s3_endpoint_url'): 2,
+}
+# The code with which a command ends that prints to nobody.
+ENDED = """
+import contextlib, io
+from pipeline.main import main
+def ended(*argv):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            return main(argv)
+        except SystemExit as e:
+            return e.code
+"""
+
+
 def test_what_fetches_and_decodes_needs_no_beam_no_tensorflow_and_no_cloud():
     steps = [f'import transforms.{name}' for name in LOADING]
     assert found_after_each(steps, HEAVY) == {step: [] for step in steps}
@@ -49,3 +82,14 @@ def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
         stores[:1],
         [*stores[:2], 'urllib3'],
     ]
+
+
+def test_commands_that_compute_nothing_need_no_beam_and_no_tensorflow():
+    steps = [f'import pipeline.{name}' for name in WITHOUT_BEAM]
+    unwanted = [name for name in HEAVY if name != 'pyarrow']
+    assert found_after_each(steps, unwanted) == {step: [] for step in steps}
+
+
+def test_help_and_wrong_usage_are_said_at_once():
+    steps = [f'assert ended(*{said!r}) == {code}' for said, code in SAID.items()]
+    assert found_after_each([ENDED, *steps], UNASKED) == {step: [] for step in [ENDED, *steps]}

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import flex, label, options
+from pipeline import config, flex, label, options
 
 TEMPLATES = Path(__file__).parent.parent / 'templates' / 'schedule'
 SAMPLE = Path(__file__).parent.parent / 'pipeline' / 'sample'
@@ -52,7 +52,7 @@ def check_parameters(parameters: dict[str, str], tmp_path: Path) -> None:
 
 def check_run_id(run_id: str, tmp_path: Path) -> None:
     args = parsed([f'--input={SAMPLE}', f'--output={tmp_path}/out', f'--run_id={run_id}'])
-    assert options.make_config(args, NIGHT).layout.run_id == run_id
+    assert config.make_config(args, NIGHT).layout.run_id == run_id
 
 
 def stub(folder: Path, name: str, script: str) -> Path:

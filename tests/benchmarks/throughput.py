@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline import options
 from pipeline.build import build
-from pipeline.options import RunConfig
+from pipeline.config import RunConfig, make_config
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row, run_python
 from tests.data.bit_reference import synthetic_weights
@@ -77,7 +77,7 @@ def run_pipeline(images: Path, output: Path, run_id: str, flags: Sequence[str]) 
     options.add_label_arguments(parser)
     argv = ['--input', str(images), '--output', str(output), '--run_id', run_id, *flags]
     args, beam_options = options.parse_label_arguments(parser, argv)
-    config = options.make_config(args, datetime.datetime.now(datetime.UTC))
+    config = make_config(args, datetime.datetime.now(datetime.UTC))
     root = beam.Pipeline(options=beam_options)
     build(root, config)
     root.run().wait_until_finish()

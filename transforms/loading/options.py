@@ -10,8 +10,6 @@ from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions
 
-DECODE_DEADLINE_SEC = 60.0
-
 Open = Callable[[bytes, Resize, PixelLimits], OpenedImage]
 
 
@@ -42,7 +40,7 @@ class LoadOptions(NamedTuple):
     threads: int
     stores: StoreOptions = DEFAULT_OPTIONS
     processes: int | None = None
-    decode_deadline_sec: float = DECODE_DEADLINE_SEC
+    decode_deadline_sec: float = 60.0
     open_image: Open = decode.open_image
 
     @property

@@ -13,11 +13,9 @@ import numpy as np
 from transforms.decode import decode
 from transforms.errors import ImageError, ModelError, UsageError
 from transforms.model.card import CAT, Activation, Canary, ModelCard
+from transforms.model.choices import FINITE, STRICT
 from transforms.model.sources import ModelSource
 from transforms.model.vocabulary import Vocabulary
-
-STRICT, FINITE, OFF = 'strict', 'finite', 'off'
-MODES = (STRICT, FINITE, OFF)
 
 TOP = 5
 """So many of the best classes are looked at, whatever the threshold; fewer of a short list."""

@@ -9,13 +9,11 @@ import numpy as np
 from transforms.errors import InferenceError, ModelError
 from transforms.model import canary
 from transforms.model.canary import Seen
+from transforms.model.choices import AUTO, OFF, STRICT
 from transforms.model.runtime import device_name, import_tensorflow
 from transforms.model.sources import ModelSource
 
 _LOGGER = logging.getLogger(__name__)
-
-AUTO = 'auto'
-PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
 
 _NO_MEMORY = 'not enough memory'
 
@@ -37,9 +35,10 @@ class InferenceOptions(NamedTuple):
       batch_size: slots of every call.
       threshold, max_labels, min_labels: see `transforms.model.sparse.sparse_labels`.
       intra_op_threads: threads within one operation; the last bits of scores depend on it.
-      precision: of `PRECISIONS`; 'auto' is bfloat16 on a GPU and float32 elsewhere.
+      precision: of `transforms.model.choices.PRECISIONS`; 'auto' is bfloat16 on a GPU and float32
+        elsewhere.
       jit: whether XLA compiles the model.
-      canary: of `transforms.model.canary.MODES`.
+      canary: of `transforms.model.choices.CANARY_MODES`.
       require_gpu: refuse to work without a GPU.
       features: whether the pooled features are wanted.
       require_rebuilt: refuse a BiT network that can only be used as it was saved.
@@ -53,7 +52,7 @@ class InferenceOptions(NamedTuple):
     intra_op_threads: int
     precision: str = AUTO
     jit: bool = False
-    canary: str = canary.STRICT
+    canary: str = STRICT
     require_gpu: bool = False
     features: bool = False
     require_rebuilt: bool = False
@@ -121,7 +120,7 @@ class Predictor:
             self._computed['why_saved'] = self._network.why_saved
             _LOGGER.warning('%s', slower(source.card.name, self._network.why_saved))
         try:
-            if options.canary == canary.OFF:
+            if options.canary == OFF:
                 self(np.zeros(self._shape, np.uint8))
             else:
                 canary.run_canary(options.canary, source, self._see)

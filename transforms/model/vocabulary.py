@@ -10,9 +10,6 @@ import itertools
 from collections.abc import Set
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from transforms.errors import ModelError, UsageError
 
 NONE = 'none'
@@ -87,6 +84,10 @@ class Vocabulary:
         Columns: index int32, wnid, name, lemmas list, definition, hypernyms list of wnids (direct
         parents in WordNet 3.0).
         """
+        # Names and numbers of classes are asked for in many places that write no table.
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         parents = hypernyms()
         table = pa.table(
             {
