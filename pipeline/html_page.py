@@ -230,11 +230,16 @@ def _overview(page: Page) -> _Section:
     ]
     items = [_figure(name, f'{count:,}', css) for name, count, css in figures]
     without, rows = page.digest.rows_by_labels[0], page.digest.rows
+    labelled = [('labelled', counts['labeled'], 'good-fill')]
     if facts.has_classes and rows:
         share = charts.percent(without, rows)
-        items.insert(2, _figure('of these without a label', f'{without:,} ({share})'))
+        items.insert(2, _figure(f'of these without a label, {share}', f'{without:,}'))
+        labelled = [
+            ('with a label', rows - without, 'good-fill'),
+            ('without a label', without, 'soft-fill'),
+        ]
     parts = [
-        ('labelled', counts['labeled'], 'good-fill'),
+        *labelled,
         ('unchanged', counts.get('unchanged', 0), 'same-fill'),
         ('duplicates', counts.get('duplicates', 0), 'again-fill'),
         ('failed', dead, 'bad-fill'),
@@ -245,7 +250,7 @@ def _overview(page: Page) -> _Section:
     else:
         content.append(element('p', 'The inputs list no image at all.', class_='alert'))
     if facts.has_classes and (line := look_lower(without, rows, facts.metadata)):
-        content.append(element('p', line, class_='lead'))
+        content.append(element('p', _with_code(line), class_='lead'))
     if not facts.balanced:
         text = 'The counts do not add up to what was listed: do not rely on this run.'
         content.append(element('p', text, class_='alert'))
@@ -254,6 +259,12 @@ def _overview(page: Page) -> _Section:
         text = f'{skipped:,} more files have no image suffix and were not read.'
         content.append(element('p', text, class_='lead'))
     return _section('overview', 'Overview', None, *content)
+
+
+def _with_code(text: str) -> Markup:
+    """Text in which commands stand between backticks."""
+    parts = text.split('`')
+    return join(*(element('code', part) if i % 2 else part for i, part in enumerate(parts)))
 
 
 def _figure(name: str, value: str, css: str | None = None) -> Markup:
@@ -276,7 +287,7 @@ def _failures(page: Page) -> _Section | None:
     table = charts.table(
         ('reason, and what to do', 'retryable', 'images'), rows, 'Failed images by reason'
     )
-    about = 'Images without labels, each with its reason in the dead letters of the run.'
+    about = 'Images that could not be labelled, each with its reason in the dead letters.'
     return _section('failed', 'What failed', about, table)
 
 
@@ -369,9 +380,10 @@ def _scores(page: Page) -> _Section | None:
     ]
     empty = digest.rows_by_labels[0]
     about = (
-        f'{labels:,} labels on {digest.rows:,} rows, {labels / digest.rows:.1f} a row; '
-        f'{empty:,} {"row has" if empty == 1 else "rows have"} none.'
-        + (f' {lower:,} scores below the threshold are stored, too.' if lower else '')
+        f'{_counted(labels, "label")} on {_counted(digest.rows, "row")}, '
+        f'{labels / digest.rows:.1f} a row; {_counted(empty, "row")} '
+        f'{"has" if empty == 1 else "have"} none.'
+        + (f' {_counted(lower, "score")} below the threshold stored, too.' if lower else '')
     )
     return _section('scores', 'Scores', about, element('div', *content, class_='charts'))
 
@@ -402,7 +414,7 @@ def _classes(page: Page) -> _Section | None:
         (_class_name(each), charts.bar(each.rows / most), f'{each.rows:,}')
         for each in classes[:_TOP_CLASSES]
     ]
-    about = f'{len(classes):,} classes were seen'
+    about = f'{_counted(len(classes), "class", "es")} seen'
     about += f'; these are the {_TOP_CLASSES} commonest.' if len(classes) > _TOP_CLASSES else '.'
     table = _bars(('label', '', 'images'), rows, 'The commonest labels')
     return _section('labels', 'Commonest labels', about, table)
@@ -441,7 +453,7 @@ def _changes(page: Page) -> _Section | None:
 
 
 def _changed(title: str, head: str, classes: Sequence[ClassCount]) -> Markup:
-    heading = element('h3', f'{title}: {len(classes):,} {_plural(len(classes), "class")}')
+    heading = element('h3', f'{title}: {_counted(len(classes), "class", "es")}')
     if not classes:
         return element('div', heading, element('p', 'None.', class_='note'))
     rows = [(_class_name(each), f'{each.rows:,}') for each in classes[:_CHANGED_CLASSES]]
@@ -452,8 +464,9 @@ def _changed(title: str, head: str, classes: Sequence[ClassCount]) -> Markup:
     return element('div', *parts)
 
 
-def _plural(count: int, word: str) -> str:
-    return word if count == 1 else f'{word}es'
+def _counted(count: int, word: str, plural: str = 's') -> str:
+    """'1 label', '1,000 labels'."""
+    return f'{count:,} {word}{"" if count == 1 else plural}'
 
 
 def _sheets(page: Page) -> list[_Section | None]:
@@ -510,6 +523,8 @@ def _example_tile(example: Example, page: Page) -> Markup:
     ]
     if len(example.labels) > len(shown):
         labels.append(element('li', f'and {len(example.labels) - len(shown)} more'))
+    if not shown and page.facts.has_classes:
+        labels.append(element('li', 'no label'))
     changed = (
         picture is not None
         and picture.sha256

@@ -41,7 +41,7 @@ def look_lower(
     lower = f'{threshold / 10:g}'
     return (
         f'{said}no score below {threshold:g} is stored, so the model is needed once more to look '
-        f'lower.  First `lemmabeam label` with --sample 1000 --keep_above {lower} and another '
-        f'--output; there `lemmabeam relabel --threshold` tries any from {lower} on without the '
-        'model.  Then label all with --force and the threshold that was found.'
+        f'lower.  First `lemmabeam label --sample 1000 --keep_above {lower}` into another '
+        f'`--output`; there `lemmabeam relabel --threshold` tries any from {lower} on without the '
+        'model.  Then label all with `--force` and the threshold that was found.'
     )

@@ -81,16 +81,17 @@ def _print_known(console: Console) -> None:
         )
     console.print(table, highlight=False)
     console.print(
-        '\npx: side of the square that it takes; --model_size gives BiT another one.  GMAC: '
-        'billions of multiply-adds for an image of it.  bit-s-r50x1 is short for '
-        'bit-s-r50x1-ilsvrc2012, as BiT-S knows no other classes, and efficientnetv2-s for '
-        'efficientnetv2-s-imagenet21k.\n',
+        '\npx: side of the square that it takes; --model_size sets another one, except for '
+        'efficientnetv2-*.  GMAC: billions of multiply-adds for an image of this size.  '
+        'bit-s-r50x1 is short for bit-s-r50x1-ilsvrc2012, as BiT-S knows no other classes, and '
+        'efficientnetv2-s for efficientnetv2-s-imagenet21k.\n',
         highlight=False,
     )
     embedded = models[registry.EMBEDDED].card
-    _say(console, registry.EMBEDDED, f'{embedded.source}, inside this package')
-    for family, start in registry.PUBLISHED.items():
-        _say(console, f'{family}-*', f'{start}…')
+    sources = {registry.EMBEDDED: f'{embedded.source}, inside this package'}
+    sources |= {f'{family}-*': f'{start}…' for family, start in registry.PUBLISHED.items()}
+    for name, source in sources.items():
+        console.print(f'{name}: {source}', highlight=False, markup=False, soft_wrap=True)
 
 
 def _check(args: argparse.Namespace) -> int:

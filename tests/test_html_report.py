@@ -445,21 +445,23 @@ def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_pa
     made_runs.write_run(tmp_path / 'low', 'a', rows, metadata=metadata)
     page = page_of(tmp_path / 'low', count=0)
     check_is_closed(page)
-    assert '<dt>of these without a label</dt><dd>3 (75 %)</dd>' in page.source
-    assert '`lemmabeam relabel --output DIR --threshold 0.05` goes down' in page.text
-    assert '1 labels on 4 rows, 0.2 a row; 3 rows have none. 2 scores below the' in page.text
-    assert '1 classes were seen' in page.text
+    assert '<dt>of these without a label, 75 %</dt><dd>3</dd>' in page.source
+    for part in ('with a label 25 %', 'without a label 75 %'):  # of the bar
+        assert f'</svg>{part}</li>' in page.source
+    assert '<code>lemmabeam relabel --output DIR --threshold 0.05</code> goes down' in page.source
+    assert '1 label on 4 rows, 0.2 a row; 3 rows have none. 2 scores below the' in page.text
+    assert '1 class seen' in page.text
     assert 'All stored scores' in page.text
 
     made_runs.write_run(tmp_path / 'half', 'a', rows[:2], metadata=metadata)
     page = page_of(tmp_path / 'half', count=0)
-    assert '<dd>1 (50 %)</dd>' in page.source
+    assert 'without a label, 50 %</dt><dd>1</dd>' in page.source
     assert 'relabel' not in page.text
 
     rows = [('/a', robin), ('/b', []), ('/c', [])]
     made_runs.write_run(tmp_path / 'high', 'a', rows)
     page = page_of(tmp_path / 'high', count=0)
-    assert '<dd>2 (66.7 %)</dd>' in page.source
+    assert 'without a label, 66.7 %</dt><dd>2</dd>' in page.source
     assert 'no score below 0.05 is stored, so the model is needed once more' in page.text
     assert '--keep_above 0.005' in page.text
     assert 'All labels by score' in page.text
