@@ -211,8 +211,13 @@ def hang_up(handler) -> None:
     handler.close_connection = True
 
 
-def resumable(data: bytes, etag: str = '"1"', size_bytes: int | None = None) -> Answer:
-    """Sends the rest to those who have the beginning of the same file; so many bytes at a time."""
+def resumable(
+    data: bytes, etag: str = '"1"', size_bytes: int | None = None, then_sec: float = 0.0
+) -> Answer:
+    """Sends the rest to those who have the beginning of the same file; so many bytes at a time.
+
+    It hangs up then, or only after so many seconds.
+    """
 
     def answer(handler):
         headers = handler.asked.headers
@@ -222,6 +227,8 @@ def resumable(data: bytes, etag: str = '"1"', size_bytes: int | None = None) -> 
         _head(handler, 206 if start else 200, len(data) - start, ETag=etag, **more)
         end = len(data) if size_bytes is None else start + size_bytes
         handler.wfile.write(data[start:end])
+        handler.wfile.flush()
+        handler.hub.stopping.wait(then_sec)
 
     return answer
 

@@ -338,7 +338,7 @@ def test_a_token_goes_before_user_and_key_and_to_kaggle_alone(
 def test_a_token_that_is_none_is_not_told(server, cache, monkeypatch, value):
     monkeypatch.setenv('KAGGLE_API_ENDPOINT', server.url)
     monkeypatch.setenv('KAGGLE_API_TOKEN', value)
-    message = refusal(KAGGLE, cache, UsageError)
+    message = refusal(KAGGLE, cache)
     assert message.startswith('KAGGLE_API_TOKEN: ')
     assert 's3cr3t' not in message
     assert server.requests == []
@@ -371,7 +371,7 @@ def test_broken_credentials_of_kaggle_are_named(server, cache, monkeypatch, tmp_
     monkeypatch.setenv('KAGGLE_CONFIG_DIR', str(tmp_path))
     for text in ('s3cr3t', '["s3cr3t"]', '{"username": "s3cr3t"}'):
         (tmp_path / 'kaggle.json').write_text(text)
-        message = refusal(KAGGLE, cache, UsageError)
+        message = refusal(KAGGLE, cache)
         assert str(tmp_path / 'kaggle.json') in message
         assert 's3cr3t' not in message
     assert server.requests == []
@@ -502,6 +502,19 @@ def test_a_download_is_continued_where_it_broke_off(server, tmp_path):
     assert files_in(tmp_path) == {'x': WHOLE}
     assert sorted(calls) == calls
     assert calls[-1] == (len(WHOLE), len(WHOLE))
+
+
+def test_a_connection_that_dies_costs_the_rest_alone(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(http, '_SILENCE_SEC', 0.3)
+    stalls = hub_server.resumable(WHOLE, size_bytes=70_000, then_sec=20)
+    url = server.put('/x', stalls, hub_server.resumable(WHOLE))
+    download(url, tmp_path / 'x')
+    assert asked_ranges(server) == [None, 'bytes=70000-']
+    assert files_in(tmp_path) == {'x': WHOLE}
+    url = server.put('/y', stalls)
+    monkeypatch.setattr(http, '_WINDOW_BYTES', 10**9)  # what it sends is not enough to go on
+    with pytest.raises(ModelError, match=r'stalled after \d+ of 300000 bytes: .* 0.3 s, 3 times'):
+        download(url, tmp_path / 'y')
 
 
 def test_one_that_gets_nowhere_is_given_up(server, tmp_path):
@@ -745,6 +758,14 @@ def test_only_plain_files_and_folders_are_unpacked_from_zip(tmp_path, cache, bad
     data = make_zip(extra=[(bad, b'/etc/passwd')])
     message = local_refusal(tmp_path, cache, data, '.zip')
     assert message.startswith(f"'{bad.filename}' is no plain file or folder")
+
+
+def test_a_tar_archive_that_begins_like_a_zip(tmp_path, cache):
+    files = {'PKG-INFO': b'x', **FILES}
+    path = tmp_path / 'model.tar'
+    path.write_bytes(make_tar(files, packed=False)[tarfile.BLOCKSIZE * 2 :])  # without the folders
+    assert path.read_bytes().startswith(b'PKG-INFO')
+    assert files_in(fetch_model(str(path), cache)) == files
 
 
 @pytest.mark.parametrize('name', ['/tmp/outside', '../outside', 'a/../../outside', '../folder/'])

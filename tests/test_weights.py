@@ -169,7 +169,7 @@ def test_types_that_are_no_floats(zeros, tmp_path, suffix):
     WRITERS[suffix]({**zeros, BETA: zeros[BETA].astype(np.int64)}, path)
     message = refusal(path)
     assert 'has the type' in message
-    assert message.endswith('expected floats')
+    assert message.endswith('expected float16, 32 or 64')
 
 
 @pytest.mark.parametrize('suffix', WRITERS)
@@ -251,7 +251,7 @@ def test_types_that_numpy_does_not_know(zeros, bytes_of, dtype):
     )
     header[name] |= {'dtype': dtype, 'shape': [length]}
     message = refusal(bytes_of(with_header(header, whole[8 + size :])))
-    assert f'{name!r} has the type {dtype}, expected floats' in message
+    assert f'{name!r} has the type {dtype}, expected float16, 32 or 64' in message
 
 
 def test_hdf5_reads_nothing_from_other_files(zeros, tmp_path):

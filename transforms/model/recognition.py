@@ -1,7 +1,7 @@
 """Which variable is which tensor of a BiT network, whatever the variables are called.
 
 Names, order and shapes give a few candidates; which of them is right, only the numbers tell, see
-`transforms.model.network`.  Knows nothing of TensorFlow.
+`transforms.model.rebuild`.  Knows nothing of TensorFlow.
 """
 
 import itertools

@@ -209,7 +209,7 @@ class Weights(Mapping[str, np.ndarray]):
                 raise ModelError(f'{self._shown}: {official!r} is there {len(each)} times')
             if dtype := self._file.others.get(each[0]):
                 raise ModelError(
-                    f'{self._shown}: {each[0]!r} has the type {dtype}, expected floats'
+                    f'{self._shown}: {each[0]!r} has the type {dtype}, expected float16, 32 or 64'
                 )
         return {official: each[0] for official, each in names.items()}
 

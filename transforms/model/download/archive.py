@@ -30,7 +30,8 @@ _UNPACKED_BYTES = 2**30
 _UNPACKED_RATIO = 20
 _HEADER_BYTES = 2**20
 
-_GZIP, _ZIP = b'\x1f\x8b', b'PK'
+# A tar archive may begin with a file that is called PKG-INFO.
+_GZIP, _ZIPS = b'\x1f\x8b', (b'PK\x03\x04', b'PK\x05\x06')
 _DAMAGES = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 # Of headers, and of ways to compress that Python does not know.
 _MALFORMED = (
@@ -71,9 +72,9 @@ def unpack(file: BinaryIO, folder: Path, origin: str, on_progress: Progress | No
         limit_bytes, limit = free_bytes, f'the {free_bytes} bytes that are free on the disk'
     budget = _Budget(origin, limit_bytes, limit)
     with _reading(origin):
-        start = file.read(2)
+        start = file.read(4)
         file.seek(0)
-    members = _zip_members if start == _ZIP else _tar_members
+    members = _zip_members if start in _ZIPS else _tar_members
     try:
         for count, (name, pieces) in enumerate(members(file, start, budget), 1):
             if count > MOST_FILES:
@@ -195,7 +196,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _tar_members(file: BinaryIO, start: bytes, budget: _Budget) -> _Members:
-    source = _Unpacked(file, start == _GZIP, budget)
+    source = _Unpacked(file, start.startswith(_GZIP), budget)
     with tarfile.open(
         fileobj=cast(BinaryIO, source), mode='r|', tarinfo=_Member, errors='surrogateescape'
     ) as archive:

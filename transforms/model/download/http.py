@@ -157,9 +157,14 @@ class _Part:
         self.done_bytes += size_bytes
         self.most_bytes = max(self.most_bytes, self.done_bytes)
 
+    @property
+    def can_be_continued(self) -> bool:
+        """Whether the rest can be asked for."""
+        return bool(self.etag and self.done_bytes)
+
     def headers(self) -> dict[str, str]:
         """Asks for the rest, or for all of it if it has changed."""
-        if not self.etag or not self.done_bytes:
+        if not self.can_be_continued:
             return {}
         return {'Range': f'bytes={self.done_bytes}-', 'If-Range': self.etag}
 
@@ -252,10 +257,12 @@ def _save(
                 # A whole read would wait for as long as something drips.
                 piece = body.read1(PIECE_BYTES, decode_content=False)
             except urllib3.exceptions.ReadTimeoutError as e:
-                raise ModelError(
-                    f'{origin}: stalled after {part.done_bytes}{of_total} bytes: '
-                    f'none for {_SILENCE_SEC:g} s'
-                ) from e
+                stalled = (
+                    f'stalled after {part.done_bytes}{of_total} bytes: none for {_SILENCE_SEC:g} s'
+                )
+                if part.can_be_continued:  # a connection that died costs the rest alone
+                    raise _TransientError(stalled) from e
+                raise ModelError(f'{origin}: {stalled}') from e
             except urllib3.exceptions.HTTPError as e:
                 raise _TransientError(f'broke off after {part.done_bytes}{of_total} bytes') from e
             if not piece:

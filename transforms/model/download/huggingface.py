@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transforms.errors import ModelError
+from transforms.errors import ModelError, UsageError
 from transforms.model.download.cache import Entry, key_of
 from transforms.model.download.http import Progress
 from transforms.model.weights import check_weights
@@ -41,10 +41,14 @@ def find(repository: Repository) -> Path | Entry:
     """The file where the hub's own library has fetched it, or what is to be fetched.
 
     Raises:
+      UsageError: no repository can have this name.
       ModelError: the library is not installed.
     """
     hub = _library(repository)
-    found = hub.try_to_load_from_cache(repository.name, FILE, revision=repository.revision)
+    try:
+        found = hub.try_to_load_from_cache(repository.name, FILE, revision=repository.revision)
+    except ValueError as e:  # by the rules of the hub
+        raise UsageError(f'{repository}: no repository can have this name') from e
     if isinstance(found, str):
         return Path(found)
     key = key_of('hf', repository.name, repository.revision or '')

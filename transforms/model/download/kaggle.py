@@ -134,7 +134,11 @@ def _fill(model: Model, folder: Path, on_progress: Progress | None) -> Path:
 
 
 def _credentials() -> Auth:
-    """A token, else user and key, else nothing, in the places that Kaggle's own library reads."""
+    """A token, else user and key, else nothing, in the places that Kaggle's own library reads.
+
+    Raises:
+      ModelError: they are there, but cannot be read; another service may do without.
+    """
     if token := _token():
         return Bearer(token)
     user, key = os.environ.get('KAGGLE_USERNAME'), os.environ.get('KAGGLE_KEY')
@@ -147,7 +151,7 @@ def _credentials() -> Auth:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError) as e:
-        raise UsageError(f'{path}: cannot be read as {{"username": …, "key": …}}') from e
+        raise ModelError(f'{path}: cannot be read as {{"username": …, "key": …}}') from e
 
 
 def _token() -> str:
@@ -163,11 +167,11 @@ def _token() -> str:
         try:
             token = path.read_text('utf-8').strip()
         except (OSError, ValueError) as e:
-            raise UsageError(f'{where}: the file cannot be read') from e
+            raise ModelError(f'{where}: the file cannot be read') from e
     elif token.startswith(('/', '~', './')):
-        raise UsageError(f'{where}: there is no file of this name')
+        raise ModelError(f'{where}: there is no file of this name')
     if token and not _TOKEN.fullmatch(token):
-        raise UsageError(f'{where}: holds no token of Kaggle; expected one word')
+        raise ModelError(f'{where}: holds no token of Kaggle; expected one word')
     return token
 
 
