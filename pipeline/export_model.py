@@ -19,6 +19,7 @@ from transforms.errors import ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import Activation, ModelCard
 from transforms.model.checkpoint import Architecture
+from transforms.model.download import huggingface
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model
 from transforms.model.download.http import download
@@ -29,8 +30,6 @@ from transforms.process import TEMPORARIES
 from transforms.storage import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
-# The students of "Knowledge distillation: A good teacher is patient and consistent".
-_DISTILLED = re.compile(r'(r50x1)_(160|224)', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 
@@ -125,7 +124,7 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
     if scheme in ('', 'file'):
         yield Path(uris.absolute(location))
         return
-    if scheme == 'hf':
+    if huggingface.parse(location):  # its pages, too
         yield fetch_model(location, default_cache(), DownloadReporter())
         return
     if scheme not in ('gs', 'http', 'https'):
@@ -141,7 +140,8 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
                 with store_for(uri).open(uri) as source, temporary.open('xb') as target:
                     shutil.copyfileobj(source, target, 2**23)
             except OSError as e:
-                raise ModelError(f'{uri}: cannot be copied: {e.strerror}') from e
+                why = e.strerror or 'the store cannot be reached'  # requests' errors have none
+                raise ModelError(f'{uris.printable(uri)}: cannot be copied: {why}') from e
         else:
             download(location, temporary, DownloadReporter())
         yield temporary
@@ -152,9 +152,7 @@ def _describe(
 ) -> tuple[ModelCard, bytes]:
     """The card of a checkpoint, and the content of the class list it names."""
     stem, name = _names(args.weights, architecture)
-    official, distilled = _OFFICIAL.fullmatch(name), _DISTILLED.fullmatch(stem)
-    if distilled:
-        name = f'bit-{distilled[1]}-distilled-{distilled[2]}'.lower()
+    official, distilled = _OFFICIAL.fullmatch(name), registry.distilled_size_px(args.weights)
     known = official or distilled
     name = args.name or name
     if not _SLUG.fullmatch(name):
@@ -174,7 +172,7 @@ def _describe(
         licence='Apache-2.0' if known else '',
     )
     if distilled:
-        card = card.to_size(int(distilled[2]))
+        card = card.to_size(distilled)
     changes: dict[str, Any] = {}
     labels = b''
     if classes is None:

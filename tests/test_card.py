@@ -226,6 +226,9 @@ def test_another_size_of_bit_scales_what_is_cropped():
         'https://www.kaggle.com/models/google/bit/frameworks/TensorFlow2/variations/'
         'm-r101x3-imagenet21k-classification',
         'https://www.kaggle.com/models/google/bit/tensorFlow2/m-r101x3-imagenet21k-classification',
+        'https://www.kaggle.com/models/google/bit/tensorFlow2/'
+        'm-r101x3-imagenet21k-classification/1#files',
+        '/my #1/bit/m-r101x3/imagenet21k_classification/1',
         'google/bit/tensorFlow2/m-r101x3-imagenet21k-classification',
         '/downloads/bit_m-r101x3_imagenet21k_classification_1.tar.gz',
         'bit_m-r101x3_imagenet21k_classification_1',
@@ -259,6 +262,12 @@ def test_a_copy_of_a_published_model_is_known_by_the_end_of_its_name(location):
         'https://www.kaggle.com/models/google/efficientnet-v2/tensorFlow2/'
         'imagenet21k-b2-classification?tfhub-redirect=true',
         '/models/efficientnet-v2-tensorflow2-imagenet21k-b2-classification-v1.tar.gz',
+        'https://www.kaggle.com/api/v1/models/google/efficientnet-v2/tensorFlow2/'
+        'imagenet21k-b2-classification/1/download',
+        'https://www.kaggle.com/models/google/efficientnet-v2/tensorFlow2/'
+        'imagenet21k-b2-classification/1#files',
+        '/models/efficientnet-v2-tensorflow2-imagenet21k-b2-classification-v1.zip',
+        'efficientnet-v2-tensorflow2-imagenet21k-b2-classification-v1.tar.gz',
         '/models/imagenet_efficientnet_v2_imagenet21k_b2_classification_2',
     ],
 )
@@ -279,13 +288,22 @@ def test_features_and_strangers_by_location():
     ):
         assert find_by_location(location).card == find_model('bit-m-r50x3-ilsvrc2012').card
     upstream, module = find_by_location('BiT-S-R50x3.npz').card, find_model('bit-s-r50x3').card
-    assert upstream == module.with_changes(resize=Resize(224, 256, 'bilinear'))
+    assert upstream == module.with_changes(
+        resize=Resize(224, 256, 'bilinear'), gpu_batch_size=128, source='BiT-S-R50x3.npz'
+    )
+    for size_px, short_side_px in ((224, 256), (160, 183)):
+        student = find_by_location(f'https://host/distill/R50x1_{size_px}.npz?x=1').card
+        assert (student.name, student.architecture) == (f'bit-r50x1-distilled-{size_px}', 'R50x1')
+        assert student.resize == Resize(size_px, short_side_px, 'bilinear')
+        assert (student.vocabulary, student.source) == ('ilsvrc2012', f'R50x1_{size_px}.npz')
     for location in (
         'https://tfhub.dev/google/efficientnet/b0/classification/1',
         '/home/me/bit/my-model',
         '/home/me/orbit/m-r50x1/1',
         'google/bit/s-r50x1/imagenet21k_classification/1',
         'google/bit/m-r99x1/1',
+        # No file of weights.
+        '/models/R50x1_224',
         # Called as we call another one.
         '/models/bit-m-r50x1',
         'BiT-M-R50x1-run0-caltech101.npz',
@@ -495,6 +513,26 @@ class TestSources:
             resolve_model('embedded', size_px=9)
         assert resolve_model('embedded', size_px=96).card.resize.size_px == 96
         assert resolve_model('embedded', size_px=96).id != resolve_model('embedded').id
+
+    def test_a_model_of_one_size_says_so_before_anything_is_fetched(self, tmp_path, monkeypatch):
+        monkeypatch.setenv('TFHUB_ENDPOINT', 'http://127.0.0.1:1')
+        name = 'efficientnetv2-s-imagenet21k'
+        message = f'--model_size 300: {name} takes squares of 384 px and no others'
+        options = {'size_px': 300, 'cache': str(tmp_path / 'cache')}
+        for asked in ('efficientnetv2-s', name):
+            with pytest.raises(UsageError) as caught:
+                resolve_model(asked, **options)
+            assert str(caught.value) == message
+        assert not (tmp_path / 'cache').exists()
+        # Nor is a copy of it asked for another size; one that brings a card of its own may be.
+        folder = self.folder(tmp_path, CARD)
+        (tmp_path / 'model' / 'model_card.json').unlink()
+        with pytest.raises(UsageError, match='takes squares of 384 px and no others'):
+            resolve_model(folder, card=name, **options)
+        source = resolve_model(folder, card=name, **{**options, 'size_px': 384})
+        assert source.card == find_model(name).card
+        (tmp_path / 'model' / 'model_card.json').write_text(json.dumps(CARD))
+        assert resolve_model(folder, **options).card.resize.size_px == 300
 
     def test_a_canarys_picture_lies_beside_the_card_or_in_the_package(self, tmp_path):
         card = CARD | {'canary': [{'image': 'bird.jpg', 'expected': 'cat', 'min_score': 0.5}]}

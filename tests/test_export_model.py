@@ -186,10 +186,22 @@ def test_a_repository_of_hugging_face_is_exported(exports, server, tmp_path, mon
     zeros = {name: np.zeros(shape, np.float32) for name, shape in layout(None).items()}
     data = layouts.safetensors(layouts.timm(zeros))
     put_hugging_face(server, 'timm/resnetv2_50x1_bit.goog_in21k', data)
-    location = 'hf://timm/resnetv2_50x1_bit.goog_in21k'
-    assert run(location, tmp_path / 'model') == 0
+    name = 'timm/resnetv2_50x1_bit.goog_in21k'
+    for number, location in enumerate((f'hf://{name}', f'https://huggingface.co/{name}')):
+        assert run(location, tmp_path / str(number)) == 0
+    for _, card, _, _ in exports:
+        assert (card.name, card.source) == ('bit-m-r14x1', 'resnetv2_50x1_bit.goog_in21k')
+
+
+@pytest.mark.parametrize(
+    ('stem', 'classes'),
+    [('mine', 1000), ('mine', None), ('BiT-M-R14x1-ILSVRC2012', 1000), ('R14x1', 21841)],
+)
+def test_a_file_takes_the_same_pixels_as_its_export(exports, tmp_path, stem, classes):
+    write_zeros(tmp_path / f'{stem}.npz', classes)
+    assert run(tmp_path / f'{stem}.npz', tmp_path / 'model') == 0
     ((_, card, _, _),) = exports
-    assert (card.name, card.source) == ('bit-m-r14x1', 'resnetv2_50x1_bit.goog_in21k')
+    assert resolve_model(str(tmp_path / f'{stem}.npz')).card.resize == card.resize
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transforms.model import registry
 from transforms.model.card import Activation
 from transforms.model.checkpoint import Architecture, layout
 from transforms.model.download import http
-from transforms.model.sources import resolve_model
+from transforms.model.sources import printable_location, resolve_model
 from transforms.model.weights import Kind
 
 NAME = 'bit-m-r14x1-features'
@@ -236,6 +236,14 @@ def test_modules_of_google_are_looked_for_on_both_sites(server, put, tmp_path):
     assert source.location == TFHUB
 
 
+def test_credentials_that_are_broken_end_one_service_and_not_the_search(put, tmp_path, monkeypatch):
+    monkeypatch.setenv('KAGGLE_API_TOKEN', f'{SECRET} {SECRET}')
+    put('bucket')
+    source = resolve(tmp_path)
+    assert source.location == BUCKET
+    assert source.passed_over[1] == 'KAGGLE_API_TOKEN: holds no token of Kaggle; expected one word'
+
+
 # --- Hugging Face
 
 
@@ -272,7 +280,21 @@ def test_a_repository_that_is_not_there(server, tmp_path):
     assert names_in(tmp_path / 'cache') == []
 
 
-@pytest.mark.parametrize('location', ['hf://', 'hf://timm', 'hf://a/b/c', 'hf://a/b?token=s3cr3t#'])
+def test_a_hub_that_answers_with_a_page(server, tmp_path):
+    server.put(f'/{REPOSITORY}/resolve/main/model.safetensors', PAGE)
+    with pytest.raises(ModelError, match=f'^{HUGGING_FACE}: cannot be downloaded: '):
+        resolve_model(HUGGING_FACE, cache=str(tmp_path / 'cache'))
+    assert names_in(tmp_path / 'cache') == []
+
+
+@pytest.mark.parametrize(
+    'location',
+    [
+        *('hf://', 'hf://timm', 'hf://a/b/c', 'hf://a/b?token=s3cr3t#', 'hf://a/b@c?token=s3cr3t'),
+        # By the rules of the hub.
+        *('hf://a--b/c', 'hf://../..', 'hf://a/b.', f'hf://a/{"b" * 120}'),
+    ],
+)
 def test_what_is_no_repository(tmp_path, location):
     with pytest.raises((UsageError, ModelError)) as caught:
         resolve_model(location, cache=str(tmp_path))
@@ -283,6 +305,14 @@ def test_without_the_library_it_is_said_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(ModelError, match=r"pip install 'lemmabeam\[hf\]'"):
         resolve_model(HUGGING_FACE, cache=str(tmp_path))
+
+
+def test_what_stands_behind_the_name_of_a_repository_is_not_reported(put, tmp_path):
+    put('hugging face')
+    source = resolve_model(
+        f'{HUGGING_FACE}?token={SECRET}', card=NAME, cache=str(tmp_path / 'cache')
+    )
+    assert printable_location(source.location) == HUGGING_FACE
 
 
 # --- files of weights as models

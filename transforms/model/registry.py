@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from transforms import uris
 from transforms.errors import UsageError
 from transforms.model.card import CAT, Activation, Canary, ModelCard, Resize
 from transforms.model.checkpoint import Architecture, multiply_adds, parameters
@@ -22,6 +23,8 @@ _ILSVRC2012 = 'ilsvrc2012'
 _ACTIVATIONS = {'': Activation.NONE, IMAGENET21K: Activation.SIGMOID}
 _SUFFIXES = {IMAGENET21K: '', _ILSVRC2012: '-ilsvrc2012', '': '-features'}
 
+# Of what Kaggle's API is asked for, or of an archive.
+_END = r'(?:/download)?(?:\.tar\.gz|\.tgz|\.tar|\.zip)?$'
 # The last parts of what the published modules are called, wherever they are mirrored:
 # bit/m-r101x3/imagenet21k_classification/1 on TF-Hub and
 # bit/tensorFlow2/m-r101x3-imagenet21k-classification/1 on Kaggle, and with other separators what
@@ -30,7 +33,7 @@ _HANDLE = re.compile(
     r'(?:^|/)bit(?:[/_]|-(?=tensorflow2-))(?:(?:frameworks/)?tensorflow2[/_-](?:variations/)?)?'
     r'(?P<data>[sm])-(?P<network>r\d+x\d+)'
     r'(?:[/_-](?P<head>imagenet21k|ilsvrc2012)[_-]classification)?'
-    r'(?:[/_](?:versions/)?\d+|-v\d+)?(?:/download)?(?:\.tar\.gz|\.tgz|\.tar|\.zip)?$',
+    rf'(?:[/_](?:versions/)?\d+|-v\d+)?{_END}',
     re.IGNORECASE,
 )
 # Official checkpoints, BiT-M-R101x3-ILSVRC2012.npz.
@@ -38,12 +41,15 @@ _CHECKPOINT = re.compile(
     r'(?:^|/)BiT-(?P<data>[SM])-(?P<network>R\d+x\d+)(?:-(?P<head>ILSVRC2012))?\.(?:npz|h5)$',
     re.IGNORECASE,
 )
+# The students of "Knowledge distillation: A good teacher is patient and consistent", by their size.
+_DISTILLED = re.compile(r'(?:^|/)R50x1_(?P<size>160|224)\.(?:npz|h5)$', re.IGNORECASE)
 # And timm's, whatever their folder is called by whom.
 _TIMM = re.compile(
     r'(?:^|[/-])resnetv2_(?P<network>\d+x\d+)_bit\.goog_in21k(?P<head>_ft_in1k)?'
     r'(?:\.safetensors|[@/].*)?$',
     re.IGNORECASE,
 )
+_QUERY = re.compile('[?#]')
 # Where the modules are published, not mirrored.
 _SITE = re.compile(
     r'(?:https?://tfhub\.dev/|https?://(?:www\.)?kaggle\.com/(?:api/v1/)?models/)?google/bit/',
@@ -54,10 +60,10 @@ _SITE = re.compile(
 # Likewise efficientnet_v2_imagenet21k_b0/classification/2 of TF-Hub and
 # efficientnet-v2/tensorFlow2/imagenet21k-b0-classification/1 of Kaggle, and the archives of both.
 _EFFICIENTNET_HANDLE = re.compile(
-    r'/(?:(?:imagenet_)?efficientnet_v2_imagenet21k_'
+    r'(?:^|/)(?:(?:imagenet_)?efficientnet_v2_imagenet21k_'
     r'|efficientnet-v2[/-](?:frameworks/)?(?:tensorflow2[/-])?(?:variations/)?imagenet21k-)'
     r'(?P<variant>b[0-3]|s|m|l|xl)[/_-]classification(?:(?:/versions)?[/_]\d+|-v\d+)?'
-    r'(?:\.tar\.gz|\.tgz)?$',
+    rf'{_END}',
     re.IGNORECASE,
 )
 
@@ -72,6 +78,7 @@ class KnownModel(NamedTuple):
       multiply_adds: operations for one image of the size that the card says.
       module: the same module on another site, '' without.
       checkpoints: files of the same weights, the best first.
+      takes_any_size: whether it also works on other squares than its card says.
     """
 
     card: ModelCard
@@ -80,6 +87,7 @@ class KnownModel(NamedTuple):
     multiply_adds: int
     module: str = ''
     checkpoints: tuple[str, ...] = ()
+    takes_any_size: bool = True
 
     @property
     def locations(self) -> tuple[str, ...]:
@@ -254,7 +262,9 @@ def _efficientnet(variant: str, network: _EfficientNet) -> KnownModel:
         source=location,
         licence='Apache-2.0',
     )
-    return KnownModel(card, location, network.parameters, network.multiply_adds)
+    return KnownModel(
+        card, location, network.parameters, network.multiply_adds, takes_any_size=False
+    )
 
 
 @functools.cache
@@ -295,9 +305,30 @@ def find_model(name: str) -> KnownModel | None:
     return found
 
 
+def distilled_size_px(location: str) -> int | None:
+    """The side of the square that a distilled R50x1 takes, by the name of its file."""
+    match = _DISTILLED.search(_path_of(location))
+    return int(match['size']) if match else None
+
+
+def _path_of(location: str) -> str:
+    is_url = bool(uris.scheme_of(location))
+    return (_QUERY.split(location, maxsplit=1)[0] if is_url else location).rstrip('/')
+
+
+def _trained_whole(card: ModelCard, name: str, path: str) -> ModelCard:
+    """The card of a file with a head that was trained with its network."""
+    return card.with_changes(
+        name=name,
+        resize=_CROPPED,
+        gpu_batch_size=_gpu_batch_size(_CROPPED),
+        source=path.rpartition('/')[2],
+    )
+
+
 def find_by_location(location: str) -> KnownModel | None:
     """The published model that a handle, URL, folder or file is a copy of, by its name."""
-    path = location.partition('?')[0].rstrip('/')
+    path = _path_of(location)
     if match := _EFFICIENTNET_HANDLE.search(path):
         return known_models()[f'efficientnetv2-{match["variant"].lower()}-imagenet21k']
     if match := _HANDLE.search(path):
@@ -310,8 +341,12 @@ def find_by_location(location: str) -> KnownModel | None:
         known = known_models().get(name.lower() + _SUFFIXES[vocabulary])
         if known and match['data'].lower() == 's':
             # The head was trained with the network, not later and on larger pictures.
-            return known._replace(card=known.card.with_changes(resize=_CROPPED))
+            return known._replace(card=_trained_whole(known.card, known.card.name, path))
         return known
+    elif size_px := distilled_size_px(path):
+        known = known_models()['bit-m-r50x1-ilsvrc2012']
+        card = _trained_whole(known.card, f'bit-r50x1-distilled-{size_px}', path)
+        return known._replace(card=card.to_size(size_px))
     elif match := _TIMM.search(path):
         vocabulary = _ILSVRC2012 if match['head'] else IMAGENET21K
         name = f'bit-m-r{match["network"]}'

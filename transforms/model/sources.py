@@ -21,14 +21,15 @@ from transforms.model.card import (
 from transforms.model.checkpoint import Architecture
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model, is_fetched, sha256_of
-from transforms.model.download.http import Progress
+from transforms.model.download.http import Progress, shown
 from transforms.model.registry import KnownModel
 from transforms.model.vocabulary import (
+    IMAGENET21K,
     NONE,
     Vocabulary,
     load_vocabulary,
+    names_by_length,
     parse_labels,
-    vocabulary_names,
 )
 from transforms.model.weights import Kind, Weights, kind_of
 
@@ -128,13 +129,16 @@ def resolve_model(
       on_progress: told how far a download is.
 
     Raises:
-      UsageError: there is no such model, or its card or class list cannot be used.
+      UsageError: there is no such model, its card or class list cannot be used, or it does not take
+        squares of this size.
       ModelError: it cannot be fetched, or has another hash.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
     local = _local(name)
     known = None if local else registry.find_model(name)
+    if known is not None and size_px is not None:
+        _check_size(known.card, size_px)  # before it is fetched
     if known is not None and known.location == registry.EMBEDDED:
         if card is not None:
             raise UsageError(f'--model_card {card!r}: the model {name!r} has a card of its own')
@@ -153,8 +157,23 @@ def resolve_model(
 
         source = _first(locations, cache, resolve, name)
     if size_px is not None:
+        _check_size(source.card, size_px)
         source = dataclasses.replace(source, card=source.card.to_size(size_px))
     return source
+
+
+def _check_size(card: ModelCard, size_px: int) -> None:
+    """Refuses what the graph of a published model would only refuse on the workers.
+
+    Raises:
+      UsageError: the card is that of a model that takes squares of one other size.
+    """
+    own_px = card.resize.size_px
+    known = registry.known_models().get(card.name)
+    if known and known.card == card and not known.takes_any_size and size_px != own_px:
+        raise UsageError(
+            f'--model_size {size_px}: {card.name} takes squares of {own_px} px and no others'
+        )
 
 
 def _first(
@@ -242,8 +261,8 @@ def printable_location(location: str) -> str:
 
     Of a URL without userinfo and query: nobody can tell which parameters are secret.
     """
-    text = uris.printable(location)
-    return text.partition('?')[0] if uris.scheme_of(location) in ('http', 'https') else text
+    is_url = uris.scheme_of(location) in ('http', 'https', 'hf')
+    return shown(location) if is_url else uris.printable(location)
 
 
 def embedded_weights() -> bytes:
@@ -292,8 +311,8 @@ def _written_card(
 def _card_of(weights: Weights, location: str) -> ModelCard:
     """The card of weights that nobody has described, by the classes of their head."""
     where = printable_location(location)
-    known = {len(load_vocabulary(each)): each for each in vocabulary_names()}
-    if weights.classes not in (None, *known):
+    vocabulary = next(iter(names_by_length(weights.classes or 0)), '')
+    if weights.classes is not None and not vocabulary:
         raise UsageError(
             f'--model {where}: no known class list has {weights.classes} classes: pass '
             f'--model_card with a file such as {card_template()}, or make a SavedModel of it with '
@@ -302,8 +321,10 @@ def _card_of(weights: Weights, location: str) -> ModelCard:
     return registry.bit_card(
         f'bit-{weights.architecture}'.lower(),
         weights.architecture,
-        known[weights.classes] if weights.classes else '',
+        vocabulary,
         value_range=(0.0, 1.0),
+        # As `lemmabeam export-model` has it for files that nobody knows.
+        is_fine_tuned=vocabulary not in ('', IMAGENET21K),
         source=where.rpartition('/')[2],
     )
 
