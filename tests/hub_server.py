@@ -304,16 +304,23 @@ def put_checkpoint(server: HubServer, name: str, data: bytes) -> str:
     return path
 
 
-def put_hugging_face(server: HubServer, repository: str, data: bytes) -> str:
-    """A repository with a model.safetensors, as the library of the hub asks for it."""
+def put_hugging_face(server: HubServer, repository: str, data: bytes, storage: str = '') -> str:
+    """A repository with a model.safetensors, as the library of the hub asks for it.
+
+    The file itself is at the URL `storage`, if one is given.
+    """
     commit = '0123456789' * 4
     digest = hashlib.sha256(data).hexdigest()
     path = f'/{repository}/resolve/main/model.safetensors'
 
     def answer(handler):
         headers = {'ETag': f'"{digest}"', 'X_Repo_Commit': commit, 'Accept_Ranges': 'bytes'}
-        _head(handler, length=len(data), **headers)
-        handler.wfile.write(data)
+        if storage:
+            linked = {'X_Linked_ETag': f'"{digest}"', 'X_Linked_Size': str(len(data))}
+            _head(handler, 302, 0, Location=storage, **headers, **linked)
+        else:
+            _head(handler, length=len(data), **headers)
+            handler.wfile.write(data)
 
     server.put(path, answer)
     facts = {'id': repository, 'sha': commit, 'siblings': [{'rfilename': 'model.safetensors'}]}

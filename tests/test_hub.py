@@ -30,6 +30,7 @@ import pytest
 from tests import hub_server
 from tests.hub_server import body, module, redirect, status
 from transforms.errors import LemmabeamError, ModelError, UsageError
+from transforms.model import zips
 from transforms.model.download import archive, fetch, http
 from transforms.model.download import cache as cache_module
 from transforms.model.download.cache import default_cache
@@ -788,6 +789,15 @@ def test_zip_bombs_are_not_unpacked(tmp_path, cache, monkeypatch):
     assert local_refusal(tmp_path, cache, lying, '.zip')
     monkeypatch.setattr(archive, 'MOST_FILES', 4)
     assert local_refusal(tmp_path, cache, make_zip(), '.zip') == 'more than 4 files'
+
+
+def test_a_zip_archive_that_lists_millions_is_not_read(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(zips, '_LIST_BYTES', 1000)
+    files = FILES | {f'variables/{i}': b'x' for i in range(20)}
+    assert local_refusal(tmp_path, cache, make_zip(files), '.zip') == NO_ARCHIVE
+    path = tmp_path / 'few.zip'
+    path.write_bytes(make_zip())
+    assert files_in(fetch_model(str(path), cache)) == FILES
 
 
 def test_zip_archives_that_are_damaged(tmp_path, cache):

@@ -5,6 +5,7 @@ TF-Hub, Kaggle, the bucket with the checkpoints and the Hugging Face hub are imi
 
 import io
 import json
+import logging
 import sys
 
 import numpy as np
@@ -285,6 +286,26 @@ def test_a_hub_that_answers_with_a_page(server, tmp_path):
     with pytest.raises(ModelError, match=f'^{HUGGING_FACE}: cannot be downloaded: '):
         resolve_model(HUGGING_FACE, cache=str(tmp_path / 'cache'))
     assert names_in(tmp_path / 'cache') == []
+
+
+def test_a_signed_url_of_the_hub_is_not_logged(server, tmp_path, safetensors):
+    records = []
+    logger = logging.getLogger('huggingface_hub')
+    handler = logging.Handler()
+    handler.emit = records.append
+    storage = f'{server.other_name}/storage?X-Amz-Signature={SECRET}'
+    hub_server.put_hugging_face(server, REPOSITORY, safetensors, storage)
+    server.put('/storage', hub_server.cut(safetensors, 10_000_000), body(safetensors))
+    logger.addHandler(handler)
+    try:
+        level = logger.level
+        source = resolve_model(HUGGING_FACE, card=NAME, cache=str(tmp_path / 'cache'))
+        assert logger.level == level
+    finally:
+        logger.removeHandler(handler)
+    assert source.path().read_bytes() == safetensors
+    assert [request.path for request in server.requests].count('/storage') == 2
+    assert records == []
 
 
 @pytest.mark.parametrize(

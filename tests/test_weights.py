@@ -14,6 +14,8 @@ from tests import layouts
 from tests.data.bit_reference import synthetic_weights
 from tests.layouts import WRITERS, with_header
 from transforms.errors import ModelError
+from transforms.model import weights as module
+from transforms.model import zips
 from transforms.model.checkpoint import HEAD_KERNEL, Architecture, layout
 from transforms.model.weights import Kind, Weights, check_weights, kind_of
 
@@ -287,6 +289,26 @@ def _virtual(h5py, path, name):
     made = h5py.VirtualLayout((64,), np.float32)
     made[:] = h5py.VirtualSource(str(path), name, (64,))
     return made
+
+
+def test_hdf5_with_groups_without_end_is_left_soon(zeros, tmp_path, monkeypatch):
+    import h5py
+
+    path = tmp_path / 'x.h5'
+    layouts.write_h5(zeros, path)
+    with h5py.File(path, 'a') as file:
+        file.create_group('a/' * 3000)
+    assert refusal(path) == f'{path}: more than 100 levels of groups'
+    layouts.write_h5(zeros, path)
+    monkeypatch.setattr(module, '_MOST_OBJECTS', 10)
+    assert refusal(path) == f'{path}: more than 10 objects'
+
+
+def test_an_npz_that_lists_millions_is_not_read(zeros, tmp_path, monkeypatch):
+    path = tmp_path / 'x.npz'
+    layouts.write_npz(zeros, path)
+    monkeypatch.setattr(zips, '_LIST_BYTES', 1000)
+    assert refusal(path).startswith(f'{path}: no .npz file, or one that breaks off')
 
 
 def test_rubbish_in_hdf5_is_no_traceback(zeros, tmp_path):

@@ -3,6 +3,7 @@
 Knows nothing of Keras, so that names, sizes and wrong files can be told before it is imported.
 """
 
+import contextlib
 import lzma
 import math
 import re
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transforms.errors import ModelError
+from transforms.model.zips import open_zip
 
 ROOT_CHANNELS = 64
 EXPANSION = 4
@@ -247,22 +249,21 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
         path = Path(path)
         self._path = shown or str(path)
         self.others: dict[str, str] = {}
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
-                raise ModelError(f'{self._path}: not a file')
-            self._file = zipfile.ZipFile(path)
-        except OSError as e:
-            raise ModelError(f'{self._path}: cannot be read: {e.strerror}') from e
-        except _DAMAGES as e:
-            raise ModelError(
-                f'{self._path}: no .npz file, or one that breaks off, at '
-                f'{path.stat().st_size} bytes'
-            ) from e
-        try:
+        with contextlib.ExitStack() as opening:
+            try:
+                if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
+                    raise ModelError(f'{self._path}: not a file')
+                file = opening.enter_context(path.open('rb'))
+                self._file = opening.enter_context(open_zip(file))
+            except OSError as e:
+                raise ModelError(f'{self._path}: cannot be read: {e.strerror}') from e
+            except _DAMAGES as e:
+                raise ModelError(
+                    f'{self._path}: no .npz file, or one that breaks off, at '
+                    f'{path.stat().st_size} bytes'
+                ) from e
             shapes = {name: self._shape(name) for name in self._names()}
-        except BaseException:
-            self._file.close()
-            raise
+            self._stack = opening.pop_all()
         self.shapes = {name: shape for name, shape in shapes.items() if name not in self.others}
 
     def __enter__(self) -> 'NpzCheckpoint':
@@ -274,7 +275,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
+        self._stack.close()
 
     def __len__(self) -> int:
         return len(self.shapes)

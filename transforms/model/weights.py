@@ -42,7 +42,8 @@ SUFFIXES = tuple(kind.value for kind in Kind if kind is not Kind.SAVED_MODEL)
 
 _HDF5_START = b'\x89HDF\r\n\x1a\n'
 _HEADER_BYTES = 8 * 2**20  # of safetensors; that of a network with 500 tensors has 50 KB
-_MOST_OBJECTS = 100_000
+# Of HDF5.  Keras nests a handful; the library takes minutes for a path of thousands.
+_MOST_OBJECTS, _MOST_LEVELS = 100_000, 100
 _FLOATS = ('F16', 'F32', 'F64')
 _TIMM = re.compile(
     r'(?:(?P<root>stem\.conv)\.weight|'
@@ -318,6 +319,8 @@ class _Hdf5File:
             count += 1
             if count > _MOST_OBJECTS:
                 raise ModelError(f'{shown}: more than {_MOST_OBJECTS} objects')
+            if name.count(b'/' if isinstance(name, bytes) else '/') >= _MOST_LEVELS:
+                raise ModelError(f'{shown}: more than {_MOST_LEVELS} levels of groups')
             # Of bytes are names that are no text.
             if not isinstance(item, h5py.Dataset) or isinstance(name, bytes):
                 return

@@ -19,6 +19,7 @@ from transforms import uris
 from transforms.errors import ModelError
 from transforms.model.download.cache import GRAPH, model_in
 from transforms.model.download.http import PIECE_BYTES, Progress, cannot_write, sync
+from transforms.model.zips import open_zip
 
 ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 
@@ -220,7 +221,7 @@ def _tar_members(file: BinaryIO, start: bytes, budget: _Budget) -> _Members:
 def _zip_members(file: BinaryIO, _: bytes, budget: _Budget) -> _Members:
     with contextlib.ExitStack() as stack:
         with _reading(budget.origin):
-            archive = stack.enter_context(zipfile.ZipFile(file))
+            archive = stack.enter_context(open_zip(file))
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             wanted = stat.S_IFDIR if member.is_dir() else stat.S_IFREG

@@ -1,8 +1,11 @@
 """Weights from the Hugging Face hub, by its own library: hf://owner/name."""
 
+import contextlib
 import functools
+import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,15 +75,16 @@ def _fill(repository: Repository, folder: Path, on_progress: Progress | None) ->
                 on_progress(self._done_bytes, self.total)
 
     try:
-        path = hub.hf_hub_download(
-            repository.name,
-            FILE,
-            revision=repository.revision,
-            local_dir=folder / 'download',
-            # Read anew, not when the library was imported.
-            endpoint=os.environ.get('HF_ENDPOINT') or None,
-            tqdm_class=Bar,
-        )
+        with _silent():
+            path = hub.hf_hub_download(
+                repository.name,
+                FILE,
+                revision=repository.revision,
+                local_dir=folder / 'download',
+                # Read anew, not when the library was imported.
+                endpoint=os.environ.get('HF_ENDPOINT') or None,
+                tqdm_class=Bar,
+            )
     except Exception as e:  # its HTTP library has changed twice, and with it what it raises
         raise ModelError(f'{repository}: {_reason(e)}') from e
     target = folder / 'model'
@@ -88,6 +92,18 @@ def _fill(repository: Repository, folder: Path, on_progress: Progress | None) ->
     Path(path).rename(target / FILE)
     check_weights(target / FILE, str(repository))
     return target
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Lets the library not log: it shows signed URLs where a download breaks off."""
+    logger = logging.getLogger('huggingface_hub')
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _library(repository: Repository) -> Any:
