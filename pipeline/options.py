@@ -367,7 +367,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar='PX',
         help='side of the square that images are resized to, in pixels (default: from the model '
-        'card, which `lemmabeam models` shows); what is cropped scales with it',
+        'card, which `lemmabeam models` shows); what is cropped scales with it; efficientnetv2-* '
+        'take no other',
     )
     model.add_argument(
         '--model_cache',
