@@ -7,6 +7,7 @@ nothing of TensorFlow.
 import contextlib
 import enum
 import hashlib
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -319,7 +320,7 @@ class _Hdf5File:
             count += 1
             if count > _MOST_OBJECTS:
                 raise ModelError(f'{shown}: more than {_MOST_OBJECTS} objects')
-            if name.count(b'/' if isinstance(name, bytes) else '/') >= _MOST_LEVELS:
+            if os.fsencode(name).count(b'/') >= _MOST_LEVELS:
                 raise ModelError(f'{shown}: more than {_MOST_LEVELS} levels of groups')
             # Of bytes are names that are no text.
             if not isinstance(item, h5py.Dataset) or isinstance(name, bytes):
