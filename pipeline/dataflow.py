@@ -307,6 +307,8 @@ def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting
     cloud.dataflow_service_options = service
     if debug.lookup_experiment(_MANY_PROCESSES):
         settings.append(Setting(f'--experiments={_MANY_PROCESSES}', 'given'))
+        if args.loader_processes is None:
+            args.loader_processes = 1  # beside each of as many processes as there are cores
     else:
         debug.add_experiment(_ONE_PROCESS)
         settings.append(

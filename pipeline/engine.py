@@ -1,11 +1,13 @@
 """The engine that computes a run: in this process, on a cluster, or as a job of Dataflow."""
 
+import argparse
 import re
 import zipfile
 from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import (
+    DirectOptions,
     PipelineOptions,
     PortableOptions,
     PrismRunnerOptions,
@@ -13,6 +15,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from transforms.errors import UsageError
+from transforms.process import cpu_count
 
 DATAFLOW = 'DataflowRunner'
 PRISM = 'PrismRunner'
@@ -38,6 +41,19 @@ def outlives_launcher(options: PipelineOptions) -> bool:
     if runner == PRISM:
         return environment in _OWN_PROCESSES
     return runner not in _HERE and environment != 'LOOPBACK'
+
+
+def divide_loaders(args: argparse.Namespace, options: PipelineOptions) -> None:
+    """Where several processes of this machine work, they share its cores for their loaders.
+
+    Args:
+      args: of `pipeline.options.add_label_arguments`; `loader_processes` is set.
+      options: of Beam.
+    """
+    direct = options.view_as(DirectOptions)
+    if args.loader_processes is None and direct.direct_running_mode == 'multi_processing':
+        workers = direct.direct_num_workers or cpu_count()
+        args.loader_processes = max(1, cpu_count() // workers)
 
 
 def check_prism(options: PipelineOptions) -> None:

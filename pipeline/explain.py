@@ -8,6 +8,8 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from pipeline import engine
 from pipeline.config import RunConfig
 
+_BESIDE = 'fetch and decode beside the process of the model'
+
 
 class Setting(NamedTuple):
     """One option of the job.
@@ -30,7 +32,16 @@ def describe(config: RunConfig) -> list[Setting]:
         Setting(f'--chunk_size={config.chunk_size}', 'images a unit of work, kept when finished'),
         Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
         Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
+        _loaders(config.load.processes),
     ]
+
+
+def _loaders(processes: int | None) -> Setting:
+    if processes is None:
+        return Setting('one loader process a core', f'{_BESIDE}; 45 to 90 MB each at rest')
+    if processes:
+        return Setting(f'--loader_processes={processes}', _BESIDE)
+    return Setting('--loader_processes=0', 'images are fetched and decoded beside the model')
 
 
 def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:

@@ -59,6 +59,7 @@ def run(
     dataflow.check(args, beam_options)
     is_dataflow = engine.is_dataflow(beam_options)
     settings = dataflow.complete(args, beam_options) if is_dataflow else []
+    engine.divide_loaders(args, beam_options)
     now = datetime.datetime.now(datetime.UTC)
     config = make_config(
         args, now, DownloadReporter(), retried and _dead_letters(args, retried, reasons)

@@ -1,5 +1,6 @@
 """What a person sees at the end of a run."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,11 +17,13 @@ from transforms import dead_letters, uris, write
 from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.model.predictor import slower
+from transforms.rows import CRASHES
 from transforms.runs import kind_of
 from transforms.sealed import Checksum, DamagedError, open_listed
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
+_SHOWN_CRASHES = 5
 # What is counted beside the books, where there is any.
 _BESIDE = {
     'gone': 'rows of earlier runs, no longer listed',
@@ -82,6 +85,7 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     if counts['dead_lettered']:
         folder = layout.uri(layout.run_folder(dead_letters.KIND))
         console.print(f'Dead letters: {folder}', soft_wrap=True, highlight=False, markup=False)
+    _print_crashes(report, layout, console)
     uri = layout.uri(layout.report_path)
     console.print(f'Report: {uri}', soft_wrap=True, highlight=False, markup=False)
 
@@ -98,6 +102,21 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
     for row in _rows(report, layout, dead_letters.KIND):
         table.add_row(_name(row['uri']), _plain(f'DEAD LETTER {row["reason"]}: {row["detail"]}'))
     console.print(table, highlight=False)
+
+
+def _print_crashes(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+    """Names pictures that did worse than fail, for whoever looks at where they come from."""
+    by_reason = report['counts']['dead_lettered_by_reason']
+    count = sum(by_reason.get(reason.value, 0) for reason in CRASHES)
+    if not count:
+        return
+    reasons = {reason.value for reason in CRASHES}
+    found = (row for row in _rows(report, layout, dead_letters.KIND) if row['reason'] in reasons)
+    for row in itertools.islice(found, _SHOWN_CRASHES):
+        line = f'{row["reason"]}: {row["uri"]} ({row["detail"]})'
+        console.print(_plain(line), soft_wrap=True, highlight=False)
+    if count > _SHOWN_CRASHES:
+        console.print(f'and {count - _SHOWN_CRASHES:,} more like that', highlight=False)
 
 
 def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict[str, Any]]:

@@ -66,6 +66,10 @@ _RETRYABLE = frozenset(
 _OF_ACCESS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
 
 
+CRASHES = frozenset({Reason.DECODER_CRASHED, Reason.DECODE_DEADLINE})
+"""Of pictures that did worse than fail to be decoded."""
+
+
 class Note(enum.Enum):
     """What a run finds of rows of earlier ones: kept beside its dead letters, and counted as none.
 

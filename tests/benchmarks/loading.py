@@ -1,6 +1,5 @@
 """Loading alone: loader processes beside as many bare decoders, and beside other settings."""
 
-import os
 import subprocess
 import sys
 import time
