@@ -35,6 +35,7 @@ QUICK = {
     'test_layout.py',
     'test_manifest.py',
     'test_missing_pixels.py',
+    'test_outcomes.py',
     'test_partitions.py',
     'test_process.py',
     'test_recognition.py',

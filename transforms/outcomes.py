@@ -5,13 +5,13 @@ It is what leaves a finished chunk, and all that leaves it.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.rows import DeadLetter, Failure, Image, LabeledBatch
+from transforms.rows import DeadLetter, Failure, Image, LabeledBatch, Unchanged
 
 FEATURES = 'features'
 """Column of the pooled features, a fixed-size list of float16, where they were asked for."""
@@ -52,14 +52,71 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
       images, `is_unchanged` for those an earlier run has dealt with, and the rest is labelled.
       Its metadata tells how the model computed.
     """
-    rows = [row for batch in batches for row in _rows(batch)]
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    is_labeled = np.array(['width' in row for row in rows], bool)
+    items = [item for batch in batches for item in batch.items]
+    outcomes = [outcome for batch in batches for outcome in batch.outcomes]
+    is_labeled = np.fromiter((isinstance(each, Image) for each in outcomes), bool, len(outcomes))
+    indices, scores = _labels(batches, is_labeled)
+    # By column, as an object a row would take longer than a fast accelerator does.
+    images = [each if isinstance(each, Image) else _NO_IMAGE for each in outcomes]
+    failures = [each if isinstance(each, Failure) else None for each in outcomes]
+    columns = {
+        'uri': [item.uri for item in items],
+        'carried': [item.carried for item in items],
+        'object_version': [each.object_version for each in outcomes],
+        'content_sha256': [each.content_sha256 for each in images],
+        'width': [each.width for each in images],
+        'height': [each.height for each in images],
+        'format': [each.format for each in images],
+        'indices': indices,
+        'scores': scores,
+        'stage': [each and each.stage.value for each in failures],
+        'reason': [each and each.reason.value for each in failures],
+        'detail': [each and each.detail for each in failures],
+        'size_bytes': [each and each.size_bytes for each in failures],
+        'is_unchanged': [isinstance(each, Unchanged) for each in outcomes],
+    }
+    table = pa.table(columns, SCHEMA)
     length = next((batch.features.shape[1] for batch in batches if batch.features is not None), 0)
     if length:
         table = table.append_column(FEATURES, _features(batches, is_labeled, length))
     computed = sorted({batch.computed for batch in batches} - {NOT_COMPUTED})
     return table.replace_schema_metadata({_COMPUTED: json.dumps(computed)})
+
+
+class _Nothing(NamedTuple):
+    """What is known of a slot without an image."""
+
+    content_sha256: None = None
+    width: None = None
+    height: None = None
+    format: None = None
+
+
+_NO_IMAGE = _Nothing()
+
+
+def _labels(batches: Sequence[LabeledBatch], is_labeled: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Class indices and scores: a list a row, null where there is no label to be had."""
+    indices, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+    counts = np.zeros(len(is_labeled), np.int32)
+    start = 0
+    for batch in batches:
+        end = start + len(batch.outcomes)
+        if is_labeled[start:end].any():  # otherwise it was perhaps not inferred
+            counts[start:end] = batch.counts[: end - start]
+            counts[start:end] *= is_labeled[start:end]
+            is_label = np.arange(batch.indices.shape[1]) < counts[start:end, np.newaxis]
+            indices.append(batch.indices[: end - start][is_label])
+            scores.append(batch.scores[: end - start][is_label])
+        start = end
+    offsets = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=offsets[1:])
+    missing = pa.array(~is_labeled)
+    found, values = (
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(each)), mask=missing)
+        for each in (indices, scores)
+    )
+    return found, values
 
 
 def _features(batches: Sequence[LabeledBatch], is_labeled: np.ndarray, length: int) -> pa.Array:
@@ -103,38 +160,6 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
     if lengths:
         known['features'] = str(max(lengths))
     return {**metadata, **known}
-
-
-def _rows(batch: LabeledBatch) -> list[dict[str, Any]]:
-    rows = []
-    for slot, (item, outcome) in enumerate(zip(batch.items, batch.outcomes, strict=True)):
-        row: dict[str, Any] = {
-            'uri': item.uri,
-            'carried': list(item.carried),
-            'object_version': outcome.object_version,
-            'is_unchanged': False,
-        }
-        if isinstance(outcome, Failure):
-            row |= {
-                'stage': outcome.stage.value,
-                'reason': outcome.reason.value,
-                'detail': outcome.detail,
-                'size_bytes': outcome.size_bytes,
-            }
-        elif isinstance(outcome, Image):
-            count = int(batch.counts[slot])
-            row |= {
-                'content_sha256': outcome.content_sha256,
-                'width': outcome.width,
-                'height': outcome.height,
-                'format': outcome.format,
-                'indices': batch.indices[slot, :count].tolist(),
-                'scores': batch.scores[slot, :count],
-            }
-        else:
-            row['is_unchanged'] = True
-        rows.append(row)
-    return rows
 
 
 def dead_letters(table: pa.Table) -> list[DeadLetter]:
