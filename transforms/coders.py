@@ -1,8 +1,34 @@
-"""Deterministic coders for the rows that cross a shuffle."""
+"""Coders for what travels between steps: deterministic ones for the rows that cross a shuffle.
+
+Batches cross none.  But runners ask now and then how large an element is, and to find out by
+pickling one with its pixels takes longer than many an accelerator takes to label it.
+"""
+
+import pickle
+from typing import Any
 
 from apache_beam import coders
 
-from transforms.rows import Chunk, DeadLetter, Item, Known, Ref, WrittenFile
+from transforms.rows import Batch, Chunk, DeadLetter, Item, Known, Ref, WrittenFile
+
+
+class InProcessCoder(coders.Coder):
+    """For elements that are handed on within a process; pickles them where a runner insists."""
+
+    def encode(self, value: Any) -> bytes:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+    def decode(self, encoded: bytes) -> Any:
+        return pickle.loads(encoded)
+
+    def estimate_size(self, value: Any) -> int:
+        """Bytes of its pixels, which are nearly all there is of it."""
+        return value.pixels.nbytes if isinstance(value, Batch) else 0
+
+    def is_deterministic(self) -> bool:
+        return False
+
 
 for _row in (Ref, Item, Known, Chunk, DeadLetter, WrittenFile):
     coders.registry.register_coder(_row, coders.RowCoder)
+coders.registry.register_coder(Batch, InProcessCoder)
