@@ -11,6 +11,17 @@ import sys
 WITHOUT_MODEL = 'without_model'
 WITHOUT_NETWORK = 'without_network'
 
+_BATCH = 32
+
+
+def at_risk(chunk: int) -> int:
+    """Images that a kill has paid for again, at most, for each bundle in flight.
+
+    A chunk that was on its way to the store, one that was worked on, and what the device had of the
+    next one.
+    """
+    return 2 * chunk + 2 * _BATCH
+
 
 def install(file: str, kind: str = '') -> None:
     """Counts in this process, before a pipeline is made or a bundle processed."""

@@ -2,7 +2,10 @@
 
 import logging
 import threading
+import weakref
+from concurrent.futures import CancelledError
 
+import numpy as np
 import pytest
 
 from pipeline.main import main
@@ -86,6 +89,104 @@ def test_by_default_a_thread_looks_for_which_the_end_of_the_process_does_not_wai
     Device('mine-1234')
     (thread,) = set(threading.enumerate()) - before
     assert thread.daemon
+
+
+SOON = 20
+"""Seconds in which a test that would hang fails."""
+
+
+class Held:
+    """Work for a device that goes on until it is let go."""
+
+    def __init__(self, device, result=None):
+        self.begun, self._let_go = threading.Event(), threading.Event()
+        self._result = result
+        self.future = device.submit(self)
+        assert self.begun.wait(SOON)
+
+    def __call__(self):
+        self.begun.set()
+        assert self._let_go.wait(SOON)
+        return self._result
+
+    def let_go(self):
+        self._let_go.set()
+
+
+def in_a_thread(function):
+    """Calls a function; what tells that it has come back."""
+    back = threading.Event()
+    threading.Thread(target=lambda: (function(), back.set()), daemon=True).start()
+    return back
+
+
+def test_work_is_done_in_order_in_one_thread(device):
+    futures = [device.submit(lambda i=i: (i, threading.current_thread().name)) for i in range(50)]
+    assert [future.result(SOON) for future in futures] == [(i, 'device') for i in range(50)]
+
+
+def test_one_waits_behind_the_one_that_is_done_and_no_more(device):
+    held = Held(device, 'first')
+    second = device.submit(lambda: 'second')
+    assert device.submit_if_free(lambda: 'too many') is None
+    third = []
+    back = in_a_thread(lambda: third.append(device.submit(lambda: 'third')))
+    assert not back.wait(0.1)
+    held.let_go()
+    assert back.wait(SOON)
+    found = [each.result(SOON) for each in (held.future, second, *third)]
+    assert found == ['first', 'second', 'third']
+
+
+def test_an_error_is_its_own_and_what_comes_next_is_done(device):
+    def fails():
+        raise KeyError('x')
+
+    failed, done = device.submit(fails), device.submit(lambda: 'done')
+    assert isinstance(failed.exception(SOON), KeyError)
+    assert done.result(SOON) == 'done'
+
+
+def test_what_nobody_wants_any_more_is_not_begun(device):
+    held = Held(device)
+    done = []
+    unwanted = device.submit(lambda: done.append('unwanted'))
+    assert unwanted.cancel()
+    held.let_go()
+    device.submit(lambda: done.append('wanted')).result(SOON)
+    assert done == ['wanted']
+    with pytest.raises(CancelledError):
+        unwanted.result(SOON)
+
+
+def test_nothing_is_held_of_what_is_done(device):
+    class Work:
+        pixels = np.zeros(3)
+
+        def __call__(self):
+            return 'done'
+
+    work = Work()
+    gone = threading.Event()
+    weakref.finalize(work, gone.set)
+    future = device.submit(work)
+    del work
+    assert future.result(SOON) == 'done'
+    assert gone.wait(SOON)
+
+
+def test_work_can_ask_how_long_the_device_had_nothing_to_do(device, time):
+    time.goes_on(5)
+
+    def work():
+        time.now += 100
+        return device.idle_sec
+
+    held = Held(device)
+    futures = [device.submit(work)]
+    held.let_go()
+    futures[0].result(SOON)
+    assert futures[0].result(SOON) == 0
 
 
 def test_a_person_at_a_terminal_sees_it(caplog):

@@ -326,11 +326,11 @@ def test_a_model_that_fails_on_every_picture_stops_the_run(tf, predictor, pixels
     ]
     model = stage.load_model()
     for batch in batches[:2]:
-        (labeled,) = stage.run_inference([batch], model)
+        labeled = stage.run_inference([batch], model)[0].result()
         assert {outcome.reason for outcome in labeled.outcomes} == {Reason.MODEL_ERROR}
     message = r'the first 20 images of this process all failed with model_error'
     with pytest.raises(ModelError, match=message):
-        stage.run_inference(batches[2:], model)
+        stage.run_inference(batches[2:], model)[0].result()
     report, labels, dead = run(paths, tmp_path, '--fail_fast_after', '0')
     assert not labels
     assert len(dead) == 23

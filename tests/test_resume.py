@@ -13,7 +13,7 @@ import pytest
 from pipeline.main import main
 from pipeline.verify import compare, verify
 from tests import forks, quick_beam, samples, without_model
-from tests.counted import WITHOUT_MODEL
+from tests.counted import WITHOUT_MODEL, at_risk
 from tests.samples import SAMPLE
 from transforms.loading import image
 from transforms.model import handler
@@ -112,8 +112,8 @@ def killed_and_resumed(tmp_path, arguments, images, attempts, label=label_there)
     assert compare(str(whole), str(disturbed)) == []
     paid = counted(tmp_path / 'count')
     print(f'{kills} kills, {paid} inferences for {images} images')
-    # One bundle is in flight, and the chunk it works on is lost.
-    assert images <= paid <= images + kills * CHUNK, left
+    # One bundle is in flight.
+    assert images <= paid <= images + kills * at_risk(CHUNK), left
     return left
 
 
@@ -191,7 +191,10 @@ def test_a_killed_run_is_gone_on_with_and_pays_for_nothing_twice(tmp_path):
     images = 512
     arguments = [WITHOUT_MODEL, 'label', '--input', manifest_of(tmp_path, images)]
     attempts = [killed_behind(2), killed_behind(5)]
-    assert killed_and_resumed(tmp_path, arguments, images, attempts, label_here) == [2, 5]
+    left = killed_and_resumed(tmp_path, arguments, images, attempts, label_here)
+    # What the device had done before it was held may have been kept as well.
+    assert 2 <= left[0] <= 4
+    assert 5 <= left[1] <= 7
 
 
 @pytest.mark.slow

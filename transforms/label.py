@@ -1,36 +1,102 @@
 """Inference, and the seam at which the rows of a finished chunk are handed on."""
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import apache_beam as beam
+from apache_beam import coders
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.coders import InProcessCoder
 from transforms.faults import FailFast
 from transforms.finished import keep
 from transforms.layout import Layout
 from transforms.metrics import distribution
-from transforms.model.handler import ImageModelHandler
-from transforms.model.predictor import InferenceOptions
+from transforms.model.handler import ImageModelHandler, LateBatch
+from transforms.model.predictor import InferenceOptions, MakeModel
 from transforms.outcomes import outcome_table, to_ipc
+from transforms.process import shared
 from transforms.rows import Batch, Failure, Image, LabeledBatch, Stage
+
+coders.registry.register_coder(LateBatch, InProcessCoder)
+
+_KEEPING_THREADS = 16
+"""More than bundles a process: each has one chunk on its way to the store at most."""
+
+
+def _finish(layout: Layout, batches: Sequence[LabeledBatch]) -> bytes:
+    """Makes the rows of a chunk and keeps them; see `keep`."""
+    return keep(layout, batches[0].chunk, to_ipc(outcome_table(batches)))
+
+
+def _keeping_threads(_: str) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_KEEPING_THREADS, 'keep')
 
 
 class _FinishChunksDoFn(beam.DoFn):
-    """Gathers the batches of a chunk and emits its rows when the last one is there.
+    """Gathers the batches of a chunk and emits its rows when they are kept.
 
     The batches of a chunk follow each other within one bundle, because everything since the chunk
-    is fused and one to one.
+    is fused and one to one.  All of it comes late, for the device is never waited for but at the
+    end of a bundle: what it has done is taken when further batches come, and while a chunk is on
+    its way to the store, the next one is computed.  More than one is never on its way, for a
+    process that is killed then pays for it again.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._infer_msec = distribution('infer_msec')
         self._batch_images = distribution('batch_images')
+        self._late: collections.deque[LateBatch] = collections.deque()
+
+    def setup(self) -> None:
+        self._threads = shared(_keeping_threads, 'keep')
 
     def start_bundle(self) -> None:
+        self._drop()  # of a bundle that has failed
         self._batches: list[LabeledBatch] = []
+        self._keeping: Future[bytes] | None = None
 
-    def process(self, batch: LabeledBatch) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+    def process(
+        self,
+        batch: LateBatch,
+        window: object = beam.DoFn.WindowParam,
+        timestamp: object = beam.DoFn.TimestampParam,
+    ) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+        self._window, self._timestamp = window, timestamp
+        self._late.append(batch)
+        while self._late and self._late[0].is_done:
+            yield from self._next()
+        if self._keeping is not None and self._keeping.done():
+            yield from self._kept()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for output in self._rest():
+            if isinstance(output, beam.pvalue.TaggedOutput):
+                value = WindowedValue(output.value, self._timestamp, [self._window])
+                yield beam.pvalue.TaggedOutput(output.tag, value)
+            else:
+                yield WindowedValue(output, self._timestamp, [self._window])
+
+    def teardown(self) -> None:
+        self._drop()
+
+    def _rest(self) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+        while self._late:
+            yield from self._next()
+        if self._batches:
+            raise RuntimeError(f'a bundle ends within the chunk {self._batches[0].chunk.id}')
+        yield from self._kept()
+
+    def _next(self) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+        """Takes the next batch from the device."""
+        try:
+            batch = self._late.popleft().result()
+        except BaseException:
+            self._drop()
+            raise
         self._batches.append(batch)
         for name, seconds in batch.timings.items():
             yield beam.pvalue.TaggedOutput('stats', (f'{name}_sec', seconds))
@@ -44,12 +110,20 @@ class _FinishChunksDoFn(beam.DoFn):
         yield beam.pvalue.TaggedOutput('stats', ('batches', 1.0))
         yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
         if batch.start + len(batch.outcomes) == len(batch.chunk.items):
-            yield keep(self._layout, batch.chunk, to_ipc(outcome_table(self._batches)))
+            yield from self._kept()
+            self._keeping = self._threads.submit(_finish, self._layout, self._batches)
             self._batches = []
 
-    def finish_bundle(self) -> None:
-        if self._batches:
-            raise RuntimeError(f'a bundle ends within the chunk {self._batches[0].chunk.id}')
+    def _kept(self) -> Iterator[bytes]:
+        """The chunk that is on its way to the store, as soon as it is there."""
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            yield keeping.result()
+
+    def _drop(self) -> None:
+        """Lets the device do no more of a bundle that has failed."""
+        while self._late:
+            self._late.pop().cancel()
 
 
 class LabelImages(beam.PTransform):
@@ -59,23 +133,32 @@ class LabelImages(beam.PTransform):
       options: the model, and how it is called.
       fail_fast: when a failing model stops the run.
       layout: the output.
+      make: what makes the model, by default `transforms.model.predictor.Predictor`.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
     `transforms.outcomes.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
     """
 
-    def __init__(self, options: InferenceOptions, fail_fast: FailFast, layout: Layout):
+    def __init__(
+        self,
+        options: InferenceOptions,
+        fail_fast: FailFast,
+        layout: Layout,
+        make: MakeModel | None = None,
+    ):
         super().__init__()
         self._options = options
         self._fail_fast = fail_fast
         self._layout = layout
+        self._make = make
 
     def expand(
         self, batches: beam.PCollection[Batch]
     ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:
+        handler = ImageModelHandler(self._options, self._fail_fast, self._make)
         finished = (
             batches
-            | 'Infer' >> RunInference(ImageModelHandler(self._options, self._fail_fast))
+            | 'Infer' >> RunInference(handler).with_output_types(LateBatch)
             | 'FinishChunks'
             >> beam.ParDo(_FinishChunksDoFn(self._layout))
             .with_output_types(bytes, stats=tuple[str, float])

@@ -1,11 +1,19 @@
-"""The device of a process: one batch at a time, and a word about one that does not come back."""
+"""The device of a process: one batch after the other in a thread of its own.
+
+So the host has its hands free while the device computes: it finishes what came before, and makes
+ready what comes next.
+"""
 
 import contextlib
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar('T')
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,19 +36,35 @@ def _look_regularly(look: Callable[[], None]) -> None:
             look()
 
     # One for all batches: to start a thread costs as much as the interpreter's lock is wanted.
-    threading.Thread(target=run, name='device', daemon=True).start()
+    threading.Thread(target=run, name='device-watch', daemon=True).start()
+
+
+def _run(future: Future[T], work: Callable[[], T]) -> None:
+    """Does something, unless nobody wants it any more."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = work()
+    except BaseException as e:  # noqa: BLE001 (raised again by who waits for it)
+        future.set_exception(e)
+    else:
+        future.set_result(result)
 
 
 class Device:
     """Lets one batch after the other have the model; make it with `transforms.process.shared`.
 
-    A second one would only share the device and double its memory.  A call cannot be stopped, but
-    whoever waits for it can be told where it is.
+    A second one would only share the device and double its memory.  What is handed in is done in
+    order by one thread, which starts with the first of it.  A call cannot be stopped, but whoever
+    waits for it can be told where it is.
 
     Args:
       model_id: the model, for people.
       clock: seconds.
       watch: has a function called now and then, for ever.
+
+    Attributes:
+      idle_sec: how long the device had nothing to do before what it does now; for that to ask.
     """
 
     def __init__(
@@ -55,7 +79,50 @@ class Device:
         self._call: _Call | None = None
         self._told: _Call | None = None
         self._longest_sec = 0.0
+        self.idle_sec = 0.0
+        self._free_since = clock()
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # One is computed and one waits behind it: more would not make the device any busier, and
+        # each holds the pixels of a batch.
+        self._tasks: queue.Queue[tuple[Future[Any], Callable[[], Any]]] = queue.Queue(maxsize=1)
         watch(self._look)
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Hands in work; waits as long as other work waits already."""
+        future: Future[T] = Future()
+        self._start()
+        self._tasks.put((future, work))
+        return future
+
+    def submit_if_free(self, work: Callable[[], T]) -> Future[T] | None:
+        """Hands in work if that is possible at once; None if other work waits already."""
+        future: Future[T] = Future()
+        self._start()
+        try:
+            self._tasks.put_nowait((future, work))
+        except queue.Full:
+            return None
+        return future
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    # The end of the process does not wait for a call that does not come back.
+                    self._thread = threading.Thread(
+                        target=self._do_tasks, name='device', daemon=True
+                    )
+                    self._thread.start()
+
+    def _do_tasks(self) -> None:
+        while True:
+            future, work = self._tasks.get()
+            self.idle_sec = self._clock() - self._free_since
+            _run(future, work)
+            # Nothing is held while it waits for more, the pixels of a batch least of all.
+            del future, work
+            self._free_since = self._clock()
 
     @contextlib.contextmanager
     def at_work_on(self, describe: Callable[[], str]) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -72,6 +72,25 @@ class Prediction(NamedTuple):
     scores: np.ndarray
     counts: np.ndarray
     features: np.ndarray | None
+
+
+class Model(Protocol):
+    """What labels batches: `Predictor`, or what takes its place."""
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """How it computes, for the report; with the keys of `Predictor.computed`."""
+
+    def __call__(self, pixels: np.ndarray) -> Prediction:
+        """Labels a batch, see `Predictor.__call__`."""
+
+
+MakeModel = Callable[[InferenceOptions], Model]
+"""Makes a model of how it is to be called; may raise ModelError.
+
+It goes to the workers, where one model is made for all that is equal: it can be pickled, and what
+comes out of that equals what went in, as with a class, a function or a frozen dataclass.
+"""
 
 
 class Predictor:
