@@ -1,0 +1,155 @@
+"""How busy the steps behind the loader keep an accelerator, and what an image costs its process.
+
+The accelerator is simulated: it takes its time without the interpreter's lock, and gives the same
+labels to every batch. Batches come ready-made, so that nothing is fetched or decoded.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+
+from tests.benchmarks.measure import Row
+from transforms.faults import FailFast
+from transforms.label import LabelImages
+from transforms.layout import Layout
+from transforms.model.predictor import InferenceOptions, Prediction
+from transforms.model.sources import resolve_model
+from transforms.process import shared
+from transforms.rows import Batch, Chunk, Image, Item
+
+_BATCH = 128
+_CHUNK = 1024
+_LABELS = 5
+# Milliseconds a batch, and the least share of the time that the accelerator must be at work.
+_TARGETS = {46: 0.97, 12: 0.90}
+_MAX_CPU_MSEC = 0.15
+
+
+@dataclasses.dataclass(frozen=True)
+class Simulated:
+    """Makes a simulated accelerator; equal ones share it, see `transforms.process.shared`.
+
+    Attributes:
+      batch_msec: what a batch takes.
+      run: which run it is for.
+    """
+
+    batch_msec: float
+    run: str
+
+    def __call__(self, options: InferenceOptions) -> 'Accelerator':
+        return Accelerator(options, self.batch_msec / 1000)
+
+
+class Accelerator:
+    """Sleeps instead of computing; measures from its first call to the end of its last one.
+
+    Attributes:
+      computed: as of a model.
+      calls: how many batches it was given.
+      wall_sec: of the clock.
+      cpu_sec: of all threads of the process.
+    """
+
+    def __init__(self, options: InferenceOptions, batch_sec: float):
+        self._batch_sec = batch_sec
+        shape = (options.batch_size, options.max_labels)
+        ranks = np.arange(options.max_labels)
+        self._found = Prediction(
+            np.tile(97 * ranks, (shape[0], 1)).astype(np.int32),
+            np.tile(1 / (2.0 + ranks), (shape[0], 1)).astype(np.float32),
+            np.full(shape[0], options.max_labels, np.int32),
+            None,
+        )
+        self.computed: dict[str, Any] = dict.fromkeys(('network', 'precision', 'device'), 'none')
+        self.computed |= {'features': None, 'batch_size': options.batch_size}
+        self.calls = 0
+        self.wall_sec = self.cpu_sec = 0.0
+        self._started = (0.0, 0.0)
+
+    def __call__(self, pixels: np.ndarray) -> Prediction:
+        if not self.calls:
+            self._started = time.perf_counter(), time.process_time()
+        self.calls += 1
+        time.sleep(self._batch_sec)
+        wall, cpu = self._started
+        self.wall_sec = time.perf_counter() - wall
+        self.cpu_sec = time.process_time() - cpu
+        return self._found
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the time that a device of this speed would have been at work."""
+        return self.calls * self._batch_sec / self.wall_sec
+
+    @property
+    def cpu_msec_per_image(self) -> float:
+        """What an image costs the process, everything counted."""
+        return 1000 * self.cpu_sec / (self.calls * _BATCH)
+
+
+class _GiveBatchesDoFn(beam.DoFn):
+    """In place of the loader: the batches of a chunk, all with the same pixels."""
+
+    def __init__(self, side_px: int):
+        self._side_px = side_px
+
+    def setup(self) -> None:
+        self._pixels = np.zeros((_BATCH, self._side_px, self._side_px, 3), np.uint8)
+        self._items = [
+            Item(f'gs://bucket/photos/{i:08d}.jpg', '1', 1, ['[]']) for i in range(_CHUNK)
+        ]
+        self._outcomes = [Image('1', f'{i:064x}', 500, 375, 'JPEG', 40_000) for i in range(_BATCH)]
+
+    def process(self, number: int) -> Iterator[Batch]:
+        chunk = Chunk(f'{number:016x}', self._items)
+        for start in range(0, _CHUNK, _BATCH):
+            timings = dict.fromkeys(('fetch', 'decode', 'fetch_wait', 'decode_wait'), 0.0)
+            yield Batch(chunk, start, self._outcomes, self._pixels, timings)
+
+
+def feed(output: Path, run_id: str, batch_msec: float, chunks: int) -> Accelerator:
+    """Lets a pipeline label so many chunks; the accelerator, which knows how busy it was."""
+    source = resolve_model('embedded')
+    options = InferenceOptions(source, _BATCH, 0.05, _LABELS, 0, 1)
+    make = Simulated(batch_msec, run_id)
+    layout = Layout(str(output), run_id, source.id, (), (), 10**6)
+    label = LabelImages(options, FailFast(100, run_id), layout, make)
+    root = beam.Pipeline(runner='FnApiRunner')
+    batches = (
+        root
+        | 'Chunks' >> beam.Create(range(chunks), reshuffle=False)
+        | 'GiveBatches'
+        >> beam.ParDo(_GiveBatchesDoFn(source.card.resize.size_px)).with_output_types(Batch)
+    )
+    _ = batches | 'LabelImages' >> label
+    root.run().wait_until_finish()
+    accelerator = shared(make, options)
+    assert accelerator.calls == chunks * _CHUNK // _BATCH
+    return accelerator
+
+
+def run(is_quick: bool, folder: Path) -> Sequence[Row]:
+    """The benchmark."""
+    rounds, seconds = (1, 1.0) if is_quick else (5, 10.0)
+    found: dict[int, list[Accelerator]] = {msec: [] for msec in _TARGETS}
+    for i in range(rounds):
+        for msec, each in found.items():
+            chunks = max(1, round(1000 * seconds / msec * _BATCH / _CHUNK))
+            each.append(feed(folder / 'output', f'round-{i}-{msec}', msec, chunks))
+    rows = []
+    for msec, each in found.items():
+        name = f'accelerator of {msec} ms a batch of {_BATCH}'
+        busy = median(accelerator.busy_share for accelerator in each)
+        cpu_msec = median(accelerator.cpu_msec_per_image for accelerator in each)
+        rows += [
+            Row(f'{name}: share of the time at work', busy, at_least=_TARGETS[msec]),
+            Row(f'{name}: CPU of its process', cpu_msec, 'ms an image', at_most=_MAX_CPU_MSEC),
+        ]
+    return rows
