@@ -135,21 +135,36 @@ def feed(output: Path, run_id: str, batch_msec: float, chunks: int) -> Accelerat
     return accelerator
 
 
+def bare_share(batch_msec: float, batches: int) -> float:
+    """The same of a loop that does nothing else: what can be reached on this machine just now."""
+    started = time.perf_counter()
+    for _ in range(batches):
+        time.sleep(batch_msec / 1000)
+    return batches * batch_msec / 1000 / (time.perf_counter() - started)
+
+
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
     rounds, seconds = (1, 1.0) if is_quick else (5, 10.0)
     found: dict[int, list[Accelerator]] = {msec: [] for msec in _TARGETS}
+    bare: dict[int, list[float]] = {msec: [] for msec in _TARGETS}
     for i in range(rounds):
         for msec, each in found.items():
             chunks = max(1, round(1000 * seconds / msec * _BATCH / _CHUNK))
             each.append(feed(folder / 'output', f'round-{i}-{msec}', msec, chunks))
+            bare[msec].append(bare_share(msec, each[-1].calls))
     rows = []
     for msec, each in found.items():
         name = f'accelerator of {msec} ms a batch of {_BATCH}'
         busy = median(accelerator.busy_share for accelerator in each)
+        # A ratio a round, so that what slows a whole round down cancels out.
+        pairs = zip(each, bare[msec], strict=True)
+        of_bare = median(accelerator.busy_share / share for accelerator, share in pairs)
         cpu_msec = median(accelerator.cpu_msec_per_image for accelerator in each)
         rows += [
             Row(f'{name}: share of the time at work', busy, at_least=_TARGETS[msec]),
+            Row(f'{name}: the same of a loop that only sleeps', median(bare[msec])),
+            Row(f'{name}: share, pipeline / loop', of_bare),
             Row(f'{name}: CPU of its process', cpu_msec, 'ms an image', at_most=_MAX_CPU_MSEC),
         ]
     return rows
