@@ -42,6 +42,14 @@ _ADVICE = {
     Reason.TRUNCATED: 'Fetch or upload it again.',
     Reason.TOO_MANY_PIXELS: 'Raise --max_pixels if you trust it.',
     Reason.DECODE_ERROR: 'Replace it.',
+    Reason.DECODER_CRASHED: (
+        'It ended the process that decoded it: look at where it comes from. Where there are many, '
+        'give more memory; then lemmabeam retry.'
+    ),
+    Reason.DECODE_DEADLINE: (
+        'Look at where it comes from. Where there are many, raise --decode_deadline_sec; then '
+        'lemmabeam retry.'
+    ),
     Reason.NONFINITE_SCORES: 'Look at the picture, and at the model.',
     Reason.MODEL_ERROR: 'Run again; look at the picture, and at the model.',
     Reason.BAD_NAME: 'Rename it.',

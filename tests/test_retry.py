@@ -14,6 +14,7 @@ from tests.fault_proxy import Fault
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
 from tests.support import rows, stand_in
+from tests.without_model import in_threads
 from transforms import process
 from transforms.errors import StoreError
 from transforms.listing import DEAD_LETTERS, Columns, Input, list_input
@@ -81,7 +82,7 @@ def test_after_an_outage_exactly_the_transient_failures_are_labelled(
         proxy.set(Fault('503', 1, is_lasting=True, prefix='in/1'))
         server.is_down = True
         sign('monday-s3cr3t')
-        assert main(['label', *arguments, '--run_id', 'night-1']) == 3
+        assert main(in_threads(['label', *arguments, '--run_id', 'night-1'])) == 3
         failed = {row['uri']: row['retryable'] for row in rows(output, 'dead_letters')}
         transient = {uri for uri, retryable in failed.items() if retryable}
         in_bucket = {bucket.uri(f'in/{i}.jpg') for i in range(10, 20)}
@@ -139,7 +140,8 @@ def output(place):
 
 
 def retry(output, *arguments):
-    return main(['retry', '--output', str(output), '--run_id', 'retry-1', *arguments])
+    command = ['retry', '--output', str(output), '--run_id', 'retry-1', *arguments]
+    return main(in_threads(command))
 
 
 def test_permanent_ones_are_tried_by_name_and_options_may_be_others(output, capsys):
