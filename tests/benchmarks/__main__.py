@@ -18,6 +18,7 @@ _BENCHMARKS = (
     'network',
     'feed',
     'throughput',
+    'loading',
     'parallelism',
     'scale',
     'shape',

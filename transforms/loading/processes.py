@@ -44,12 +44,14 @@ _TRIES = 2
 _TRIES_ALONE = {-int(signal.SIGKILL): 3}
 _DEATHS_A_PROCESS = 10
 
-# Of the C library: what is freed goes back to the system at once, and threads share what they have.
-# Otherwise each thread keeps the largest pictures it has seen.
+# Of the C library: blocks above 4 MiB go back to the system when they are freed, and 32 MiB of what
+# is below stays.  By itself it would keep the largest pictures of each thread; and all going back
+# costs a third of a small picture's time, as each page of the next one is asked for anew.
 _MALLOC = {
-    'MALLOC_ARENA_MAX': '2',
-    'MALLOC_MMAP_THRESHOLD_': str(128 * 1024),
-    'MALLOC_TRIM_THRESHOLD_': str(1024 * 1024),
+    'MALLOC_ARENA_MAX': '1',
+    'MALLOC_MMAP_THRESHOLD_': str(4 << 20),
+    'MALLOC_TRIM_THRESHOLD_': str(32 << 20),
+    'MALLOC_TOP_PAD_': str(4 << 20),
 }
 # Their threads would be forked half.
 _ONE_THREAD = {'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}
