@@ -17,7 +17,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -131,7 +130,7 @@ class Pool:
         self._count = count
         self.memory = SharedMemory()
         self._status_file, self._status = _status(count + 1)
-        self._submitted: collections.deque[_Task] = collections.deque()
+        self._submitted: collections.deque[tuple[list[_Task], dict[str, str]]] = collections.deque()
         self._queue: collections.deque[_Task] = collections.deque()
         self._alone: collections.deque[_Task] = collections.deque()
         self._selector = selectors.DefaultSelector()
@@ -141,6 +140,8 @@ class Pool:
         self._server: subprocess.Popen[bytes] | None = None
         self._orders: Connection | None = None
         self._environment: dict[str, str] = {}
+        self._wanted: dict[str, str] = {}
+        self._looked_at = 0.0
         self._processes: dict[int, _Process] = {}
         self._jobs: dict[LoadOptions, _Job] = {}
         self._numbers = 0
@@ -156,9 +157,13 @@ class Pool:
         grants = {which: Grants(limit_bytes) for which in ('encoded', 'decoded')}
         return self._jobs.setdefault(options, _Job(len(self._jobs), options, grants))
 
-    def submit(self, tasks: Iterable[_Task]) -> None:
-        """Has images loaded; what becomes of them their batch is told."""
-        self._submitted.extend(tasks)
+    def submit(self, tasks: list[_Task]) -> None:
+        """Has images loaded; what becomes of them their batch is told.
+
+        Loader processes have the environment of who submits, with its credentials and addresses, as
+        soon as those that have another one have nothing in hand.
+        """
+        self._submitted.append((tasks, dict(os.environ)))
         with contextlib.suppress(BlockingIOError):  # it will see them as well
             os.write(self._wake, b'.')
 
@@ -170,7 +175,8 @@ class Pool:
                 for key, _ in self._selector.select(_TICK_SEC if is_busy or is_waiting else None):
                     self._see(key)
                 while self._submitted:
-                    self._queue.append(self._submitted.popleft())
+                    tasks, self._wanted = self._submitted.popleft()
+                    self._queue.extend(tasks)
                 self._kill_overdue()
                 self._deal()
             except LoaderError as e:
@@ -296,6 +302,9 @@ class Pool:
             )
 
     def _kill_overdue(self) -> None:
+        if time.monotonic() - self._looked_at < _TICK_SEC:
+            return
+        self._looked_at = time.monotonic()
         for process in self._processes.values():
             ticket, since = self._status[process.row]
             task = process.in_hand.get(int(ticket))
@@ -340,15 +349,16 @@ class Pool:
             _say(process, 'load', key, tasks)
 
     def _start_missing(self) -> None:
-        environment = dict(os.environ)
-        if environment != self._environment:
+        if self._wanted != self._environment:
             if any(process.in_hand for process in self._processes.values()):
                 return
             for process in self._processes.values():
                 self._selector.unregister(process.connection)
                 process.connection.close()  # which ends it
             self._processes = {}
-            self._environment = environment
+            self._environment = self._wanted
+        if len(self._processes) == self._count + bool(self._alone):
+            return
         rows = {process.row for process in self._processes.values()}
         for row in range(self._count + 1):
             is_for_one = row == self._count
