@@ -1,5 +1,7 @@
 """The whole graph on one screen."""
 
+import functools
+
 import apache_beam as beam
 
 from pipeline.config import RunConfig
@@ -11,6 +13,7 @@ from transforms.history import ReadHistory
 from transforms.label import LabelImages
 from transforms.listing import ReadRefs
 from transforms.load import LoadImages
+from transforms.model.handler import load_soon
 from transforms.rows import DeadLetter
 from transforms.write_dead_letters import WriteDeadLetters
 from transforms.write_predictions import WritePredictions
@@ -34,7 +37,12 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
     # Pixels live between these two steps only: fused, and never shuffled.
-    load = LoadImages(config.load, config.preflight, config.fail_fast)
+    load = LoadImages(
+        config.load,
+        config.preflight,
+        config.fail_fast,
+        functools.partial(load_soon, config.inference),
+    )
     label = LabelImages(config.inference, config.fail_fast, layout)
     if config.accelerator:  # the same for both: steps with different hints are not fused
         load = load.with_resource_hints(accelerator=config.accelerator)

@@ -6,7 +6,7 @@ further ahead than the look-ahead and the memory budget allow.
 
 import collections
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
@@ -28,10 +28,17 @@ class _LoadDoFn(beam.DoFn):
     ones of the next are on their way.
     """
 
-    def __init__(self, options: LoadOptions, preflight: Preflight, fail_fast: FailFast):
+    def __init__(
+        self,
+        options: LoadOptions,
+        preflight: Preflight,
+        fail_fast: FailFast,
+        when_begun: Callable[[], None],
+    ):
         self._options = options
         self._preflight = preflight
         self._fail_fast = fail_fast
+        self._when_begun = when_begun
         self._fetch_msec = distribution('fetch_msec')
         self._fetch_retries = counter('fetch_retries')
         self._decode_msec = distribution('decode_msec')
@@ -42,6 +49,7 @@ class _LoadDoFn(beam.DoFn):
     def setup(self) -> None:
         self._loader = shared(Loader, self._options)
         self._policy = fetch_policy(self._fail_fast)
+        self._has_begun = False
 
     def start_bundle(self) -> None:
         self._pending: collections.deque[LoadingBatch] = collections.deque()
@@ -62,6 +70,10 @@ class _LoadDoFn(beam.DoFn):
             ):
                 yield self._next()
             self._pending.append(loader.begin(chunk, start, self._policy))
+            # What is known may turn out to be unchanged.
+            if not self._has_begun and not all(item.known for item in self._pending[-1].items):
+                self._has_begun = True
+                self._when_begun()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         while self._pending:
@@ -102,14 +114,22 @@ class LoadImages(beam.PTransform):
       options: how they are loaded.
       preflight: what each worker tries before.
       fail_fast: when failing images stop the run.
+      when_begun: called in each worker as soon as images are being loaded that the model will want.
     """
 
-    def __init__(self, options: LoadOptions, preflight: Preflight, fail_fast: FailFast):
+    def __init__(
+        self,
+        options: LoadOptions,
+        preflight: Preflight,
+        fail_fast: FailFast,
+        when_begun: Callable[[], None] = lambda: None,
+    ):
         super().__init__()
+        self._when_begun = when_begun
         self._options = options
         self._preflight = preflight
         self._fail_fast = fail_fast
 
     def expand(self, chunks: beam.PCollection[Chunk]) -> beam.PCollection[Batch]:
-        load = _LoadDoFn(self._options, self._preflight, self._fail_fast)
+        load = _LoadDoFn(self._options, self._preflight, self._fail_fast, self._when_begun)
         return chunks | 'Load' >> beam.ParDo(load).with_output_types(Batch)

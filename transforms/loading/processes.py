@@ -138,6 +138,10 @@ class Pool:
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         self._server: subprocess.Popen[bytes] | None = None
+        try:
+            self._errors = os.dup(2)  # while TensorFlow is imported, it leads elsewhere
+        except OSError:  # it is closed
+            self._errors = subprocess.DEVNULL
         self._orders: Connection | None = None
         self._environment: dict[str, str] = {}
         self._wanted: dict[str, str] = {}
@@ -392,6 +396,7 @@ class Pool:
                 self._server = subprocess.Popen(
                     [sys.executable, '-c', code],
                     stdin=subprocess.DEVNULL,
+                    stderr=self._errors,
                     pass_fds=files,
                     env={**os.environ, **_MALLOC, **_ONE_THREAD},
                 )
