@@ -63,6 +63,50 @@ def stream(image: Image.Image, **options: object) -> bytes:
     return out.getvalue()
 
 
+def bare(
+    size: tuple[int, int],
+    *,
+    tile: tuple[int, int] | None = None,
+    components: int = 3,
+    tile_header: bytes = b'',
+    **coding: object,
+) -> bytes:
+    """A codestream of tiles without data, and the coding that it is said to have."""
+    tile = tile or size
+    siz = struct.pack('>H8IH', 0, *size, 0, 0, *tile, 0, 0, components) + b'\7\1\1' * components
+    quantization = b'\x40' * (2 + 3 * int(coding.get('levels', 0)))  # type: ignore[call-overload]
+    part = tile_header + b'\xff\x93\0\0'
+    tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
+    return (
+        b'\xff\x4f'
+        + marker(0x51, siz)
+        + cod(**coding)  # type: ignore[arg-type]
+        + marker(0x5C, quantization)
+        + b''.join(
+            marker(0x90, struct.pack('>HIBB', i, 12 + len(part), 0, 1)) + part for i in range(tiles)
+        )
+        + b'\xff\xd9'
+    )
+
+
+def cod(
+    *,
+    layers: int = 1,
+    levels: int = 0,
+    block: tuple[int, int] = (6, 6),
+    style: int = 0,
+    precincts: Iterable[int] = (),
+) -> bytes:
+    """Sides of blocks and precincts as logarithms; those of a precinct in the halves of a byte."""
+    sizes = bytes(precincts)
+    head = (bool(sizes), 0, layers, 0, levels, block[0] - 2, block[1] - 2, style, 1)
+    return marker(0x52, struct.pack('>BBHBBBBBB', *head) + sizes)
+
+
+def marker(number: int, body: bytes) -> bytes:
+    return struct.pack('>BBH', 0xFF, number, len(body) + 2) + body
+
+
 def without_tiles(stream: bytes, keep: int) -> bytes:
     """The first tiles of a codestream, and its end marker."""
     at = stream.index(b'\xff\x90')

@@ -203,7 +203,7 @@ _SEEN_UPRIGHT = {
 }
 
 # What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
-_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'JPEG2000': 24, 'TIFF': 4, 'QOI': 4}
+_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'TIFF': 4, 'QOI': 4}
 
 # (scale, margin): a JPEG is decoded at 1/scale where that leaves its short side at least margin
 # times the size needed.  Averages of 4 or 8 pixels alias more than those of 2, and cost little
@@ -219,6 +219,14 @@ _MAX_SCANNED_PX = 5_000_000_000
 _LOOK_AHEAD = b'\xff\x00' * 8
 # In a TIFF of 50 megapixels, tiles of 64 x 64; each costs a tenth of a millisecond.
 _MAX_JPEGS = 1 << 14
+
+# What OpenJPEG notes of a JPEG 2000 beside its samples.  A picture of 50 megapixels in code blocks
+# of 64 x 64 takes 20 MB, of 16 x 16 340 MB.
+_MAX_RECORD_BYTES = 1 << 29
+# A packet takes a byte or more of the file, unless the last ones were left out.  A look for one
+# takes a fifth of a microsecond or more, a code block two.
+_MIN_PACKETS, _MAX_PACKETS = 1 << 20, 1 << 22
+_MAX_BLOCKS = 1 << 22
 
 _MARKED_ROWS = 2
 _NO_MARKER = b'\x11'
@@ -378,7 +386,7 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
             if name == TiffImagePlugin.TiffImageFile.format:
                 return _open_tiff(useful), name
             if name == Jpeg2KImagePlugin.Jpeg2KImageFile.format:
-                return _open_jpeg2000(useful), name
+                return _Jpeg2000(useful, limits), name
             if name == IcoImagePlugin.IcoImageFile.format:
                 return _open_icon(io.BytesIO(useful), data, limits), name
             return factory(io.BytesIO(useful), ''), name
@@ -564,6 +572,40 @@ class _Png(PngImagePlugin.PngImageFile):
             raise _missing('PNG whose data end before its last rows')
 
 
+class _Jpeg2000(Jpeg2KImagePlugin.Jpeg2KImageFile):
+    """A JPEG 2000 that knows what its codestream asks for, which is refused if it is too much.
+
+    Ninety bytes may ask for gigabytes, and for minutes in which nothing else is heard.
+    """
+
+    def __init__(self, data: bytes, limits: PixelLimits) -> None:
+        if coding := jpeg2000.unread_coding(data):
+            raise _unread(coding)
+        size = jpeg2000.picture_size(data)
+        _check_pixels(*size, limits.max_px, self.format, data)
+        asked = jpeg2000.demand(data)
+        if asked.record_bytes > _MAX_RECORD_BYTES:
+            raise _unread(
+                f'a JPEG 2000 of tiles, precincts and code blocks that take {asked.record_bytes} '
+                f'bytes (limit {_MAX_RECORD_BYTES})'
+            )
+        for most, count, kind in (
+            (min(max(len(data), _MIN_PACKETS), _MAX_PACKETS), asked.packets, 'packets'),
+            (_MAX_BLOCKS, asked.blocks, 'code blocks'),
+        ):
+            if count > most:
+                raise _undecodable(
+                    f'{count} {kind} in a JPEG 2000 of {len(data)} bytes, limit {most}'
+                )
+        self.decoder_bytes = asked.sample_bytes + asked.record_bytes
+        super().__init__(io.BytesIO(data), '')
+        if self.size != size:
+            raise _undecodable(
+                f'a JPEG 2000 of {self.width} x {self.height} pixels, with a codestream of '
+                f'{size[0]} x {size[1]}'
+            )
+
+
 def _open_tiff(data: bytes) -> PILImage.Image:
     if coding := unread_coding(data):
         raise _unread(coding)
@@ -573,12 +615,6 @@ def _open_tiff(data: bytes) -> PILImage.Image:
         if coding := described_coding(data):
             raise _unread(coding) from e
         raise
-
-
-def _open_jpeg2000(data: bytes) -> PILImage.Image:
-    if coding := jpeg2000.unread_coding(data):
-        raise _unread(coding)
-    return Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data), '')
 
 
 def _open_icon(file: io.BytesIO, data: bytes, limits: PixelLimits) -> PILImage.Image:
@@ -691,7 +727,8 @@ def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         decoder_bytes = max(decoder_bytes, sum(bits) // 8)
     per_px = 4 * copies + decoder_bytes
-    return width * height * per_px + 4 * tile_px
+    asked_bytes = image.decoder_bytes if isinstance(image, _Jpeg2000) else 0
+    return width * height * per_px + 4 * tile_px + asked_bytes
 
 
 def _box(
@@ -849,6 +886,11 @@ def _orientation(image: PILImage.Image) -> int:
 def _unread(coding: str) -> ImageError:
     """For a file that may be sound; whoever knows the size of the file adds it."""
     return ImageError(Reason.UNSUPPORTED_FORMAT, f'{coding} is not read: convert it')
+
+
+def _undecodable(what: str) -> ImageError:
+    """For what no sound file says; whoever knows the size of the file adds it."""
+    return ImageError(Reason.DECODE_ERROR, what)
 
 
 def _missing(what: str) -> ImageError:
