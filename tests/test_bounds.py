@@ -3,20 +3,26 @@
 Each file is decoded in a process of its own, which may take no more than two gigabytes.
 """
 
+import io
+import itertools
+import random
 import struct
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests import bounded, corpus, jp2s
-from transforms import decode
+from transforms import containers, decode
+from transforms.errors import ImageError
 from transforms.model.card import Resize
 
 CROP = Resize(224, 256, 'bicubic')
 
 _MOST_BYTES = 2 << 30
 # Beside what the interpreter and the libraries take once.
-_SMALL_BYTES = 24_000_000
+_SMALL_BYTES = 40_000_000
 _NOISE_BYTES = 16_000_000
 
 pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='memory is limited by the kernel')
@@ -29,7 +35,42 @@ def _sized_ihdr(width, height, size):
     return data[:at] + struct.pack('>II', height, width) + data[at + 8 :]
 
 
-REFUSED_JPEG2000 = {
+def _with_sequence(size, sequence):
+    """An AVIF with another sequence header, of as many bytes, than it was encoded with."""
+    data = bytearray(corpus.encode(corpus.picture(*size), 'AVIF', speed=10, max_threads=1))
+    at = data.index(b'mdat') + 4
+    at = data.index(b'\x0a', at)
+    assert data[at + 1] >= len(sequence)
+    data[at + 2 : at + 2 + len(sequence)] = sequence
+    return bytes(data)
+
+
+def _sequence(width, height):
+    """The beginning of an AV1 sequence header for a still picture, sizes in 16 bits."""
+    fields = ((0, 3), (1, 1), (1, 1), (31, 5), (15, 4), (15, 4), (width - 1, 16), (height - 1, 16))
+    text = ''.join(f'{value:0{bits}b}' for value, bits in fields)
+    return int(text.ljust(56, '0'), 2).to_bytes(7)
+
+
+REFUSED_OTHERS = {
+    'bits': (b'P1 8000 8000\n' + b'1 ' * (16 << 20), 'too_many_pixels', 'limit 50000000'),
+    'a_number': (b'P2 2 2 255\n' + b'1' * (2 << 20), 'decode_error', ''),
+    'qoi': (
+        b'qoif' + struct.pack('>IIBB', 4000, 3000, 3, 0) + b'\xfd' * 200_000 + bytes(7) + b'\1',
+        *('too_many_pixels', 'QOI, limit 10000000'),
+    ),
+    'webp_canvas': (corpus.webp_canvas(16383, 16383), 'too_many_pixels', 'limit 50000000'),
+    'avif_sequence': (
+        _with_sequence((64, 64), _sequence(16384, 16384)),
+        *('too_many_pixels', '16384 x 16384'),
+    ),
+    'avif_without_data': (
+        corpus.encode(corpus.picture(), 'AVIF').replace(b'av01', b'av02'),
+        *('decode_error', ''),
+    ),
+}
+
+REFUSED = REFUSED_OTHERS | {
     'precincts': (jp2s.bare((1600, 1600), precincts=[0]), 'unsupported_format', 'precincts'),
     'precincts_of_bands': (
         jp2s.bare((1000, 1000), levels=5, precincts=[0x11] * 6),
@@ -69,6 +110,14 @@ REFUSED_JPEG2000 = {
     'another_size_than_the_box': (_sized_ihdr(64, 64, (80, 64)), 'decode_error', '80 x 64'),
 }
 
+# Of far more words than there are pixels, and of far more than a word.
+TEXTS = {
+    'bits.pbm': b'P1 1 1\n' + b'1 ' * (8 << 20),
+    'samples.pgm': b'P2 1 1 255\n' + b'1 ' * (4 << 20),
+    'spaces.pgm': b'P2 2 1 255\n' + b' ' * (16 << 20) + b'7 9',
+    'picture.ppm': b'P3 1000 1000 255\n' + b'113 ' * 3_000_000,
+}
+
 # Within the limits, in the ways in which a decoder takes most memory beside that for pixels.
 JPEG2000 = {
     'plain': jp2s.bare((2000, 2000), levels=5),
@@ -85,14 +134,15 @@ JPEG2000 = {
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
     """The outcome of each file, by kind."""
-    files = {f'refused_{name}': case[0] for name, case in REFUSED_JPEG2000.items()}
+    files = {f'refused_{name}': case[0] for name, case in REFUSED.items()}
+    files |= {f'text_{name}': data for name, data in TEXTS.items()}
     files |= {f'jpeg2000_{name}': data for name, data in JPEG2000.items()}
     return bounded.outcomes(files, _MOST_BYTES, tmp_path_factory.mktemp('bounds'))
 
 
-@pytest.mark.parametrize('name', REFUSED_JPEG2000)
+@pytest.mark.parametrize('name', REFUSED)
 def test_refused_before_it_takes_memory_or_time(name, found):
-    _, reason, detail = REFUSED_JPEG2000[name]
+    _, reason, detail = REFUSED[name]
     outcome = found[f'refused_{name}']
     assert (outcome.name, detail in outcome.detail) == (reason, True), outcome
     assert outcome.peak_bytes < _SMALL_BYTES
@@ -105,6 +155,63 @@ def test_memory_of_a_jpeg2000_is_as_told(name, found):
     assert outcome.name == 'labeled', outcome
     assert outcome.peak_bytes < 1.3 * outcome.told_bytes + _NOISE_BYTES
     assert outcome.peak_bytes > 0.3 * outcome.told_bytes - _NOISE_BYTES
+
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_memory_of_a_text_is_that_of_its_samples(name, found):
+    outcome = found[f'text_{name}']
+    assert outcome.name == 'labeled', outcome
+    assert outcome.peak_bytes < 3 * len(TEXTS[name]) + _NOISE_BYTES
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'RGB'])
+@pytest.mark.parametrize('most', [1, 9, 255, 1000, 65535])
+@pytest.mark.parametrize('piece_bytes', [1, 7, 50, 1 << 22])
+def test_a_netpbm_in_pieces_is_the_same(mode, most, piece_bytes, monkeypatch):
+    monkeypatch.setattr(containers, '_PLAIN_PIECE_BYTES', piece_bytes)
+    kind = {'1': 1, 'L': 2, 'RGB': 3}[mode]
+    stored = np.random.default_rng(most).integers(0, 2 if kind == 1 else most + 1, (9, 7, kind))
+    stored = stored[..., : 3 if kind == 3 else 1]
+    spaces = itertools.cycle((b' ', b'\n', b'  ', b'\r\n', b'\t', b'\n# a 7 b\n', b'\v', b'\f'))
+    text = b''.join(b'%d%s' % pair for pair in zip(stored.reshape(-1), spaces, strict=False))
+    head = b'P%d # 1 2\n7 9 ' % kind + (b'' if kind == 1 else b'%d ' % most)
+    raw = containers.without_metadata(head + text, 'PPM')
+    maximum = b'' if kind == 1 else b' %d' % most
+    packed = (
+        np.packbits(stored[..., 0], axis=1)
+        if kind == 1
+        else stored.astype('u1' if most < 256 else '>u2')
+    )
+    assert raw == b'P%d 7 9%s\n' % (kind + 3, maximum) + packed.tobytes()
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA'])
+def test_a_qoi_is_decoded_as_by_pillow(mode):
+    for picture in (
+        corpus.picture(90, 70, mode),
+        Image.fromarray(np.random.default_rng(1).integers(0, 4, (40, 50, 3), np.uint8)),
+        Image.new(mode, (300, 9), 'red'),
+    ):
+        data = corpus.encode(picture.convert(mode), 'QOI')
+        opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+        assert decode._load(opened).tobytes() == picture.convert(mode).tobytes()
+
+
+def test_a_qoi_of_any_operations_is_decoded_as_by_pillow():
+    rng = random.Random(3)
+    for length in [200] * 20 + [40] * 20:
+        head = b'qoif' + struct.pack('>IIBB', 20, 10, rng.choice((3, 4)), 0)
+        data = head + bytes(rng.choice((rng.randrange(256), 255, 254, 9)) for _ in range(length))
+        data += bytes(7) + b'\1'
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                expected = image.tobytes()
+        except (IndexError, ValueError):
+            with pytest.raises(ImageError):
+                decode.decode(data, CROP)
+            continue
+        opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+        assert decode._load(opened).tobytes() == expected
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ PURE = """
     model.download.cache model.download.fetch model.download.http model.download.huggingface
     model.download.kaggle model.efficientnet_lite model.export model.network model.predictor
     model.rebuild model.recognition model.registry model.rescue model.runtime model.saved_model
-    model.sources model.sparse model.vocabulary model.weights
+    model.sources model.sparse model.vocabulary model.weights isobmff qoi
 """.split()
 STEPS = ('transforms.write_dead_letters', 'transforms.write_predictions')
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.

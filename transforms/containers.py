@@ -9,7 +9,7 @@ import dataclasses
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -20,6 +20,11 @@ _SOS, _EOI = 0xDA, 0xD9
 _JPEG_MARKER = re.compile(rb'\xff[\x01-\xcf\xd9-\xfe]')
 # Possessive throughout: nothing is tried twice.
 _NETPBM_NUMBER = re.compile(rb'(?:\s++|#[^\r\n]*+[\r\n])++([0-9]{1,9}+)(?![0-9])')
+# One at a time is looked at of a file of text.
+_PLAIN_PIECE_BYTES = 1 << 18
+_MAX_DIGITS = 9
+_WHITE_SPACE = b' \t\n\v\f\r'
+_SPACE = re.compile(rb'\s')
 _GIF_BLOCK = re.compile(rb'[!,;]')
 _APP0, _APP1, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 # JFIF says which colours the components are; EXIF has the orientation.
@@ -195,6 +200,26 @@ def bitmap_coding(data: bytes) -> str | None:
     return f'a BMP of {bits} bits a pixel, {_BITMAP_COMPRESSIONS[compression]},'
 
 
+def webp_canvas(data: bytes) -> tuple[int, int]:
+    """(width, height) in px of the canvas, of which libwebp takes two before it looks further.
+
+    Raises:
+      ValueError: no picture comes first.
+      struct.error: a header that ends early.
+    """
+    kind = data[12:16]
+    if kind == b'VP8X':
+        width, height = (int.from_bytes(data[at : at + 3], 'little') for at in (24, 27))
+        return width + 1, height + 1
+    if kind == b'VP8L':
+        (sides,) = struct.unpack_from('<I', data, 21)
+        return (sides & 0x3FFF) + 1, (sides >> 14 & 0x3FFF) + 1
+    if kind == b'VP8 ':
+        width, height = struct.unpack_from('<HH', data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    raise ValueError('no picture')
+
+
 def run_lengths(
     data: bytes, width: int, height: int, is_rle4: bool
 ) -> tuple[np.ndarray, np.ndarray] | None:
@@ -324,50 +349,104 @@ def _gif_without_metadata(data: bytes) -> bytes:
     return b''.join([*kept, data[found.start() :] if found else b''])
 
 
-def _raw_netpbm(data: bytes) -> bytes:
-    """Bitmap, greymap or pixmap in the binary form, with a header of one line.
+def netpbm_size(data: bytes) -> tuple[int, int]:
+    """(width, height) in px of a bitmap, greymap or pixmap.
 
-    Pillow reads headers and the plain form byte by byte: 15 s for 12 megapixels, hours for a file
-    full of comments.
+    Raises:
+      ValueError: no Netpbm file.
     """
-    kind = (data[1] - ord('1')) % 3  # bitmap, greymap, pixmap
-    is_plain = data[1] <= ord('3')
+    (width, height, *_), _ = _netpbm_header(data)
+    return width, height
+
+
+def _netpbm_header(data: bytes) -> tuple[list[int], int]:
+    """Width, height and, unless it is a bitmap, the maximum; and where they end."""
     numbers, at = [], 2
-    for _ in range(2 if kind == 0 else 3):
+    for _ in range(2 if data[1:2] in b'14' else 3):
         found = _NETPBM_NUMBER.match(data, at)
         if found is None:
             raise ValueError('not a Netpbm header')
         numbers.append(int(found[1]))
         at = found.end()
+    return numbers, at
+
+
+def _raw_netpbm(data: bytes) -> bytes:
+    """Bitmap, greymap or pixmap in the binary form, with a header of one line.
+
+    Pillow reads headers and the plain form byte by byte: 15 s for 12 megapixels, hours for a file
+    full of comments.  Here it takes the memory of the samples, whatever else the file holds.
+    """
+    kind = (data[1] - ord('1')) % 3  # bitmap, greymap, pixmap
+    numbers, at = _netpbm_header(data)
     header = b'P%d %s\n' % (kind + 4, b' '.join(b'%d' % number for number in numbers))
-    if not is_plain:
+    if data[1] > ord('3'):
         return header + data[at + 1 :]
 
     if data.count(b'#', at) > _MAX_COMMENTS:
         raise ValueError('too many comments')
-    body = re.sub(rb'#[^\r\n]*', b' ', data[at:]).strip()
     width, height = numbers[:2]
     samples = width * height * (3 if kind == 2 else 1)
-    if samples > len(body):
-        return header  # refused for its size, or for what is missing
+    if samples > len(data) - at:
+        return header  # refused for what is missing
+    if b'#' in data[at:]:
+        data, at = re.sub(rb'#[^\r\n]*', b' ', data[at:]), 0
+    pieces = _plain_pieces(data, at)
     if kind == 0:
-        return header + _packed_bitmap(body, width, height)
-    if re.search(rb'[^0-9\s]', body):
-        raise ValueError('something else between the samples')
-    values = np.fromstring(body, np.float32, sep=' ')[:samples] if body else np.zeros(0)
-    if len(values) < samples:
-        raise ValueError('samples truncated')
-    if values.max(initial=0) > numbers[2]:
-        raise ValueError('a sample over the maximum')
-    return header + values.astype('u1' if numbers[2] < 256 else '>u2').tobytes()
+        return header + _packed_bitmap(pieces, width, height)
+    return header + _packed_samples(pieces, samples, numbers[2])
 
 
-def _packed_bitmap(body: bytes, width: int, height: int) -> bytes:
-    bits = b''.join(body.split())
-    if bits.strip(b'01'):
-        raise ValueError('something else between the bits')
+def _plain_pieces(data: bytes, at: int) -> Iterator[bytes]:
+    """What is not longer than it needs to be, cut at white space."""
+    while at < len(data):
+        end = at + _PLAIN_PIECE_BYTES
+        space = _SPACE.search(data, end) if end < len(data) else None
+        end = space.end() if space else len(data)
+        yield data[at:end]
+        at = end
+
+
+def _packed_bitmap(pieces: Iterable[bytes], width: int, height: int) -> bytes:
+    bits = bytearray()
+    for piece in pieces:
+        found = piece.translate(None, _WHITE_SPACE)
+        if found.strip(b'01'):
+            raise ValueError('something else between the bits')
+        bits += found[: width * height - len(bits)]
     rows = np.frombuffer(bits, np.uint8, width * height).reshape(height, width) - ord('0')
     return np.packbits(rows, axis=1).tobytes()
+
+
+def _packed_samples(pieces: Iterable[bytes], count: int, maximum: int) -> bytes:
+    kind = 'u1' if maximum < 256 else '>u2'
+    packed = bytearray()
+    left = count
+    for piece in pieces:
+        if re.search(rb'[^0-9\s]', piece):
+            raise ValueError('something else between the samples')
+        values = _numbers(piece)[:left]
+        if values.max(initial=0) > maximum:
+            raise ValueError('a sample over the maximum')
+        packed += values.astype(kind).tobytes()
+        left -= len(values)
+    if left:
+        raise ValueError('samples truncated')
+    return bytes(packed)
+
+
+def _numbers(text: bytes) -> np.ndarray:
+    """The numbers of a text of digits and white space, as uint32."""
+    raw = np.frombuffer(b' ' + text + b' ', np.uint8)
+    edges = np.flatnonzero(np.diff(raw >= ord('0')))
+    ends, lengths = edges[1::2], np.diff(edges)[::2]
+    if lengths.max(initial=0) > _MAX_DIGITS:
+        raise ValueError('a number of too many digits')
+    values = np.zeros(len(ends), np.uint32)
+    for i in range(lengths.max(initial=0)):
+        (found,) = np.nonzero(lengths > i)
+        values[found] += (raw[ends[found] - i] - ord('0')).astype(np.uint32) * 10**i
+    return values
 
 
 def _is_complete_icon(data: bytes) -> bool:

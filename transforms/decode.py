@@ -37,16 +37,19 @@ from PIL import (
 from PIL import Image as PILImage
 from PIL.Image import Resampling, Transpose
 
-from transforms import jpeg2000
+from transforms import isobmff, jpeg2000
 from transforms.containers import (
     bitmap_coding,
     is_complete,
     jpeg_scans,
+    netpbm_size,
     run_lengths,
+    webp_canvas,
     without_metadata,
 )
 from transforms.errors import ImageError
 from transforms.model.card import Resize
+from transforms.qoi import qoi_pixels
 from transforms.rows import Reason
 from transforms.tiff import (
     Fax,
@@ -203,7 +206,7 @@ _SEEN_UPRIGHT = {
 }
 
 # What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
-_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 8, 'HEIF': 8, 'TIFF': 4, 'QOI': 4}
+_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 4, 'HEIF': 4, 'TIFF': 4, 'QOI': 4}
 
 # (scale, margin): a JPEG is decoded at 1/scale where that leaves its short side at least margin
 # times the size needed.  Averages of 4 or 8 pixels alias more than those of 2, and cost little
@@ -228,6 +231,9 @@ _MAX_RECORD_BYTES = 1 << 29
 _MIN_PACKETS, _MAX_PACKETS = 1 << 20, 1 << 22
 _MAX_BLOCKS = 1 << 22
 
+# Read pixel by pixel in Python, most of a microsecond each.
+_MAX_QOI_PX = 10_000_000
+
 _MARKED_ROWS = 2
 _NO_MARKER = b'\x11'
 _JPEG_END = b'\xff\xd9'
@@ -242,7 +248,8 @@ _UNREAD_FRAMES = {0xF7: 'JPEG-LS'} | dict.fromkeys(
 class PixelLimits:
     """The most pixels an image may claim in its header.
 
-    A baseline JPEG is decoded at a reduced size, so that it costs little memory however large.
+    A baseline JPEG is decoded at a reduced size, so that it costs little memory however large.  A
+    QOI may have 10 million, as it takes much time.
     """
 
     max_px: int = 50_000_000
@@ -286,7 +293,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
     if not data.strip(b'\x00'):
         raise ImageError(Reason.NOT_AN_IMAGE, 'nothing but zero bytes', len(data))
     try:
-        image, file_format = _identify(data, limits)
+        image, file_format, beside_bytes = _identify(data, limits)
     except ImageError as e:
         e.size_bytes = len(data)
         raise
@@ -312,7 +319,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         if not is_single_pass:
             # All coefficients, in 16 bit, until the last scan.
             kept_bytes += width * height * 2 * image.layers
-    working_bytes = _working_bytes(image, file_format, tile_px) + kept_bytes
+    working_bytes = _working_bytes(image, file_format, tile_px) + beside_bytes + kept_bytes
     return OpenedImage(image, data, width, height, file_format, scale, working_bytes)
 
 
@@ -363,8 +370,9 @@ def decode(data: bytes, resize: Resize, limits: PixelLimits = DEFAULT_LIMITS) ->
     return render(open_image(data, resize, limits), resize)
 
 
-def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
-    """Opens the first plugin that takes the bytes; the image and the name of its format.
+def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str, int]:
+    """Opens the first plugin that takes the bytes: the image, the name of its format, and memory
+    that its decoder takes beside what follows from the size of the image.
 
     Calls the plugins as `PIL.Image.open` does, without its check of the pixel count: that one is
     process-wide and lower than what a reduced JPEG may have.
@@ -372,24 +380,11 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
     prefix = data[:16]
     broken, cause = None, None
     for name in _FORMATS:
-        factory, accept = PILImage.OPEN[name]
+        _, accept = PILImage.OPEN[name]
         if accept is not None and accept(prefix) is not True:
             continue
         try:
-            useful = without_metadata(data, name)
-            if name == JpegImagePlugin.JpegImageFile.format:
-                # The registered factory would parse the index of an MPO, which no first picture
-                # needs.
-                return _Jpeg(useful), name
-            if name == PngImagePlugin.PngImageFile.format:
-                return _Png(useful), name
-            if name == TiffImagePlugin.TiffImageFile.format:
-                return _open_tiff(useful), name
-            if name == Jpeg2KImagePlugin.Jpeg2KImageFile.format:
-                return _Jpeg2000(useful, limits), name
-            if name == IcoImagePlugin.IcoImageFile.format:
-                return _open_icon(io.BytesIO(useful), data, limits), name
-            return factory(io.BytesIO(useful), ''), name
+            return _open(data, name, limits)
         except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as e:
             raise ImageError(
                 Reason.TOO_MANY_PIXELS,
@@ -407,6 +402,44 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str]:
     if broken is not None:
         raise _decode_failure(data, broken, cause) from cause
     raise ImageError(Reason.NOT_AN_IMAGE, 'no known image format', len(data))
+
+
+def _open(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImage.Image, str, int]:
+    if name == PpmImagePlugin.PpmImageFile.format and data[1:2] in b'123456':
+        _check_pixels(*netpbm_size(data), limits.max_px, name, data)
+    useful = without_metadata(data, name)
+    match name:
+        case 'JPEG':
+            # The registered factory would parse the index of an MPO, which no first picture needs.
+            return _Jpeg(useful), name, 0
+        case 'PNG':
+            return _Png(useful), name, 0
+        case 'TIFF':
+            return _open_tiff(useful), name, 0
+        case 'ICO':
+            return _open_icon(io.BytesIO(useful), data, limits), name, 0
+        case 'JPEG2000':
+            return _open_jpeg2000(useful, name, limits)
+        case 'PPM':
+            return _opened(useful, name), name, len(useful)
+        case 'QOI':
+            image = _opened(useful, name)
+            _check_pixels(*image.size, min(limits.max_px, _MAX_QOI_PX), name, data)
+            return image, name, 0
+        case 'WEBP':
+            _check_pixels(*webp_canvas(useful), limits.max_px, name, data)
+        case 'AVIF' | 'HEIF':
+            coded = isobmff.coded_pictures(useful, name)
+            for width, height, _ in coded:
+                _check_pixels(width, height, limits.max_px, f'picture inside an {name}', data)
+            frame_bytes = max(each.width * each.height * each.bytes_per_px for each in coded)
+            return _opened(useful, name), name, frame_bytes
+    return _opened(useful, name), name, 0
+
+
+def _opened(data: bytes, name: str) -> PILImage.Image:
+    factory, _ = PILImage.OPEN[name]
+    return factory(io.BytesIO(data), '')
 
 
 def _refused_name(data: bytes) -> str | None:
@@ -572,38 +605,34 @@ class _Png(PngImagePlugin.PngImageFile):
             raise _missing('PNG whose data end before its last rows')
 
 
-class _Jpeg2000(Jpeg2KImagePlugin.Jpeg2KImageFile):
-    """A JPEG 2000 that knows what its codestream asks for, which is refused if it is too much.
+def _open_jpeg2000(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImage.Image, str, int]:
+    """Refuses what asks too much of its decoder.
 
     Ninety bytes may ask for gigabytes, and for minutes in which nothing else is heard.
     """
-
-    def __init__(self, data: bytes, limits: PixelLimits) -> None:
-        if coding := jpeg2000.unread_coding(data):
-            raise _unread(coding)
-        size = jpeg2000.picture_size(data)
-        _check_pixels(*size, limits.max_px, self.format, data)
-        asked = jpeg2000.demand(data)
-        if asked.record_bytes > _MAX_RECORD_BYTES:
-            raise _unread(
-                f'a JPEG 2000 of tiles, precincts and code blocks that take {asked.record_bytes} '
-                f'bytes (limit {_MAX_RECORD_BYTES})'
-            )
-        for most, count, kind in (
-            (min(max(len(data), _MIN_PACKETS), _MAX_PACKETS), asked.packets, 'packets'),
-            (_MAX_BLOCKS, asked.blocks, 'code blocks'),
-        ):
-            if count > most:
-                raise _undecodable(
-                    f'{count} {kind} in a JPEG 2000 of {len(data)} bytes, limit {most}'
-                )
-        self.decoder_bytes = asked.sample_bytes + asked.record_bytes
-        super().__init__(io.BytesIO(data), '')
-        if self.size != size:
-            raise _undecodable(
-                f'a JPEG 2000 of {self.width} x {self.height} pixels, with a codestream of '
-                f'{size[0]} x {size[1]}'
-            )
+    if coding := jpeg2000.unread_coding(data):
+        raise _unread(coding)
+    size = jpeg2000.picture_size(data)
+    _check_pixels(*size, limits.max_px, name, data)
+    asked = jpeg2000.demand(data)
+    if asked.record_bytes > _MAX_RECORD_BYTES:
+        raise _unread(
+            f'a JPEG 2000 of tiles, precincts and code blocks that take {asked.record_bytes} '
+            f'bytes (limit {_MAX_RECORD_BYTES})'
+        )
+    for most, count, kind in (
+        (min(max(len(data), _MIN_PACKETS), _MAX_PACKETS), asked.packets, 'packets'),
+        (_MAX_BLOCKS, asked.blocks, 'code blocks'),
+    ):
+        if count > most:
+            raise _undecodable(f'{count} {kind} in a JPEG 2000 of {len(data)} bytes, limit {most}')
+    image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data), '')
+    if image.size != size:
+        raise _undecodable(
+            f'a JPEG 2000 of {image.width} x {image.height} pixels, with a codestream of '
+            f'{size[0]} x {size[1]}'
+        )
+    return image, name, asked.sample_bytes + asked.record_bytes
 
 
 def _open_tiff(data: bytes) -> PILImage.Image:
@@ -727,8 +756,7 @@ def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
         decoder_bytes = max(decoder_bytes, sum(bits) // 8)
     per_px = 4 * copies + decoder_bytes
-    asked_bytes = image.decoder_bytes if isinstance(image, _Jpeg2000) else 0
-    return width * height * per_px + 4 * tile_px + asked_bytes
+    return width * height * per_px + 4 * tile_px
 
 
 def _box(
@@ -771,6 +799,10 @@ def _load(opened: OpenedImage) -> PILImage.Image:
         if image.mode == 'L' and opened.data[28] < 8:
             # A palette of the indices themselves; Pillow takes them for bytes.
             raise _unread(f'a BMP of {opened.data[28]}-bit greys')
+    if isinstance(image, QoiImagePlugin.QoiImageFile) and image.tile:
+        pixels = qoi_pixels(opened.data[image.tile[0].offset :], image.width * image.height)
+        picture = PILImage.frombuffer('RGBA', image.size, pixels, 'raw', 'RGBA', 0, 1)
+        return picture if image.mode == 'RGBA' else picture.convert('RGB')
     frame = image.tile[0].extents if isinstance(image, GifImagePlugin.GifImageFile) else None
     image.load()
     if isinstance(image, _Png):

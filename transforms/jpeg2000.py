@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transforms.isobmff import boxes
+
 _CODESTREAM = b'\xff\x4f\xff\x51'
 _TILE_PART = b'\xff\x90'
 # sRGB, grey, sYCC, CMYK, and the wide ones that are looked at as other profiles are: as sRGB.
@@ -301,24 +303,10 @@ def _stream(data: bytes) -> int | None:
     """Where the codestream begins."""
     if data.startswith(_CODESTREAM):
         return 0
-    return next((start for kind, start, _ in _boxes(data, 0, len(data)) if kind == b'jp2c'), None)
+    return next((start for kind, start, _ in boxes(data, 0, len(data)) if kind == b'jp2c'), None)
 
 
 def _header_boxes(data: bytes, end: int) -> Iterator[tuple[bytes, int, int]]:
-    for kind, start, stop in _boxes(data, 0, end):
+    for kind, start, stop in boxes(data, 0, end):
         if kind == b'jp2h':
-            yield from _boxes(data, start, stop)
-
-
-def _boxes(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start, end) of the contents of each box."""
-    while at + 8 <= end:
-        size, kind = struct.unpack_from('>I4s', data, at)
-        start = at + 8
-        if size == 1 and start + 8 <= end:
-            (size,) = struct.unpack_from('>Q', data, start)
-            start += 8
-        at = end if size == 0 else min(at + size, end)
-        if at < start:
-            return
-        yield kind, start, at
+            yield from boxes(data, start, stop)
