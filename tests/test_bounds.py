@@ -231,3 +231,44 @@ def test_what_encoders_write_is_labelled(options):
     opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
     assert decode.render(opened, CROP).shape == (224, 224, 3)
     assert opened.working_bytes < 12_000_000
+
+
+@pytest.fixture(scope='module')
+def sound():
+    """Pictures of two megapixels, by format; each takes 8 MB or more."""
+    image = corpus.picture(1600, 1300)
+    options = {
+        'jpeg': ('JPEG', {'progressive': True}),
+        'png': ('PNG', {'compress_level': 1}),
+        'webp': ('WEBP', {'method': 0}),
+        'webp_lossless': ('WEBP', {'lossless': True, 'method': 0}),
+        'gif': ('GIF', {}),
+        'bmp': ('BMP', {}),
+        'tiff_lzw': ('TIFF', {'compression': 'tiff_lzw'}),
+        'tiff_deflate': ('TIFF', {'compression': 'tiff_adobe_deflate'}),
+        'tiff_jpeg': ('TIFF', {'compression': 'jpeg'}),
+        'avif': ('AVIF', {'speed': 10, 'max_threads': 1}),
+        'jpeg2000': ('JPEG2000', {}),
+        'tga': ('TGA', {'compression': 'tga_rle'}),
+        'ppm': ('PPM', {}),
+    }
+    files = {name: corpus.encode(image, kind, **more) for name, (kind, more) in options.items()}
+    return files | {'plain.pgm': b'P2 1600 1300 255\n' + b'113 ' * 2_080_000}
+
+
+@pytest.mark.parametrize('most_bytes', [1 << 20, 5 << 20, 11 << 20, 22 << 20])
+def test_memory_that_is_missing_is_no_fault_of_a_picture(most_bytes, sound, tmp_path):
+    found = {
+        name: outcome.name
+        for name, outcome in bounded.outcomes(sound, most_bytes, tmp_path).items()
+    }
+    assert set(found) == set(sound)
+    assert set(found.values()) <= {'MemoryError', 'labeled'}, found
+    if most_bytes == 1 << 20:
+        assert set(found.values()) == {'MemoryError'}, found
+
+
+def test_a_damaged_picture_is_its_own_fault(sound, tmp_path):
+    cut = {name: data[: len(data) // 2] for name, data in sound.items()}
+    found = bounded.outcomes(cut, 1 << 30, tmp_path)
+    assert {outcome.name for outcome in found.values()} <= {'truncated', 'decode_error'}, found

@@ -11,7 +11,9 @@ import dataclasses
 import hashlib
 import io
 import logging
+import mmap
 import random
+import re
 import struct
 import warnings
 import zlib
@@ -115,6 +117,10 @@ IMAGE_SUFFIXES = frozenset(
     '.jpc .jpf .jpx .ico .ppm .pgm .pbm .pnm .qoi .tga .icb .vda .vst .heic .heif .hif'.split()
 )
 """Suffixes (lower case) that a folder listing takes for images."""
+
+# What libraries say of memory where they say anything: libavif, libheif and Pillow's codecs.
+_MEMORY = re.compile('out of memory|memory allocation|cannot allocate', re.IGNORECASE)
+_LIBRARY_BYTES = 1 << 21
 
 # What a plugin raises on hostile bytes.  Anything else, MemoryError above all, is no image's fault.
 _DECODER_ERRORS = (
@@ -287,6 +293,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
     Raises:
       ImageError: empty, not_an_image, unsupported_format, truncated, too_many_pixels or
         decode_error.
+      MemoryError: memory may be all that was missing, see `_blame`.
     """
     if not data:
         raise ImageError(Reason.EMPTY, '0 bytes', 0)
@@ -301,7 +308,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         width, height = _stored_size(image)
         tile_px = _tile_px(image)
     except _DECODER_ERRORS as e:
-        raise _decode_failure(data, file_format, e) from e
+        raise _blame(data, file_format, e, _opening_bytes(data, file_format)) from e
 
     is_single_pass = _check_size(image, width, height, file_format, data, limits)
     if tile_px > limits.max_px:
@@ -333,6 +340,7 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
 
     Raises:
       ImageError: truncated, unsupported_format or decode_error.
+      MemoryError: memory may be all that was missing, see `_blame`.
     """
     try:
         image = _load(opened)
@@ -355,7 +363,12 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
         e.size_bytes = len(opened.data)
         raise
     except _DECODER_ERRORS as e:
-        raise _decode_failure(opened.data, opened.format, e) from e
+        raise _blame(opened.data, opened.format, e, opened.working_bytes) from e
+    except SystemError as e:
+        # Where OpenJPEG reads on, Pillow overlooks that there was no memory for it.
+        if isinstance(e.__cause__, MemoryError):
+            raise MemoryError(f'no room to decode a {opened.format}') from e
+        raise
 
 
 DEFAULT_LIMITS = PixelLimits()
@@ -365,7 +378,7 @@ def decode(data: bytes, resize: Resize, limits: PixelLimits = DEFAULT_LIMITS) ->
     """`open_image` and `render` in one call: (size_px, size_px, 3) uint8 RGB.
 
     Raises:
-      ImageError: as both do.
+      ImageError, MemoryError: as both do.
     """
     return render(open_image(data, resize, limits), resize)
 
@@ -392,6 +405,8 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str, in
                 len(data),
             ) from e
         except _DECODER_ERRORS as e:
+            if _lacks_memory(e, _opening_bytes(data, name)):
+                raise MemoryError(f'no room to open a {name}') from e
             is_bitmap = name == BmpImagePlugin.BmpImageFile.format and is_complete(data, name)
             if is_bitmap and (coding := bitmap_coding(data)):
                 raise _unread(coding) from e
@@ -928,6 +943,49 @@ def _undecodable(what: str) -> ImageError:
 def _missing(what: str) -> ImageError:
     """For pixels that are not in the file; whoever knows the size of the file adds it."""
     return ImageError(Reason.TRUNCATED, what)
+
+
+def _blame(
+    data: bytes, file_format: str, cause: Exception, needed_bytes: int
+) -> ImageError | MemoryError:
+    """The picture, unless memory may have been all that was missing.
+
+    Most decoders say of both that they failed, and no more.  So where there is no room for what it
+    takes even now, after it has failed, the picture is not to blame: whoever asked may try again
+    when nothing else runs.  What other threads gave back meanwhile is not known.
+
+    Args:
+      data, file_format: the picture.
+      cause: what its decoder raised.
+      needed_bytes: what it takes.
+
+    Returns:
+      An ImageError or a MemoryError, neither with a word of the cause.
+    """
+    if _lacks_memory(cause, needed_bytes):
+        return MemoryError(f'no room for {needed_bytes} bytes to decode a {file_format}')
+    return _decode_failure(data, file_format, cause)
+
+
+def _lacks_memory(cause: Exception, needed_bytes: int) -> bool:
+    if _MEMORY.search(str(cause)):
+        return True
+    try:
+        # Not touched: it costs address space for a moment.
+        mmap.mmap(-1, max(needed_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return True
+    return False
+
+
+def _opening_bytes(data: bytes, file_format: str) -> int:
+    """Memory that a plugin takes before the size of its picture is known."""
+    canvas_px = 0
+    if file_format == WebPImagePlugin.WebPImageFile.format:
+        with contextlib.suppress(ValueError, struct.error):
+            width, height = webp_canvas(data)
+            canvas_px = width * height
+    return 2 * len(data) + _DECODER_BYTES_PER_PX['WEBP'] * canvas_px + _LIBRARY_BYTES
 
 
 def _decode_failure(data: bytes, file_format: str, cause: BaseException | None) -> ImageError:
