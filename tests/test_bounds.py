@@ -8,6 +8,7 @@ import itertools
 import random
 import struct
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -120,14 +121,44 @@ TEXTS = {
 
 # Within the limits, in the ways in which a decoder takes most memory beside that for pixels.
 JPEG2000 = {
-    'plain': jp2s.bare((2000, 2000), levels=5),
-    'precincts': jp2s.bare((400, 400), precincts=[0]),
-    'precincts_of_bands': jp2s.bare((1500, 1500), levels=5, precincts=[0x33] * 6),
-    'blocks': jp2s.bare((1500, 1500), levels=5, block=(2, 2)),
+    'plain': jp2s.bare((1200, 1200), levels=5),
+    'precincts': jp2s.bare((200, 200), precincts=[0]),
+    'precincts_of_bands': jp2s.bare((800, 800), levels=5, precincts=[0x33] * 6),
+    'blocks': jp2s.bare((700, 700), levels=5, block=(2, 2)),
     'tiles': jp2s.bare((160, 100), tile=(1, 1), components=4),
     'tiles_of_many_levels': jp2s.bare((160, 100), tile=(2, 2), levels=32),
     'notes_of_layers': jp2s.bare((500, 500), layers=100, levels=32, precincts=[0xFF] * 32 + [0x44]),
-    'colours': jp2s.bare((2000, 2000), levels=5, components=4),
+    'colours': jp2s.bare((1200, 1200), levels=5, components=4),
+}
+
+
+def _tile(bits, samples):
+    """A TIFF of 64 x 64 in one tile of 2000 x 2000, whose samples are not all there."""
+    tags = {
+        256: (4, 1, 64),
+        257: (4, 1, 64),
+        258: (3, samples, 3000 if samples > 2 else bits),
+        259: (3, 1, 8),
+        262: (3, 1, 2 if samples > 2 else 1),
+        277: (3, 1, samples),
+        322: (4, 1, 2000),
+        323: (4, 1, 2000),
+        324: (4, 1, 4096),
+        325: (4, 1, 99_999),
+    }
+    body = zlib.compress(bytes(2000 * 2000 * samples * bits // 8))
+    data = bytearray(
+        corpus.tiff([(tag, *value) for tag, value in tags.items()], body + bytes(99_999))
+    )
+    data[3000 : 3000 + 2 * samples] = struct.pack('<H', bits) * samples
+    return bytes(data)
+
+
+OTHERS = {
+    'jpeg_without_end': corpus.encode(corpus.picture(), 'JPEG')[:-2] + b'\xff' * (12 << 20),
+    'jpeg_with_more_behind': corpus.encode(corpus.picture(), 'JPEG') + b'\x55' * (24 << 20),
+    'tile_of_8_bits': _tile(8, 1),
+    'tile_of_64_bits': _tile(16, 4),
 }
 
 
@@ -135,6 +166,7 @@ JPEG2000 = {
 def found(tmp_path_factory):
     """The outcome of each file, by kind."""
     files = {f'refused_{name}': case[0] for name, case in REFUSED.items()}
+    files |= {f'other_{name}': data for name, data in OTHERS.items()}
     files |= {f'text_{name}': data for name, data in TEXTS.items()}
     files |= {f'jpeg2000_{name}': data for name, data in JPEG2000.items()}
     return bounded.outcomes(files, _MOST_BYTES, tmp_path_factory.mktemp('bounds'))
@@ -155,6 +187,13 @@ def test_memory_of_a_jpeg2000_is_as_told(name, found):
     assert outcome.name == 'labeled', outcome
     assert outcome.peak_bytes < 1.3 * outcome.told_bytes + _NOISE_BYTES
     assert outcome.peak_bytes > 0.3 * outcome.told_bytes - _NOISE_BYTES
+
+
+@pytest.mark.parametrize('name', OTHERS)
+def test_memory_is_as_told(name, found):
+    outcome = found[f'other_{name}']
+    assert outcome.name in ('labeled', 'unsupported_format'), outcome
+    assert outcome.peak_bytes < 1.3 * outcome.told_bytes + _NOISE_BYTES
 
 
 @pytest.mark.parametrize('name', TEXTS)
@@ -235,8 +274,8 @@ def test_what_encoders_write_is_labelled(options):
 
 @pytest.fixture(scope='module')
 def sound():
-    """Pictures of two megapixels, by format; each takes 8 MB or more."""
-    image = corpus.picture(1600, 1300)
+    """Pictures of a megapixel, by format; each takes 3 MB or more."""
+    image = corpus.picture(1100, 900)
     options = {
         'jpeg': ('JPEG', {'progressive': True}),
         'png': ('PNG', {'compress_level': 1}),
@@ -253,10 +292,10 @@ def sound():
         'ppm': ('PPM', {}),
     }
     files = {name: corpus.encode(image, kind, **more) for name, (kind, more) in options.items()}
-    return files | {'plain.pgm': b'P2 1600 1300 255\n' + b'113 ' * 2_080_000}
+    return files | {'plain.pgm': b'P2 1100 900 255\n' + b'113 ' * 990_000}
 
 
-@pytest.mark.parametrize('most_bytes', [1 << 20, 5 << 20, 11 << 20, 22 << 20])
+@pytest.mark.parametrize('most_bytes', [1 << 19, 3 << 20, 6 << 20, 11 << 20])
 def test_memory_that_is_missing_is_no_fault_of_a_picture(most_bytes, sound, tmp_path):
     found = {
         name: outcome.name
@@ -264,7 +303,7 @@ def test_memory_that_is_missing_is_no_fault_of_a_picture(most_bytes, sound, tmp_
     }
     assert set(found) == set(sound)
     assert set(found.values()) <= {'MemoryError', 'labeled'}, found
-    if most_bytes == 1 << 20:
+    if most_bytes == 1 << 19:
         assert set(found.values()) == {'MemoryError'}, found
 
 

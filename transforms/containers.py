@@ -285,11 +285,13 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg_without_metadata(data: bytes) -> bytes:
-    kept = [data[:2]]
+    # Without a copy of the picture beside the one that is made of it.
+    view = memoryview(data)
+    kept = [view[:2]]
     useful = dict(_USEFUL_SEGMENTS)
     for marker, start, end in _jpeg_segments(data):
         if marker == _SOS:
-            kept.append(data[start:])
+            kept.append(view[start:])
             return b''.join(kept)
         if marker == _APP14:
             keep = data.startswith(b'Adobe', start + 4) and end - start >= 16
@@ -299,12 +301,13 @@ def _jpeg_without_metadata(data: bytes) -> bytes:
         else:
             keep = not (_APP0 <= marker <= _APP15 or marker == _COM)
         if keep:
-            kept.append(data[start:end])
+            kept.append(view[start:end])
     return data
 
 
 def _png_without_metadata(data: bytes) -> bytes:
-    kept = [data[:8]]
+    view = memoryview(data)
+    kept = [view[:8]]
     at, count = 8, 0
     while at + 12 <= len(data):
         end = at + 12 + struct.unpack_from('>I', data, at)[0]
@@ -316,11 +319,11 @@ def _png_without_metadata(data: bytes) -> bytes:
         if count > _MAX_PARTS:
             raise ValueError('too many chunks')
         if is_critical or (kind in (b'tRNS', b'eXIf') and _has_good_crc(data, at, end)):
-            kept.append(data[at:end])
+            kept.append(view[at:end])
         at = end
         if kind == b'IEND':
             return b''.join(kept)
-    return b''.join([*kept, data[at:]])
+    return b''.join([*kept, view[at:]])
 
 
 def _has_good_crc(data: bytes, start: int, end: int) -> bool:
@@ -335,7 +338,8 @@ def _gif_without_metadata(data: bytes) -> bytes:
     if len(data) < 13:
         return data
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    kept = [data[:at]]
+    view = memoryview(data)
+    kept = [view[:at]]
     while (found := _GIF_BLOCK.search(data, at)) and found[0] == b'!':
         start = found.start()
         at = start + 2
@@ -343,10 +347,10 @@ def _gif_without_metadata(data: bytes) -> bytes:
             at += 1 + data[at]
         at += 1
         if data[start + 1 : start + 2] == b'\xf9':
-            kept.append(data[start:at])
+            kept.append(view[start:at])
         if len(kept) > _MAX_PARTS:
             raise ValueError('too many extensions')
-    return b''.join([*kept, data[found.start() :] if found else b''])
+    return b''.join([*kept, view[found.start() if found else len(data) :]])
 
 
 def netpbm_size(data: bytes) -> tuple[int, int]:

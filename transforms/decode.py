@@ -323,6 +323,9 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         wanted = _reduction(width, height, resize)
         image.draft('RGB', (width // wanted, height // wanted))
         scale = image.decoderconfig[0] if image.decoderconfig else 1
+        if not image.scans.is_ended:
+            # Without the zeros and the half of a marker behind it, and what its decoder left.
+            kept_bytes += 2 * len(data)
         if not is_single_pass:
             # All coefficients, in 16 bit, until the last scan.
             kept_bytes += width * height * 2 * image.layers
@@ -766,12 +769,15 @@ def _working_bytes(image: PILImage.Image, file_format: str, tile_px: int) -> int
     else:
         copies = 3 if image.mode.startswith('P') else 2
     decoder_bytes = _DECODER_BYTES_PER_PX.get(file_format, 0)
+    stored_bytes = 4
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        # All of a strip, as it is stored.
+        # All of a strip or tile, as it is stored.
         bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
-        decoder_bytes = max(decoder_bytes, sum(bits) // 8)
+        samples = int(image.tag_v2.get(TiffImagePlugin.SAMPLESPERPIXEL, 1))
+        stored_bytes = max(stored_bytes, max(sum(bits), bits[0] * samples) // 8)
+        decoder_bytes = max(decoder_bytes, stored_bytes)
     per_px = 4 * copies + decoder_bytes
-    return width * height * per_px + 4 * tile_px
+    return width * height * per_px + stored_bytes * tile_px
 
 
 def _box(
