@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests import bounded, corpus, jp2s
-from transforms import containers, decode
+from transforms import containers, decode, isobmff
 from transforms.errors import ImageError
 from transforms.model.card import Resize
 
@@ -103,6 +103,10 @@ REFUSED = REFUSED_OTHERS | {
     'packets': (
         jp2s.bare((500, 500), layers=1000, levels=5, precincts=[0x33] * 6),
         *('decode_error', 'packets'),
+    ),
+    'no_pixel': (
+        jp2s.bare((64, 64))[:16] + struct.pack('>II', 99, 99) + jp2s.bare((64, 64))[24:],
+        *('decode_error', ''),
     ),
     'pixels_behind_the_box': (
         _sized_ihdr(64, 64, (16384, 16384)),
@@ -311,3 +315,54 @@ def test_a_damaged_picture_is_its_own_fault(sound, tmp_path):
     cut = {name: data[: len(data) // 2] for name, data in sound.items()}
     found = bounded.outcomes(cut, 1 << 30, tmp_path)
     assert {outcome.name for outcome in found.values()} <= {'truncated', 'decode_error'}, found
+
+
+def _unit(kind, fields):
+    """An open bitstream unit of (value, bits)."""
+    text = ''.join(f'{value:0{bits}b}' for value, bits in fields)
+    body = int(text.ljust(-(-len(text) // 8) * 8 + 64, '0'), 2).to_bytes(-(-len(text) // 8) + 8)
+    return bytes((kind << 3 | 2, len(body))) + body
+
+
+@pytest.mark.parametrize('has_own_size', [False, True])
+def test_a_frame_of_its_own_size_counts_as_the_largest_that_it_may_have(has_own_size):
+    # One operating point; twelve bits for each side; what a frame says of screens and of itself.
+    sequence = [(0, 3), (0, 1), (0, 1), (0, 1), (0, 1), (0, 5), (0, 12), (4, 5)]
+    sequence += [
+        (11, 4),
+        (11, 4),
+        (63, 12),
+        (47, 12),
+        (0, 1),
+        (0, 3),
+        (0, 4),
+        (0, 1),
+        (1, 1),
+        (1, 1),
+    ]
+    frame = [(0, 1), (0, 2), (1, 1), (0, 1), (1, 1), (0, 1), (has_own_size, 1)]
+    data = _unit(2, []) + _unit(1, sequence) + _unit(6, frame)
+    own = [(4096, 4096, 3)] if has_own_size else []
+    assert list(isobmff._av1(data)) == [(64, 48, 3), *own]
+
+
+@pytest.mark.parametrize('suffix', ['avif', 'heic'])
+def test_sizes_are_those_of_the_coded_data(suffix):
+    files = [case for case in corpus.cases() if case.name.endswith(suffix)]
+    files = [case for case in files if case.expected == 'labeled']
+    if not files:
+        pytest.skip('no encoder')
+    for case in files:
+        coded = isobmff.coded_pictures(case.data, 'AVIF' if suffix == 'avif' else 'HEIF')
+        opened = decode.open_image(case.data, CROP, decode.DEFAULT_LIMITS)
+        sizes = {(width, height) for width, height, _ in coded}
+        if suffix == 'avif':
+            assert sizes <= {opened.image.size, opened.image.size[::-1]}, case.name
+        else:
+            # Of 64 x 48, which the encoder pads to whole blocks.
+            assert sizes == {(1, 1)}, case.name
+    if suffix == 'heic':
+        large = corpus.encode(corpus.picture(200, 300), 'HEIF')
+        [(width, height, _)] = set(isobmff.coded_pictures(large, 'HEIF'))
+        assert 200 - 63 <= width <= 200
+        assert 300 - 63 <= height <= 300

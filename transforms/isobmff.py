@@ -18,6 +18,8 @@ _SELECTED = 2  # each frame says it
 _AV1_BYTES_PER_PX = {0: 3, 1: 6, 2: 6}
 _HEVC_BYTES_PER_PX = 6
 _HEVC_SIZES = 33
+# Encoders fill blocks of up to 64 x 64, which are no pixels of the picture.
+_PADDING_PX = 63
 
 
 class Coded(NamedTuple):
@@ -345,4 +347,5 @@ def _hevc_size(unit: bytes) -> Coded:
     bits.take_coded()
     if bits.take_coded() == 3:
         bits.take(1)
-    return Coded(bits.take_coded(), bits.take_coded(), _HEVC_BYTES_PER_PX)
+    width, height = bits.take_coded(), bits.take_coded()
+    return Coded(max(width - _PADDING_PX, 1), max(height - _PADDING_PX, 1), _HEVC_BYTES_PER_PX)

@@ -85,13 +85,15 @@ def picture_size(data: bytes) -> tuple[int, int]:
     """(width, height) in px by the codestream; boxes around it may say otherwise.
 
     Raises:
-      ValueError: there is no codestream.
+      ValueError: there is no codestream, or no pixel.
       struct.error: a header that ends early.
     """
     stream = _stream(data)
     if stream is None:
         raise ValueError('no codestream')
     right, bottom, left, top = struct.unpack_from('>4I', data, stream + 8)
+    if right <= left or bottom <= top:
+        raise ValueError('no pixel')
     return right - left, bottom - top
 
 
