@@ -325,7 +325,7 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
         scale = image.decoderconfig[0] if image.decoderconfig else 1
         if not image.scans.is_ended:
             # Without the zeros and the half of a marker behind it, and what its decoder left.
-            kept_bytes += 2 * len(data)
+            kept_bytes += 3 * len(data)
         if not is_single_pass:
             # All coefficients, in 16 bit, until the last scan.
             kept_bytes += width * height * 2 * image.layers
