@@ -366,3 +366,11 @@ def test_sizes_are_those_of_the_coded_data(suffix):
         [(width, height, _)] = set(isobmff.coded_pictures(large, 'HEIF'))
         assert 200 - 63 <= width <= 200
         assert 300 - 63 <= height <= 300
+
+
+def test_a_library_that_speaks_of_memory_is_not_believed_where_there_is_room():
+    for text in ('Out of memory', 'Memory allocation error: Security limit exceeded', 'failed'):
+        error = decode._blame(corpus.encode(corpus.picture(), 'PNG'), 'PNG', OSError(text), 1 << 20)
+        assert isinstance(error, ImageError)
+        error = decode._blame(b'', 'PNG', OSError(text), 1 << 60)
+        assert isinstance(error, MemoryError)
