@@ -6,9 +6,11 @@ Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, sl
 size_bytes).  It ends when the other end of its connection does.
 """
 
+import collections
 import contextlib
 import ctypes
 import itertools
+import math
 import os
 import pickle
 import resource
@@ -38,6 +40,7 @@ GROUP = 8
 """Outcomes that travel together, at most."""
 
 _FLUSH_SEC = 0.05
+_FEW_THREADS = 2
 _BYTES_PER_PX = 32
 _SPARE_BYTES = 1 << 28
 _OOM_SCORE = 800
@@ -58,14 +61,35 @@ def common_bytes(options: LoadOptions) -> int:
 
 
 class _Job:
-    """What a process needs to load with certain options."""
+    """What a process needs to load with certain options.
+
+    Attributes:
+      loader: loads an image.
+      shape: of a batch.
+      pool: the threads, as many as may be.
+      waiting: what no thread has begun.
+      running: threads at work.
+      wanted: how many are to be.
+    """
 
     def __init__(self, options: LoadOptions, loader: ImageLoader):
         side = options.resize.size_px
         self.loader = loader
         self.shape = (options.batch_size, side, side, 3)
         self.pool = ThreadPoolExecutor(options.threads, 'load')
-        self.threads = options.threads
+        self.waiting: collections.deque[tuple[int, int, int, Item]] = collections.deque()
+        self.running = 0
+        self.wanted = min(_FEW_THREADS, options.threads)
+        self._most = options.threads
+        self._means = [0.0, 0.0]
+
+    def learn(self, loaded: Loaded) -> None:
+        """As many threads as it takes to decode all the time: others would only be in the way."""
+        for i, sec in enumerate((loaded.fetch_sec, loaded.decode_sec)):
+            self._means[i] += (sec - self._means[i]) * (0.1 if self._means[i] else 1.0)
+        fetch_sec, decode_sec = self._means
+        times = fetch_sec / decode_sec if decode_sec else self._most
+        self.wanted = max(min(_FEW_THREADS, self._most), min(self._most, 1 + math.ceil(times)))
 
 
 class LoaderProcess:
@@ -128,8 +152,23 @@ class LoaderProcess:
         job = self._jobs[key]
         with self._lock:
             self._in_hand += len(tasks)
-        for task in tasks:
-            job.pool.submit(self._load, job, *task)
+            job.waiting.extend(tasks)
+            self._put_to_work(job)
+
+    def _put_to_work(self, job: _Job) -> None:
+        """Starts threads where more are wanted; the lock is held."""
+        while job.running < min(job.wanted, job.running + len(job.waiting)):
+            job.running += 1
+            job.pool.submit(self._work, job)
+
+    def _work(self, job: _Job) -> None:
+        while True:
+            with self._lock:
+                if not job.waiting or job.running > job.wanted:
+                    job.running -= 1
+                    return
+                task = job.waiting.popleft()
+            self._load(job, *task)
 
     def _take_granted(self, number: int) -> None:
         self._granted.pop(number).set()
@@ -155,9 +194,11 @@ class LoaderProcess:
         with self._lock:
             self._done.append((ticket, loaded))
             self._in_hand -= 1
+            job.learn(loaded)
+            self._put_to_work(job)
             is_due = (
                 len(self._done) >= GROUP
-                or self._in_hand < job.threads
+                or self._in_hand < job.wanted
                 or time.monotonic() - self._flushed > _FLUSH_SEC
             )
         if is_due:
