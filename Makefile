@@ -105,7 +105,8 @@ $(READY): requirements.lock setup.py
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
-# What people install, and pytest: nothing else of the dev extra, which brings pandas along.
+# What people install, models of a hub among it, and pytest: nothing else of the dev extra, which brings
+# pandas along.
 .venvs/installed/ready: tests/installed/installed.lock
 	@echo 'Setting up $(@D): as long as .venv took'
 	$(PYTHON) -m venv --clear $(@D)
@@ -167,7 +168,7 @@ lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
 	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
-	uv pip compile setup.py tests/installed/installed.in --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
+	uv pip compile setup.py tests/installed/installed.in --extra hf --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
 	uv pip compile tests/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/decoders/decoders.lock
 	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
 	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

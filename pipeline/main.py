@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from transforms.process import open_standard_streams
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
@@ -22,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+    open_standard_streams()
     # Beam logs what it misses while it is being imported.
     logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
     logging.getLogger('transforms').setLevel(logging.WARNING)

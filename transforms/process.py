@@ -43,6 +43,14 @@ def cpu_count() -> int:
     return cores or 1
 
 
+def open_standard_streams() -> None:
+    """Those that were closed lead nowhere, lest another file takes the number of one."""
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+
+
 class Temporaries:
     """Files and folders that go at the end of a with block, or when a signal ends the process."""
 

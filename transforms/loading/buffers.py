@@ -17,9 +17,9 @@ class SharedMemory:
     """
 
     def __init__(self) -> None:
-        if hasattr(os, 'memfd_create'):
+        try:
             self.descriptor = os.memfd_create('lemmabeam')
-        else:
+        except (AttributeError, OSError):  # not on this system, or not allowed
             self.descriptor, path = tempfile.mkstemp(prefix='lemmabeam-')
             Path(path).unlink()
         self._lock = threading.Lock()

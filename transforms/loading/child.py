@@ -2,8 +2,9 @@
 
 Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item)]) and
 ('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]),
-('failed', ticket, error), ('ask', number, key, which, size_bytes) and ('give_back', key, which,
-size_bytes).  It ends when the other end of its connection does.
+('failed', ticket, error), ('ask', number, key, which, size_bytes), ('give_back', key, which,
+size_bytes) and ('cannot', why), before it ends as the system lets it start no thread.  It ends
+when the other end of its connection does.
 """
 
 import collections
@@ -18,7 +19,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -82,6 +83,7 @@ class _Job:
         self.wanted = min(_FEW_THREADS, options.threads)
         self._most = options.threads
         self._means = [0.0, 0.0]
+        self._has_threads = False
 
     def learn(self, loaded: Loaded) -> None:
         """As many threads as it takes to decode all the time: others would only be in the way."""
@@ -90,6 +92,21 @@ class _Job:
         fetch_sec, decode_sec = self._means
         times = fetch_sec / decode_sec if decode_sec else self._most
         self.wanted = max(min(_FEW_THREADS, self._most), min(self._most, 1 + math.ceil(times)))
+
+    def work(self, what: Callable[['_Job'], None]) -> None:
+        """Has another thread do something, or one of those that there are when it is free.
+
+        Raises:
+          RuntimeError: there is none, and the system starts none.
+        """
+        self.running += 1
+        try:
+            self.pool.submit(what, self)
+        except RuntimeError:
+            if not self._has_threads:
+                raise
+            self._most = self.wanted = max(1, self.running - 1)
+        self._has_threads = True
 
 
 class LoaderProcess:
@@ -118,6 +135,8 @@ class LoaderProcess:
         self._done: list[tuple[int, Loaded]] = []
         self._flushed = 0.0
         self._in_hand = 0
+        self._most_bytes = 0
+        self._decoding = threading.Lock()  # one for all options: the status tells of one picture
         self._tickets = threading.local()
 
     def run(self) -> None:
@@ -129,7 +148,7 @@ class LoaderProcess:
                 continue
             try:
                 kind, *rest = self._connection.recv()
-            except EOFError:
+            except (EOFError, OSError):  # the latter if it had not read all
                 return
             getattr(self, f'_take_{kind}')(*rest)
 
@@ -144,31 +163,50 @@ class LoaderProcess:
             )
 
         encoded, decoded = budget('encoded'), budget('decoded')
-        _limit_memory(options)
-        loader = ImageLoader(options, encoded, decoded, threading.Lock(), self._watched)
+        self._limit_memory(options)
+        loader = ImageLoader(options, encoded, decoded, self._decoding, self._watched)
         self._jobs[key] = _Job(options, loader)
+
+    def _limit_memory(self, options: LoadOptions) -> None:
+        """No picture takes more than any within the limits does, whatever its header says."""
+        with contextlib.suppress(OSError, ValueError, LookupError):
+            pages = int(Path('/proc/self/statm').read_text().split()[5])
+            most = pages * os.sysconf('SC_PAGE_SIZE') + options.pixels.max_px * _BYTES_PER_PX
+            most += 2 * options.fetch.max_bytes + options.memory_budget_bytes + _SPARE_BYTES
+            self._most_bytes = most = max(most, self._most_bytes)  # other options may allow more
+            _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+            if hard != resource.RLIM_INFINITY:
+                most = min(most, hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
     def _take_load(self, key: int, tasks: list[tuple[int, int, int, Item]]) -> None:
         job = self._jobs[key]
         with self._lock:
             self._in_hand += len(tasks)
             job.waiting.extend(tasks)
-            self._put_to_work(job)
+            try:
+                self._put_to_work(job)
+            except RuntimeError as e:
+                self._send('cannot', str(e))
+                os._exit(1)
 
     def _put_to_work(self, job: _Job) -> None:
         """Starts threads where more are wanted; the lock is held."""
         while job.running < min(job.wanted, job.running + len(job.waiting)):
-            job.running += 1
-            job.pool.submit(self._work, job)
+            job.work(self._work)
 
     def _work(self, job: _Job) -> None:
-        while True:
-            with self._lock:
-                if not job.waiting or job.running > job.wanted:
-                    job.running -= 1
-                    return
-                task = job.waiting.popleft()
-            self._load(job, *task)
+        try:
+            while True:
+                with self._lock:
+                    if not job.waiting or job.running > job.wanted:
+                        job.running -= 1
+                        return
+                    task = job.waiting.popleft()
+                self._load(job, *task)
+        except BaseException:  # noqa: BLE001 (nobody would be told: no memory to tell it, say)
+            traceback.print_exc()
+            os._exit(1)
 
     def _take_granted(self, number: int) -> None:
         self._granted.pop(number).set()
@@ -236,18 +274,6 @@ def _portable(error: BaseException) -> BaseException:
             return error
     text = ''.join(traceback.format_exception(error))
     return RuntimeError(f'an error in a loader process, which is a fault of the program:\n{text}')
-
-
-def _limit_memory(options: LoadOptions) -> None:
-    """No picture takes more than any within the limits does, whatever its header says."""
-    with contextlib.suppress(OSError, ValueError, LookupError):
-        pages = int(Path('/proc/self/statm').read_text().split()[5])
-        most = pages * os.sysconf('SC_PAGE_SIZE') + options.pixels.max_px * _BYTES_PER_PX
-        most += 2 * options.fetch.max_bytes + options.memory_budget_bytes + _SPARE_BYTES
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if hard != resource.RLIM_INFINITY:
-            most = min(most, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def end_with(parent: int) -> None:

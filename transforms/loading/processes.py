@@ -8,11 +8,14 @@ ends as badly, it is a dead letter.  Whatever else it had in hand is tried again
 
 import collections
 import contextlib
+import itertools
 import logging
 import os
+import pickle
 import selectors
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -30,7 +33,7 @@ from transforms.loading.buffers import SharedMemory
 from transforms.loading.child import GROUP, NOTHING, common_bytes
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
-from transforms.process import shared
+from transforms.process import open_standard_streams, shared
 from transforms.rows import Failure, Item, Reason, Stage
 from transforms.storage import modules_of
 
@@ -42,6 +45,9 @@ _TRIES = 2
 # Who sends SIGKILL is not known: where memory runs out the system may take an innocent one.
 _TRIES_ALONE = {-int(signal.SIGKILL): 3}
 _DEATHS_A_PROCESS = 10
+# Of new ones, by the system, while there is none at all.
+_REFUSALS = 8
+_REFUSED_SEC = 0.5
 
 # Of the C library: blocks above 4 MiB go back to the system when they are freed, and 32 MiB of what
 # is below stays.  By itself it would keep the largest pictures of each thread; and all going back
@@ -105,16 +111,42 @@ class _Process:
       in_hand: what it was given, by ticket.
       jobs: keys of the options it knows.
       overdue: the ticket for which it was killed.
+      is_retiring: whether it is given nothing any more, and ends when it has nothing in hand.
+      refused: what the system did not let it do, so that it cannot work.
     """
 
-    def __init__(self, number: int, row: int, is_for_one: bool, connection: Connection):
+    def __init__(self, number: int, row: int, is_for_one: bool, end: socket.socket):
         self.number = number
         self.row = row
         self.is_for_one = is_for_one
-        self.connection = connection
+        self.connection = Connection(os.dup(end.fileno()))
         self.in_hand: dict[int, _Task] = {}
         self.jobs: set[int] = set()
         self.overdue = NOTHING
+        self.is_retiring = False
+        self.refused = ''
+        self._end = end
+        self._unsent = bytearray()
+
+    def say(self, *message: Any) -> None:
+        """Tells it something, as soon as it listens."""
+        pickled = pickle.dumps(message)
+        self._unsent += struct.pack('!i', len(pickled)) + pickled
+        self.send()
+
+    def send(self) -> None:
+        """Sends what there is to tell, as far as that goes without waiting.
+
+        It may be in a decoder that lets nobody listen, and who waits for it sees no deadline.
+        """
+        with contextlib.suppress(OSError):  # it does not listen, or its end will be seen
+            while self._unsent:
+                del self._unsent[: self._end.send(self._unsent, socket.MSG_DONTWAIT)]
+
+    def close(self) -> None:
+        """Hangs up, which ends it."""
+        self.connection.close()
+        self._end.close()
 
 
 class Pool:
@@ -128,6 +160,7 @@ class Pool:
 
     def __init__(self, count: int):
         self._count = count
+        open_standard_streams()
         self.memory = SharedMemory()
         self._status_file, self._status = _status(count + 1)
         self._submitted: collections.deque[tuple[list[_Task], dict[str, str]]] = collections.deque()
@@ -144,28 +177,33 @@ class Pool:
             self._errors = subprocess.DEVNULL
         self._orders: Connection | None = None
         self._environment: dict[str, str] = {}
-        self._wanted: dict[str, str] = {}
         self._looked_at = 0.0
+        self._refusals = 0
+        self._starts_at = 0.0
         self._processes: dict[int, _Process] = {}
         self._jobs: dict[LoadOptions, _Job] = {}
+        self._job_keys = itertools.count()
         self._numbers = 0
         self._tickets = 0
         self._deaths = 0
         self._mean_sec = 0.0
         self._has_told = False
-        threading.Thread(target=self._run, name='loaders', daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name='loaders', daemon=True).start()
+        except RuntimeError as e:
+            raise LoaderError(f'no loader process can be started: {_too_few(str(e))}') from e
 
     def job(self, options: LoadOptions) -> _Job:
         """What images with these options share."""
         limit_bytes = common_bytes(options)
         grants = {which: Grants(limit_bytes) for which in ('encoded', 'decoded')}
-        return self._jobs.setdefault(options, _Job(len(self._jobs), options, grants))
+        return self._jobs.setdefault(options, _Job(next(self._job_keys), options, grants))
 
     def submit(self, tasks: list[_Task]) -> None:
         """Has images loaded; what becomes of them their batch is told.
 
-        Loader processes have the environment of who submits, with its credentials and addresses, as
-        soon as those that have another one have nothing in hand.
+        Loader processes have the environment of who submits, with its credentials and addresses:
+        those that have another one are given nothing any more, and are replaced.
         """
         self._submitted.append((tasks, dict(os.environ)))
         with contextlib.suppress(BlockingIOError):  # it will see them as well
@@ -179,8 +217,14 @@ class Pool:
                 for key, _ in self._selector.select(_TICK_SEC if is_busy or is_waiting else None):
                     self._see(key)
                 while self._submitted:
-                    tasks, self._wanted = self._submitted.popleft()
+                    tasks, environment = self._submitted.popleft()
                     self._queue.extend(tasks)
+                    if environment != self._environment:
+                        self._environment = environment
+                        for process in self._processes.values():
+                            process.is_retiring = True
+                for process in self._processes.values():
+                    process.send()
                 self._kill_overdue()
                 self._deal()
             except LoaderError as e:
@@ -217,11 +261,13 @@ class Pool:
             case 'ask':
                 number, job, which, size_bytes = rest
                 self._grants(job, which).ask(
-                    process, size_bytes, lambda: _say(process, 'granted', number)
+                    process, size_bytes, lambda: process.say('granted', number)
                 )
             case 'give_back':
                 job, which, size_bytes = rest
                 self._grants(job, which).give_back(process, size_bytes)
+            case 'cannot':
+                [process.refused] = rest
         return True
 
     def _grants(self, key: int, which: str) -> Grants:
@@ -230,7 +276,7 @@ class Pool:
     def _take(self, process: _Process, ticket: int, loaded: Loaded) -> None:
         """An image is loaded, or cannot be."""
         task = process.in_hand.pop(ticket)
-        self._deaths = 0
+        self._deaths = self._refusals = 0
         outcome = loaded.outcome
         has_no_memory = isinstance(outcome, Failure) and outcome.reason is Reason.DECODER_CRASHED
         if has_no_memory and not process.is_for_one:
@@ -250,7 +296,7 @@ class Pool:
         if process is None:
             return
         if kind == 'cannot':
-            self._tell_once(f'the system starts no other loader process: {what}')
+            process.refused = what
             self._bury(process, None, what)
         else:
             self._bury(process, what, f'it {_ended(what)}')
@@ -280,10 +326,16 @@ class Pool:
             pass
         with contextlib.suppress(KeyError):
             self._selector.unregister(process.connection)
-        process.connection.close()
+        process.close()
         for job in list(self._jobs.values()):
             for grants in job.grants.values():
                 grants.forget(process)
+        if process.refused:
+            (self._alone if process.is_for_one else self._queue).extendleft(
+                reversed(process.in_hand.values())
+            )
+            self._make_room(process)
+            return
         guilty = process.in_hand.pop(int(self._status[process.row, 0]), None)
         self._status[process.row] = NOTHING
         if guilty is None:
@@ -305,6 +357,24 @@ class Pool:
                 'instead'
             )
 
+    def _make_room(self, refused: _Process) -> None:
+        """The system does not let a new process work: the others do, and give way to its kind."""
+        self._starts_at = time.monotonic() + _REFUSED_SEC
+        if not self._has_told:
+            self._has_told = True
+            _LOGGER.warning(
+                'the system lets not all loader processes start (%s); those that do load everything',
+                refused.refused,
+            )
+        if not self._processes:
+            self._refusals += 1
+            if self._refusals >= _REFUSALS:
+                raise LoaderError(f'no loader process can be started: {_too_few(refused.refused)}')
+            return
+        kinds = {process.is_for_one for process in self._processes.values()}
+        if refused.is_for_one not in kinds:
+            next(iter(self._processes.values())).is_retiring = True
+
     def _kill_overdue(self) -> None:
         if time.monotonic() - self._looked_at < _TICK_SEC:
             return
@@ -322,10 +392,15 @@ class Pool:
         """Gives every process enough to do."""
         if not (self._queue or self._alone):
             return
+        for process in list(self._processes.values()):
+            if process.is_retiring and not process.in_hand:
+                self._selector.unregister(process.connection)
+                process.close()
+                del self._processes[process.number]
         self._start_missing()
         for process in list(self._processes.values()):
             queue = self._alone if process.is_for_one else self._queue
-            if not queue:
+            if not queue or process.is_retiring:
                 continue
             most = 1
             if not process.is_for_one:
@@ -346,28 +421,26 @@ class Pool:
             process.in_hand[task.ticket] = task
             if task.job.key not in process.jobs:
                 process.jobs.add(task.job.key)
-                _say(process, 'options', task.job.key, task.job.options)
-            where = (task.ticket, task.batch.offset, task.slot, task.item)
+                process.say('options', task.job.key, task.job.options)
+            item = task.item._replace(carried=())  # which may be long
+            where = (task.ticket, task.batch.offset, task.slot, item)
             given.setdefault(task.job.key, []).append(where)
         for key, tasks in given.items():
-            _say(process, 'load', key, tasks)
+            process.say('load', key, tasks)
 
     def _start_missing(self) -> None:
-        if self._wanted != self._environment:
-            if any(process.in_hand for process in self._processes.values()):
-                return
-            for process in self._processes.values():
-                self._selector.unregister(process.connection)
-                process.connection.close()  # which ends it
-            self._processes = {}
-            self._environment = self._wanted
         if len(self._processes) == self._count + bool(self._alone):
+            return
+        if time.monotonic() < self._starts_at:
             return
         rows = {process.row for process in self._processes.values()}
         for row in range(self._count + 1):
             is_for_one = row == self._count
             if row not in rows and (self._alone if is_for_one else self._queue):
                 self._start(row, is_for_one)
+                if self._has_told:  # one after the other, as two would take each other's room
+                    self._starts_at = time.monotonic() + _REFUSED_SEC
+                    return
 
     def _start(self, row: int, is_for_one: bool) -> None:
         if self._orders is None:
@@ -375,7 +448,7 @@ class Pool:
         ours, theirs = socket.socketpair()
         self._numbers += 1
         self._status[row] = NOTHING
-        process = _Process(self._numbers, row, is_for_one, Connection(ours.detach()))
+        process = _Process(self._numbers, row, is_for_one, ours)
         self._processes[process.number] = process
         self._selector.register(process.connection, selectors.EVENT_READ, process)
         tasks = self._alone if is_for_one else self._queue
@@ -403,8 +476,7 @@ class Pool:
             except OSError as e:
                 ours.close()
                 raise LoaderError(
-                    f'no loader process can be started: {e.strerror}. --loader_processes 0 loads '
-                    'in threads instead'
+                    f'no loader process can be started: {_too_few(e.strerror)}'
                 ) from e
         self._orders = Connection(ours.detach())
         self._selector.register(self._orders, selectors.EVENT_READ)
@@ -433,22 +505,17 @@ class Pool:
         for process in self._processes.values():
             with contextlib.suppress(KeyError):
                 self._selector.unregister(process.connection)
-            process.connection.close()
+            process.close()
             left += process.in_hand.values()
         self._processes = {}
         self._queue.clear()
         self._alone.clear()
-        self._deaths = 0
+        self._deaths = self._refusals = 0
         for job in list(self._jobs.values()):
             for name in job.grants:
                 job.grants[name] = Grants(common_bytes(job.options))
         for task in left:
             task.batch.fail(error)
-
-    def _tell_once(self, message: str) -> None:
-        if not self._has_told:
-            self._has_told = True
-            _LOGGER.warning('%s; the others load what there is', message)
 
 
 class ProcessLoader:
@@ -478,9 +545,11 @@ class ProcessLoader:
         """Nothing: the dispatcher looks at what is decoded."""
 
 
-def _say(process: _Process, *message: Any) -> None:
-    with contextlib.suppress(OSError):  # its end will be seen
-        process.connection.send(message)
+def _too_few(what: str | None) -> str:
+    return (
+        f'{what}. Is a limit of processes and threads (ulimit -u), of open files (ulimit -n) or of '
+        'memory (ulimit -v) too low? --loader_processes 0 loads in threads instead'
+    )
 
 
 def _status(rows: int) -> tuple[int, np.ndarray]:

@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import mmap
 import os
-import select
+import selectors
 import signal
 import socket
 import traceback
@@ -42,9 +42,12 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     connection = Connection(control)
     running: dict[int, int] = {}  # number by pid
+    selector = selectors.DefaultSelector()
+    for descriptor in (control, woken):
+        selector.register(descriptor, selectors.EVENT_READ)
     me = os.getpid()
     while True:
-        select.select([control, woken], [], [])
+        selector.select()
         with contextlib.suppress(BlockingIOError):
             os.read(woken, 4096)
         _reap(connection, running)
@@ -68,6 +71,7 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
             _say(connection, 'cannot', number, e.strerror)
         else:
             if child == 0:
+                selector.close()
                 for descriptor in (control, woken, wake):
                     os.close(descriptor)
                 _be_loader(me, Connection(end), memory, _rows(status)[row], environment, processes)
