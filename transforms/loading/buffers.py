@@ -65,9 +65,16 @@ class MappedMemory:
         self._mapped: dict[int, np.ndarray] = {}
 
     def room(self, start: int, size_bytes: int) -> np.ndarray:
-        """(size_bytes,) uint8 that begin there, written through to the other process."""
+        """(size_bytes,) uint8 that begin there, written through to the other process.
+
+        Raises:
+          MemoryError: there is no room for it among the addresses of this process.
+        """
         found = self._mapped.get(start)
         if found is None or len(found) != size_bytes:
-            mapped = mmap.mmap(self._descriptor, size_bytes, offset=start)
+            try:
+                mapped = mmap.mmap(self._descriptor, size_bytes, offset=start)
+            except OSError as e:
+                raise MemoryError from e
             found = self._mapped[start] = np.frombuffer(mapped, np.uint8)
         return found

@@ -30,9 +30,9 @@ import numpy as np
 from transforms.errors import LemmabeamError
 from transforms.loading.budget import SharedBudget
 from transforms.loading.buffers import MappedMemory
-from transforms.loading.image import ImageLoader, Loaded
+from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded
 from transforms.loading.options import LoadOptions
-from transforms.rows import Item
+from transforms.rows import Failure, Item, Reason, Stage
 
 NOTHING = -1
 """In place of a ticket: nothing is decoded."""
@@ -223,6 +223,10 @@ class LoaderProcess:
             size = int(np.prod(job.shape))
             pixels = self._memory.room(start, size).reshape(job.shape)[slot]
             loaded = job.loader.load(item, pixels)
+        except MemoryError:
+            known = item.size_bytes if item.size_bytes >= 0 else None
+            failure = Failure(Stage.DECODE, Reason.DECODER_CRASHED, NO_MEMORY, known, item.version)
+            loaded = Loaded(failure, 0.0, 0.0, 0)
         except BaseException as e:  # noqa: BLE001
             with self._lock:
                 self._in_hand -= 1

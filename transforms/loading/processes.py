@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -188,10 +189,7 @@ class Pool:
         self._deaths = 0
         self._mean_sec = 0.0
         self._has_told = False
-        try:
-            threading.Thread(target=self._run, name='loaders', daemon=True).start()
-        except RuntimeError as e:
-            raise LoaderError(f'no loader process can be started: {_too_few(str(e))}') from e
+        threading.Thread(target=self._run, name='loaders', daemon=True).start()
 
     def job(self, options: LoadOptions) -> _Job:
         """What images with these options share."""
@@ -363,13 +361,13 @@ class Pool:
         if not self._has_told:
             self._has_told = True
             _LOGGER.warning(
-                'the system lets not all loader processes start (%s); those that do load everything',
+                'the system lets not all loader processes start (%s); the others load everything',
                 refused.refused,
             )
         if not self._processes:
             self._refusals += 1
             if self._refusals >= _REFUSALS:
-                raise LoaderError(f'no loader process can be started: {_too_few(refused.refused)}')
+                raise _too_few(refused.refused)
             return
         kinds = {process.is_for_one for process in self._processes.values()}
         if refused.is_for_one not in kinds:
@@ -443,12 +441,13 @@ class Pool:
                     return
 
     def _start(self, row: int, is_for_one: bool) -> None:
-        if self._orders is None:
-            self._start_server()
-        ours, theirs = socket.socketpair()
+        with _naming_limits():
+            if self._orders is None:
+                self._start_server()
+            ours, theirs = socket.socketpair()
+            process = _Process(self._numbers + 1, row, is_for_one, ours)
         self._numbers += 1
         self._status[row] = NOTHING
-        process = _Process(self._numbers, row, is_for_one, ours)
         self._processes[process.number] = process
         self._selector.register(process.connection, selectors.EVENT_READ, process)
         tasks = self._alone if is_for_one else self._queue
@@ -465,19 +464,13 @@ class Pool:
             f'main({", ".join(map(str, files))}, {self._count})'
         )
         with theirs:
-            try:
-                self._server = subprocess.Popen(
-                    [sys.executable, '-c', code],
-                    stdin=subprocess.DEVNULL,
-                    stderr=self._errors,
-                    pass_fds=files,
-                    env={**os.environ, **_MALLOC, **_ONE_THREAD},
-                )
-            except OSError as e:
-                ours.close()
-                raise LoaderError(
-                    f'no loader process can be started: {_too_few(e.strerror)}'
-                ) from e
+            self._server = subprocess.Popen(
+                [sys.executable, '-c', code],
+                stdin=subprocess.DEVNULL,
+                stderr=self._errors,
+                pass_fds=files,
+                env={**os.environ, **_MALLOC, **_ONE_THREAD},
+            )
         self._orders = Connection(ours.detach())
         self._selector.register(self._orders, selectors.EVENT_READ)
 
@@ -528,12 +521,14 @@ class ProcessLoader:
     def __init__(self, options: LoadOptions):
         self.decoding = options.process_count
         self.fetching = options.threads * options.process_count
-        self._pool = shared(Pool, options.process_count)
+        with _naming_limits():
+            self._pool = shared(Pool, options.process_count)
         self._job = self._pool.job(options)
 
     def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
         """Where pixels go: the place in the shared memory, and (size_bytes,) uint8 of anything."""
-        return self._pool.memory.take(size_bytes)
+        with _naming_limits():
+            return self._pool.memory.take(size_bytes)
 
     def start(self, batch: LoadingBatch, policy: FaultPolicy) -> None:
         """Begins to load a batch."""
@@ -545,11 +540,21 @@ class ProcessLoader:
         """Nothing: the dispatcher looks at what is decoded."""
 
 
-def _too_few(what: str | None) -> str:
-    return (
-        f'{what}. Is a limit of processes and threads (ulimit -u), of open files (ulimit -n) or of '
-        'memory (ulimit -v) too low? --loader_processes 0 loads in threads instead'
+def _too_few(what: str) -> LoaderError:
+    return LoaderError(
+        f'no loader process can be started: {what}. Is a limit of processes and threads (ulimit -u)'
+        ', of open files (ulimit -n) or of memory (ulimit -v) too low? --loader_processes 0 loads '
+        'in threads instead'
     )
+
+
+@contextlib.contextmanager
+def _naming_limits() -> Iterator[None]:
+    """What the system refuses is refused by a limit that somebody may raise."""
+    try:
+        yield
+    except (OSError, RuntimeError) as e:  # the latter for threads
+        raise _too_few(getattr(e, 'strerror', None) or str(e)) from e
 
 
 def _status(rows: int) -> tuple[int, np.ndarray]:
