@@ -27,7 +27,7 @@ def test_export_load_and_label(tmp_path, capsys):
     np.savez(npz, **weights)
     exported = run_python('-m', 'pipeline', 'export-model', '--weights', npz, '--output', folder)
     limit_bytes = 3 * npz.stat().st_size + 1e9
-    assert exported.peak_bytes <= limit_bytes
+    assert exported.largest_bytes <= limit_bytes
     npz.unlink()
     size = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     labeled = run_python(
@@ -37,8 +37,8 @@ def test_export_load_and_label(tmp_path, capsys):
     with capsys.disabled():
         print(
             f'\nR101x3: SavedModel {size / GB:.2f} GB; export {exported.wall_sec:.0f} s, peak '
-            f'{exported.peak_bytes / GB:.2f} GB; labelling 10 photographs {labeled.wall_sec:.0f} '
-            f's, peak {labeled.peak_bytes / GB:.2f} GB'
+            f'{exported.largest_bytes / GB:.2f} GB; labelling 10 photographs '
+            f'{labeled.wall_sec:.0f} s, peak {labeled.peak_bytes / GB:.2f} GB'
         )
     assert verify(str(output)) == []
     (report,) = (json.loads(path.read_text()) for path in output.glob('runs/*/report.json'))

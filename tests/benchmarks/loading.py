@@ -20,8 +20,8 @@ from transforms.rows import Chunk, FetchLimits, Item
 
 RESIZE = Resize(size_px=224, short_side_px=256, filter='bilinear')
 _BATCH = 32
-_OPTIONS = LoadOptions(RESIZE, _BATCH, FetchLimits(1 << 26, 60.0), PixelLimits(), 1 << 29, 16)
-_POLICY = FaultPolicy(FailFast(0, ''), StoreError)
+OPTIONS = LoadOptions(RESIZE, _BATCH, FetchLimits(1 << 26, 60.0), PixelLimits(), 1 << 29, 16)
+POLICY = FaultPolicy(FailFast(0, ''), StoreError)
 
 # Reads and decodes its share of a folder again and again, one picture after the other.
 _BARE = """
@@ -84,7 +84,7 @@ def _loading(folder: Path, options: LoadOptions) -> Callable[[], None]:
         for start in range(0, len(items), _BATCH):
             while pending and (len(pending) >= loader.look_ahead or not loader.may_look_ahead):
                 loader.result(pending.pop(0))
-            pending.append(loader.begin(chunk, start, _POLICY))
+            pending.append(loader.begin(chunk, start, POLICY))
         for batch in pending:
             loader.result(batch)
 
@@ -95,13 +95,13 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
     cores = cpu_count()
     grid = [(1, 16), (cores, 2), (cores, 4), (cores, 8), (2 * cores, 4), (0, 3), (0, 16)]
     settings = {
-        f'{processes} processes, {threads} threads each': _OPTIONS._replace(
+        f'{processes} processes, {threads} threads each': OPTIONS._replace(
             processes=processes, threads=threads
         )
         for processes, threads in grid
     }
     return {
-        'default': _loading(folder, _OPTIONS),
+        'default': _loading(folder, OPTIONS),
         **{name: _loading(folder, options) for name, options in settings.items()},
     }
 

@@ -8,7 +8,11 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.benchmarks.tree import Watch
+
 _ROOT = Path(__file__).parents[2]
+
+_PERIOD_SEC = 0.1
 
 # The peak of a process counts what the process it was forked from held; this one holds little.
 _LAUNCHER = """
@@ -67,25 +71,47 @@ def stopwatch() -> Iterator[Stopwatch]:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """What a finished process took."""
+    """What a finished process took, with all that it started.
+
+    Attributes:
+      wall_sec: of the clock, from its start to its end.
+      cpu_sec: user and system time of all processes.
+      peak_bytes: the largest sum of the proportional set sizes (PSS) of all processes at a time,
+        which count shared memory once.  It is sampled ten times a second, and added up when the
+        resident memory has grown, or a second has passed: a shorter peak may be missed.
+      largest_bytes: the peak of resident memory of the largest single process, which misses
+        nothing; only of those that were waited for.
+      errors: what was written to standard error.
+    """
 
     wall_sec: float
     cpu_sec: float
     peak_bytes: int
+    largest_bytes: int
     errors: str
 
 
 def run_python(*arguments: str | Path) -> Process:
-    """Runs a fresh Python with these arguments.
+    """Runs a fresh Python with these arguments; see `Process` for what is measured.
 
     Raises:
       RuntimeError: it failed.
     """
     command: Sequence[str | Path] = (sys.executable, '-c', _LAUNCHER, sys.executable, *arguments)
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    with subprocess.Popen(
+        command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        watch = Watch(process.pid, is_root_counted=False)
+        while True:
+            watch.look()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, errors = process.communicate(timeout=_PERIOD_SEC)
+                break
     wall_sec = time.perf_counter() - started
-    if done.returncode:
-        raise RuntimeError(f'{arguments} exited with {done.returncode}:\n{done.stderr[-2000:]}')
-    peak_kib, cpu_sec = done.stdout.split()
-    return Process(wall_sec, float(cpu_sec), 1024 * int(peak_kib), done.stderr)
+    if process.returncode:
+        raise RuntimeError(f'{arguments} exited with {process.returncode}:\n{errors[-2000:]}')
+    largest_kib, waited_cpu_sec = output.split()
+    # Samples miss the end of a process, and what was waited for misses others.
+    cpu_sec = max(watch.cpu_sec, float(waited_cpu_sec))
+    return Process(wall_sec, cpu_sec, watch.peak_bytes, 1024 * int(largest_kib), errors)

@@ -93,7 +93,7 @@ def export_and_load(folder: Path, name: str) -> list[Row]:
         Row(f'{name}: checkpoint', checkpoint_bytes / _MB, 'MB'),
         Row(f'{name}: SavedModel', size_bytes / _MB, 'MB'),
         Row(f'{name}: export', exported.wall_sec, 's'),
-        Row(f'{name}: export, peak', exported.peak_bytes / _MB, 'MB', at_most=most_mb),
+        Row(f'{name}: export, peak', exported.largest_bytes / _MB, 'MB', at_most=most_mb),
         Row(f'{name}: 10 photographs in a fresh process', labeled.wall_sec, 's'),
         Row(
             f'{name}: 10 photographs in a fresh process, without inference',

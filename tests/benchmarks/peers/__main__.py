@@ -18,7 +18,7 @@ from tests.benchmarks.markdown import aligned, figure, machine, page
 from tests.benchmarks.measure import run_python
 from tests.benchmarks.peers import jobs
 from tests.benchmarks.peers.jobs import EMBEDDED, LABELLING, LOADING, OURS, R50X1, ROOT, Job, Model
-from tests.benchmarks.peers.tree import Tree, run_tree
+from tests.benchmarks.tree import Tree, run_tree
 
 _RESULTS = Path(__file__).parents[1] / 'PEERS.md'
 _VERSIONS = {

@@ -38,11 +38,20 @@ class Tree:
     peak_bytes: int
 
 
-class _Watch:
-    """The processes below one, also those that were handed to another parent later."""
+class Watch:
+    """The processes below one, also those that were handed to another parent later.
 
-    def __init__(self, root_pid: int):
+    Args:
+      root_pid: the one.
+      is_root_counted: whether its own memory counts.
+
+    Attributes:
+      peak_bytes: as of a `Tree`.
+    """
+
+    def __init__(self, root_pid: int, *, is_root_counted: bool = True):
         self._root_pid = root_pid
+        self._uncounted = set() if is_root_counted else {root_pid}
         self._cpu_ticks: dict[_Id, int] = {}
         self._resident_pages = 0
         self._looked_at = 0.0
@@ -64,7 +73,8 @@ class _Watch:
             members |= {pid for pid, each in seen.items() if each.parent in members}
         for pid in members:
             self._cpu_ticks[pid, seen[pid].started] = seen[pid].cpu_ticks
-        self._look_at_memory(members, sum(seen[pid].resident_pages for pid in members))
+        counted = members - self._uncounted
+        self._look_at_memory(counted, sum(seen[pid].resident_pages for pid in counted))
         return [(pid, seen[pid].started) for pid in members]
 
     def _look_at_memory(self, members: set[int], resident_pages: int) -> None:
@@ -73,7 +83,7 @@ class _Watch:
         if has_grown or now > self._looked_at + _MEMORY_PERIOD_SEC:
             self._looked_at = now
             self._resident_pages = max(resident_pages, self._resident_pages)
-            self.peak_bytes = max(self.peak_bytes, sum(map(_pss_bytes, members)))
+            self.peak_bytes = max(self.peak_bytes, sum(map(pss_bytes, members)))
 
 
 class _Process(NamedTuple):
@@ -97,7 +107,19 @@ def _processes() -> Iterator[tuple[int, _Process]]:
                     yield int(folder), _Process(parent, started, user + system, resident)
 
 
-def _pss_bytes(pid: int) -> int:
+def children(pid: int) -> list[int]:
+    """The processes that one has started, by their ids."""
+    return [child for child, each in _processes() if each.parent == pid]
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory, all of what it shares included."""
+    resident_pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return resident_pages * os.sysconf('SC_PAGE_SIZE')
+
+
+def pss_bytes(pid: int) -> int:
+    """Proportional set size of a process; 0 if it has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines():
             if line.startswith('Pss:'):
@@ -121,7 +143,7 @@ def run_tree(command: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -
             stdout=said,
             stderr=said,
         )
-        watch = _Watch(process.pid)
+        watch = Watch(process.pid)
         try:
             wall_sec, status, waited_cpu_sec = _wait(process.pid, watch, started)
         finally:
@@ -135,7 +157,7 @@ def run_tree(command: Sequence[str | Path], cwd: Path, env: Mapping[str, str]) -
     return Tree(wall_sec, max(watch.cpu_sec, waited_cpu_sec), watch.peak_bytes)
 
 
-def _wait(pid: int, watch: _Watch, started: float) -> tuple[float, int, float]:
+def _wait(pid: int, watch: Watch, started: float) -> tuple[float, int, float]:
     """Seconds, exit status, and CPU seconds of the command and all it waited for."""
     while True:
         watch.look()
@@ -148,7 +170,7 @@ def _wait(pid: int, watch: _Watch, started: float) -> tuple[float, int, float]:
             time.sleep(0.01)
 
 
-def _end(watch: _Watch) -> None:
+def _end(watch: Watch) -> None:
     """Lets what is left end by itself, then kills it."""
     deadline = time.perf_counter() + _GRACE_SEC
     while left := watch.look():
