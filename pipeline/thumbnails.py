@@ -1,22 +1,29 @@
-"""Small pictures for the report of a run, read anew from where the images lie."""
+"""Small pictures for the report of a run, read anew from where the images lie.
+
+By loader processes, as the run itself: among them are the pictures that end a decoder, and what
+large ones take goes back to the system.
+"""
 
 import base64
-import hashlib
 import io
-import queue
-import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
-from transforms.decode import PixelLimits, open_image, render
-from transforms.errors import ImageError, LemmabeamError
-from transforms.loading.budget import ByteBudget
+from transforms import rows
+from transforms.decode import PixelLimits
+from transforms.errors import LemmabeamError, LoaderError, StoreError
+from transforms.faults import FailFast, FaultPolicy
+from transforms.loading.batch import LoadingBatch
+from transforms.loading.loader import Loader
+from transforms.loading.options import LoadOptions
 from transforms.model.card import Resize
-from transforms.rows import FetchLimits
-from transforms.storage import StoreOptions, store_for
+from transforms.process import cpu_count, shared
+from transforms.rows import Chunk, Failure, FetchLimits, Item
+from transforms.storage import StoreOptions
 
 SIDE_PX = 160
 _RESIZE = Resize(SIDE_PX, SIDE_PX, 'bicubic')
@@ -24,17 +31,26 @@ _JPEG_QUALITY = 78
 _THREADS = 8
 _MIB = 2**20
 _ENCODED_BYTES = 64 * _MIB
-_DECODED_BYTES = 256 * _MIB
+_BUDGET_BYTES = 256 * _MIB
 _FETCH_SEC = 10.0
 _TOTAL_SEC = 60.0
+# Of the time for all, what decoding one may take: twice, and then others are still read.
+_DECODE_SHARE = 0.25
 
 
 class Limits(NamedTuple):
-    """What reading a picture may take: of one, and of all together."""
+    """What reading a picture may take: of one, and of all together.
+
+    Attributes:
+      fetch, pixels: of one.
+      total_sec: of all.
+      processes: loader processes, as of `LoadOptions`.
+    """
 
     fetch: FetchLimits
     pixels: PixelLimits
     total_sec: float = _TOTAL_SEC
+    processes: int | None = None
 
     @classmethod
     def of_run(cls, options: Mapping[str, Any]) -> 'Limits':
@@ -45,12 +61,14 @@ class Limits(NamedTuple):
         pixels = PixelLimits()
         max_px = min(int(options.get('max_pixels') or pixels.max_px), pixels.max_px)
         max_baseline_px = min(4 * max_px, pixels.max_baseline_jpeg_px)
+        processes = options.get('loader_processes')
         return cls(
             FetchLimits(
                 min(int(options.get('max_bytes') or _ENCODED_BYTES), _ENCODED_BYTES),
                 min(float(options.get('fetch_deadline_sec') or _FETCH_SEC), _FETCH_SEC),
             ),
             PixelLimits(max_px, max_baseline_px),
+            processes=None if processes is None else min(int(processes), cpu_count()),
         )
 
 
@@ -59,7 +77,7 @@ class Picture(NamedTuple):
 
     Attributes:
       data_uri: a JPEG of SIDE_PX x SIDE_PX without any metadata, '' where there is none.
-      sha256: of the bytes that were read, '' where they could not be.
+      sha256: of the bytes that were read, '' where there is no picture.
       problem: why there is no picture, '' where there is one.
     """
 
@@ -72,7 +90,7 @@ _TOO_LATE = Picture('', '', 'not read: the time for pictures was over')
 
 
 def read_thumbnails(images: list[str], limits: Limits, stores: StoreOptions) -> dict[str, Picture]:
-    """Reads pictures in threads; what is not there in time is left out.
+    """Reads pictures; what is not there in time is left out.
 
     Args:
       images: URIs, without duplicates.
@@ -82,55 +100,48 @@ def read_thumbnails(images: list[str], limits: Limits, stores: StoreOptions) -> 
     Returns:
       A picture for each URI.
     """
-    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for uri in images:
-        waiting.put(uri)
-    done: queue.SimpleQueue[tuple[str, Picture | BaseException]] = queue.SimpleQueue()
-    encoded, decoded = ByteBudget(_ENCODED_BYTES), ByteBudget(_DECODED_BYTES)
     ends_at = time.monotonic() + limits.total_sec
-
-    def work() -> None:
-        while time.monotonic() < ends_at:
-            try:
-                uri = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((uri, _read(uri, limits, stores, encoded, decoded)))
-            except BaseException as e:  # noqa: BLE001 (raised again by who waits for it)
-                done.put((uri, e))
-
-    # Daemons: a decoder that hangs must not keep the process from its end.
-    for _ in range(min(_THREADS, len(images))):
-        threading.Thread(target=work, name='thumbnail', daemon=True).start()
-    found: dict[str, Picture] = {}
-    while len(found) < len(images):
-        try:
-            uri, result = done.get(timeout=max(0.0, ends_at - time.monotonic()))
-        except queue.Empty:
-            break
-        if isinstance(result, BaseException):
-            raise result
-        found[uri] = result
-    return {uri: found.get(uri, _TOO_LATE) for uri in images}
+    options = LoadOptions(
+        _RESIZE,
+        1,  # each is a batch, so that a store that fails one says nothing of the others
+        limits.fetch,
+        limits.pixels,
+        _BUDGET_BYTES,
+        _THREADS,
+        stores,
+        limits.processes,
+        _DECODE_SHARE * limits.total_sec,
+    )
+    loader = shared(Loader, options)
+    chunk = Chunk('thumbnails', [Item(uri, '', -1, ['[]']) for uri in images])
+    policy = FaultPolicy(FailFast(0, ''), StoreError)
+    batches = [loader.begin(chunk, i, policy) for i in range(len(images))]
+    found = {}
+    for uri, batch in zip(images, batches, strict=True):
+        if batch.wait(max(0.0, ends_at - time.monotonic())):
+            found[uri] = _picture(batch)
+        else:
+            batch.cancel()
+            found[uri] = _TOO_LATE
+    return found
 
 
-def _read(
-    uri: str, limits: Limits, stores: StoreOptions, encoded: ByteBudget, decoded: ByteBudget
-) -> Picture:
-    sha256 = ''
+def _picture(batch: LoadingBatch) -> Picture:
+    """What there is of the one image of a batch."""
     try:
-        with encoded.admission() as admit:
-            data = store_for(uri, stores).fetch(uri, limits.fetch, admit).data
-            sha256 = hashlib.sha256(data).hexdigest()
-            opened = open_image(data, _RESIZE, limits.pixels)
-            with decoded.reserve(opened.working_bytes):
-                pixels = render(opened, _RESIZE)
-    except ImageError as e:
-        return Picture('', sha256, f'{e.reason.value}: {e.detail}')
+        [loaded] = batch.result()
+    except LoaderError:
+        return Picture('', '', 'not read: no loader process can be had')
     except LemmabeamError:
-        return Picture('', sha256, 'its store does not let us read it')
+        return Picture('', '', 'its store does not let us read it')
+    outcome = loaded.outcome
+    if isinstance(outcome, Failure):
+        return Picture('', '', f'{outcome.reason.value}: {outcome.detail}')
+    assert isinstance(outcome, rows.Image), 'nothing is known before'
+    return Picture(_data_uri(batch.pixels[0]), outcome.content_sha256, '')
+
+
+def _data_uri(pixels: np.ndarray) -> str:
     jpeg = io.BytesIO()
     Image.fromarray(pixels).save(jpeg, 'JPEG', quality=_JPEG_QUALITY, optimize=True)
-    text = base64.b64encode(jpeg.getvalue()).decode()
-    return Picture(f'data:image/jpeg;base64,{text}', sha256, '')
+    return f'data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode()}'

@@ -5,13 +5,14 @@ What a browser makes of it is in test_browser.
 
 import base64
 import collections
+import functools
 import hashlib
 import html.parser
 import io
 import json
+import os
 import re
 import shutil
-import threading
 import time
 
 import numpy as np
@@ -26,9 +27,10 @@ from pipeline.html_charts import percent
 from pipeline.html_report import write_html_report
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import made_runs, samples, support
+from tests import crashing, made_runs, samples, support
 from tests.datasets import edit_rows
 from transforms.errors import StoreError, UsageError
+from transforms.loading.options import LoadOptions
 from transforms.rows import FetchLimits, Reason
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
@@ -467,24 +469,37 @@ def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_pa
     assert 'All labels by score' in page.text
 
 
-def test_pictures_that_take_too_long_are_left_out(monkeypatch):
-    let_go = threading.Event()
+@pytest.fixture
+def read_pictures(monkeypatch, tmp_path):
+    """Reads a picture that does something to its decoder, beside a good one, in a time."""
+    options = functools.partial(LoadOptions, open_image=crashing.open_image)
+    monkeypatch.setattr(thumbnails, 'LoadOptions', options)
+    data = samples.picture(1)
+    (tmp_path / 'good').write_bytes(data)
 
-    def read(uri, *_):
-        if uri == 'slow':
-            let_go.wait(60)
-        return thumbnails.Picture('data:', '', '')
+    def read(act, total_sec):
+        (tmp_path / act).write_bytes(crashing.picture(data, act))
+        limits = thumbnails.Limits.of_run({})._replace(total_sec=total_sec)
+        images = [str(tmp_path / name) for name in (act, 'good')]
+        return thumbnails.read_thumbnails(images, limits, DEFAULT_OPTIONS).values()
 
-    monkeypatch.setattr(thumbnails, '_read', read)
-    limits = thumbnails.Limits(FetchLimits(1, 1.0), thumbnails.PixelLimits(), total_sec=1.0)
+    return read
+
+
+def test_a_picture_that_ends_its_decoder_does_not_end_the_report(read_pictures):
+    bad, good = read_pictures('segv', 60.0)
+    assert bad.problem == 'decoder_crashed: the process that decoded it was ended by SIGSEGV'
+    assert not bad.data_uri
+    assert good.data_uri.startswith('data:image/jpeg')
+
+
+def test_pictures_that_take_too_long_are_left_out(read_pictures):
     started = time.monotonic()
-    try:
-        found = thumbnails.read_thumbnails(['slow', 'fast'], limits, DEFAULT_OPTIONS)
-    finally:
-        let_go.set()
+    slow, good = read_pictures('loop', 12.0)
     assert time.monotonic() - started < 30
-    assert found['fast'].data_uri == 'data:'
-    assert 'time' in found['slow'].problem
+    assert slow.problem.startswith(('decode_deadline', 'not read: the time'))
+    assert good.data_uri.startswith('data:')
+    assert {'time' in each.problem for each in read_pictures('slow', 0.0)} == {True}
 
 
 def test_limits_of_a_run_are_only_ever_lowered():
@@ -496,6 +511,8 @@ def test_limits_of_a_run_are_only_ever_lowered():
     )
     assert high == thumbnails.Limits.of_run({})
     assert high.fetch.deadline_sec == 10
+    assert thumbnails.Limits.of_run({'loader_processes': 0}).processes == 0
+    assert thumbnails.Limits.of_run({'loader_processes': 10**6}).processes <= os.cpu_count()
 
 
 def test_a_report_on_request(copy, tmp_path, capsys):

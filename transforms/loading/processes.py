@@ -396,7 +396,8 @@ class Pool:
                 process.close()
                 del self._processes[process.number]
         self._start_missing()
-        for process in list(self._processes.values()):
+        # Those with least in hand first, for what comes one by one.
+        for process in sorted(self._processes.values(), key=lambda each: len(each.in_hand)):
             queue = self._alone if process.is_for_one else self._queue
             if not queue or process.is_retiring:
                 continue
