@@ -1,7 +1,8 @@
 """How busy the steps behind the loader keep an accelerator, and what an image costs its process.
 
 The accelerator is simulated: it takes its time without the interpreter's lock, and gives the same
-labels to every batch. Batches come ready-made, so that nothing is fetched or decoded.
+labels to every batch. Batches come ready-made, so that nothing is fetched or decoded; or the real
+loader makes them, for an accelerator that takes a share of what bare decoders reach on all cores.
 """
 
 import dataclasses
@@ -14,12 +15,17 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 
+from tests.benchmarks.images import link_jpegs, write_jpegs
+from tests.benchmarks.loading import OPTIONS, Bare
 from tests.benchmarks.measure import Row
 from transforms.faults import FailFast
 from transforms.label import LabelImages
 from transforms.layout import Layout
+from transforms.listing import Columns
+from transforms.load import LoadImages
 from transforms.model.predictor import InferenceOptions, Prediction
 from transforms.model.sources import resolve_model
+from transforms.preflight import Preflight
 from transforms.process import shared
 from transforms.rows import Batch, Chunk, Image, Item
 
@@ -29,6 +35,9 @@ _LABELS = 5
 # Milliseconds a batch, and the least share of the time that the accelerator must be at work.
 _TARGETS = {46: 0.97, 12: 0.90}
 _MAX_CPU_MSEC = 0.15
+# What an accelerator takes of the rate of bare decoders, and its target behind the loader.
+_SHARE_OF_BARE = 0.7
+_LOADED_TARGET = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,21 +123,56 @@ class _GiveBatchesDoFn(beam.DoFn):
             yield Batch(chunk, start, self._outcomes, self._pixels, timings)
 
 
-def feed(output: Path, run_id: str, batch_msec: float, chunks: int) -> Accelerator:
-    """Lets a pipeline label so many chunks; the accelerator, which knows how busy it was."""
+class _GiveBatches(beam.PTransform):
+    """PCollection[int] to PCollection[Batch]: ready-made ones, see `_GiveBatchesDoFn`."""
+
+    def expand(self, numbers: beam.PCollection[int]) -> beam.PCollection[Batch]:
+        give = _GiveBatchesDoFn(OPTIONS.resize.size_px)
+        return numbers | 'Give' >> beam.ParDo(give).with_output_types(Batch)
+
+
+class _LoadBatches(beam.PTransform):
+    """The same from the real loader: each chunk has all images of a folder."""
+
+    def __init__(self, images: Path, layout: Layout):
+        super().__init__()
+        self._items = [Item(str(path), '', -1, ['[]']) for path in sorted(images.iterdir())]
+        self._layout = layout
+
+    def expand(self, numbers: beam.PCollection[int]) -> beam.PCollection[Batch]:
+        options = OPTIONS._replace(batch_size=_BATCH)
+        preflight = Preflight((), Columns('uri', (), ()), options.fetch, self._layout)
+        items = self._items
+        return (
+            numbers
+            | 'MakeChunks'
+            >> beam.Map(lambda number: Chunk(f'{number:016x}', items)).with_output_types(Chunk)
+            | LoadImages(options, preflight, FailFast(100, self._layout.run_id))
+        )
+
+
+def feed(
+    output: Path, run_id: str, batch_msec: float, chunks: int, images: Path | None = None
+) -> Accelerator:
+    """Lets a pipeline label so many chunks; the accelerator, which knows how busy it was.
+
+    Args:
+      output: where rows go.
+      run_id: no other feed has it.
+      batch_msec: what the accelerator takes for a batch.
+      chunks: of `_CHUNK` images each.
+      images: a folder of as many, which are loaded; without it, batches are ready-made.
+    """
     source = resolve_model('embedded')
     options = InferenceOptions(source, _BATCH, 0.05, _LABELS, 0, 1)
     make = Simulated(batch_msec, run_id)
     layout = Layout(str(output), run_id, source.id, (), (), 10**6)
-    label = LabelImages(options, FailFast(100, run_id), layout, make)
     root = beam.Pipeline(runner='FnApiRunner')
-    batches = (
-        root
-        | 'Chunks' >> beam.Create(range(chunks), reshuffle=False)
-        | 'GiveBatches'
-        >> beam.ParDo(_GiveBatchesDoFn(source.card.resize.size_px)).with_output_types(Batch)
+    numbers = root | 'Numbers' >> beam.Create(range(chunks), reshuffle=False)
+    batches = numbers | 'Batches' >> (
+        _LoadBatches(images, layout) if images is not None else _GiveBatches()
     )
-    _ = batches | 'LabelImages' >> label
+    _ = batches | 'LabelImages' >> LabelImages(options, FailFast(100, run_id), layout, make)
     root.run().wait_until_finish()
     accelerator = shared(make, options)
     assert accelerator.calls == chunks * _CHUNK // _BATCH
@@ -141,6 +185,32 @@ def bare_share(batch_msec: float, batches: int) -> float:
     for _ in range(batches):
         time.sleep(batch_msec / 1000)
     return batches * batch_msec / 1000 / (time.perf_counter() - started)
+
+
+def loaded_rows(folder: Path, distinct: int, rounds: int, seconds: float) -> list[Row]:
+    """Behind the real loader, with an accelerator for which the cores suffice."""
+    paths = write_jpegs(folder / 'distinct', distinct)
+    link_jpegs(folder / 'images', _CHUNK, paths)
+    bare = Bare(folder / 'images')
+    bare()  # files are read
+    rates, each = [], []
+    for i in range(rounds):
+        started = time.perf_counter()
+        bare()
+        rates.append(_CHUNK / (time.perf_counter() - started))
+        batch_msec = 1000 * _BATCH / (_SHARE_OF_BARE * rates[-1])
+        chunks = max(1, round(seconds * _SHARE_OF_BARE * rates[-1] / _CHUNK))
+        run_id = f'loaded-{i}'
+        each.append(feed(folder / 'output', run_id, batch_msec, chunks, folder / 'images'))
+    bare.end()
+    name = f'500x375 JPEGs, accelerator of {_SHARE_OF_BARE:g} of the bare decoders'
+    busy = median(accelerator.busy_share for accelerator in each)
+    cpu_msec = median(accelerator.cpu_msec_per_image for accelerator in each)
+    return [
+        Row('500x375 JPEGs, bare decoders on all cores', median(rates), 'images/s'),
+        Row(f'{name}: share of the time at work', busy, at_least=_LOADED_TARGET),
+        Row(f'{name}: CPU of its process', cpu_msec, 'ms an image', at_most=_MAX_CPU_MSEC),
+    ]
 
 
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
@@ -167,4 +237,5 @@ def run(is_quick: bool, folder: Path) -> Sequence[Row]:
             Row(f'{name}: share, pipeline / loop', of_bare),
             Row(f'{name}: CPU of its process', cpu_msec, 'ms an image', at_most=_MAX_CPU_MSEC),
         ]
-    return rows
+    distinct = 16 if is_quick else 800
+    return [*rows, *loaded_rows(folder / 'loaded', distinct, rounds, seconds)]

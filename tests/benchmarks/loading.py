@@ -40,8 +40,8 @@ for _ in sys.stdin:
 """
 
 
-class _Bare:
-    """As many single-threaded decoders as there are cores."""
+class Bare:
+    """As many single-threaded decoders as there are cores; a call decodes a folder once."""
 
     def __init__(self, folder: Path):
         count = cpu_count()
@@ -69,6 +69,7 @@ class _Bare:
         self._hear()
 
     def end(self) -> None:
+        """Ends them."""
         for process in self._processes:
             process.communicate()
 
@@ -110,7 +111,7 @@ def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
     images, rounds = (64, 1) if is_quick else (800, 5)
     write_jpegs(folder / 'images', images)
-    bare = _Bare(folder / 'images')
+    bare = Bare(folder / 'images')
     ways: dict[str, Callable[[], None]] = {'bare decoders': bare, **_ways(folder / 'images')}
     for load in ways.values():
         load()  # processes start, files are read

@@ -28,6 +28,8 @@ from transforms.model.predictor import Prediction, Predictor
 from transforms.process import shared
 
 _MIN_SHARE = 0.95
+# Of the time of one image in a fresh process, with loader processes to without.
+_MOST_TIMES = 1.1
 _LOOP_THREADS = (2, 4, 16)
 # As many batches as the pipeline loads ahead of the model.
 _LOOK_AHEAD = 3
@@ -190,11 +192,30 @@ def fresh_process(folder: Path, images: int) -> list[Row]:
     ]
 
 
+def one_image(folder: Path, rounds: int) -> list[Row]:
+    """One image in a fresh process, with loader processes and without in turns."""
+    write_jpegs(folder / 'images', 1)
+    ways = {'loader processes': (), 'no loader process': ('--loader_processes', '0')}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(rounds):
+        for name in list(ways)[:: -1 if i % 2 else 1]:
+            output = folder / f'output {name} {i}'
+            arguments = ('--input', folder / 'images', '--output', output, *ways[name])
+            seconds[name].append(run_python('-m', 'pipeline', 'label', *arguments).wall_sec)
+    with_them, without = (median(each) for each in seconds.values())
+    name = 'one image in a fresh process'
+    return [
+        *(Row(f'{name}, {way}', median(each), 's') for way, each in seconds.items()),
+        Row(f'{name}: time with loader processes / without', with_them / without, '', _MOST_TIMES),
+    ]
+
+
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
     images, rounds = (64, 1) if is_quick else (1000, 3)
     rows = compare('embedded', folder, images, rounds, _LOOP_THREADS)
     rows += fresh_process(folder, images)
+    rows += one_image(folder / 'one', 1 if is_quick else 5)
     name, images, rounds = ('R14x1', 8, 1) if is_quick else ('R50x1', 96, 3)
     model = export_random(folder, name)
     flags = ('--model', str(model), '--canary', 'finite', '--batch_size', '8')
