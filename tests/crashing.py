@@ -32,6 +32,9 @@ _ACTS = {
     'allocate': _allocate,
     'loop': _loop,
     'slow': lambda: time.sleep(0.1),
+    'sleep': lambda: time.sleep(3600),
+    'stop': lambda: (os.kill(os.getpid(), signal.SIGSTOP), time.sleep(3600)),
+    'environment': lambda: os.environ['LEMMABEAM_TEST'],
 }
 
 

@@ -214,13 +214,7 @@ class Pool:
             try:
                 for key, _ in self._selector.select(_TICK_SEC if is_busy or is_waiting else None):
                     self._see(key)
-                while self._submitted:
-                    tasks, environment = self._submitted.popleft()
-                    self._queue.extend(tasks)
-                    if environment != self._environment:
-                        self._environment = environment
-                        for process in self._processes.values():
-                            process.is_retiring = True
+                self._take_submitted()
                 for process in self._processes.values():
                     process.send()
                 self._kill_overdue()
@@ -230,6 +224,15 @@ class Pool:
             except BaseException as e:
                 _LOGGER.exception('the loader of images failed')
                 self._give_up(LoaderError(f'the loader of images failed: {e!r}'))
+
+    def _take_submitted(self) -> None:
+        while self._submitted:
+            tasks, environment = self._submitted.popleft()
+            self._queue.extend(tasks)
+            if environment != self._environment:
+                self._environment = environment
+                for process in self._processes.values():
+                    process.is_retiring = True
 
     def _see(self, key: selectors.SelectorKey) -> None:
         """Takes what one of the others has said."""
