@@ -141,6 +141,8 @@ class Grants:
         held = self._used.get(holder, [])
         if self._cut(size_bytes) in held:
             held.remove(self._cut(size_bytes))
+            if not held:
+                del self._used[holder]
         self._grant()
 
     def forget(self, holder: object) -> None:
