@@ -126,12 +126,12 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 """
 
 
-@pytest.mark.parametrize('more', [2, 5, 8])
+@pytest.mark.parametrize('more', [2, 40])
 def test_a_limit_of_open_files(more, tmp_path):
     paths, expected = with_a_crash(tmp_path)
     said = load_within(paths, then=FEW_FILES.format(more))
     stopped = 'stopped: no loader process can be started: Too many open files. Is'
-    assert said.startswith(stopped) if more == 2 else said == expected or said.startswith(stopped)
+    assert said.startswith(stopped) if more == 2 else said == expected
 
 
 LITTLE_MEMORY = """
