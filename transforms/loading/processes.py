@@ -467,7 +467,8 @@ class Pool:
             f'import sys; sys.path[:] = {sys.path!r}; from transforms.loading.server import main; '
             f'main({", ".join(map(str, files))}, {self._count})'
         )
-        with theirs:
+        with theirs, contextlib.ExitStack() as unless_started:
+            unless_started.enter_context(ours)
             self._server = subprocess.Popen(
                 [sys.executable, '-c', code],
                 stdin=subprocess.DEVNULL,
@@ -475,6 +476,7 @@ class Pool:
                 pass_fds=files,
                 env={**os.environ, **_MALLOC, **_ONE_THREAD},
             )
+            unless_started.pop_all()
         self._orders = Connection(ours.detach())
         self._selector.register(self._orders, selectors.EVENT_READ)
 
