@@ -53,86 +53,101 @@ def _sequence(width, height):
     return int(text.ljust(56, '0'), 2).to_bytes(7)
 
 
+# Each is made when it is looked at, and not in all processes that list the tests.
 REFUSED_OTHERS = {
-    'bits': (b'P1 8000 8000\n' + b'1 ' * (16 << 20), 'too_many_pixels', 'limit 50000000'),
-    'a_number': (b'P2 2 2 255\n' + b'1' * (2 << 20), 'decode_error', ''),
+    'bits': (lambda: b'P1 8000 8000\n' + b'1 ' * (16 << 20), 'too_many_pixels', 'limit 50000000'),
+    'a_number': (lambda: b'P2 2 2 255\n' + b'1' * (2 << 20), 'decode_error', ''),
     'qoi': (
-        b'qoif' + struct.pack('>IIBB', 4000, 3000, 3, 0) + b'\xfd' * 200_000 + bytes(7) + b'\1',
+        lambda: (
+            b'qoif' + struct.pack('>IIBB', 4000, 3000, 3, 0) + b'\xfd' * 200_000 + bytes(7) + b'\1'
+        ),
         *('too_many_pixels', 'QOI, limit 10000000'),
     ),
-    'webp_canvas': (corpus.webp_canvas(16383, 16383), 'too_many_pixels', 'limit 50000000'),
+    'webp_canvas': (lambda: corpus.webp_canvas(16383, 16383), 'too_many_pixels', 'limit 50000000'),
     'avif_sequence': (
-        _with_sequence((64, 64), _sequence(16384, 16384)),
+        lambda: _with_sequence((64, 64), _sequence(16384, 16384)),
         *('too_many_pixels', '16384 x 16384'),
     ),
     'avif_without_data': (
-        corpus.encode(corpus.picture(), 'AVIF').replace(b'av01', b'av02'),
+        lambda: corpus.encode(corpus.picture(), 'AVIF').replace(b'av01', b'av02'),
         *('decode_error', ''),
     ),
 }
 
 REFUSED = REFUSED_OTHERS | {
-    'precincts': (jp2s.bare((1600, 1600), precincts=[0]), 'unsupported_format', 'precincts'),
+    'precincts': (
+        lambda: jp2s.bare((1600, 1600), precincts=[0]),
+        'unsupported_format',
+        'precincts',
+    ),
     'precincts_of_bands': (
-        jp2s.bare((1000, 1000), levels=5, precincts=[0x11] * 6),
+        lambda: jp2s.bare((1000, 1000), levels=5, precincts=[0x11] * 6),
         *('unsupported_format', 'precincts'),
     ),
     'precincts_of_a_tile': (
-        jp2s.bare((1600, 1600), tile_header=jp2s.cod(precincts=[0])),
+        lambda: jp2s.bare((1600, 1600), tile_header=jp2s.cod(precincts=[0])),
         *('unsupported_format', 'precincts'),
     ),
     'precincts_of_a_colour': (
-        jp2s.bare((2600, 2600), tile_header=jp2s.marker(0x53, bytes((1, 1, 0, 4, 4, 0, 1, 0)))),
+        lambda: jp2s.bare(
+            (2600, 2600), tile_header=jp2s.marker(0x53, bytes((1, 1, 0, 4, 4, 0, 1, 0)))
+        ),
         *('unsupported_format', 'precincts'),
     ),
     'precincts_in_an_unknown_segment': (
-        jp2s.bare((1600, 1600), tile_header=jp2s.marker(0x31, jp2s.cod(precincts=[0]))),
+        lambda: jp2s.bare((1600, 1600), tile_header=jp2s.marker(0x31, jp2s.cod(precincts=[0]))),
         *('decode_error', ''),
     ),
-    'blocks': (jp2s.bare((3000, 3000), block=(2, 2)), 'unsupported_format', 'code blocks'),
+    'blocks': (lambda: jp2s.bare((3000, 3000), block=(2, 2)), 'unsupported_format', 'code blocks'),
     'blocks_in_tiles': (
-        jp2s.bare((7000, 7000), tile=(1000, 1000), block=(2, 2)),
+        lambda: jp2s.bare((7000, 7000), tile=(1000, 1000), block=(2, 2)),
         *('decode_error', 'code blocks'),
     ),
     'tiles': (
-        jp2s.bare((250, 250), tile=(1, 1), components=4),
+        lambda: jp2s.bare((250, 250), tile=(1, 1), components=4),
         *('unsupported_format', 'tiles'),
     ),
-    'colours': (jp2s.bare((64, 64), components=16384), 'unsupported_format', '16384 colours'),
-    'layers': (jp2s.bare((40, 40), tile=(1, 1), layers=65535), 'decode_error', 'packets'),
+    'colours': (
+        lambda: jp2s.bare((64, 64), components=16384),
+        'unsupported_format',
+        '16384 colours',
+    ),
+    'layers': (lambda: jp2s.bare((40, 40), tile=(1, 1), layers=65535), 'decode_error', 'packets'),
     'packets': (
-        jp2s.bare((500, 500), layers=1000, levels=5, precincts=[0x33] * 6),
+        lambda: jp2s.bare((500, 500), layers=1000, levels=5, precincts=[0x33] * 6),
         *('decode_error', 'packets'),
     ),
     'no_pixel': (
-        jp2s.bare((64, 64))[:16] + struct.pack('>II', 99, 99) + jp2s.bare((64, 64))[24:],
+        lambda: jp2s.bare((64, 64))[:16] + struct.pack('>II', 99, 99) + jp2s.bare((64, 64))[24:],
         *('decode_error', ''),
     ),
     'pixels_behind_the_box': (
-        _sized_ihdr(64, 64, (16384, 16384)),
+        lambda: _sized_ihdr(64, 64, (16384, 16384)),
         *('too_many_pixels', 'limit 50000000'),
     ),
-    'another_size_than_the_box': (_sized_ihdr(64, 64, (80, 64)), 'decode_error', '80 x 64'),
+    'another_size_than_the_box': (lambda: _sized_ihdr(64, 64, (80, 64)), 'decode_error', '80 x 64'),
 }
 
 # Of far more words than there are pixels, and of far more than a word.
 TEXTS = {
-    'bits.pbm': b'P1 1 1\n' + b'1 ' * (8 << 20),
-    'samples.pgm': b'P2 1 1 255\n' + b'1 ' * (4 << 20),
-    'spaces.pgm': b'P2 2 1 255\n' + b' ' * (16 << 20) + b'7 9',
-    'picture.ppm': b'P3 1000 1000 255\n' + b'113 ' * 3_000_000,
+    'bits.pbm': lambda: b'P1 1 1\n' + b'1 ' * (8 << 20),
+    'samples.pgm': lambda: b'P2 1 1 255\n' + b'1 ' * (4 << 20),
+    'spaces.pgm': lambda: b'P2 2 1 255\n' + b' ' * (16 << 20) + b'7 9',
+    'picture.ppm': lambda: b'P3 1000 1000 255\n' + b'113 ' * 3_000_000,
 }
 
 # Within the limits, in the ways in which a decoder takes most memory beside that for pixels.
 JPEG2000 = {
-    'plain': jp2s.bare((1200, 1200), levels=5),
-    'precincts': jp2s.bare((200, 200), precincts=[0]),
-    'precincts_of_bands': jp2s.bare((800, 800), levels=5, precincts=[0x33] * 6),
-    'blocks': jp2s.bare((700, 700), levels=5, block=(2, 2)),
-    'tiles': jp2s.bare((160, 100), tile=(1, 1), components=4),
-    'tiles_of_many_levels': jp2s.bare((160, 100), tile=(2, 2), levels=32),
-    'notes_of_layers': jp2s.bare((500, 500), layers=100, levels=32, precincts=[0xFF] * 32 + [0x44]),
-    'colours': jp2s.bare((1200, 1200), levels=5, components=4),
+    'plain': lambda: jp2s.bare((1200, 1200), levels=5),
+    'precincts': lambda: jp2s.bare((200, 200), precincts=[0]),
+    'precincts_of_bands': lambda: jp2s.bare((800, 800), levels=5, precincts=[0x33] * 6),
+    'blocks': lambda: jp2s.bare((700, 700), levels=5, block=(2, 2)),
+    'tiles': lambda: jp2s.bare((160, 100), tile=(1, 1), components=4),
+    'tiles_of_many_levels': lambda: jp2s.bare((160, 100), tile=(2, 2), levels=32),
+    'notes_of_layers': lambda: jp2s.bare(
+        (500, 500), layers=100, levels=32, precincts=[0xFF] * 32 + [0x44]
+    ),
+    'colours': lambda: jp2s.bare((1200, 1200), levels=5, components=4),
 }
 
 
@@ -159,20 +174,20 @@ def _tile(bits, samples):
 
 
 OTHERS = {
-    'jpeg_without_end': corpus.encode(corpus.picture(), 'JPEG')[:-2] + b'\xff' * (12 << 20),
-    'jpeg_with_more_behind': corpus.encode(corpus.picture(), 'JPEG') + b'\x55' * (24 << 20),
-    'tile_of_8_bits': _tile(8, 1),
-    'tile_of_64_bits': _tile(16, 4),
+    'jpeg_without_end': lambda: corpus.encode(corpus.picture(), 'JPEG')[:-2] + b'\xff' * (12 << 20),
+    'jpeg_with_more_behind': lambda: corpus.encode(corpus.picture(), 'JPEG') + b'\x55' * (24 << 20),
+    'tile_of_8_bits': lambda: _tile(8, 1),
+    'tile_of_64_bits': lambda: _tile(16, 4),
 }
 
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
     """The outcome of each file, by kind."""
-    files = {f'refused_{name}': case[0] for name, case in REFUSED.items()}
-    files |= {f'other_{name}': data for name, data in OTHERS.items()}
-    files |= {f'text_{name}': data for name, data in TEXTS.items()}
-    files |= {f'jpeg2000_{name}': data for name, data in JPEG2000.items()}
+    files = {f'refused_{name}': make() for name, (make, *_) in REFUSED.items()}
+    files |= {f'other_{name}': make() for name, make in OTHERS.items()}
+    files |= {f'text_{name}': make() for name, make in TEXTS.items()}
+    files |= {f'jpeg2000_{name}': make() for name, make in JPEG2000.items()}
     return bounded.outcomes(files, _MOST_BYTES, tmp_path_factory.mktemp('bounds'))
 
 
@@ -204,7 +219,7 @@ def test_memory_is_as_told(name, found):
 def test_memory_of_a_text_is_that_of_its_samples(name, found):
     outcome = found[f'text_{name}']
     assert outcome.name == 'labeled', outcome
-    assert outcome.peak_bytes < 3 * len(TEXTS[name]) + _NOISE_BYTES
+    assert outcome.peak_bytes < 3 * len(TEXTS[name]()) + _NOISE_BYTES
 
 
 @pytest.mark.parametrize('mode', ['1', 'L', 'RGB'])
@@ -299,7 +314,10 @@ def sound():
     return files | {'plain.pgm': b'P2 1100 900 255\n' + b'113 ' * 990_000}
 
 
-@pytest.mark.parametrize('most_bytes', [1 << 19, 3 << 20, 6 << 20, 11 << 20])
+# Between the smallest and the largest each decoder fails at another place; one of them will do.
+@pytest.mark.parametrize(
+    'most_bytes', [1 << 19, 3 << 20, pytest.param(6 << 20, marks=pytest.mark.slow), 11 << 20]
+)
 def test_memory_that_is_missing_is_no_fault_of_a_picture(most_bytes, sound, tmp_path):
     found = {
         name: outcome.name

@@ -69,9 +69,17 @@ def place_of(request, tmp_path):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=['local', 'bucket', pytest.param('s3_bucket', marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=[
+        'bucket',
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('local', 's3_bucket')),
+    ]
+)
 def place(request, tmp_path):
-    """A folder, and a fresh bucket of each kind; the S3 server takes its time for whole runs."""
+    """A fresh bucket of each kind, and a folder.
+
+    The S3 server takes its time for whole runs; most other runs of these tests are in folders.
+    """
     return place_of(request, tmp_path)
 
 

@@ -122,7 +122,8 @@ def check(filled, features=0):
     return outcome_table(batches)
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
+# Any two kinds are side by side in the test below; this is for what nobody thought of.
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(st.lists(slots, min_size=1, max_size=3 * SLOTS), st.sampled_from([0, 2]))
 def test_by_column_is_as_by_row(filled, features):
     check(filled, features)

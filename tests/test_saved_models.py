@@ -206,6 +206,9 @@ def tensorflow_hub(tmp_path, monkeypatch):
     return tensorflow_hub
 
 
+# Seconds for what it only adds up: that both find what the other has fetched is below, and the
+# numbers of the same SavedModel are above.
+@pytest.mark.slow
 def test_hub_load_gives_what_the_authors_compute(tf, exported, reference, server, tensorflow_hub):
     """By the ways that a local SavedModel is called for every picture, see above."""
     loaded = tensorflow_hub.load(server.put('/me/model/1', hub_module(archive(exported))))
