@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import urllib3
 from PIL import Image
 
@@ -134,6 +135,7 @@ def _at_rest(name: str, told: Path, uris: Sequence[str]) -> list[Row]:
 
 def _large_files(folder: Path, size_px: tuple[int, int]) -> dict[str, Path]:
     """A picture in the formats that take most memory, by their names."""
+    pillow_heif.register_heif_opener()
     picture = photographs()[0].resize(size_px)
     deep = Image.fromarray(np.asarray(picture.convert('L')).astype(np.uint16) * 257)
     ways: dict[str, tuple[Image.Image, str, str, dict[str, Any]]] = {
