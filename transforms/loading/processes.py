@@ -249,8 +249,7 @@ class Pool:
             kind, *rest = process.connection.recv()
         except (EOFError, OSError):
             # That it has exited, and how, the server will say.
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(process.connection)
+            self._hear_no_more(process)
             return False
         match kind:
             case 'done':
@@ -270,6 +269,10 @@ class Pool:
             case 'cannot':
                 [process.refused] = rest
         return True
+
+    def _hear_no_more(self, process: _Process) -> None:
+        with contextlib.suppress(KeyError):  # its end was heard before
+            self._selector.unregister(process.connection)
 
     def _grants(self, key: int, which: str) -> Grants:
         return next(job.grants[which] for job in list(self._jobs.values()) if job.key == key)
@@ -325,8 +328,7 @@ class Pool:
         """A process has ended: what it had in hand is tried again, or has had its tries."""
         while self._hear(process):
             pass
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(process.connection)
+        self._hear_no_more(process)
         process.close()
         for job in list(self._jobs.values()):
             for grants in job.grants.values():
@@ -395,7 +397,7 @@ class Pool:
             return
         for process in list(self._processes.values()):
             if process.is_retiring and not process.in_hand:
-                self._selector.unregister(process.connection)
+                self._hear_no_more(process)
                 process.close()
                 del self._processes[process.number]
         self._start_missing()
@@ -502,8 +504,7 @@ class Pool:
             self._close_server()
         left = [*self._queue, *self._alone]
         for process in self._processes.values():
-            with contextlib.suppress(KeyError):
-                self._selector.unregister(process.connection)
+            self._hear_no_more(process)
             process.close()
             left += process.in_hand.values()
         self._processes = {}
