@@ -126,26 +126,15 @@ def test_an_error_that_is_no_images_ends_the_batch_and_names_itself(tmp_path):
         loader.result(batch)
 
 
-def test_one_that_has_died_unheard_is_replaced_by_one_with_another_environment(
-    tmp_path, monkeypatch
-):
+def test_children_see_the_environment_of_the_run(tmp_path, monkeypatch):
+    """Credentials and addresses of a later run in the same process are its own."""
     paths = write(tmp_path / 'in', [''])
     load(paths)
-    pool = shared(Pool, 2)
-    ours = list(pool._processes.values())
-    pool._server.send_signal(signal.SIGSTOP)  # it says nothing of how they end
-    for pid in processes(pool):
-        os.kill(pid, signal.SIGKILL)
-    with within(20) as tick:
-        while any(each.connection in pool._selector.get_map() for each in ours):
-            tick()
+    [before] = {Path(f'/proc/{pid}').stat().st_ino for pid in processes(shared(Pool, 2))[:1]}
     monkeypatch.setenv('LEMMABEAM_TEST', 'another')
-    loader, [batch] = begin(paths)
-    with within(20) as tick:
-        while any(each in ours for each in list(pool._processes.values())):
-            tick()
-    pool._server.send_signal(signal.SIGCONT)
-    assert isinstance(loader.result(batch)[0].outcome, Image)
+    load(paths)
+    after = {Path(f'/proc/{pid}').stat().st_ino for pid in processes(shared(Pool, 2))}
+    assert before not in after
 
 
 def test_pictures_above_the_share_of_a_process_ask_for_room(tmp_path):
