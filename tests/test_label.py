@@ -8,6 +8,7 @@ import dataclasses
 import gc
 import pickle
 import threading
+import time
 import weakref
 
 import apache_beam as beam
@@ -270,6 +271,31 @@ def test_of_a_bundle_that_fails_nothing_more_is_begun(model, stage, layout):
     (batch,) = batches_of(chunk_of(2, 1), [3])
     assert stage.run_inference([batch], lazy)[0].result().indices[0, 0] == 3
     assert model.seen == [1, 3]
+
+
+def test_of_a_bundle_that_fails_the_chunk_on_its_way_to_the_store_is_kept(
+    make, model, options, layout, monkeypatch
+):
+    """It is paid for, and a run that says that it has failed writes no more."""
+    failed, keep = threading.Event(), label.keep
+
+    def slow(*given):
+        assert failed.wait(SOON)
+        time.sleep(0.1)  # long enough for a bundle that does not wait
+        return keep(*given)
+
+    def fails(number):
+        if 10 <= number < 20:
+            return None
+        failed.set()
+        return InferenceError('lost')
+
+    monkeypatch.setattr(label, 'keep', slow)
+    model.fails = fails
+    with pytest.raises(Exception, match='lost'):
+        run(LabelImages(options, FailFast(0, make.test), layout, make))
+    assert labels_of(layout, chunk_of(10, 3)) == [i for i in (10, 11, 12) for _ in range(SLOTS)]
+    assert not find(layout, chunk_of(20, 3)).data
 
 
 def test_one_chunk_is_on_its_way_to_the_store_while_the_next_is_labelled(

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import apache_beam as beam
 from apache_beam import coders
@@ -50,6 +50,7 @@ class _FinishChunksDoFn(beam.DoFn):
         self._infer_msec = distribution('infer_msec')
         self._batch_images = distribution('batch_images')
         self._late: collections.deque[LateBatch] = collections.deque()
+        self._keeping: Future[bytes] | None = None
 
     def setup(self) -> None:
         self._threads = shared(_keeping_threads, 'keep')
@@ -57,7 +58,6 @@ class _FinishChunksDoFn(beam.DoFn):
     def start_bundle(self) -> None:
         self._drop()  # of a bundle that has failed
         self._batches: list[LabeledBatch] = []
-        self._keeping: Future[bytes] | None = None
 
     def process(
         self,
@@ -121,9 +121,12 @@ class _FinishChunksDoFn(beam.DoFn):
             yield keeping.result()
 
     def _drop(self) -> None:
-        """Lets the device do no more of a bundle that has failed."""
+        """Lets the device do no more of a bundle that has failed; what it has done is kept."""
         while self._late:
             self._late.pop().cancel()
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            wait([keeping])
 
 
 class LabelImages(beam.PTransform):
