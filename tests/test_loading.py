@@ -126,17 +126,6 @@ def test_an_error_that_is_no_images_ends_the_batch_and_names_itself(tmp_path):
         loader.result(batch)
 
 
-def test_children_see_the_environment_of_the_run(tmp_path, monkeypatch):
-    """Credentials and addresses of a later run in the same process are its own."""
-    paths = write(tmp_path / 'in', [''])
-    load(paths)
-    [before] = {Path(f'/proc/{pid}').stat().st_ino for pid in processes(shared(Pool, 2))[:1]}
-    monkeypatch.setenv('LEMMABEAM_TEST', 'another')
-    load(paths)
-    after = {Path(f'/proc/{pid}').stat().st_ino for pid in processes(shared(Pool, 2))}
-    assert before not in after
-
-
 def test_pictures_above_the_share_of_a_process_ask_for_room(tmp_path):
     options = OPTIONS._replace(memory_budget_bytes=1 << 16)
     assert share_bytes(options, 2) < 40 * 30 * 3 * 4

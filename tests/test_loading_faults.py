@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -195,6 +196,29 @@ def test_a_change_of_the_environment_does_not_wait_for_a_pause(tmp_path, monkeyp
     assert failed(load(paths)) == {}
     for batch in batches:
         loader.result(batch)
+
+
+def test_those_that_died_unannounced_may_be_replaced(tmp_path, monkeypatch):
+    """Their server is slow to say so, and then a run with another environment begins."""
+    paths = write(tmp_path / 'in', [''] * 8)
+    load(paths)
+    pool = shared(Pool, 2)
+    died = processes(pool)
+    pool._server.send_signal(signal.SIGSTOP)
+    try:
+        for pid in died:
+            os.kill(pid, signal.SIGKILL)
+        with within(30) as tick:
+            while len(pool._selector.get_map()) > 2:  # who wakes it, and the server
+                tick()
+        monkeypatch.setenv('LEMMABEAM_TEST', 'another')
+        loader, [batch] = begin(paths)
+        with within(30) as tick:
+            while not any(each.in_hand for each in list(pool._processes.values())):
+                tick()
+    finally:
+        pool._server.send_signal(signal.SIGCONT)
+    assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
 
 
 @pytest.mark.parametrize('is_killed', [False, True])
