@@ -1,6 +1,8 @@
 """Loader processes: a picture that ends them, hangs or takes all memory costs itself alone."""
 
 import contextlib
+import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import samples, support
+from pipeline import config
+from tests import crashing, samples, support
 from tests.loadings import (
     ANY_FAILURE,
     OPTIONS,
@@ -25,7 +28,9 @@ from transforms.errors import LoaderError, StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.loading.child import share_bytes
 from transforms.loading.loader import Loader
+from transforms.loading.options import LoadOptions
 from transforms.loading.processes import Pool
+from transforms.model import handler
 from transforms.process import shared
 from transforms.rows import Chunk, Failure, Image, Item, Reason, Stage
 
@@ -102,7 +107,7 @@ def test_the_one_from_which_they_are_forked_is_replaced_as_well(tmp_path):
     pool = shared(Pool, 2)
     load(paths[:1])
     loader, batches = begin(paths)
-    pool._server.kill()
+    pool._server.process.kill()
     assert all(isinstance(each.outcome, Image) for each in loader.result(batches[0]))
 
 
@@ -136,7 +141,7 @@ def test_pictures_above_the_share_of_a_process_ask_for_room(tmp_path):
 
 def test_neither_beam_nor_tensorflow_is_in_a_loader_process(tmp_path):
     load(write(tmp_path / 'in', ['']))
-    for pid in [shared(Pool, 2)._server.pid, *processes(shared(Pool, 2))]:
+    for pid in [shared(Pool, 2)._server.process.pid, *processes(shared(Pool, 2))]:
         if not (mapped := Path(f'/proc/{pid}/maps').read_text()):
             continue  # it is about to end, as it has another environment
         assert 'PIL' in mapped
@@ -155,7 +160,7 @@ loader, batches = begin([Path(path) for path in sys.argv[1:]])
 pool = shared(Pool, 2)
 while not pool._server or len(processes(pool)) < 2 or (pool._status[:2, 0] < 0).any():
     pass
-print(pool._server.pid, *processes(pool), flush=True)
+print(pool._server.process.pid, *processes(pool), flush=True)
 loader.result(batches[0])
 """
 
@@ -193,3 +198,40 @@ def test_a_run_gives_the_same_bytes_with_any_number_of_processes(count, stand_in
     )
     assert ours == theirs
     assert len(ours) >= 3
+
+
+def test_a_run_of_such_pictures_is_resumed_to_the_same_bytes(stand_in_model, monkeypatch, tmp_path):
+    options = functools.partial(LoadOptions, open_image=crashing.open_image)
+    monkeypatch.setattr(config, 'LoadOptions', options)
+    acts = ['', 'segv', '', '', 'exit', '', 'kill', '', '', '', 'loop', '', 'abort', '', '', '']
+    write(tmp_path / 'in', acts)
+    arguments = ('--run_id', 'same', '--chunk_size', '4', '--batch_size', '4')
+    arguments += ('--loader_processes', '2', '--decode_deadline_sec', '1')
+
+    def run(name):
+        output = tmp_path / name
+        done = support.invoke('label', '--input', tmp_path / 'in', '--output', output, *arguments)
+        files = (path for path in output.rglob('*.parquet') if '_work' not in path.parts)
+        return done, {path.relative_to(output): path.read_bytes() for path in files}
+
+    whole, expected = run('whole')
+    assert whole.returncode == 3, whole.stderr
+    dead = support.rows(tmp_path / 'whole', 'dead_letters')
+    assert [Path(row['uri']).stem for row in dead] == [
+        f'{i:02d}-{act}' for i, act in enumerate(acts) if act
+    ]
+    predict, calls = handler.predict_or_rescue, itertools.count()
+
+    def interrupted(*given):
+        if next(calls) == 2:
+            raise RuntimeError('in place of a crash')
+        return predict(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handler, 'predict_or_rescue', interrupted)
+        done, files = run('resumed')
+    assert 'in place of a crash' in done.stderr
+    assert files.keys() < expected.keys()
+    done, files = run('resumed')
+    assert done.returncode == 3, done.stderr
+    assert files == expected

@@ -121,6 +121,27 @@ def test_whatever_descriptors_there_are(before, then, tmp_path):
     assert load_within(paths, before, then) == expected
 
 
+# A full disk in place of a folder, which nobody else sees.
+FULL = 'mount -t tmpfs -o size=8k tmpfs "$0" && head -c 8192 /dev/zero > "$0/filler" && exec "$@"'
+
+
+@pytest.mark.parametrize('where', ['/dev/shm', 'TMPDIR', 'TMPDIR, no memfd'])
+def test_a_full_disk(where, tmp_path):
+    """Pixels are in no file, but where the system knows no other memory that can be shared."""
+    disk = '/dev/shm' if where == '/dev/shm' else str(tmp_path / 'disk')
+    Path(disk).mkdir(exist_ok=True)
+    prefix = ('unshare', '-Urm', 'sh', '-c', FULL, disk)
+    if subprocess.run([*prefix, 'true'], capture_output=True, check=False).returncode:
+        pytest.skip('no disk can be mounted here')
+    paths, expected = with_a_crash(tmp_path)
+    before = '' if where == '/dev/shm' else f'import tempfile\ntempfile.tempdir = {disk!r}'
+    if 'no memfd' in where:
+        before += '\ndel os.memfd_create'
+        full = f'No space left on device in {disk} (TMPDIR).'
+        expected = f'stopped: no loader process can be started: {full} Is a limit of '
+    assert load_within(paths, before, prefix=prefix).startswith(expected)
+
+
 FEW_FILES = """
 most = max(map(int, os.listdir('/proc/self/fd'))) + {}
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -204,7 +225,7 @@ def test_those_that_died_unannounced_may_be_replaced(tmp_path, monkeypatch):
     load(paths)
     pool = shared(Pool, 2)
     died = processes(pool)
-    pool._server.send_signal(signal.SIGSTOP)
+    pool._server.process.send_signal(signal.SIGSTOP)
     try:
         for pid in died:
             os.kill(pid, signal.SIGKILL)
@@ -217,7 +238,7 @@ def test_those_that_died_unannounced_may_be_replaced(tmp_path, monkeypatch):
             while not any(each.in_hand for each in list(pool._processes.values())):
                 tick()
     finally:
-        pool._server.send_signal(signal.SIGCONT)
+        pool._server.process.send_signal(signal.SIGCONT)
     assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
 
 
@@ -232,7 +253,7 @@ def test_pixels_are_nobody_elses_while_somebody_may_write_them(is_killed, tmp_pa
     gone = weakref.ref(batch)
     del batch
     if is_killed:
-        pool._server.kill()
+        pool._server.process.kill()
     held = []
     with within(30) as tick:
         while gone():

@@ -19,9 +19,11 @@ class SharedMemory:
     def __init__(self) -> None:
         try:
             self.descriptor = os.memfd_create('lemmabeam')
+            self._folder = ''
         except (AttributeError, OSError):  # not on this system, or not allowed
             self.descriptor, path = tempfile.mkstemp(prefix='lemmabeam-')
             Path(path).unlink()
+            self._folder = tempfile.gettempdir()
         self._lock = threading.Lock()
         self._end = 0
         self._free: dict[int, list[int]] = {}
@@ -32,6 +34,9 @@ class SharedMemory:
 
         Returns:
           Where it begins in the file, and (size_bytes,) uint8 of anything.
+
+        Raises:
+          OSError: there is none.
         """
         length = -(-size_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
         with self._lock:
@@ -40,13 +45,23 @@ class SharedMemory:
                 start = free.pop()
             else:
                 start = self._end
-                os.ftruncate(self.descriptor, start + length)
+                self._grow(start, length)
                 self._mapped[start] = mmap.mmap(self.descriptor, length, offset=start)
                 self._end += length
         room = np.frombuffer(self._mapped[start], np.uint8, size_bytes)
         # Atomic, for it may interrupt whoever holds the lock.
         weakref.finalize(room, free.append, start).atexit = False
         return start, room
+
+    def _grow(self, start: int, length: int) -> None:
+        if not (self._folder and hasattr(os, 'posix_fallocate')):
+            os.ftruncate(self.descriptor, start + length)
+            return
+        try:
+            # A file with holes on a disk that is full later ends whoever writes into it.
+            os.posix_fallocate(self.descriptor, start, length)
+        except OSError as e:
+            raise OSError(e.errno, f'{e.strerror} in {self._folder} (TMPDIR)') from e
 
     def close(self) -> None:
         """Gives the descriptor back; what is mapped stays as long as anything refers to it."""

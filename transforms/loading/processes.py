@@ -17,7 +17,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +31,7 @@ from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import Grants
 from transforms.loading.buffers import SharedMemory
 from transforms.loading.child import GROUP, NOTHING, common_bytes
+from transforms.loading.fork_server import ForkServer, how_ended
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
 from transforms.process import open_standard_streams, shared
@@ -49,18 +49,6 @@ _DEATHS_A_PROCESS = 10
 # Of new ones, by the system, while there is none at all.
 _REFUSALS = 8
 _REFUSED_SEC = 0.5
-
-# Of the C library: blocks above 4 MiB go back to the system when they are freed, and 32 MiB of what
-# is below stays.  By itself it would keep the largest pictures of each thread; and all going back
-# costs a third of a small picture's time, as each page of the next one is asked for anew.
-_MALLOC = {
-    'MALLOC_ARENA_MAX': '1',
-    'MALLOC_MMAP_THRESHOLD_': str(4 << 20),
-    'MALLOC_TRIM_THRESHOLD_': str(32 << 20),
-    'MALLOC_TOP_PAD_': str(4 << 20),
-}
-# Their threads would be forked half.
-_ONE_THREAD = {'OPENBLAS_NUM_THREADS': '1', 'OMP_NUM_THREADS': '1'}
 
 
 class _Task:
@@ -171,12 +159,11 @@ class Pool:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server: ForkServer | None = None
         try:
             self._errors = os.dup(2)  # while TensorFlow is imported, it leads elsewhere
         except OSError:  # it is closed
             self._errors = subprocess.DEVNULL
-        self._orders: Connection | None = None
         self._environment: dict[str, str] = {}
         self._looked_at = 0.0
         self._refusals = 0
@@ -290,12 +277,12 @@ class Pool:
         task.end(loaded)
 
     def _hear_server(self) -> None:
-        assert self._orders is not None
-        try:
-            kind, number, what = self._orders.recv()
-        except (EOFError, OSError):
+        assert self._server is not None
+        said = self._server.hear()
+        if said is None:
             self._lose_server()
             return
+        kind, number, what = said
         process = self._processes.pop(number, None)
         if process is None:
             return
@@ -303,26 +290,24 @@ class Pool:
             process.refused = what
             self._bury(process, None, what)
         else:
-            self._bury(process, what, f'it {_ended(what)}')
+            self._bury(process, what, f'it {how_ended(what)}')
 
     def _lose_server(self) -> None:
-        assert self._server is not None
-        code = self._server.wait()
-        self._close_server()
+        code = self._close_server()
         processes, self._processes = self._processes, {}
         for process in processes.values():
-            self._bury(process, None, f'the process that starts them {_ended(code)}')
+            self._bury(process, None, f'the process that starts them {how_ended(code)}')
         if code > 0:
             raise LoaderError(
-                f'the process from which loader processes are started {_ended(code)}; what it said '
-                'stands above. --loader_processes 0 loads in threads instead'
+                f'the process from which loader processes are started {how_ended(code)}; what it '
+                'said stands above. --loader_processes 0 loads in threads instead'
             )
 
-    def _close_server(self) -> None:
-        assert self._orders is not None
-        self._selector.unregister(self._orders)
-        self._orders.close()
-        self._orders = self._server = None
+    def _close_server(self) -> int:
+        assert self._server is not None
+        server, self._server = self._server, None
+        self._selector.unregister(server.connection)
+        return server.close()
 
     def _bury(self, process: _Process, code: int | None, why: str) -> None:
         """A process has ended: what it had in hand is tried again, or has had its tries."""
@@ -382,6 +367,8 @@ class Pool:
         if time.monotonic() - self._looked_at < _TICK_SEC:
             return
         self._looked_at = time.monotonic()
+        if self._server is None:
+            return
         for process in self._processes.values():
             ticket, since = self._status[process.row]
             task = process.in_hand.get(int(ticket))
@@ -389,7 +376,7 @@ class Pool:
                 continue
             if time.monotonic_ns() - since > 1e9 * task.job.options.decode_deadline_sec:
                 process.overdue = int(ticket)
-                self._order('kill', process.number)
+                self._server.kill(process.number)
 
     def _deal(self) -> None:
         """Gives every process enough to do."""
@@ -448,8 +435,10 @@ class Pool:
 
     def _start(self, row: int, is_for_one: bool) -> None:
         with _naming_limits():
-            if self._orders is None:
-                self._start_server()
+            if self._server is None:
+                files = (self.memory.descriptor, self._status_file)
+                self._server = ForkServer(*files, self._count, self._errors)
+                self._selector.register(self._server.connection, selectors.EVENT_READ)
             ours, theirs = socket.socketpair()
             process = _Process(self._numbers + 1, row, is_for_one, ours)
         self._numbers += 1
@@ -459,48 +448,12 @@ class Pool:
         tasks = self._alone if is_for_one else self._queue
         modules = modules_of(task.item.uri for task in tasks)
         with theirs:
-            self._order('fork', process.number, row, self._environment, modules)
-            self._send_descriptor(theirs.fileno())
-
-    def _start_server(self) -> None:
-        ours, theirs = socket.socketpair()
-        files = (theirs.fileno(), self.memory.descriptor, self._status_file)
-        code = (
-            f'import sys; sys.path[:] = {sys.path!r}; from transforms.loading.server import main; '
-            f'main({", ".join(map(str, files))}, {self._count})'
-        )
-        with theirs, contextlib.ExitStack() as unless_started:
-            unless_started.enter_context(ours)
-            self._server = subprocess.Popen(
-                [sys.executable, '-c', code],
-                stdin=subprocess.DEVNULL,
-                stderr=self._errors,
-                pass_fds=files,
-                env={**os.environ, **_MALLOC, **_ONE_THREAD},
-            )
-            unless_started.pop_all()
-        self._orders = Connection(ours.detach())
-        self._selector.register(self._orders, selectors.EVENT_READ)
-
-    def _send_descriptor(self, descriptor: int) -> None:
-        assert self._orders is not None
-        with (
-            socket.socket(fileno=os.dup(self._orders.fileno())) as through,
-            contextlib.suppress(OSError),  # its end will be seen
-        ):
-            socket.send_fds(through, [b'.'], [descriptor])
-
-    def _order(self, *message: Any) -> None:
-        assert self._orders is not None
-        with contextlib.suppress(OSError):  # its end will be seen
-            self._orders.send(message)
+            self._server.fork(process.number, row, self._environment, modules, theirs)
 
     def _give_up(self, error: LoaderError) -> None:
         """Whoever waits is told; what is asked for later begins anew."""
-        if self._orders is not None:
-            assert self._server is not None
-            self._server.kill()  # and the kernel ends what it has forked
-            self._server.wait()
+        if self._server is not None:
+            self._server.process.kill()  # and the kernel ends what it has forked
             self._close_server()
         left = [*self._queue, *self._alone]
         for process in self._processes.values():
@@ -573,25 +526,12 @@ def _status(rows: int) -> tuple[int, np.ndarray]:
     return memory.descriptor, status
 
 
-def _ended(code: int | None) -> str:
-    """How a process ended, for people."""
-    if code is None:
-        return 'has ended'
-    if code >= 0:
-        return f'exited with code {code}'
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f'signal {-code}'
-    return f'was ended by {name}' + (', as where memory runs out' if name == 'SIGKILL' else '')
-
-
 def _crashed(task: _Task, code: int | None, is_overdue: bool) -> Loaded:
     if is_overdue:
         limit_sec = task.job.options.decode_deadline_sec
         reason, detail = Reason.DECODE_DEADLINE, f'decoding takes longer than {limit_sec:g} s'
     else:
-        reason, detail = Reason.DECODER_CRASHED, f'the process that decoded it {_ended(code)}'
+        reason, detail = Reason.DECODER_CRASHED, f'the process that decoded it {how_ended(code)}'
     size_bytes = task.item.size_bytes if task.item.size_bytes >= 0 else None
     failure = Failure(Stage.DECODE, reason, detail, size_bytes, task.item.version)
     return Loaded(failure, 0.0, 0.0, 0)
