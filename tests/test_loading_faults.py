@@ -1,5 +1,6 @@
 """Loader processes under limits, at their ends, and with one another: nothing hangs or is lost."""
 
+import contextlib
 import gc
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 
 from tests import samples
 from tests.loadings import ANY_FAILURE, OPTIONS, begin, failed, load, processes, within, write
+from tests.misbehaving_server import Server, stall, stored
 from transforms.decode import PixelLimits
 from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.loading.child import _portable
@@ -24,6 +26,7 @@ from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool
 from transforms.process import shared
 from transforms.rows import Chunk, Image, Item, Reason
+from transforms.storage import StoreOptions
 
 # Loads files within limits; says how each ended.
 CODE = """
@@ -181,6 +184,42 @@ def test_one_that_is_stopped_while_it_decodes_is_ended_by_the_deadline(tmp_path)
     assert {name: reason for name, (reason, _) in failed(found).items()} == {
         '01-stop': Reason.DECODE_DEADLINE
     }
+
+
+def kill_all(pool) -> None:
+    for pid in processes(pool):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_those_that_are_killed_while_they_fetch_cost_nothing():
+    data = samples.picture(1, (40, 30))
+    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    with contextlib.closing(Server([stall] * 4 + [stored(data)])) as server:
+        items = [Item(f'{server.url}/{i}.jpg', '', -1, ['[]']) for i in range(8)]
+        loader = Loader(options)
+        batch = loader.begin(Chunk('c', items), 0, ANY_FAILURE)
+        with within(30) as tick:
+            while server.requests < 4:
+                tick()
+        kill_all(shared(Pool, 2))
+        assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
+
+
+def test_those_that_are_killed_while_they_wait_for_room_give_theirs_back(tmp_path):
+    """Slow pictures each of which wants all the room that there is."""
+    options = OPTIONS._replace(memory_budget_bytes=64)
+    loader, batches = begin(write(tmp_path / 'in', ['slow'] * 16), options)
+    pool = shared(Pool, 2)
+    grants = loader._way._job.grants
+    for _ in range(3):
+        with within(30) as tick:
+            while not any(each._waiting for each in grants.values()):
+                tick()
+        kill_all(pool)
+    for batch in batches:
+        assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
+    assert not any(each._used for each in pool.job(options).grants.values())
 
 
 def test_pictures_of_two_jobs_are_not_decoded_at_once(tmp_path):
