@@ -76,9 +76,11 @@ def with_a_crash(folder) -> tuple[list[Path], str]:
     return paths, ''.join(f'{path.stem} {end}\n' for path, end in zip(paths, ends, strict=True))
 
 
-# Somebody who has no other process, and whom such a limit concerns; may read the files of others.
+# Somebody who has no other process, also of a test beside this one, and whom such a limit concerns;
+# may read the files of others.
+NOBODY_ELSE = 20_000 + os.getpid() % 40_000
 SOMEBODY = (
-    *('setpriv', '--reuid=54321', '--regid=54321', '--clear-groups'),
+    *('setpriv', f'--reuid={NOBODY_ELSE}', f'--regid={NOBODY_ELSE}', '--clear-groups'),
     *('--inh-caps=-all,+dac_override', '--ambient-caps=-all,+dac_override'),
 )
 # So many on top of those that the process has by itself.
