@@ -91,7 +91,8 @@ class RunConfig:
         """The same as another run of its output; known only when nobody else writes there."""
         layout = dataclasses.replace(self.layout, run_id=run_id)
         # An account that has labelled here before can read, and a picture costs money to read.
-        inputs = () if history else self.preflight.inputs
+        has_labelled = any(not file.is_hint for file in history)
+        inputs = () if has_labelled else self.preflight.inputs
         return dataclasses.replace(
             self,
             layout=layout,

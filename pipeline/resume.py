@@ -15,10 +15,11 @@ from pipeline.config import RunConfig
 from pipeline.new_run import next_sequence, refuse_complete, taken_for_another
 from transforms import finished, frozen, work
 from transforms.errors import StoreError, UsageError
-from transforms.history import has_listed, history_files
+from transforms.history import failed_files, has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
 from transforms.publish import find_commit, remove_tree
+from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import DamagedError
 from transforms.work import Begun, Unfinished
@@ -33,6 +34,7 @@ _FREE = frozenset(
     'right_fitting run_id s3_endpoint_url s3_region_name user_project verbose '
     'wait_for_lease_sec'.split()
 )
+_OF_STORES = (Reason.STORE_ERROR, Reason.DEADLINE)
 # What the rows of one dataset must have in common, as the metadata of the files has it.
 _COMMON = {
     'stored_floor': '--keep_above or --threshold',
@@ -86,18 +88,12 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         )
     earlier = [run for run in runs if run.id in begun.earlier]
     limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
-    history = (
-        []
-        if args.force
-        else history_files(
-            earlier,
-            layout.model_id,
-            config.inputs,
-            config.listing.columns.uri,
-            limits,
-            args.retry_dead,
-        )
-    )
+    same = (earlier, layout.model_id, config.inputs, config.listing.columns.uri)
+    history = []
+    if not args.force:
+        # A retry has nothing but what failed: a store that is still down must stop it.
+        again = _OF_STORES if config.command == 'retry' else ()
+        history = history_files(*same, limits, args.retry_dead) + failed_files(*same, again)
     return config.as_run(run_id, begun.sequence, history)
 
 

@@ -72,5 +72,6 @@ def known_to(config: RunConfig) -> dict[str, str]:
     return {
         uri: known.version
         for file in config.history
+        if not file.is_hint
         for uri, known in read_history(file, config.layout)
     }

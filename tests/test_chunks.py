@@ -87,6 +87,18 @@ def test_bucket_count_at_the_edges(images, buckets):
     assert bucket_count(images, 1024) == buckets
 
 
+def test_why_it_failed_the_last_time_is_known_and_changes_nothing():
+    ref = Ref('/a.jpg', 'v1', 5, '[]', '', '')
+    last = Known(1, '', '', 'forbidden', True)
+    plain, merged = merge([ref]), merge([ref], [last])
+    assert merged.item == plain.item._replace(failed='forbidden')
+    assert merged._replace(item=None) == plain._replace(item=None)
+    assert chunk_id([merged.item]) == chunk_id([plain.item])
+    labelled = Known(1, 'v1', '[]', '', True)
+    assert merge([ref], [labelled, last]) == merge([ref], [labelled])
+    assert merge([], [last]) == merge([])
+
+
 @pure
 @given(names, st.integers(0, 12))
 def test_a_bucket_comes_from_the_content_of_the_uri(uri, bits):

@@ -3,17 +3,19 @@
 What is not checked here: servers that misbehave (test_faults), a model that fails (test_rescue).
 """
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests import forks, samples, support
+from tests import forks, samples, states, support
 from tests.without_model import Predictor
 from transforms import decode, preflight
 from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy, fetch_policy
+from transforms.history import read_history
 from transforms.loading import loader, threads
 from transforms.loading.loader import Loader
 from transforms.process import shared
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.usefixtures('stand_in_model')
 
 FORBIDDEN = Failure(Stage.FETCH, Reason.FORBIDDEN, 'HTTP 403', None)
 BUSY = Failure(Stage.FETCH, Reason.STORE_ERROR, 'HTTP 503', None)
+ARCHIVED = dataclasses.replace(FORBIDDEN, is_its_own=True)
 BROKEN = Failure(Stage.DECODE, Reason.TRUNCATED, 'JPEG ends early', 10)
 
 
@@ -58,9 +61,10 @@ def test_the_first_ones_failing_alike_stop_the_run():
         [None] + [FORBIDDEN] * 300,
         [FORBIDDEN, BUSY] * 200,
         [BROKEN] * 1000,
+        [ARCHIVED] * 1000,
         ([None] * 51 + [FORBIDDEN] * 449) * 3,
     ],
-    ids=['one was read', 'not alike', 'images at fault', 'just below 90 %'],
+    ids=['one was read', 'not alike', 'images at fault', 'archived', 'just below 90 %'],
 )
 def test_what_does_not_stop_it(failures):
     record(make(), failures)
@@ -71,6 +75,16 @@ def test_most_of_the_last_ones_failing_alike_stop_the_run():
     record(policy, [None] * 10_000 + [FORBIDDEN] * 449)
     with pytest.raises(StoreError, match='450 of the last 500 images of this process failed'):
         record(policy, [FORBIDDEN])
+
+
+def test_what_failed_alike_the_last_time_says_nothing_of_today():
+    policy = make()
+    for _ in range(1000):
+        policy.record('gs://b/x.jpg', FORBIDDEN, 'forbidden')
+    for _ in range(19):
+        policy.record('gs://b/x.jpg', BUSY, 'forbidden')
+    with pytest.raises(StoreError, match='the first 20 images'):
+        policy.record('gs://b/x.jpg', BUSY)
 
 
 def test_nothing_stops_it_with_0():
@@ -103,6 +117,34 @@ def test_a_run_over_a_store_that_refuses_everything_stops(tmp_path, monkeypatch)
     assert [outcome.reason for outcome in found if outcome] == [Reason.FORBIDDEN] * 23
 
 
+def test_some_that_fail_every_night_stop_none(tmp_path, monkeypatch):
+    samples.write_pictures(tmp_path / 'in', 4)
+    for i in range(3):
+        (tmp_path / f'in/archived-{i}.jpg').write_bytes(samples.picture(10 + i))
+    fetch = LocalStore.fetch
+
+    def some(store, uri, limits, admit, unless=''):
+        if 'archived' in uri:
+            raise ImageError(Reason.FORBIDDEN, 'for a test')
+        return fetch(store, uri, limits, admit, unless)
+
+    monkeypatch.setattr(LocalStore, 'fetch', some)
+    arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out')
+    arguments += ('--fail_fast_after', '3', '--loader_threads', '1')
+    assert support.label(*arguments)['counts']['dead_lettered'] == 6
+    (tmp_path / 'in/new.jpg').write_bytes(samples.picture(20))
+    counts = support.label(*arguments)['counts']
+    assert (counts['labeled'], counts['dead_lettered']) == (1, 3)
+    config = states.settled(*arguments)
+    assert not config.preflight.inputs, 'who has labelled here can read'
+    hints = [file for file in config.history if file.is_hint]
+    assert [[known.reason for _, known in read_history(each, config.layout)] for each in hints] == [
+        ['forbidden'] * 3
+    ]
+    config.layout.store.delete(config.layout.uri(hints[0].path))
+    assert list(read_history(hints[0], config.layout)) == [], 'nothing is lost without it'
+
+
 class TestPreflight:
     def label(self, tmp_path):
         return support.label('--input', tmp_path / 'in', '--output', tmp_path / 'out')
@@ -125,7 +167,8 @@ class TestPreflight:
     def test_what_cannot_be_read_is_found_out_first(self, tmp_path, monkeypatch):
         samples.write_pictures(tmp_path / 'in', 10)
         self.refuse(monkeypatch, ['/in/'])
-        with pytest.raises(Exception, match=r'cannot be read, nor what is .*forbidden: for a test'):
+        message = r'cannot be read, nor can 12 others of .*forbidden: for a test'
+        with pytest.raises(Exception, match=message):
             self.label(tmp_path)
 
     def test_one_that_cannot_be_read_is_one_dead_letter(self, tmp_path, monkeypatch):
@@ -134,16 +177,43 @@ class TestPreflight:
         report = self.label(tmp_path)
         assert report['counts']['dead_lettered_by_reason']['forbidden'] == 2
 
-    def test_three_are_tried(self, tmp_path, monkeypatch):
-        paths = samples.write_pictures(tmp_path / 'in', 4)[:4]
+    def write_list(self, tmp_path, count):
+        paths = samples.write_pictures(tmp_path / 'in', count)[:count]
         (tmp_path / 'list.txt').write_text(''.join(f'{path}\n' for path in paths))
-        self.refuse(monkeypatch, ['0000', '0001'])
+
+    def test_others_are_tried_before_the_store_is_blamed(self, tmp_path, monkeypatch):
+        self.write_list(tmp_path, 5)
+        self.refuse(monkeypatch, ['0000', '0001', '0002', '0003'])
         assert self.check(tmp_path, 'list.txt')
-        self.refuse(monkeypatch, ['0002'])
-        with pytest.raises(
-            StoreError, match=r'0002\.jpg cannot be read, nor what is listed before'
-        ):
+        self.refuse(monkeypatch, ['0004'])
+        message = r'0004\.jpg cannot be read, nor can 4 others of the first 1,000 listed'
+        with pytest.raises(StoreError, match=message):
             self.check(tmp_path, 'list.txt')
+
+    def test_of_a_store_that_is_down_three_are_tried(self, tmp_path, monkeypatch):
+        self.write_list(tmp_path, 5)
+        self.refuse(monkeypatch, ['/in/'], Reason.DEADLINE)
+        message = r'0002\.jpg cannot be read, nor can 2 others'
+        with pytest.raises(StoreError, match=message):
+            self.check(tmp_path, 'list.txt')
+
+    def test_the_others_are_from_everywhere(self):
+        refs = list(range(997))
+        tried = list(preflight._spread(iter(refs)))
+        assert len(tried) == 50
+        assert tried == refs[::20]
+        assert list(preflight._spread(iter([]))) == []
+
+    def test_who_is_told_that_it_is_archived_may_read(self, tmp_path, monkeypatch):
+        self.write_list(tmp_path, 2)
+
+        def archived(*_):
+            error = ImageError(Reason.FORBIDDEN, 'archived')
+            error.is_its_own = True
+            raise error
+
+        monkeypatch.setattr(LocalStore, 'fetch', archived)
+        assert self.check(tmp_path, 'list.txt')
 
     def test_images_that_are_bad_in_themselves_do_not_stop_it(self, tmp_path):
         (tmp_path / 'in').mkdir()

@@ -255,6 +255,7 @@ def test_lasting_answers_are_not_asked_again(serve, fault, reason):
     with pytest.raises(ImageError) as caught:
         fetch(store, 's3://bucket/a.jpg')
     assert str(caught.value) == reason
+    assert caught.value.is_its_own == ('archived' in reason)
     assert server.requests == 1
 
 

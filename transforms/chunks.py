@@ -56,7 +56,7 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         # one that knows the version comes first.
         if key not in distinct or _preference(ref) > _preference(distinct[key]):
             distinct[key] = ref
-    known = list(known)
+    known, failed = _split(known)
     newest: dict[_Key, Known] = {}
     for each in known:
         key = _key(each)
@@ -80,8 +80,21 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         best = max(good, key=_preference)
         carried = [ref.carried for ref in good]
         url = max(access, default='')
-        item = Item(best.uri, best.version, best.size_bytes, carried, url, _unless(good, newest))
+        unless = _unless(good, newest)
+        item = Item(best.uri, best.version, best.size_bytes, carried, url, unless, failed)
     return Merged(item, dead, listed - len(distinct), unchanged, gone, notes)
+
+
+def _split(known: Iterable[Known]) -> tuple[list[Known], str]:
+    """What lasts, and why the last run over the same inputs had no labels for it."""
+    lasting: list[Known] = []
+    failed = ''
+    for each in known:
+        if each.reason in _PASSING:
+            failed = max(failed, each.reason)
+        else:
+            lasting.append(each)
+    return lasting, failed
 
 
 def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tuple[str, Note]]]:
@@ -118,6 +131,7 @@ def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tu
 _Key = tuple[str, str]
 _OF_LISTING = (Reason.BAD_NAME.value, Reason.BAD_URI.value)
 _NOTES = frozenset(note.value for note in Note)
+_PASSING = frozenset(reason.value for reason in Reason if not reason.lasting)
 
 
 def _key(row: Ref | Known) -> _Key:

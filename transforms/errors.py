@@ -69,6 +69,7 @@ class ImageError(Exception):
 
     Attributes:
       version: of the object, '' where the store had not told it yet.
+      is_its_own: whether the store itself told that it is so with this one, whatever the others.
     """
 
     def __init__(self, reason: Reason, detail: str, size_bytes: int | None = None):
@@ -77,6 +78,7 @@ class ImageError(Exception):
         self.detail = detail
         self.size_bytes = size_bytes
         self.version = ''
+        self.is_its_own = False
 
     def __reduce__(self) -> tuple[type, tuple[Reason, str, int | None]]:
         return type(self), (self.reason, self.detail, self.size_bytes)

@@ -51,15 +51,21 @@ class FaultPolicy:
         self._lock = threading.Lock()
         self._reset()
 
-    def record(self, uri: str, failure: Failure | None) -> None:
+    def record(self, uri: str, failure: Failure | None, before: str = '') -> None:
         """Takes note of how one image ended.
+
+        Args:
+          uri: of the image.
+          failure: None if it did not fail.
+          before: the reason for which it failed the last time, or ''.
 
         Raises:
           LemmabeamError: of the kind that fits the stage; counting begins anew then.
         """
-        reason = failure.reason if failure and failure.reason in _ADVICE else None
-        if not self._fail_fast_after:
-            return
+        if not self._fail_fast_after or (failure and failure.reason.value == before):
+            return  # the same as ever says nothing of today
+        is_of_all = failure and failure.reason in _ADVICE and not failure.is_its_own
+        reason = failure.reason if failure and is_of_all else None
         with self._lock:
             self._seen += 1
             if len(self._last) == _WINDOW:

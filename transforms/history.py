@@ -37,6 +37,11 @@ class HistoryFile(NamedTuple):
     is_same_input: bool
     again: tuple[str, ...]
 
+    @property
+    def is_hint(self) -> bool:
+        """Whether it tells only of what is tried again, and nothing is lost without it."""
+        return self.path.startswith(f'{dead_letters.KIND}/')
+
 
 def history_files(
     runs: Sequence[CompleteRun],
@@ -69,6 +74,33 @@ def history_files(
         if run.model_id == model_id and not _is_copy(run, ids)
         for kind in (write.KIND, dead_letters.VERSIONS)
         for file in run.files(kind)
+        if file['rows']
+    ]
+
+
+def failed_files(
+    runs: Sequence[CompleteRun],
+    model_id: str,
+    inputs: Sequence[Mapping[str, str]],
+    uri_column: str,
+    again: Sequence[Reason] = (),
+) -> list[HistoryFile]:
+    """The files that tell what the last run over the same inputs could not label, and may now.
+
+    Args:
+      runs, model_id, inputs, uri_column: as for `history_files`.
+      again: reasons that do not count.
+    """
+    over_them = [
+        (place, run)
+        for place, run in enumerate(runs, 1)
+        if run.model_id == model_id and has_listed(run, inputs, uri_column)
+    ]
+    passed_over = tuple(reason.value for reason in Reason if reason.lasting or reason in again)
+    return [
+        HistoryFile(file['path'], Checksum.of(file), place, True, passed_over)
+        for place, run in over_them[-1:]
+        for file in run.files(dead_letters.KIND)
         if file['rows']
     ]
 
@@ -124,17 +156,21 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
     """The URI of each row of a file, and what became of it.
 
     Raises:
-      StoreError: the file is missing or damaged.
+      StoreError: the file is missing or damaged, and more than a hint.
     """
     uri = layout.uri(file.path)
     try:
         with open_listed(layout.store, uri, file.checksum) as stream:
             parquet = pq.ParquetFile(stream)
-            if file.path.startswith(f'{write.KIND}/'):
+            if file.is_hint:
+                yield from _failed(file, parquet)
+            elif file.path.startswith(f'{write.KIND}/'):
                 yield from _predictions(file, parquet, layout)
             else:
                 yield from _dead(file, parquet)
     except (DamagedError, pa.ArrowException, OSError, LookupError, UsageError) as e:
+        if file.is_hint:
+            return
         raise StoreError(
             f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more; '
             '--force labels everything again without it'
@@ -180,6 +216,13 @@ def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Kno
                 file.is_same_input,
             )
             yield row['uri'], known
+
+
+def _failed(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=['uri', 'reason']):
+        for uri, reason in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if reason not in file.again:
+                yield uri, Known(file.sequence, '', '', reason, file.is_same_input)
 
 
 class _ReadDoFn(beam.DoFn):

@@ -5,6 +5,7 @@ The launcher does it, and each worker: it may run elsewhere, under another accou
 
 import itertools
 import uuid
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from transforms import uris
@@ -15,6 +16,7 @@ from transforms.rows import FetchLimits, Reason, Ref
 from transforms.storage import StoreOptions, store_for
 
 _TRIED = 3
+_SPREAD = 50
 _LISTED = 1000
 _DEADLINE_SEC = 20.0
 _SYSTEMIC = (Reason.FORBIDDEN, Reason.STORE_ERROR, Reason.DEADLINE)
@@ -72,25 +74,36 @@ def check_writable(folder: str, stores: StoreOptions) -> None:
 
 
 def _read_one(source: Input, preflight: Preflight) -> None:
-    """Reads one of the first images; what is wrong with three of them is not their fault."""
+    """Reads one image: the first, or others, as what is wrong with one may be its own fault."""
     found = list_input(source, preflight.columns, is_remote=preflight.is_remote)
     listed = itertools.islice(found, _LISTED)
     refs = (ref for ref in listed if isinstance(ref, Ref) and not ref.reason)
     good = (ref for ref in refs if uris.scheme_of(ref.uri) not in _MANY_STORES)
     limits = preflight.limits
     limits = limits._replace(deadline_sec=min(limits.deadline_sec, _DEADLINE_SEC))
-    failed: ImageError | None = None
-    for ref in itertools.islice(good, _TRIED):
+    failed: list[ImageError] = []
+    for ref in itertools.chain(itertools.islice(good, _TRIED), _spread(good)):
         try:
             store_for(ref.uri, source.stores).fetch(ref.uri, limits, lambda _: None)
         except ImageError as e:
-            if e.reason in _SYSTEMIC:
-                failed = e
+            if e.reason in _SYSTEMIC and not e.is_its_own:
+                failed.append(e)
                 uri = ref.uri
+                # Whoever refuses does so at once; of a store that is down three are enough.
+                if sum(each.reason is not Reason.FORBIDDEN for each in failed) == _TRIED:
+                    break
                 continue
         return
-    if failed is not None:
+    if failed:
+        more = len(failed) - 1
+        others = f', nor can {more} others of the first {_LISTED:,} listed' if more else ''
         raise StoreError(
-            f'{uri} cannot be read, nor what is listed before it: {failed}; nothing was labelled '
+            f'{uri} cannot be read{others}: {failed[-1]}; nothing was labelled '
             '(--fail_fast_after 0 goes on nonetheless)'
-        ) from failed
+        ) from failed[-1]
+
+
+def _spread(refs: Iterable[Ref]) -> Iterator[Ref]:
+    """Some of them, from everywhere: neighbours have more in common than a store."""
+    rest = list(refs)
+    yield from rest[:: -(-len(rest) // _SPREAD) or 1]

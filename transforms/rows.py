@@ -175,6 +175,7 @@ class Item(NamedTuple):
 
     `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, where the
     listing does not tell whether it is still the one: the image is read only if it is another.
+    `failed` is the reason for which it had no labels the last time, if that may pass.
     """
 
     uri: str
@@ -183,6 +184,7 @@ class Item(NamedTuple):
     carried: Sequence[str]
     access: str = ''
     known: str = ''
+    failed: str = ''
 
     def __repr__(self) -> str:
         return _repr_without_access(self)
@@ -195,8 +197,8 @@ class Known(NamedTuple):
       sequence: the place of that run among the runs of the output.
       version: of the object that was read.
       carried: as in `Ref`.
-      reason: '' if it was labelled; otherwise why it will never be, as long as it is this version;
-        or a `Note`.
+      reason: '' if it was labelled; otherwise why it will never be, as long as it is this version,
+        or why it was not the last time; or a `Note`.
       is_same_input: whether that run had the same inputs as this one.
     """
 
@@ -260,13 +262,17 @@ class Image:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """An image that stops here: its slot in the batch stays empty."""
+    """An image that stops here: its slot in the batch stays empty.
+
+    `is_its_own` says that the store itself told that it is so with this one, whatever the others.
+    """
 
     stage: Stage
     reason: Reason
     detail: str
     size_bytes: int | None
     object_version: str = ''
+    is_its_own: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

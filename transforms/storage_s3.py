@@ -442,7 +442,9 @@ def _error_of(bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> E
     if error is not None:
         return error
     if code == 'InvalidObjectState':
-        return ImageError(Reason.FORBIDDEN, _ARCHIVED)
+        archived = ImageError(Reason.FORBIDDEN, _ARCHIVED)
+        archived.is_its_own = True  # told to those only who may read it
+        return archived
     if code in ('RequestTimeout', 'SlowDown') or status in (408, 429) or status >= 500:
         heed_retry_after(response.headers, f'HTTP {status}')
         return TransientError(Reason.STORE_ERROR, f'HTTP {status}')

@@ -99,6 +99,7 @@ class ImageLoader:
                 e.detail,
                 known_bytes if known_bytes >= 0 else None,
                 e.version or version,
+                e.is_its_own,
             )
         except MemoryError:
             known = size_bytes if size_bytes >= 0 else None

@@ -74,7 +74,7 @@ class _Task:
     def end(self, loaded: Loaded) -> None:
         failure = loaded.outcome if isinstance(loaded.outcome, Failure) else None
         try:
-            self.policy.record(self.item.uri, failure)
+            self.policy.record(self.item.uri, failure, self.item.failed)
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)
             self.batch.fail(e)
         else:

@@ -78,9 +78,10 @@ class ThreadLoader:
         if batch.is_cancelled:
             return
         try:
-            loaded = self._images.load(batch.items[slot], batch.pixels[slot])
+            item = batch.items[slot]
+            loaded = self._images.load(item, batch.pixels[slot])
             failure = loaded.outcome if isinstance(loaded.outcome, Failure) else None
-            policy.record(batch.items[slot].uri, failure)
+            policy.record(item.uri, failure, item.failed)
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)
             batch.fail(e)
         else:

@@ -256,7 +256,7 @@ def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
                 policy.record(item.uri, None)
             elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
                 failed += 1
-                policy.record(item.uri, outcome)
+                policy.record(item.uri, outcome, item.failed)
     finally:
         LIVE.add(labeled=labeled, failed=failed)
 
