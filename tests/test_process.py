@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from transforms.loading.budget import ByteBudget
+from transforms.loading.budget import ByteBudget, SharedBudget
 from transforms.process import LiveCounts, cpu_count, shared
 
 
@@ -105,49 +105,71 @@ def test_reserve_gives_back_on_failure():
     assert budget.acquire(10) == 10
 
 
-def test_admission_swaps_and_gives_back():
-    budget = ByteBudget(10)
-    with budget.admission() as admit:
-        admit(7)
-        assert budget._used_bytes == 7
-        admit(10)  # would never fit beside the 7
-        assert budget._used_bytes == 10
+class Rooms:
+    """A share of 10, and 20 for all."""
+
+    def __init__(self):
+        self.common = ByteBudget(20)
+        self.budget = SharedBudget(10, 20, self.common.acquire, self.common.release)
+
+    @property
+    def used(self):
+        return self.budget._share._used_bytes, self.common._used_bytes
+
+
+def test_room_is_taken_as_bytes_come_and_given_back():
+    rooms = Rooms()
+    with rooms.budget.admission() as admit:
+        for size in (2, 1, 7, 10):
+            admit(size)
+            assert rooms.used == (max(2, size), 0)
+        admit(11)
+        assert rooms.used == (10, 20), 'all that it may need at once, so that it never waits again'
+        admit(20)
+        assert rooms.used == (10, 20)
         admit(0)
-        assert budget._used_bytes == 0
+        assert rooms.used == (0, 0)
         admit(3)
-    assert budget._used_bytes == 0
-    with budget.admission():
+        assert rooms.used == (3, 0)
+    assert rooms.used == (0, 0)
+    with rooms.budget.admission():
         pass
-    assert budget._used_bytes == 0
+    with rooms.budget.reserve(15):
+        assert rooms.used == (0, 15)
+    with pytest.raises(KeyError), rooms.budget.reserve(15):
+        raise KeyError
+    assert rooms.used == (0, 0)
 
 
-def test_admission_gives_back_on_failure():
-    budget = ByteBudget(10)
+def test_a_large_one_holds_up_nobody_who_has_little():
+    rooms = Rooms()
+    with rooms.budget.reserve(1), rooms.budget.reserve(10):
+        assert rooms.used == (1, 10)
+        with rooms.budget.reserve(2):
+            assert rooms.used == (3, 10)
+        # Who has little waits for its share, as long as that is full of others like it.
+        with rooms.budget.reserve(9):
+            small = started(lambda: rooms.budget.reserve(2).__enter__())
+            waiting(rooms.budget._share, 1)
+        assert joined([small])
 
-    def fail():
-        with budget.admission() as admit:
-            admit(5)
-            raise KeyError
 
-    with pytest.raises(KeyError):
-        fail()
-    assert budget._used_bytes == 0
-
-
-def test_admissions_that_grow_do_not_lock_each_other_out():
-    budget = ByteBudget(10)
+@pytest.mark.parametrize('sizes', [(2, 9, 1, 20), (2, 3, 20), (1, 12, 15), (9, 20)])
+def test_those_that_grow_do_not_lock_each_other_out(sizes):
+    rooms = Rooms()
     barrier = threading.Barrier(4)
 
     def work():
         for _ in range(50):
-            with budget.admission() as admit:
-                admit(2)
-                barrier.wait(60)  # all four hold 2, and all want 9
-                admit(9)
-                admit(1)
+            with rooms.budget.admission() as admit:
+                admit(sizes[0])
+                if sizes[0] <= 2:
+                    barrier.wait(60)  # all four hold some, and all want more
+                for size in sizes[1:]:
+                    admit(size)
 
     assert joined([started(work) for _ in range(4)])
-    assert budget._used_bytes == 0
+    assert rooms.used == (0, 0)
 
 
 def test_shared_is_made_once_whoever_asks():

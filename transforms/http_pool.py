@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 import urllib.request
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -24,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from transforms import interim
+from transforms.content_coding import check_size, coding_of, unpack
 from transforms.errors import ImageError
 from transforms.rows import Fetched, FetchLimits, Reason
 
@@ -31,20 +31,25 @@ POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
 _ERROR_BYTES = 64 * 1024
 _BUFFER_BYTES = 32 * 1024
-_PACKED_BYTES = 4 * 1024
-_MEMBER = b'\x1f'  # what gzip begins with
+_AT_ONCE_BYTES = 1024 * 1024
+_FIRST_BYTES = 64 * 1024
 _MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can hold
 _SOCKET_TIMEOUT_SEC = 20.0
 _BACKOFF_SEC = (0.2, 8.0)
 
 
 class TransientError(Exception):
-    """Worth another try; becomes an ImageError when the deadline leaves none."""
+    """Worth another try; becomes an ImageError when the deadline leaves none.
 
-    def __init__(self, reason: Reason, detail: str):
+    Attributes:
+      came: how many bytes there were of how many; None where that is not known, or none came.
+    """
+
+    def __init__(self, reason: Reason, detail: str, came: tuple[int, int] | None = None):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+        self.came = came
 
 
 class _Deadline(threading.local):
@@ -219,12 +224,40 @@ def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager
     return pool
 
 
+class _Room:
+    """Room in memory for the bytes of one object, taken as they come.
+
+    Somebody who announces much and sends little, or does not say how much, keeps little.
+    """
+
+    def __init__(self, admit: Callable[[int], None], most_bytes: int):
+        self._admit = admit
+        self._most_bytes = most_bytes
+        self.held_bytes = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Waits for room for so many bytes in all, or for somewhat more."""
+        if min(size_bytes, self._most_bytes) <= self.held_bytes:
+            return
+        self.held_bytes = min(max(size_bytes, 2 * self.held_bytes), self._most_bytes)
+        since = time.monotonic()
+        self._admit(self.held_bytes)
+        # Waiting for our own memory is not the store's fault.
+        _deadline.ends_at += time.monotonic() - since
+
+    def give_back(self) -> None:
+        """All of it."""
+        self.held_bytes = 0
+        self._admit(0)
+
+
 def read_object(
     ask: Callable[[], urllib3.BaseHTTPResponse],
     check: Callable[[Any, bytes], None],
     version_of: Callable[[Any], str],
     limits: FetchLimits,
     admit: Callable[[int], None],
+    doubts_length: bool = False,
 ) -> Fetched:
     """Reads an object, again and again until it is whole or its time is over.
 
@@ -235,25 +268,36 @@ def read_object(
       version_of: the version of the object, by the headers of its answer.
       limits: refuse larger objects, give up later.
       admit: see `transforms.storage.Store.fetch`.
+      doubts_length: whether a Content-Length may be wrong: of two answers that end at the same
+        byte before it, it is.
 
     Raises:
-      ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not the gzip it
-        claims to be, and what `ask` and `check` raise.
+      ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not as packed as
+        it claims to be, or that is `truncated` by its length, and what `ask` and `check` raise.
       StoreError: what `ask` raises.
     """
     _deadline.ends_at = time.monotonic() + limits.deadline_sec
+    room = _Room(admit, limits.max_bytes)
+
+    def read() -> Fetched:
+        try:
+            return _read_once(ask, check, version_of, limits, room)
+        except TransientError:
+            room.give_back()  # the next try may be long in coming
+            raise
+
     try:
-        return _read_once(ask, check, version_of, limits, admit)
+        return read()
     except TransientError as e:
         # Most objects come at once and do without this machinery, which takes CPU.
-        return _read_again(
-            lambda: _read_once(ask, check, version_of, limits, admit), e, limits.deadline_sec
-        )
+        return _read_again(read, e, limits.deadline_sec, doubts_length)
     finally:
         _deadline.ends_at = float('inf')
 
 
-def _read_again(read: Callable[[], Fetched], first: TransientError, deadline_sec: float) -> Fetched:
+def _read_again(
+    read: Callable[[], Fetched], first: TransientError, deadline_sec: float, doubts_length: bool
+) -> Fetched:
     """Tries again after pauses of random length, which may get longer each time.
 
     Here, as the clients of Google and of S3 that could do it take half a second to be imported.
@@ -267,6 +311,10 @@ def _read_again(read: Callable[[], Fetched], first: TransientError, deadline_sec
         try:
             return read()._replace(retries=len(failures))
         except TransientError as e:
+            if doubts_length and e.came is not None and e.came == failures[-1].came:
+                came, said = e.came
+                detail = f'{came} bytes, twice, but Content-Length is {said}'
+                raise ImageError(Reason.TRUNCATED, detail, came) from e
             failures.append(e)
     # The last try may have had no time left; what the store said before tells more.
     told = [each for each in failures if each.reason is not Reason.DEADLINE]
@@ -280,78 +328,65 @@ def _read_once(
     check: Callable[[Any, bytes], None],
     version_of: Callable[[Any], str],
     limits: FetchLimits,
-    admit: Callable[[int], None],
+    room: _Room,
 ) -> Fetched:
     response: urllib3.BaseHTTPResponse | None = None
     version = ''
+    size: int | None = None
+    pieces: list[bytes] = []
     try:
         response = ask()
         version = version_of(response.headers)
+        coding = coding_of(response.headers.get('Content-Encoding', ''))
         size = response.length_remaining
         if size is not None:
             size = min(size, _MOST_BYTES)
-        _check_size(size or 0, limits)
-        is_packed = 'gzip' in response.headers.get('Content-Encoding', '').lower()
-        # A size that is not known is taken for the largest.
-        waiting_since = time.monotonic()
-        admit(limits.max_bytes if size is None or is_packed else size)
-        # Waiting for our own memory is not the store's fault.
-        _deadline.ends_at += time.monotonic() - waiting_since
-        data = _read_body(response, limits)
+            check_size(size, limits.max_bytes)
+        _read_body(response, size, limits.max_bytes, room, pieces)
     except (urllib3.exceptions.ReadTimeoutError, TimeoutError) as e:
         what = 'no answer' if response is None else 'the object was not read'
-        raise TransientError(Reason.DEADLINE, what) from e
+        raise TransientError(Reason.DEADLINE, what, _came(pieces, size)) from e
     except urllib3.exceptions.HTTPError as e:
         what = 'no connection' if response is None else 'the connection broke off'
-        raise TransientError(Reason.STORE_ERROR, what) from e
+        raise TransientError(Reason.STORE_ERROR, what, _came(pieces, size)) from e
     except ImageError as e:
         e.version = version
         raise
     finally:
         if response is not None:
             _let_go(response)
+    data = b''.join(pieces)
     check(response.headers, data)
-    return Fetched(_unpack(data, limits) if is_packed else data, version, len(data))
+    if coding:
+        return Fetched(unpack(data, coding, limits.max_bytes, room.hold), version, len(data))
+    return Fetched(data, version, len(data))
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, limits: FetchLimits) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while piece := response.read1(_READ_BYTES, decode_content=False):
+def _came(pieces: list[bytes], size: int | None) -> tuple[int, int] | None:
+    came = sum(map(len, pieces))
+    return (came, size) if came and size is not None else None
+
+
+def _read_body(
+    response: urllib3.BaseHTTPResponse,
+    size: int | None,
+    max_bytes: int,
+    room: _Room,
+    pieces: list[bytes],
+) -> None:
+    room.hold(size if size is not None and size <= _AT_ONCE_BYTES else _FIRST_BYTES)
+    came = 0
+    while True:
+        if came != size:
+            room.hold(came + 1)
+        # At its end and at the limit, the one byte tells that there is no more, or too much.
+        most = max(1, min(_READ_BYTES, room.held_bytes - came))
+        piece = response.read1(most, decode_content=False)
+        if not piece:
+            return
         pieces.append(piece)
-        size += len(piece)
-        _check_size(size, limits)
-    return b''.join(pieces)
-
-
-def _unpack(data: bytes, limits: FetchLimits) -> bytes:
-    """Unpacks what was stored with Content-Encoding gzip, no further than the limit.
-
-    It may have several members, one behind the other; what is no member ends it, as with gzip.
-    """
-    unpacker = zlib.decompressobj(wbits=31)
-    pieces: list[bytes] = []
-    size = 0
-    # In small pieces, as the rest of one is copied behind each member.
-    for start in range(0, len(data), _PACKED_BYTES):
-        packed = data[start : start + _PACKED_BYTES]
-        while packed:
-            if unpacker.eof:
-                if not packed.startswith(_MEMBER):
-                    return b''.join(pieces)
-                unpacker = zlib.decompressobj(wbits=31)
-            try:
-                pieces.append(unpacker.decompress(packed, limits.max_bytes + 1 - size))
-            except zlib.error as e:
-                raise ImageError(
-                    Reason.DECODE_ERROR, 'stored as gzip, but is not', len(data)
-                ) from e
-            size += len(pieces[-1])
-            _check_size(size, limits)
-            packed = unpacker.unused_data
-    if not unpacker.eof:
-        raise ImageError(Reason.TRUNCATED, 'stored as gzip, and breaks off', len(data))
-    return b''.join(pieces)
+        came += len(piece)
+        check_size(came, max_bytes)
 
 
 def _let_go(response: urllib3.BaseHTTPResponse) -> None:
@@ -374,10 +409,3 @@ def read_error(response: urllib3.BaseHTTPResponse) -> bytes:
     finally:
         _let_go(response)
     return b''.join(pieces)
-
-
-def _check_size(size_bytes: int, limits: FetchLimits) -> None:
-    if size_bytes > limits.max_bytes:
-        raise ImageError(
-            Reason.TOO_MANY_BYTES, f'{size_bytes} bytes, limit {limits.max_bytes}', size_bytes
-        )

@@ -87,7 +87,8 @@ class Store(Protocol):
         Args:
           uri: absolute URI.
           limits: refuse larger objects, give up later.
-          admit: called with the size as soon as it is known, before the body is read; may block.
+          admit: called with the bytes that there will be in memory, before there are: once, or
+            with more and more; 0 gives all back; may block.
           unless: a version that need not be read again; '' reads whatever is there.
 
         Raises:

@@ -48,6 +48,7 @@ from transforms.uris import WebUrl
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_ANSWERS = frozenset({200, 203})  # the latter from a proxy that has changed something
 _MAX_REDIRECTS = 5
 _MAX_LOCATION_CHARS = 8192
 _MAX_VERSION_CHARS = 200
@@ -55,7 +56,6 @@ _MAX_VERSION_CHARS = 200
 _CONNECT_TRIES = 3
 _CONNECT_SEC = 6.0
 _MAX_ADDRESSES = 6
-_READ_ENCODINGS = frozenset({'', 'identity', 'gzip', 'x-gzip'})
 _SCHEME = re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:')
 _STRAY_PERCENT = re.compile(r'%(?![0-9A-Fa-f]{2})')
 _NO_SUCH_HOST = frozenset(
@@ -237,7 +237,7 @@ class HttpStore:
                 raise NotModified
             return response
 
-        return read_object(ask, _check_md5, _version, limits, admit)
+        return read_object(ask, _check_md5, _version, limits, admit, doubts_length=True)
 
     def _follow(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""
@@ -368,12 +368,8 @@ def _checked(response: urllib3.BaseHTTPResponse, is_conditional: bool) -> urllib
       TransientError: it may the next time.
     """
     status = response.status
-    if status == 200:
-        encoding = response.headers.get('Content-Encoding', '').strip().lower()
-        if encoding in _READ_ENCODINGS:
-            return response
-        response.close()
-        raise ImageError(Reason.STORE_ERROR, 'a content encoding that was not asked for')
+    if status in _ANSWERS:
+        return response
     _drop(response)
     detail = f'HTTP {status}'
     if status in (408, 429) or 500 <= status < 600:

@@ -2,58 +2,13 @@
 
 import contextlib
 import threading
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 
-
-class Budget(ABC):
-    """Room for bytes that is taken, and given back."""
-
-    @abstractmethod
-    def acquire(self, size_bytes: int) -> int:
-        """Waits for room and takes it.
-
-        Returns:
-          What was taken, to be given back with `release`.
-        """
-
-    @abstractmethod
-    def release(self, taken: int) -> None:
-        """Gives back what `acquire` returned."""
-
-    @contextlib.contextmanager
-    def reserve(self, size_bytes: int) -> Iterator[None]:
-        """Holds room for the length of a with block."""
-        taken = self.acquire(size_bytes)
-        try:
-            yield
-        finally:
-            self.release(taken)
-
-    @contextlib.contextmanager
-    def admission(self) -> Iterator[Callable[[int], None]]:
-        """For sizes that are known only on the way.
-
-        Yields:
-          A function that swaps the room held so far for so many bytes; it holds nothing while it
-          waits.  All is given back at the end of the with block.
-        """
-        held = 0
-
-        def admit(size_bytes: int) -> None:
-            nonlocal held
-            self.release(held)
-            held = 0
-            held = self.acquire(size_bytes)
-
-        try:
-            yield admit
-        finally:
-            self.release(held)
+_LARGE = 4  # so many of them, and a share of the room is full
 
 
-class ByteBudget(Budget):
+class ByteBudget:
     """Room within this process; first come, first served, so that a large request gets its turn.
 
     A request above the whole budget is cut down to it: it runs alone.
@@ -66,6 +21,11 @@ class ByteBudget(Budget):
         self._changed = threading.Condition()
 
     def acquire(self, size_bytes: int) -> int:
+        """Waits for room and takes it.
+
+        Returns:
+          What was taken, to be given back with `release`.
+        """
         size_bytes = min(size_bytes, self._limit_bytes)
         ticket = object()
         with self._changed:
@@ -81,40 +41,130 @@ class ByteBudget(Budget):
             self._changed.notify_all()
         return size_bytes
 
+    def has_taken(self, size_bytes: int) -> bool:
+        """Takes room if it is there, and nobody waits for it; to be given back with `release`."""
+        with self._changed:
+            if self._waiting or self._used_bytes + size_bytes > self._limit_bytes:
+                return False
+            self._used_bytes += size_bytes
+            return True
+
     def release(self, taken: int) -> None:
+        """Gives back what was taken."""
         with self._changed:
             self._used_bytes -= taken
             self._changed.notify_all()
 
+    @contextlib.contextmanager
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Holds room for the length of a with block."""
+        taken = self.acquire(size_bytes)
+        try:
+            yield
+        finally:
+            self.release(taken)
 
-class SharedBudget(Budget):
-    """Room of a loader process: a share of its own, and for what is larger the room of all.
+
+class SharedBudget:
+    """A share of the room for those with little, and for what is larger the room of all.
+
+    A large one does not wait for its share to be empty, as everybody behind it would wait as well,
+    and what the others hold may come slowly.
 
     Args:
-      share_bytes: what this process may hold without asking.
+      share_bytes: the share.
+      most_bytes: what one may come to need of which the size is not known before.
       ask: waits until the room of all has so many bytes free, and takes them.
       give_back: returns them.
     """
 
     def __init__(
-        self, share_bytes: int, ask: Callable[[int], None], give_back: Callable[[int], None]
+        self,
+        share_bytes: int,
+        most_bytes: int,
+        ask: Callable[[int], object],
+        give_back: Callable[[int], None],
     ):
         self._share_bytes = share_bytes
+        self._most_bytes = most_bytes
         self._share = ByteBudget(share_bytes)
         self._ask = ask
         self._give_back = give_back
 
-    def acquire(self, size_bytes: int) -> int:
-        if size_bytes <= self._share_bytes:
-            return self._share.acquire(size_bytes)
-        self._ask(size_bytes)
-        return size_bytes
+    @contextlib.contextmanager
+    def reserve(self, size_bytes: int) -> Iterator[None]:
+        """Holds room for the length of a with block."""
+        with self.admission() as admit:
+            admit(size_bytes)
+            yield
 
-    def release(self, taken: int) -> None:
-        if taken <= self._share_bytes:
-            self._share.release(taken)
+    @contextlib.contextmanager
+    def admission(self) -> Iterator[Callable[[int], None]]:
+        """For sizes that are known only on the way.
+
+        Yields:
+          A function that waits until there is room for so many bytes in all; 0 gives all back, as
+          does the end of the with block.
+        """
+        room = _Room(self._share, self._share_bytes, self._most_bytes, self._ask, self._give_back)
+        try:
+            yield room.hold
+        finally:
+            room.hold(0)
+
+
+class _Room:
+    """What one image holds.
+
+    Who has a part of the share waits only for the room of all, and there for all that it may need;
+    who has that waits for nothing.  So somebody always gets to the end.
+    """
+
+    def __init__(
+        self,
+        share: ByteBudget,
+        share_bytes: int,
+        most_bytes: int,
+        ask: Callable[[int], object],
+        give_back: Callable[[int], None],
+    ):
+        self._share = share
+        self._share_bytes = share_bytes
+        self._most_bytes = most_bytes
+        self._ask = ask
+        self._give_back = give_back
+        self._of_share = 0
+        self._of_all = 0
+
+    def hold(self, size_bytes: int) -> None:
+        """Waits for room for so many bytes in all, and keeps what it has; 0 gives all back."""
+        more = size_bytes - self._of_share - self._of_all
+        if size_bytes == 0 or (more > 0 and self._of_all):
+            self._let_go()
+            more = size_bytes
+        if more <= 0:
+            return
+        if self._share.has_taken(more):
+            self._of_share += more
+        elif self._of_share:
+            self._take_of_all(max(more, self._most_bytes))
+        elif more > self._share_bytes // _LARGE:
+            self._take_of_all(more)
         else:
-            self._give_back(taken)
+            self._of_share = self._share.acquire(more)
+
+    def _take_of_all(self, size_bytes: int) -> None:
+        self._ask(size_bytes)
+        self._of_all = size_bytes
+
+    def _let_go(self) -> None:
+        self._share.release(self._of_share)
+        if self._of_all:
+            self._give_back(self._of_all)
+        self._of_share = self._of_all = 0
+
+
+Budget = ByteBudget | SharedBudget
 
 
 class Grants:

@@ -158,6 +158,7 @@ class LoaderProcess:
         def budget(which: str) -> SharedBudget:
             return SharedBudget(
                 share,
+                options.fetch.max_bytes,
                 lambda size_bytes: self._ask(key, which, size_bytes),
                 lambda size_bytes: self._send('give_back', key, which, size_bytes),
             )

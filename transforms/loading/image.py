@@ -10,7 +10,7 @@ import numpy as np
 
 from transforms import decode
 from transforms.errors import ImageError
-from transforms.loading.budget import Budget
+from transforms.loading.budget import Budget, SharedBudget
 from transforms.loading.options import LoadOptions
 from transforms.rows import (
     Failure,
@@ -58,7 +58,7 @@ class ImageLoader:
     def __init__(
         self,
         options: LoadOptions,
-        encoded: Budget,
+        encoded: SharedBudget,
         decoded: Budget,
         decoding: contextlib.AbstractContextManager[object],
         watch: Watch,
@@ -122,6 +122,7 @@ class ImageLoader:
         store = store_for(item.uri, self._options.stores)
 
         def ask() -> Fetched:
+            admit(0)
             uri = item.access or item.uri
             return store.fetch(uri, self._options.fetch, admit, item.known)
 

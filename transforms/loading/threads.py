@@ -14,7 +14,7 @@ import numpy as np
 from transforms.errors import DecodeError
 from transforms.faults import FaultPolicy
 from transforms.loading.batch import LoadingBatch
-from transforms.loading.budget import ByteBudget
+from transforms.loading.budget import ByteBudget, SharedBudget
 from transforms.loading.image import ImageLoader, Loaded
 from transforms.loading.options import LoadOptions
 from transforms.process import cpu_count
@@ -40,7 +40,7 @@ class ThreadLoader:
         half = options.memory_budget_bytes // 2
         self._images = ImageLoader(
             options,
-            ByteBudget(half),
+            _encoded_room(half, options.fetch.max_bytes),
             ByteBudget(half),
             threading.BoundedSemaphore(self.decoding),
             self._watched,
@@ -95,3 +95,14 @@ class ThreadLoader:
             yield
         finally:
             del self._decodes[thread]
+
+
+def _encoded_room(limit_bytes: int, most_bytes: int) -> SharedBudget:
+    quarter = max(1, limit_bytes // 2)
+    common = ByteBudget(quarter)
+    return SharedBudget(
+        quarter,
+        most_bytes,
+        common.acquire,
+        lambda size_bytes: common.release(min(size_bytes, quarter)),
+    )
