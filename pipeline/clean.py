@@ -3,22 +3,25 @@
 import argparse
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.progress import tell_waiting
 from pipeline.signals import stopping_on_signals
-from transforms import lease, uris, work
-from transforms.dataset import open_dataset
+from transforms import lease, newest, outcomes, uris, work
+from transforms.dataset import Dataset, metadata_of, open_dataset
 from transforms.errors import UsageError
 from transforms.forget import finish, forget, is_pending
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
-from transforms.newest import newest_rows
 from transforms.publish import KINDS, clean_up, remove_tree
 from transforms.runs import CompleteRun, complete_runs
 from transforms.work import Unfinished
+
+# What `--drop` may name.
+_SCORES, _FEATURES = 'scores', 'features'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'newest of its image and model (`lemmabeam relabel` copies those into a run of its own)',
     )
     parser.add_argument(
+        '--drop',
+        action='append',
+        default=[],
+        choices=(_SCORES, _FEATURES),
+        help='let --prune_before remove what no later run has: scores below the labels, without '
+        'which relabelling goes no lower, or feature vectors; may be repeated (default: that is '
+        'refused; `lemmabeam relabel` without thresholds keeps the scores)',
+    )
+    parser.add_argument(
         '--forget',
         action='append',
         default=[],
@@ -52,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     """Removes what is asked for, and says what; the exit code.
 
     Raises:
-      UsageError: DIR is no folder, or something cannot be removed.
+      UsageError: DIR is no folder, something cannot be removed, or an image to forget is in no run
+        (what else was asked for is done then).
       StoreError: a file or report is damaged, or a store fails.
     """
     output = uris.absolute(args.folder).rstrip('/')
@@ -67,12 +80,14 @@ def run(args: argparse.Namespace) -> int:
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
             work.remove_temporaries(layout, everywhere=True)
+            corrected = list(_finish_forgetting(layout, args.dry_run))
             said = [
-                *_finish_forgetting(layout, args.dry_run),
+                *corrected,
                 *_remove_work(layout, args.run_id, args.dry_run),
-                *_prune(layout, args.prune_before, args.dry_run),
-                *_forget(layout, args.forget, args.dry_run),
+                *_prune(layout, args.prune_before, args.drop, args.dry_run),
             ]
+            forgotten = {uri: _forget(layout, uri, args.dry_run) for uri in args.forget}
+            said += itertools.chain(*forgotten.values())
             if not args.dry_run:
                 work.remove_empty_folders(layout)
                 if complete_runs(output, layout.store):
@@ -80,6 +95,12 @@ def run(args: argparse.Namespace) -> int:
         finally:
             lease.release(layout)
     print('\n'.join(uris.printable(line) for line in said) or 'nothing to remove')
+    nowhere = [uri for uri, lines in forgotten.items() if not lines]
+    if nowhere and not corrected:  # else an interrupted --forget was finished just now
+        names = ', '.join(uris.printable(repr(uri)) for uri in nowhere)
+        raise UsageError(
+            f'--forget: no complete run has {names}: is it written as in the column uri?'
+        )
     return 0
 
 
@@ -106,7 +127,9 @@ def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool
             yield f'{_verb(is_dry_run)} what run {run_id} had half published'
 
 
-def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str]:
+def _prune(
+    layout: Layout, before: str | None, drop: Sequence[str], is_dry_run: bool
+) -> Iterator[str]:
     if before is None:
         return
     dataset = open_dataset(layout.output, layout.store)
@@ -117,7 +140,7 @@ def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str
     old = ids[: ids.index(before)]
     for model_id in {each.model_id for each in runs}:
         of_model = [each for each in runs if each.model_id == model_id]
-        with newest_rows(dataset, of_model) as found:
+        with newest.newest_rows(dataset, of_model) as found:
             for each, rows in zip(of_model, found.rows_by_run, strict=True):
                 if each.id in old and rows:
                     raise UsageError(
@@ -125,6 +148,7 @@ def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str
                         f'their image; `lemmabeam relabel --output {layout.output} --model_id '
                         f'{model_id}` writes them into a run of its own, before which all can go'
                     )
+        _check_lost(dataset, of_model, old, drop, before)
     if not is_dry_run and old:
         # Readers first.
         write_latest_sql(layout.output, layout.store, without=old)
@@ -138,6 +162,62 @@ def _prune(layout: Layout, before: str | None, is_dry_run: bool) -> Iterator[str
             _remove_published(run, [run.run_folder(kind) for kind in KINDS])
             clean_up(run)
         yield f'{_verb(is_dry_run)} run {each.id}, {each.report["counts"]["labeled"]:,} rows'
+
+
+def _check_lost(
+    dataset: Dataset,
+    runs: Sequence[CompleteRun],
+    old: Sequence[str],
+    drop: Sequence[str],
+    before: str,
+) -> None:
+    """Refuses to remove what only old runs have of the newest rows, unless it is named.
+
+    Args:
+      dataset: the folder.
+      runs: all of a model.
+      old: ids of those that are to go.
+      drop: of `_SCORES` and `_FEATURES`, what may go.
+      before: the id that was given.
+
+    Raises:
+      UsageError: scores below labels would go, or features.
+      StoreError: a report is damaged.
+    """
+    kept = [run for run in runs if run.id not in old]
+    if not kept or len(kept) == len(runs):
+        return
+    going = [run for run in _scored(dataset, runs) if run.id in old]
+    staying = _scored(dataset, kept)
+    if not going or not staying:
+        return
+    lowest = min(newest.floor_of(dataset, run) for run in going)
+    most = max(newest.limit_of(dataset, run) for run in going)
+    floor = max(newest.floor_of(dataset, run) for run in staying)
+    limit = min(newest.limit_of(dataset, run) for run in staying)
+    where = f'--prune_before {before}: run {", ".join(run.id for run in going)}'
+    if (lowest < floor or most > limit) and _SCORES not in drop:
+        raise UsageError(
+            f'{where} has scores that no later run has (from {lowest:g} on, {most} an image; later '
+            f'ones from {floor:g} on, {limit} an image): `lemmabeam relabel --output '
+            f'{dataset.output}` without thresholds copies them, --drop {_SCORES} lets them go'
+        )
+    theirs, ours = (
+        [outcomes.FEATURES in metadata_of(dataset, run) for run in each]
+        for each in (going, staying)
+    )
+    if any(theirs) and not all(ours) and _FEATURES not in drop:
+        raise UsageError(
+            f'{where} has feature vectors that no later run has, which are copied only where all '
+            f'newest rows have them: --drop {_FEATURES} lets them go'
+        )
+
+
+def _scored(dataset: Dataset, runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    """The runs that a relabelling would read a row of."""
+    sources = newest.by_worth(runs)
+    with newest.newest_rows(dataset, sources) as found:
+        return [run for run, rows in zip(sources, found.rows_by_run, strict=True) if rows]
 
 
 def _options_of(run: CompleteRun) -> dict[str, str]:
@@ -164,16 +244,11 @@ def _finish_forgetting(layout: Layout, is_dry_run: bool) -> Iterator[str]:
             )
 
 
-def _forget(layout: Layout, forgotten: Sequence[str], is_dry_run: bool) -> Iterator[str]:
-    for uri in forgotten:
-        if is_dry_run:
-            yield f'would look for {uri} in every run, and remove it'
-            continue
-        gone = forget(layout.output, layout.store, uri)
-        for run_id, rows in gone.items():
-            yield f'removed {uri} from run {run_id}: {rows} rows'
-        if not gone:
-            yield f'{uri} is in no complete run; is it written as in the column uri?'
+def _forget(layout: Layout, uri: str, is_dry_run: bool) -> list[str]:
+    """A line for each run that knew the image."""
+    gone = forget(layout.output, layout.store, uri, is_dry_run)
+    verb = _verb(is_dry_run)
+    return [f'{verb} {uri} from run {run_id}: {rows} rows' for run_id, rows in gone.items()]
 
 
 def _verb(is_dry_run: bool) -> str:

@@ -315,7 +315,7 @@ def _metadata(
 
 def _columns(args: argparse.Namespace) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
-    taken = {'model', 'run', outcomes.FEATURES, gone.COLUMN}
+    taken = {'model', 'run', outcomes.FEATURES, gone.COLUMN, write.STORED_SCORES}
     taken |= {name.lower() for name in write.prediction_schema((), {}).names}
     taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
     for column in carry:

@@ -21,6 +21,7 @@ from transforms.storage import Store
 
 BINS = 20
 _BATCH_ROWS = 4096
+_LARGE = (FEATURES, write.STORED_SCORES)
 _SCORES = 'labels.list.element.score'
 _NEEDED = {
     write.KIND: frozenset(write.prediction_schema((), {}).names),
@@ -273,7 +274,7 @@ def _batches(
                 names = parquet.schema_arrow.names
                 if not _NEEDED[kind] <= set(names):
                     raise UsageError(f'its columns are {names}')
-                wanted = columns or [name for name in names if name != FEATURES]
+                wanted = columns or [name for name in names if name not in _LARGE]
                 # Threads would hold more at a time, and save little.
                 for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
                     yield path, batch

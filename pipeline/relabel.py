@@ -1,20 +1,24 @@
-"""`lemmabeam relabel`: labels anew from the stored scores, as a run of its own."""
+"""`lemmabeam relabel`: labels anew from the stored scores, as a run of its own.
+
+Without thresholds it is a snapshot: the newest rows with the labels that they have, and beside
+these the scores that further relabellings need.
+"""
 
 import argparse
 import contextlib
 import dataclasses
 import datetime
 import hashlib
-import math
 import secrets
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.html_charts import percent
 from pipeline.look_lower import look_lower
@@ -53,7 +57,7 @@ from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout
 from transforms.model.card import Activation
-from transforms.newest import NewestRows, newest_rows
+from transforms.newest import NewestRows, Shard, newest_rows
 from transforms.process import TEMPORARIES
 from transforms.publish import clean_up, discard, find_commit, publish
 from transforms.rows import WrittenFile
@@ -61,10 +65,27 @@ from transforms.runs import CompleteRun, complete_runs, kind_of
 from transforms.storage import StoreOptions, store_for
 from transforms.versions import library_versions
 
-COMMAND = 'relabel'
+COMMAND = newest.RELABEL
 _ROWS_PER_FILE = 1_000_000
 # Of an earlier relabelling, when that is the newest source.
-_OWN_METADATA = ('relabeled_from', 'thresholds_sha256', 'complete_from')
+_OWN_METADATA = (
+    'relabeled_from',
+    'thresholds_sha256',
+    'complete_from',
+    write.SCORES_FLOOR,
+    write.SCORES_MAX,
+)
+# What decides which classes are labels, and how they are counted.
+_LABELS_METADATA = (
+    'threshold',
+    'stored_floor',
+    'max_labels',
+    'min_labels',
+    'thresholds_sha256',
+    'complete_from',
+)
+
+_Tables = Callable[[Shard], Iterator[pa.Table]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +124,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--threshold',
         type=float,
         metavar='SCORE',
-        help='a class whose score reaches it is a label; not below that of the runs whose scores '
-        'are read, because lower ones are not stored (default: that of the newest of them)',
+        help='a class whose score reaches it is a label; not below the floor of the runs whose '
+        'scores are read, because lower ones are not stored (default: that of the newest run; '
+        'without --thresholds and --max_labels, too, the newest rows are copied into one run, '
+        'with their labels as they are and all scores that are stored)',
     )
     parser.add_argument(
         '--thresholds',
@@ -116,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--max_labels',
         type=positive,
         metavar='N',
-        help='at most N labels an image (default: that of the newest run whose scores are read)',
+        help='at most N labels an image (default: that of the newest run)',
     )
     parser.add_argument(
         '--model_id',
@@ -174,7 +197,10 @@ def run(args: argparse.Namespace) -> int:
             with contextlib.suppress(StoreError):
                 lease.release(layout)
     counts = report['counts']
-    print(f'Run {layout.run_id}: {counts["labeled"]:,} rows of {report["model"]["id"]} relabelled')
+    what = 'copied with their labels' if report['options']['keeps_labels'] else 'relabelled'
+    print(f'Run {layout.run_id}: {counts["labeled"]:,} rows of {report["model"]["id"]} {what}')
+    if floor := report['metadata'].get(write.SCORES_FLOOR):
+        print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
     without = counts[write.WITHOUT_LABEL]
     print(f'Without a label: {without:,} ({percent(without, counts["labeled"])})')
     if line := look_lower(without, counts['labeled'], report['metadata'], output):
@@ -204,7 +230,10 @@ class _Relabeling:
         self._runs = runs
         found = work.unfinished(layout.output, layout.store)
         self._sequence = next_sequence(layout, runs, found)
-        self._sources = _by_worth(_choose(dataset, runs, args.model_id))
+        self._in_time = _choose(dataset, runs, args.model_id)
+        self._copies = newest.copies_among(self._in_time)
+        self._sources = newest.by_worth(self._in_time)
+        self._keeps_labels = (args.threshold, args.thresholds, args.max_labels) == (None,) * 3
         newest_run = self._sources[-1]
         self._layout = dataclasses.replace(
             layout, model_id=newest_run.model_id, rows_per_file=_rows_per_file(newest_run)
@@ -218,34 +247,7 @@ class _Relabeling:
         """Writes everything, the report last, and returns it."""
         work.remove_temporaries(self._layout)
         check_new_run(self._layout, self._runs, COMMAND)
-        rows_per_file = self._layout.rows_per_file
-        with newest_rows(self._dataset, self._sources, rows_per_file) as found:
-            # Those without a newest row have no say.
-            used = [
-                run for run, rows in zip(self._sources, found.rows_by_run, strict=True) if rows
-            ] or self._sources[-1:]
-            thresholds = self._thresholds(used[-1])
-            max_labels = self._max_labels(used[-1])
-            self._check_floor(used, thresholds)
-            metadata = self._metadata(used, thresholds, max_labels)
-            try:
-                self._check_undecided(thresholds, max_labels)
-                tell_apart.check(self._layout, {shard.folder for shard in found.shards})
-                work.begin(self._layout, self._begun())
-                files = list(self._write(found, thresholds, max_labels, metadata))
-
-                def make_report(publish_sec: float) -> dict[str, Any]:
-                    report = self._report(used, files, thresholds, max_labels, metadata)
-                    report['stage_thread_sec']['publish'] = round(publish_sec, 3)
-                    return report
-
-                report = publish(self._layout, make_report, self._vocabulary)
-                write_latest_sql(self._layout.output, self._layout.store)
-            except LemmabeamError:
-                # Of a store that is gone nothing can be removed; the error itself is what matters.
-                with contextlib.suppress(StoreError):
-                    _discard_begun(self._layout)
-                raise
+        report = self._snapshot() if self._keeps_labels else self._relabel()
         clean_up(self._layout)
         if self._featured:
             print(
@@ -263,13 +265,107 @@ class _Relabeling:
             )
         return report
 
-    def _check_undecided(self, thresholds: Thresholds, max_labels: int) -> None:
+    def _relabel(self) -> dict[str, Any]:
+        with self._newest(self._sources, stored_scores=True) as found:
+            used = _used(self._sources, found)
+            standard = self._standard(used)
+            thresholds = self._thresholds(standard)
+            max_labels = self._max_labels(standard)
+            self._check_floor(used, thresholds)
+            metadata = self._metadata(used, thresholds, max_labels)
+            schema = write.prediction_schema(self._layout.file_columns, metadata)
+            values = thresholds.values.astype(np.float32)
+
+            def tables(shard: Shard) -> Iterator[pa.Table]:
+                for part in newest.row_groups(found.table(shard)):
+                    kept = self._keep(part, values, thresholds.lowest, max_labels)
+                    yield self._table(kept, schema, {})
+
+            decided = self._deciding(thresholds, max_labels)
+            return self._finish(used, found, tables, decided, metadata)
+
+    def _snapshot(self) -> dict[str, Any]:
+        """Copies the newest rows, whichever run made their labels; the scores beside them."""
+        # In that order the same shards have the same rows.
+        copies = [run for run in self._in_time if run.id in self._copies]
+        scored = [*copies, *self._sources]
+        with (
+            self._newest(self._in_time) as found,
+            self._newest(scored, stored_scores=True) as stored,
+        ):
+            used, sources = _used(self._in_time, found), _used(scored, stored)
+            self._check_alike(used)
+            metadata = self._copied_metadata(used, sources)
+            schema = write.prediction_schema(self._layout.file_columns, metadata)
+            has_scores = write.STORED_SCORES in schema.names
+
+            def tables(shard: Shard) -> Iterator[pa.Table]:
+                scores = stored.table(shard)
+                for start in range(0, len(scores), write.ROW_GROUP_ROWS):
+                    part = found.table(shard).slice(start, write.ROW_GROUP_ROWS)
+                    beside = {}
+                    if has_scores:
+                        of_part = _of_same_image(part, scores.slice(start, write.ROW_GROUP_ROWS))
+                        newest.check_indices(of_part, self._vocabulary)
+                        beside[write.STORED_SCORES] = write.stored_scores_of(of_part)
+                    yield self._table(part, schema, beside)
+
+            return self._finish(used, found, tables, self._kept(used[-1], metadata), metadata)
+
+    def _kept(self, source: CompleteRun, metadata: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            Activation(metadata['activation'])
+            return {
+                'model_id': self._layout.model_id,
+                'threshold': float(metadata['threshold']),
+                'thresholds_sha256': metadata.get('thresholds_sha256'),
+                'max_labels': int(metadata['max_labels']),
+                'keeps_labels': True,
+            }
+        except (LookupError, ValueError) as e:
+            raise StoreError(damaged(self._dataset, source)) from e
+
+    def _newest(
+        self, runs: Sequence[CompleteRun], stored_scores: bool = False
+    ) -> contextlib.AbstractContextManager[NewestRows]:
+        rows_per_file = self._layout.rows_per_file
+        return newest_rows(self._dataset, runs, rows_per_file, stored_scores=stored_scores)
+
+    def _finish(
+        self,
+        used: Sequence[CompleteRun],
+        found: NewestRows,
+        tables: _Tables,
+        decided: dict[str, Any],
+        metadata: dict[str, str],
+    ) -> dict[str, Any]:
+        """Writes the rows and publishes them; the report."""
+        try:
+            self._check_undecided(decided)
+            tell_apart.check(self._layout, {shard.folder for shard in found.shards})
+            work.begin(self._layout, self._begun())
+            files = list(self._write(found, tables, metadata))
+
+            def make_report(publish_sec: float) -> dict[str, Any]:
+                report = self._report(used, files, decided, metadata)
+                report['stage_thread_sec']['publish'] = round(publish_sec, 3)
+                return report
+
+            report = publish(self._layout, make_report, self._vocabulary)
+            write_latest_sql(self._layout.output, self._layout.store)
+        except LemmabeamError:
+            # Of a store that is gone nothing can be removed; the error itself is what matters.
+            with contextlib.suppress(StoreError):
+                _discard_begun(self._layout)
+            raise
+        return report
+
+    def _check_undecided(self, ours: Mapping[str, Any]) -> None:
         """Refuses other options than those of an attempt of which only the report is missing."""
         commit = find_commit(self._layout)
         if commit is None:
             return
         theirs = commit.report['options']
-        ours = self._deciding(thresholds, max_labels)
         if any(theirs.get(name) != value for name, value in ours.items()):
             raise UsageError(
                 f'--run_id {self._layout.run_id}: this run was relabelled with other options, and '
@@ -283,12 +379,47 @@ class _Relabeling:
             'threshold': thresholds.threshold,
             'thresholds_sha256': thresholds.sha256 or None,
             'max_labels': max_labels,
+            'keeps_labels': None,
         }
 
     def _begun(self) -> work.Begun:
         """What tells `lemmabeam clean` whose the files are, if this is killed."""
         options = {'command': COMMAND, 'model': self._layout.model_id}
         return work.Begun(self._started_at.isoformat(), self._sequence, [], options)
+
+    def _standard(self, used: Sequence[CompleteRun]) -> CompleteRun:
+        """The run whose threshold and limit hold where none is given: the newest one.
+
+        Raises:
+          UsageError: its classes have thresholds of their own, which nobody knows any more.
+        """
+        copies = [run for run in self._in_time if run.id in self._copies]
+        run = max([*used, *copies], key=lambda run: run[:3])
+        is_given = self._args.threshold is not None or self._args.thresholds is not None
+        if 'thresholds_sha256' in metadata_of(self._dataset, run) and not is_given:
+            raise UsageError(
+                f'--max_labels: run {run.id} has thresholds of single classes; give them again '
+                'with --thresholds, or one for all with --threshold'
+            )
+        return run
+
+    def _check_alike(self, used: Sequence[CompleteRun]) -> None:
+        """Refuses to make one run of rows whose labels mean different things.
+
+        Raises:
+          UsageError: they do; it names both runs.
+        """
+        ours = metadata_of(self._dataset, used[-1])
+        for run in used[:-1]:
+            theirs = metadata_of(self._dataset, run)
+            for name in _LABELS_METADATA:
+                if theirs.get(name) != ours.get(name):
+                    raise UsageError(
+                        f'the newest rows are labelled in different ways ({name} is '
+                        f'{theirs.get(name)} in run {run.id} and {ours.get(name)} in run '
+                        f'{used[-1].id}), and one run has one: give a --threshold (or '
+                        '--thresholds) for all of them'
+                    )
 
     def _thresholds(self, source: CompleteRun) -> Thresholds:
         metadata = metadata_of(self._dataset, source)
@@ -336,11 +467,7 @@ class _Relabeling:
     def _check_floor(self, used: Sequence[CompleteRun], thresholds: Thresholds) -> None:
         lowest = thresholds.lowest
         for source in used:
-            metadata = metadata_of(self._dataset, source)
-            try:
-                floor = float(metadata.get('complete_from', metadata['stored_floor']))
-            except (LookupError, ValueError) as e:
-                raise StoreError(damaged(self._dataset, source)) from e
+            floor = newest.floor_of(self._dataset, source)
             if not lowest < floor:
                 continue
             index = int(thresholds.values.argmin())
@@ -359,23 +486,15 @@ class _Relabeling:
         thresholds: Thresholds,
         max_labels: int,
     ) -> dict[str, str]:
-        metadata = dict(metadata_of(self._dataset, used[-1]))
+        metadata = self._source_metadata(used)
         for key in _OWN_METADATA:
             metadata.pop(key, None)
-        # A list of fixed size that may be null is read by few.
-        in_time = sorted(used, key=lambda run: run[:3])
-        featured = [
-            run.id for run in in_time if outcomes.FEATURES in metadata_of(self._dataset, run)
-        ]
-        if len(featured) < len(used):
-            metadata.pop(outcomes.FEATURES, None)
-            self._featured = featured
         metadata |= {
             'threshold': str(thresholds.threshold),
             'stored_floor': str(thresholds.lowest),
             'max_labels': str(max_labels),
             'min_labels': '0',
-            'relabeled_from': ','.join(run.id for run in in_time),
+            'relabeled_from': _ids(used),
         }
         if thresholds.file:
             metadata['thresholds_sha256'] = thresholds.sha256
@@ -383,19 +502,52 @@ class _Relabeling:
             metadata['complete_from'] = str(float(thresholds.values.max()))
         return metadata
 
+    def _copied_metadata(
+        self, used: Sequence[CompleteRun], sources: Sequence[CompleteRun]
+    ) -> dict[str, str]:
+        """Of the newest rows as they are, `used`, with the scores of `sources` beside them.
+
+        Raises:
+          StoreError: a report is damaged.
+        """
+        metadata = self._source_metadata(used)
+        metadata['relabeled_from'] = _ids(sources)
+        for key in (write.SCORES_FLOOR, write.SCORES_MAX):
+            metadata.pop(key, None)
+        floor = max(newest.floor_of(self._dataset, run) for run in sources)
+        limit = min(newest.limit_of(self._dataset, run) for run in sources)
+        try:
+            are_all = floor >= newest.floor_in(metadata) and limit <= newest.limit_in(metadata)
+        except (LookupError, ValueError) as e:
+            raise StoreError(damaged(self._dataset, used[-1])) from e
+        if not are_all:  # the labels are not all that is known
+            metadata |= {write.SCORES_FLOOR: str(floor), write.SCORES_MAX: str(limit)}
+        return metadata
+
+    def _source_metadata(self, used: Sequence[CompleteRun]) -> dict[str, str]:
+        """That of the last run; without features, where not all rows have them."""
+        metadata = dict(metadata_of(self._dataset, used[-1]))
+        # A list of fixed size that may be null is read by few.
+        featured = [
+            run.id for run in _by_time(used) if outcomes.FEATURES in metadata_of(self._dataset, run)
+        ]
+        if len(featured) < len(used):
+            metadata.pop(outcomes.FEATURES, None)
+            self._featured = featured
+        return metadata
+
     def _write(
         self,
         found: NewestRows,
-        thresholds: Thresholds,
-        max_labels: int,
+        tables: _Tables,
         metadata: dict[str, str],
     ) -> Iterator[WrittenFile]:
         layout = self._layout
         schema = write.prediction_schema(layout.file_columns, metadata)
         for shard in found.shards:
             path = layout.shard_path(write.KIND, shard.folder, shard.part, shard.parts)
-            tables = self._tables(found.table(shard), thresholds, max_labels, schema)
-            yield write.write_file(path, layout, schema, tables)
+            counted = self._counted(tables(shard), write.least_score(metadata))
+            yield write.write_file(path, layout, schema, counted)
             if found.gone:
                 path = layout.shard_path(
                     dead_letters.VERSIONS, shard.folder, shard.part, shard.parts
@@ -406,38 +558,41 @@ class _Relabeling:
             for path in write.expected_paths(layout, {}):
                 yield write.write_file(path, layout, schema, ())
 
-    def _tables(
-        self, rows: pa.Table, thresholds: Thresholds, max_labels: int, schema: pa.Schema
-    ) -> Iterator[pa.Table]:
-        values = thresholds.values.astype(np.float32)
-        limits = np.array([self._number(run, 'max_labels') for run in self._sources])
+    def _counted(self, tables: Iterator[pa.Table], least: float) -> Iterator[pa.Table]:
+        for table in tables:
+            self._top_labels.update(write.first_names(table, least))
+            yield table
+
+    def _keep(self, rows: pa.Table, values: np.ndarray, lowest: float, max_labels: int) -> pa.Table:
+        """Rows with the labels that reach their thresholds; those that were cut are counted."""
+        newest.check_indices(rows, self._vocabulary)
+        limits = np.array([newest.limit_of(self._dataset, run) for run in self._sources])
         # All classes of a small model may be stored, and then none is missing.
         limits[limits >= len(self._vocabulary)] = len(self._vocabulary) + 1
+        kept = relabel.keep_labels(rows, values, max_labels)
+        stored_limits = limits[rows[newest.PLACE].to_numpy()]
+        are_cut = relabel.are_cut(rows, kept, stored_limits, lowest, max_labels)
+        self._cut_rows += int(are_cut.sum())
+        return kept
+
+    def _table(self, rows: pa.Table, schema: pa.Schema, beside: dict[str, Any]) -> pa.Table:
+        """Rows as a file has them, with some columns `beside` those of `NewestRows.table`."""
+        newest.check_indices(rows, self._vocabulary)
+        columns: dict[str, Any] = {name: rows[name] for name in newest.STORED} | beside
+        columns['labels'] = write.labels_of(rows, self._vocabulary, schema)
+        if outcomes.FEATURES in schema.names:
+            columns[outcomes.FEATURES] = rows[outcomes.FEATURES]
         names = newest.carry_names(len(self._dataset.carry))
-        for part in newest.row_groups(rows):
-            newest.check_indices(part, self._vocabulary)
-            kept = relabel.keep_labels(part, values, max_labels)
-            stored_limits = limits[part[newest.PLACE].to_numpy()]
-            self._cut_rows += int(
-                relabel.are_cut(part, kept, stored_limits, thresholds.lowest, max_labels).sum()
-            )
-            columns: dict[str, Any] = {name: kept[name] for name in newest.STORED}
-            columns['labels'] = write.labels_of(kept, self._vocabulary, schema)
-            if outcomes.FEATURES in schema.names:
-                columns[outcomes.FEATURES] = kept[outcomes.FEATURES]
-            for name, column in zip(names, self._dataset.carry, strict=True):
-                if column in self._dataset.file_columns:
-                    columns[column] = kept[name]
-            table = pa.table(columns, schema)
-            self._top_labels.update(write.first_names(table, -math.inf))
-            yield table
+        for name, column in zip(names, self._dataset.carry, strict=True):
+            if column in self._dataset.file_columns:
+                columns[column] = rows[name]
+        return pa.table(columns, schema)
 
     def _report(
         self,
         used: Sequence[CompleteRun],
         files: Sequence[WrittenFile],
-        thresholds: Thresholds,
-        max_labels: int,
+        decided: Mapping[str, Any],
         metadata: dict[str, str],
     ) -> dict[str, Any]:
         source = used[-1]
@@ -482,7 +637,7 @@ class _Relabeling:
             'options': {
                 **vars(self._args),
                 'run_id': self._layout.run_id,
-                **self._deciding(thresholds, max_labels),
+                **decided,
                 'rows_per_file': self._layout.rows_per_file,
             },
             'cut_rows': self._cut_rows,
@@ -520,26 +675,27 @@ def _choose(
     return list(runs)
 
 
-def _by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
-    """The runs that are read, in the order in which their rows supersede others'.
-
-    Those of a relabelling come first, because the scores that it dropped are still in its sources;
-    where all of these are there, it has nothing to add.
-    """
-    ids = {run.id for run in runs}
-    originals = [run for run in runs if run.report.get('command') != COMMAND]
-    relabelings = [
-        run
-        for run in runs
-        if run.report.get('command') == COMMAND and not ids.issuperset(_sources_of(run))
-    ]
-    return [*relabelings, *originals]
+def _used(runs: Sequence[CompleteRun], found: NewestRows) -> list[CompleteRun]:
+    """Of some runs those with a newest row: others have no say."""
+    used = [run for run, rows in zip(runs, found.rows_by_run, strict=True) if rows]
+    return used or list(runs[-1:])
 
 
-def _sources_of(run: CompleteRun) -> list[str]:
-    metadata = run.report.get('metadata')
-    text = metadata.get('relabeled_from') if isinstance(metadata, dict) else None
-    return text.split(',') if isinstance(text, str) else ['']
+def _of_same_image(rows: pa.Table, scored: pa.Table) -> pa.Table:
+    """The scores of `scored` for each of `rows`; its own where they are of another version."""
+    is_same = pc.fill_null(pc.equal(rows['object_version'], scored['object_version']), True)
+    columns = {
+        name: pc.if_else(is_same, scored[name], rows[name]) for name in ('indices', 'scores')
+    }
+    return pa.table(columns)
+
+
+def _by_time(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    return sorted(runs, key=lambda run: run[:3])
+
+
+def _ids(runs: Sequence[CompleteRun]) -> str:
+    return ','.join(run.id for run in _by_time(runs))
 
 
 def _rows_per_file(source: CompleteRun) -> int:

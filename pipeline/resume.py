@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.new_run import next_sequence, refuse_complete, taken_for_another
-from transforms import finished, frozen, work
+from transforms import finished, frozen, work, write
 from transforms.errors import StoreError, UsageError
 from transforms.history import failed_files, has_listed, history_files
 from transforms.latest import write_latest_sql
@@ -129,7 +129,7 @@ def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
     latest = (labelling or of_model)[-1]
     ours = {**config.metadata, 'features': str(config.inference.features).lower()}
     theirs = latest.report['metadata']
-    theirs = {**theirs, 'features': _has_features(latest)}
+    theirs = {**theirs, **_of_scores(theirs), 'features': _has_features(latest)}
     for name, flag in _COMMON.items():
         if name in theirs and theirs[name] != ours[name]:
             raise UsageError(
@@ -138,6 +138,12 @@ def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
                 'would mean something else than new ones; give what that run had, choose another '
                 '--output, or label everything again with --force'
             )
+
+
+def _of_scores(metadata: Mapping[str, str]) -> dict[str, str]:
+    """How the scores of a snapshot were stored, which its labels are only a part of."""
+    names = {'stored_floor': write.SCORES_FLOOR, 'max_labels': write.SCORES_MAX}
+    return {name: metadata[key] for name, key in names.items() if key in metadata}
 
 
 def _has_features(run: CompleteRun) -> str:

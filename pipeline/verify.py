@@ -219,7 +219,7 @@ def _misshapen(report: Mapping[str, Any]) -> str:
         return f'metadata are {metadata!r}'
     if metadata.get('activation') not in {each.value for each in Activation}:
         return f'activation is {metadata.get("activation")!r}'
-    for name in ('max_labels', 'features'):
+    for name in ('max_labels', 'features', write.SCORES_MAX):
         if not metadata.get(name, '0').isdecimal():
             return f'{name} is {metadata[name]!r}'
     try:
@@ -592,6 +592,8 @@ def _check_prediction(
         yield 'has a score that is not from 0 to 1'
     if len(labels) > int(report['metadata']['max_labels']):
         yield f'has {len(labels)} labels'
+    if not all(0 <= each['index'] < len(classes) for each in row.get(write.STORED_SCORES, ())):
+        yield f'has a stored score of none of the {len(classes)} classes'
     if len({label['index'] for label in labels}) != len(labels):
         yield 'has a class twice'
     for label in labels:

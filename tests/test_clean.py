@@ -659,9 +659,16 @@ class TestForget:
     def test_what_it_does_not_find(self, two_runs, capsys):
         output, folder = two_runs, two_runs.parent / 'in'
         before = {path: path.read_bytes() for path in output.glob('**/*') if path.is_file()}
-        assert main(['clean', str(output), '--forget', '/nowhere.jpg']) == 0
-        assert '/nowhere.jpg is in no complete run' in capsys.readouterr().out
-        assert main(['clean', str(output), '--forget', str(folder / '01.jpg'), '--dry_run']) == 0
+        for dry in ([], ['--dry_run']):
+            assert main(['clean', str(output), '--forget', '/nowhere.jpg', *dry]) == 2
+            assert "no complete run has '/nowhere.jpg'" in capsys.readouterr().err
+        uri = str(folder / '01.jpg')
+        arguments = ['--forget', uri, '--forget', ' ', '--dry_run']
+        assert main(['clean', str(output), *arguments]) == 2
+        said = capsys.readouterr()
+        assert f'would remove {uri} from run night-1: 1 rows' in said.out
+        assert "no complete run has ' '" in said.err
+        assert main(['clean', str(output), *arguments[:2], '--dry_run']) == 0
         assert main(['clean', str(output), '--forget', 'x', '--run_id', 'night-1']) == 2
         assert before == {path: path.read_bytes() for path in before}
 

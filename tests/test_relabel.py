@@ -8,6 +8,7 @@ import shutil
 import zlib
 from hashlib import sha256
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -370,7 +371,7 @@ def test_features_stay_where_all_rows_have_them(tmp_path, capsys):
     add_run(tmp_path, 'b', rows[:1])
     assert run(tmp_path, '--run_id', 'r2') == 0
     assert 'features' not in rows_of(tmp_path, 'r2')['/a']
-    assert 'run r2 has none; those of a are nowhere else' in capsys.readouterr().err
+    assert 'run r2 has none; those of r1 are nowhere else' in capsys.readouterr().err
     assert verify(str(tmp_path)) == []
 
 
@@ -524,7 +525,9 @@ def test_a_model_without_classes(small, capsys):
 
     edit_json(path, change)
     (small / 'vocabularies' / name).write_bytes(data)
-    assert 'a model without classes' in failing(capsys, small)
+    assert 'a model without classes' in failing(capsys, small, '--threshold', '0.5')
+    # Its rows can be copied, so that old runs can go.
+    assert run(small) == 0
 
 
 @pytest.mark.parametrize('key', ['stored_floor', 'threshold', 'max_labels', 'activation'])
@@ -659,3 +662,124 @@ def test_in_an_object_store(bucket, small):
     assert verify(bucket.uri('data')) == []
     runs = complete_runs(bucket.uri('data'), store_for(bucket.uri()))
     assert [found.id for found in runs] == ['a', 'r']
+
+
+# Snapshots.
+
+
+def counted(folder, run_id):
+    return report_of(folder, run_id)['counts']['without_label']
+
+
+def newest_labels(folder):
+    """{uri: [index]} of the newest rows, as readers of latest.sql see them."""
+    rows = duckdb.sql((folder / 'latest.sql').read_text()).fetchall()
+    return {row[0]: [label['index'] for label in row[6]] for row in rows}
+
+
+@pytest.fixture
+def relabelled(tmp_path):
+    """Scores from 0.1 on, relabelled at 0.5."""
+    rows = [
+        Row('/a', ((1, 0.9), (2, 0.4), (3, 0.2))),
+        Row('/b', ((4, 0.6),)),
+        Row('/c', ((5, 0.3),)),
+    ]
+    add_run(tmp_path, 'a', rows[:2], max_labels='20')
+    add_run(tmp_path, 'b', rows[2:], max_labels='20')
+    assert run(tmp_path, '--threshold', '0.5', '--max_labels', '5', '--run_id', 'r') == 0
+    return tmp_path
+
+
+def test_a_snapshot_keeps_labels_and_floor(relabelled, capsys):
+    before = newest_labels(relabelled)
+    assert before == {'/a': [1], '/b': [4], '/c': []}
+    assert run(relabelled, '--run_id', 'snapshot') == 0
+    said = capsys.readouterr().out
+    assert '3 rows of m-00000000 copied with their labels' in said
+    assert 'Scores from 0.1 on are kept beside them' in said
+    assert newest_labels(relabelled) == before
+    assert main(['clean', str(relabelled), '--prune_before', 'snapshot']) == 0
+    assert [path.name for path in relabelled.glob('runs/*')] == ['snapshot']
+    assert verify(str(relabelled)) == []
+    assert newest_labels(relabelled) == before
+    assert counted(relabelled, 'snapshot') == 1
+    metadata = report_of(relabelled, 'snapshot')['metadata']
+    assert (metadata['threshold'], metadata['stored_floor'], metadata['max_labels']) == (
+        '0.5', '0.5', '5'
+    )  # fmt: skip
+    assert (metadata['scores_floor'], metadata['scores_max_labels']) == ('0.1', '20')
+    # A snapshot of the snapshot is the same, and from any of them all scores come back.
+    assert run(relabelled, '--run_id', 'again') == 0
+    assert main(['clean', str(relabelled), '--prune_before', 'again']) == 0
+    assert rows_of(relabelled, 'again')['/a']['stored_scores'][-1]['index'] == 3
+    assert run(relabelled, '--threshold', '0.1', '--max_labels', '20', '--run_id', 'low') == 0
+    assert newest_labels(relabelled) == {'/a': [1, 2, 3], '/b': [4], '/c': [5]}
+    assert run(relabelled, '--run_id', 'whole') == 0
+    assert 'scores_floor' not in report_of(relabelled, 'whole')['metadata']
+    assert verify(str(relabelled)) == []
+
+
+def test_a_snapshot_of_what_lies_below_the_threshold_counts_as_before(tmp_path):
+    rows = [Row('/a', ((1, 0.9), (2, 0.4))), Row('/b', ((3, 0.2),))]
+    add_run(tmp_path, 'a', rows, threshold='0.3', features=True)
+    assert run(tmp_path, '--run_id', 's') == 0
+    ours, theirs = (report_of(tmp_path, run_id) for run_id in ('s', 'a'))
+    assert list(rows_of(tmp_path, 's').values()) == list(rows_of(tmp_path, 'a').values())
+    for name in ('share_without_label', 'top_labels'):
+        assert ours[name] == theirs.get(name, 0.5)
+    assert ours['metadata'] == {**theirs['metadata'], 'relabeled_from': 'a'}
+    assert main(['clean', str(tmp_path), '--prune_before', 's']) == 0
+    assert verify(str(tmp_path)) == []
+
+
+def test_a_snapshot_of_thresholds_of_single_classes(tmp_path, capsys):
+    add_run(tmp_path, 'a', [Row('/a', ((1, 0.9), (2, 0.4), (3, 0.2)))])
+    table = tmp_path / 'classes.csv'
+    table.write_text('class,threshold\n2,0.3\n')
+    arguments = ('--threshold', '0.5', '--thresholds', table)
+    assert run(tmp_path, *arguments, '--run_id', 'r') == 0
+    table.unlink()
+    assert run(tmp_path, '--run_id', 's') == 0
+    assert labels_of(tmp_path, 's') == {'/a': [(1, 0.9), (2, 0.4)]}
+    assert [each['index'] for each in rows_of(tmp_path, 's')['/a']['stored_scores']] == [1, 2, 3]
+    error = failing(capsys, tmp_path, '--max_labels', '1')
+    assert 'run s has thresholds of single classes; give them again with --thresholds' in error
+
+
+def test_rows_labelled_in_different_ways_are_not_one_snapshot(relabelled, capsys):
+    add_run(relabelled, 'new', [Row('/d', ((6, 0.2),))], max_labels='20')
+    before = files_of(relabelled)
+    error = failing(capsys, relabelled)
+    assert 'threshold is 0.5 in run r and 0.1 in run new' in error
+    assert 'give a --threshold' in error
+    assert files_of(relabelled) == before
+    assert run(relabelled, '--threshold', '0.5', '--run_id', 'r2') == 0
+    assert run(relabelled, '--run_id', 's') == 0
+    assert newest_labels(relabelled) == {'/a': [1], '/b': [4], '/c': [], '/d': []}
+
+
+def test_the_limit_alone_is_changed_and_the_threshold_stays(relabelled):
+    assert run(relabelled, '--max_labels', '3', '--run_id', 's') == 0
+    assert newest_labels(relabelled) == {'/a': [1], '/b': [4], '/c': []}
+
+
+def test_what_would_be_lost_is_asked_for_by_name(relabelled, capsys):
+    prune = ['clean', str(relabelled), '--prune_before', 'r']
+    assert main(prune) == 2
+    error = capsys.readouterr().err
+    assert 'run a, b has scores that no later run has (from 0.1 on, 20 an image' in error
+    assert '--drop scores lets them go' in error
+    assert main([*prune, '--drop', 'features']) == 2
+    assert main([*prune, '--drop', 'scores']) == 0
+    assert newest_labels(relabelled) == {'/a': [1], '/b': [4], '/c': []}
+
+
+def test_features_are_asked_for_by_name(tmp_path, capsys):
+    add_run(tmp_path, 'a', [Row('/a')], features=True)
+    add_run(tmp_path, 'b', [Row('/b')])
+    assert run(tmp_path, '--run_id', 's') == 0
+    prune = ['clean', str(tmp_path), '--prune_before', 's']
+    assert main(prune) == 2
+    assert 'feature vectors that no later run has' in capsys.readouterr().err
+    assert main([*prune, '--drop', 'features']) == 0

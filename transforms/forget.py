@@ -22,7 +22,7 @@ from transforms.storage import Store
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
-def forget(output: str, store: Store, uri: str) -> dict[str, int]:
+def forget(output: str, store: Store, uri: str, is_dry_run: bool = False) -> dict[str, int]:
     """Removes every row of an image: labels, dead letters and what later runs know of it.
 
     Safe to repeat, and to go on with after it was interrupted.
@@ -31,17 +31,19 @@ def forget(output: str, store: Store, uri: str) -> dict[str, int]:
       output: absolute URI of the output folder, whose lease the caller holds.
       store: how it is reached.
       uri: as the rows have it.
+      is_dry_run: only look.
 
     Returns:
-      How many rows of labels and dead letters went, by run.
+      How many rows of labels and dead letters went, or would go, by run.
 
     Raises:
       StoreError: a file or report is missing or damaged, or the store fails.
     """
     gone = {}
     for run in complete_runs(output, store):
-        finish(run, output, store)
-        rows = _forget_in(run, output, store, uri)
+        if not is_dry_run:
+            finish(run, output, store)
+        rows = _forget_in(run, output, store, uri, is_dry_run)
         if rows is not None:
             gone[run.id] = rows
     return gone
@@ -107,7 +109,9 @@ def settle(report: dict[str, Any], sha256_of: Callable[[str], str]) -> None:
         ]
 
 
-def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | None:
+def _forget_in(
+    run: CompleteRun, output: str, store: Store, uri: str, is_dry_run: bool
+) -> int | None:
     """The rows that went; None where the run knows nothing of the image."""
     report = copy.deepcopy(run.report)
     contents: dict[str, bytes] = {}
@@ -120,10 +124,11 @@ def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | N
         rest, dropped = _without(output, file, store, uri)
         if not len(dropped):
             continue
-        data = write.to_parquet(rest.schema, _row_groups(rest))
-        contents[path] = data
         is_dead = kind_of(path) == dead_letters.KIND
         is_labeled = kind_of(path) == write.KIND
+        removed += len(dropped) if is_dead or is_labeled else 0
+        data = write.to_parquet(rest.schema, _row_groups(rest))
+        contents[path] = data
         file[REPLACEMENT] = {
             'rows': len(rest),
             'size_bytes': len(data),
@@ -131,9 +136,8 @@ def _forget_in(run: CompleteRun, output: str, store: Store, uri: str) -> int | N
             'reasons': dict(Counter(dropped['reason'].to_pylist())) if is_dead else {},
             'first_labels': write.first_names(dropped, least) if is_labeled else {},
         }
-        removed += len(dropped) if is_dead or is_labeled else 0
-    if not contents:
-        return None
+    if not contents or is_dry_run:
+        return removed if contents else None
     # It may show the picture.
     store.delete(uris.join(output, f'runs/{run.id}/report.html'))
     # The report first, with what each file is and what it will be: readers take both.

@@ -8,7 +8,7 @@ import bisect
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transforms import gone, outcomes, uris, write
-from transforms.dataset import Dataset, StoredFile, files_of, metadata_of
+from transforms.dataset import Dataset, StoredFile, damaged, files_of, metadata_of
 from transforms.errors import StoreError
 from transforms.hashing import uri_hash
 from transforms.model.vocabulary import Vocabulary
@@ -28,6 +28,9 @@ from transforms.spool import Spool, spooling
 
 ROWS_AT_ONCE = 1_000_000
 FEATURES_AT_ONCE_BYTES = 256 * 2**20
+RELABEL = 'relabel'
+"""The command of a run whose rows are made of those of others."""
+
 PLACE = 'place'
 """Column with the place of a row's run among the runs that were asked for, from 0; int32."""
 
@@ -111,6 +114,7 @@ def newest_rows(
     runs: Sequence[CompleteRun],
     rows_per_shard: int | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
+    stored_scores: bool = False,
 ) -> Iterator[NewestRows]:
     """Finds the newest row of each (uri, carried columns) among some runs of one model.
 
@@ -120,6 +124,7 @@ def newest_rows(
       rows_per_shard: rows of all runs that a shard has, about; by default as they are handled best.
       rows_at_once: above so many rows in all, or fewer with features, they are spilled to a
         temporary folder.
+      stored_scores: give all scores that are stored of a row, those below its labels included.
 
     Raises:
       StoreError: a file or report is damaged.
@@ -143,7 +148,12 @@ def newest_rows(
     rows_per_part = max(1, rows_at_once // _PARTS)
     if rows_per_shard is None:
         rows_per_shard = rows_per_part if is_large else rows_at_once
-    counts = {folder: -(-rows // rows_per_shard) for folder, rows in rows_by_folder.items()}
+    else:  # the rows of copies are those of their sources
+        copies = copies_among(runs)
+        for file in files:
+            if file.run.id in copies:
+                rows_by_folder[file.folder] -= file.rows
+    counts = {folder: max(1, -(-rows // rows_per_shard)) for folder, rows in rows_by_folder.items()}
     with spooling(is_large) as spool:
         found = NewestRows(dataset, features, spool, rows_per_part)
         found.shards = [
@@ -158,7 +168,7 @@ def newest_rows(
         ranks = np.array([in_time[id(run)] for run in runs], np.int64)
 
         def load(file: StoredFile) -> None:
-            for rows in _read(dataset, file, schema):
+            for rows in _read(dataset, file, schema, stored_scores):
                 for index, part in _split(rows, counts[file.folder]):
                     spool.add(Shard(file.folder, index, counts[file.folder]), part)
 
@@ -185,6 +195,63 @@ def newest_rows(
                 spool.put(shard, rows.append_column(_GONE, since))
         found.rows_by_run = by_run.tolist()
         yield found
+
+
+def by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    """The runs that scores are read from, in the order in which their rows supersede others'.
+
+    Those of a relabelling come first, because the scores that it dropped are still in its sources;
+    where all of these are there, it has nothing to add.
+    """
+    copies = copies_among(runs)
+    relabellings = [
+        run for run in runs if run.report.get('command') == RELABEL and run.id not in copies
+    ]
+    return [*relabellings, *(run for run in runs if run.report.get('command') != RELABEL)]
+
+
+def copies_among(runs: Sequence[CompleteRun]) -> set[str]:
+    """The ids of the relabellings whose sources are all there."""
+    ids = {run.id for run in runs}
+    relabellings = [run for run in runs if run.report.get('command') == RELABEL]
+    return {run.id for run in relabellings if ids.issuperset(_sources_of(run))}
+
+
+def _sources_of(run: CompleteRun) -> list[str]:
+    metadata = run.report.get('metadata')
+    text = metadata.get('relabeled_from') if isinstance(metadata, dict) else None
+    return text.split(',') if isinstance(text, str) else ['']
+
+
+def floor_of(dataset: Dataset, run: CompleteRun) -> float:
+    """From which score on the rows of a run have all that there were, but for `limit_of`.
+
+    Raises:
+      StoreError: its report is damaged.
+    """
+    try:
+        return floor_in(metadata_of(dataset, run))
+    except (LookupError, ValueError) as e:
+        raise StoreError(damaged(dataset, run)) from e
+
+
+def limit_of(dataset: Dataset, run: CompleteRun) -> int:
+    """How many scores a row of a run may have; errors as in `floor_of`."""
+    try:
+        return limit_in(metadata_of(dataset, run))
+    except (LookupError, ValueError) as e:
+        raise StoreError(damaged(dataset, run)) from e
+
+
+def floor_in(metadata: Mapping[str, str]) -> float:
+    """`floor_of`, from metadata; LookupError or ValueError where they are not ours."""
+    labels = metadata.get('complete_from', metadata['stored_floor'])
+    return float(metadata.get(write.SCORES_FLOOR, labels))
+
+
+def limit_in(metadata: Mapping[str, str]) -> int:
+    """`limit_of`, from metadata; LookupError or ValueError where they are not ours."""
+    return int(metadata.get(write.SCORES_MAX, metadata['max_labels']))
 
 
 def carry_names(count: int) -> list[str]:
@@ -232,14 +299,18 @@ def _features(dataset: Dataset, runs: Sequence[CompleteRun]) -> int:
     return next(iter(lengths), 0)
 
 
-def _read(dataset: Dataset, file: StoredFile, schema: pa.Schema) -> Iterator[pa.Table]:
+def _read(
+    dataset: Dataset, file: StoredFile, schema: pa.Schema, stored_scores: bool
+) -> Iterator[pa.Table]:
     """The rows of a file, a row group at a time, of the schema of `NewestRows.table`."""
     uri = uris.join(dataset.output, file.path)
     advice = 'restore it from a backup, or remove its run as the README says'
     expected = write.prediction_schema(dataset.file_columns, metadata_of(dataset, file.run))
     # Without the names of labels, which their indices imply: most of the bytes of a row.
-    wanted = [*STORED, 'labels.list.element.index', 'labels.list.element.score']
-    wanted += [name for name in expected.names if name not in (*STORED, 'labels')]
+    lists = ('labels', write.STORED_SCORES)
+    scored = lists[stored_scores and write.STORED_SCORES in expected.names]
+    wanted = [*STORED, f'{scored}.list.element.index', f'{scored}.list.element.score']
+    wanted += [name for name in expected.names if name not in (*STORED, *lists)]
     try:
         with open_listed(dataset.store, uri, file.checksum) as stream:
             parquet = pq.ParquetFile(stream)
@@ -254,17 +325,21 @@ def _read(dataset: Dataset, file: StoredFile, schema: pa.Schema) -> Iterator[pa.
                     f'{advice}'
                 )
             for i in range(parquet.num_row_groups):
-                yield _rows(parquet.read_row_group(i, wanted), dataset, file, schema)
+                stored = parquet.read_row_group(i, wanted)
+                yield _rows(stored, scored, dataset, file, schema)
     except DamagedError as e:
         raise StoreError(f'{uri} is damaged: {e}; {advice}') from e
     except (pa.ArrowException, OSError) as e:
         raise StoreError(f'{uri} cannot be read as Parquet; {advice}') from e
 
 
-def _rows(stored: pa.Table, dataset: Dataset, file: StoredFile, schema: pa.Schema) -> pa.Table:
+def _rows(
+    stored: pa.Table, scored: str, dataset: Dataset, file: StoredFile, schema: pa.Schema
+) -> pa.Table:
+    """Rows of `schema`, of a file whose column `scored` has the scores."""
     count = stored.num_rows
     columns: dict[str, Any] = {name: stored[name] for name in STORED}
-    labels = stored['labels'].combine_chunks()
+    labels = stored[scored].combine_chunks()
     lengths = pc.list_value_length(labels).to_numpy(zero_copy_only=False)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     index, score = pc.list_flatten(labels).flatten()

@@ -39,6 +39,20 @@ _LABEL = pa.struct(
 )
 _STORED = {b'description': b'pixels as stored, before the EXIF orientation is applied'}
 
+STORED_SCORES = 'stored_scores'
+"""Column of a snapshot of relabelled rows: all scores that are stored, also below their labels."""
+
+SCORES_FLOOR = 'scores_floor'
+"""Metadata of a run with `STORED_SCORES`: from where on they are complete."""
+
+SCORES_MAX = 'scores_max_labels'
+"""Metadata of a run with `STORED_SCORES`: how many an image has at most."""
+
+_STORED_SCORE = pa.struct(
+    [pa.field('index', pa.int32(), nullable=False), pa.field('score', _SCORE, nullable=False)]
+)
+_STORED_SCORES = pa.list_(pa.field('element', _STORED_SCORE, nullable=False))
+
 # What crosses the shuffle: no strings of labels, carried values still as JSON.
 _ROUTED_COLUMNS = 'uri object_version content_sha256 width height format indices scores'.split()
 
@@ -49,10 +63,12 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
     Args:
       file_columns: carried columns that are not partitions.
       metadata: what the scores are worth knowing by, as text; 'features' is the length of the
-        features, where they were asked for.
+        features, where they were asked for; with `SCORES_FLOOR` there are `STORED_SCORES`.
     """
     length = metadata.get(outcomes.FEATURES)
     features = [pa.field(outcomes.FEATURES, pa.list_(pa.float16(), int(length)))] if length else []
+    has_scores = SCORES_FLOOR in metadata
+    scores = [pa.field(STORED_SCORES, _STORED_SCORES, nullable=False)] if has_scores else []
     fields = [
         pa.field('uri', pa.string(), nullable=False),
         pa.field('object_version', pa.string()),
@@ -62,6 +78,7 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
         pa.field('format', pa.string()),
         pa.field('labels', pa.list_(pa.field('element', _LABEL, nullable=False)), nullable=False),
         *features,
+        *scores,
         *(pa.field(column, pa.string()) for column in file_columns),
     ]
     return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
@@ -168,6 +185,16 @@ def labels_of(rows: pa.Table, vocabulary: Vocabulary, schema: pa.Schema) -> pa.A
     return pa.ListArray.from_arrays(pa.array(offsets), structs, type=schema.field('labels').type)
 
 
+def stored_scores_of(rows: pa.Table) -> pa.Array:
+    """The column `STORED_SCORES`, from the columns 'indices' and 'scores' of `rows`."""
+    indices = _single(rows['indices'])
+    values = [pc.list_flatten(indices), pc.list_flatten(_single(rows['scores']))]
+    structs = pa.StructArray.from_arrays(values, fields=list(_STORED_SCORE))
+    lengths = pc.list_value_length(indices).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=_STORED_SCORES)
+
+
 def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -176,7 +203,8 @@ def least_score(metadata: Mapping[str, str]) -> float:
     """What the first label of a row of predictions must reach to count as one.
 
     With --keep_above, scores below the threshold are stored as well.  With --min_labels, the best
-    classes are labels whatever their scores, and what was relabelled has labels only.
+    classes are labels whatever their scores, and so are all where classes have thresholds of their
+    own.
 
     Args:
       metadata: of the run.
@@ -184,7 +212,7 @@ def least_score(metadata: Mapping[str, str]) -> float:
     Raises:
       LookupError, ValueError: it is not metadata of ours.
     """
-    if 'relabeled_from' in metadata or int(metadata.get('min_labels', '0')):
+    if 'thresholds_sha256' in metadata or int(metadata.get('min_labels', '0')):
         return -math.inf
     return float(metadata['threshold'])
 
