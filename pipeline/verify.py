@@ -22,7 +22,7 @@ from transforms.dataset import VOCABULARY_SHA256, Dataset, open_dataset, vocabul
 from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.hashing import uri_hash
 from transforms.model.card import Activation
-from transforms.model.vocabulary import Vocabulary
+from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.partitions import values_of_path
 from transforms.rows import Reason, Stage
 from transforms.runs import CompleteRun, kind_of
@@ -45,11 +45,13 @@ class _Classes(NamedTuple):
       sha256: of its file, None where it is missing.
       problem: what is wrong with it, or ''; bytes that no report vouches for are not parsed.
       names: (wnid, name) of each class.
+      is_packaged: no report has these bytes, but this version writes them.
     """
 
     sha256: str | None
     problem: str = ''
     names: Sequence[tuple[str | None, str]] = ()
+    is_packaged: bool = False
 
 
 class _Dataset:
@@ -125,9 +127,12 @@ class _Dataset:
             return _Classes(None)
         data = self.read(path)
         sha256 = _sha256(data)
-        if not {sha256, None} & vocabulary_checksums(self.runs.values(), file_name):
+        known = vocabulary_checksums(self.runs.values(), file_name)
+        # A run that was interrupted behind it may have written an earlier version's file anew.
+        is_packaged = sha256 not in known and is_packaged_file(file_name, data)
+        if not {sha256, None} & known and not is_packaged:
             return _Classes(sha256)
-        return _classes_of(file_name, data)
+        return _classes_of(file_name, data)._replace(is_packaged=is_packaged)
 
     def rows(self, path: str) -> Iterator[dict[str, Any]]:
         """The rows of a Parquet file, with the columns that stand in its path."""
@@ -571,7 +576,8 @@ def _check_vocabulary(dataset: _Dataset, run: CompleteRun) -> str:
         return 'is missing'
     # Of reports of an earlier version nobody knows the bytes.
     known = vocabulary_checksums(dataset.runs.values(), file_name)
-    if classes.sha256 not in known and VOCABULARY_SHA256 in run.report['model']:
+    is_known = classes.sha256 in known or classes.is_packaged
+    if not is_known and VOCABULARY_SHA256 in run.report['model']:
         return 'its bytes are not those the report has'
     return classes.problem
 

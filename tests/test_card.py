@@ -19,7 +19,13 @@ from transforms.model.card import (
 )
 from transforms.model.registry import find_by_location, find_model, known_models
 from transforms.model.sources import printable_location, resolve_model
-from transforms.model.vocabulary import check_head, is_under, load_vocabulary, parse_labels
+from transforms.model.vocabulary import (
+    check_head,
+    hypernyms,
+    is_under,
+    load_vocabulary,
+    parse_labels,
+)
 
 CARD = {
     'name': 'birds',
@@ -432,6 +438,26 @@ def test_a_large_class_list_becomes_parquet_with_hypernyms():
     assert row['lemmas'] == ['tabby', 'tabby cat']
     assert row['hypernyms'] == ['n02121808']
     assert 'tawny coat' in row['definition']
+    above = [(each['wnid'], each['name']) for each in row['ancestors']]
+    assert above[0] == ('n02121808', 'domestic cat')
+    assert above[-1] == ('n00001740', 'entity')
+    assert ('n02120997', 'feline') in above
+    assert len(set(above)) == len(above)
+
+
+@pytest.mark.parametrize('name', ['ilsvrc2012', 'imagenet21k'])
+def test_a_class_has_the_ancestors_that_lie_above_it(name):
+    import pyarrow.parquet as pq
+
+    vocabulary = load_vocabulary(name)
+    rows = pq.read_table(io.BytesIO(vocabulary.to_parquet())).to_pylist()
+    for wnid, row in zip(vocabulary.wnids, rows, strict=True):
+        above, found = set(), {wnid}
+        while found:  # level by level
+            found = {parent for each in found for parent in hypernyms().get(each, ())}
+            above |= found
+        assert {each['wnid'] for each in row['ancestors']} == above
+    assert all(each['name'] for row in rows for each in row['ancestors'])
 
 
 class TestSources:

@@ -32,6 +32,7 @@ from transforms import newest
 from transforms.dataset import keep_vocabulary, open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
+from transforms.model.vocabulary import hypernyms, is_under
 from transforms.rows import Note
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
@@ -630,10 +631,25 @@ class TestVocabulary:
         flip(path)
         keep_vocabulary(str(small), store(small), VOCABULARY)
         assert path.read_bytes() == VOCABULARY.to_parquet()
-        with pytest.raises(StoreError, match='is damaged'):
-            latest(small)
-        add_run(small, 'c', [Row('/c')])
         assert latest(small)
+
+    def test_one_without_ancestors_is_written_anew(self, small):
+        path = small / 'vocabularies' / VOCABULARY.file_name
+        whole = path.read_bytes()
+        pq.write_table(pq.read_table(path).drop_columns(['ancestors']), path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        for run_id in 'ab':
+            edit_json(
+                small / f'runs/{run_id}/report.json',
+                lambda report: report['model'].update(vocabulary_sha256=sha256),
+            )
+        assert latest(small)
+        keep_vocabulary(str(small), store(small), VOCABULARY)
+        assert path.read_bytes() == whole
+        # Also where the run that did so was killed before its report.
+        assert latest(small)
+        write_latest_sql(str(small), store(small))
+        assert verify(str(small)) == []
 
     def test_a_report_of_an_earlier_version_does_not_tell(self, small):
         path = small / 'vocabularies' / VOCABULARY.file_name
@@ -662,3 +678,19 @@ def test_a_full_disk_is_named(many, monkeypatch):
     with pytest.raises(StoreError, match='TMPDIR'):
         latest(folder, rows_at_once=100)
     assert not (folder.parent / 'out.parquet').exists()
+
+
+def test_all_pictures_with_a_dog_are_one_query(tmp_path):
+    dogs = [i for i, wnid in enumerate(VOCABULARY.wnids) if is_under(wnid, 'n02084071')]
+    direct = [i for i in dogs if 'n02084071' in hypernyms()[VOCABULARY.wnids[i]]]
+    assert (len(dogs), len(direct)) == (118, 7)
+    rows = [Row(f'/{i}', [(i, 0.9)]) for i in range(1000)]
+    add_run(tmp_path, 'a', rows, rows_per_file=1000)
+    found = duckdb.sql(f"""
+        select distinct p.uri
+        from read_parquet('{tmp_path}/predictions/**/*.parquet') as p,
+             unnest(p.labels) as t(label)
+        join read_parquet('{tmp_path}/vocabularies/*.parquet') as v on v.wnid = label.wnid
+        where 'dog' in (select unnest(v.ancestors).name union all select v.name)
+    """).fetchall()
+    assert {uri for (uri,) in found} == {f'/{i}' for i in dogs}

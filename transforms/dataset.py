@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from transforms import uris, write
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.layout import SCHEMA_VERSION
-from transforms.model.vocabulary import Vocabulary
+from transforms.model.vocabulary import ANCESTORS, Vocabulary, is_packaged_file
 from transforms.partitions import folder_of_values, unescape
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import Checksum, DamagedError, open_json
@@ -148,14 +148,16 @@ def _check_vocabulary(dataset: Dataset, run: CompleteRun, file_name: str, data: 
     if {sha256, None} & vocabulary_checksums([run], file_name):
         return
     # Written anew by a later run, with another version of Arrow, because it was damaged.
-    if sha256 not in vocabulary_checksums(complete_runs(dataset.output, dataset.store), file_name):
+    known = vocabulary_checksums(complete_runs(dataset.output, dataset.store), file_name)
+    if sha256 not in known and not is_packaged_file(file_name, data):
         raise DamagedError('its bytes are not those its reports have')
 
 
 def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
     """Writes the classes of a model beside its predictions, unless they are there already.
 
-    Runs share the file, and one that is damaged is written anew.
+    Runs share the file, and one that is damaged is written anew, as is one of an earlier version,
+    which lacks a column.
 
     Returns:
       The SHA-256 of the file, for the report of the run.
@@ -166,10 +168,15 @@ def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
     there = ours if store.create(uri, ours) else store.read(uri) or b''
     sha256 = hashlib.sha256(there).hexdigest()
     # Other bytes may be those of another version of Arrow; then a report knows them.
-    if there != ours and sha256 not in vocabulary_checksums(complete_runs(output, store), name):
+    known = vocabulary_checksums(complete_runs(output, store), name) if there != ours else {sha256}
+    if sha256 not in known or not _has_ancestors(there):
         store.write(uri, ours)
         sha256 = hashlib.sha256(ours).hexdigest()
     return sha256
+
+
+def _has_ancestors(data: bytes) -> bool:
+    return ANCESTORS in pq.read_schema(io.BytesIO(data)).names
 
 
 def vocabulary_checksums(runs: Iterable[CompleteRun], file_name: str) -> set[str | None]:
