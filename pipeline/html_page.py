@@ -55,6 +55,26 @@ _ADVICE = {
     Reason.BAD_NAME: 'Rename it.',
     Reason.BAD_URI: 'Correct the manifest.',
 }
+# Where what was listed was seen in a folder, nobody wrote its name down.
+_ADVICE_IN_FOLDERS = {
+    Reason.NOT_FOUND: 'It vanished after it was listed: run again if it is back.',
+    Reason.NOT_A_FILE: 'Leave it out: give a glob, or move it elsewhere.',
+    Reason.NOT_AN_IMAGE: 'Its name ends as that of an image: rename it, or move it elsewhere.',
+    Reason.BAD_URI: 'Rename it.',
+}
+# By how details begin: what else such failures have in common.
+_ADVICE_BY_DETAIL = {
+    (Reason.FORBIDDEN, 'a private address'): (
+        'Give --allow_private_hosts if you trust the manifest to read from your network.'
+    ),
+    (Reason.FORBIDDEN, 'a metadata address'): (
+        'Correct the manifest: addresses where clouds hand out credentials are never read.'
+    ),
+    (Reason.FORBIDDEN, 'archived'): 'Restore it from the archive first.',
+    (Reason.UNSUPPORTED_FORMAT, 'HEI'): (
+        'Install lemmabeam[heif] and give --retry_dead with the next run; or convert it.'
+    ),
+}
 _BEFORE_THE_MODEL = {Stage.LIST.value, Stage.FETCH.value, Stage.DECODE.value}
 _ACTIVITIES = {
     'fetch': 'fetching',
@@ -85,6 +105,7 @@ class Facts(NamedTuple):
     batches: int
     batch_fill: float | None
     inputs: list[str]
+    has_manifest: bool
     options: dict[str, Any]
     model: dict[str, Any]
     computed: list[str]
@@ -95,6 +116,22 @@ class Facts(NamedTuple):
     def threshold(self) -> float:
         """The least score of a label."""
         return float(self.metadata['threshold'])
+
+    @property
+    def failure(self) -> str:
+        """What makes a run whose books balance no good one; '' where nothing does."""
+        listed, dead = self.counts['listed'], self.counts.get('dead_lettered', 0)
+        if not dead:
+            return ''
+        if dead == listed:
+            return f'complete, but all {listed:,} images failed'
+        limit = float(self.options.get('max_failure_rate', 1.0))
+        if dead / listed <= limit:
+            return ''
+        return (
+            f'complete, but {dead:,} of {listed:,} images failed, more than --max_failure_rate '
+            f'{limit:g} allows'
+        )
 
     @property
     def has_classes(self) -> bool:
@@ -201,10 +238,9 @@ def _all_sections(page: Page) -> list[_Section | None]:
 
 def _header(page: Page, navigation: Markup) -> Markup:
     facts = page.facts
-    state = (
-        element('span', 'complete, books balanced', class_='state')
-        if facts.balanced
-        else element('span', 'books NOT balanced', class_='state bad')
+    bad = facts.failure if facts.balanced else 'books NOT balanced'
+    state = element(
+        'span', bad or 'complete, books balanced', class_='state bad' if bad else 'state'
     )
     started, finished = facts.started_at, facts.finished_at
     day = '' if started.date() == finished.date() else f'{finished.day} {finished:%B, }'
@@ -280,7 +316,7 @@ def _figure(name: str, value: str, css: str | None = None) -> Markup:
 
 
 def _failures(page: Page) -> _Section | None:
-    reasons = page.facts.reasons
+    facts, reasons = page.facts, page.facts.reasons
     if not reasons:
         return None
     known = {reason.value: reason for reason in Reason}
@@ -289,7 +325,8 @@ def _failures(page: Page) -> _Section | None:
         reason = known.get(name)
         what = [element('code', name)]
         if reason is not None:
-            what.append(element('span', _ADVICE[reason], class_='advice'))
+            advice = _advice(reason, page.digest.failed.get(name, ()), facts.has_manifest)
+            what.append(element('span', advice, class_='advice'))
         again = 'unknown' if reason is None else 'yes' if reason.retryable else 'no'
         rows.append((join(*what), again, f'{count:,}'))
     table = charts.table(
@@ -297,6 +334,23 @@ def _failures(page: Page) -> _Section | None:
     )
     about = 'Images that could not be labelled, each with its reason in the dead letters.'
     return _section('failed', 'What failed', about, table)
+
+
+def _advice(reason: Reason, examples: Sequence[Failed], has_manifest: bool) -> str:
+    """What to do about a reason, by the details of some that failed for it."""
+    usual = _ADVICE[reason] if has_manifest else _ADVICE_IN_FOLDERS.get(reason, _ADVICE[reason])
+    special = [
+        next(
+            (
+                advice
+                for (each, start), advice in _ADVICE_BY_DETAIL.items()
+                if each is reason and example.detail.startswith(start)
+            ),
+            usual,
+        )
+        for example in examples
+    ]
+    return ' '.join(dict.fromkeys(special or [usual]))
 
 
 def _throughput(page: Page) -> _Section:

@@ -98,6 +98,7 @@ def _facts(output: str, run: CompleteRun) -> Facts:
             int(report.get('batches') or 0),
             _number(report.get('batch_fill')),
             [str(each['pattern'] or each['uri']) for each in report.get('inputs', [])],
+            any(each.get('kind') == 'manifest' for each in report.get('inputs', [])),
             dict(report['options']),
             {**report['model'], 'card': dict(report['model']['card'])},
             [
@@ -108,7 +109,13 @@ def _facts(output: str, run: CompleteRun) -> Facts:
             {name: str(version) for name, version in report['versions'].items()},
         )
         # What is looked up later must be there now.
-        _ = (facts.threshold, facts.has_classes, facts.counts['listed'], facts.counts['labeled'])
+        _ = (
+            facts.failure,
+            facts.threshold,
+            facts.has_classes,
+            facts.counts['listed'],
+            facts.counts['labeled'],
+        )
         _ = (facts.metadata['activation'], Limits.of_run(facts.options))
         _ = (write.least_score(facts.metadata), look_lower(1, 1, facts.metadata))
         _ = [file['rows'] + 0 for file in run.report['files']]

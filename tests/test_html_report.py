@@ -29,11 +29,14 @@ from pipeline.main import main
 from pipeline.verify import verify
 from tests import crashing, made_runs, samples, support
 from tests.datasets import edit_rows
-from transforms.errors import StoreError, UsageError
+from transforms import storage_s3
+from transforms.decode import _refused_name
+from transforms.errors import ImageError, StoreError, UsageError
 from transforms.loading.options import LoadOptions
 from transforms.rows import FetchLimits, Reason
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
+from transforms.storage_http import refusal
 
 TAGS = set(
     """html head meta link title style body a header main footer nav section h1 h2 h3 p span div bdi
@@ -404,7 +407,7 @@ def test_damage_is_named(tmp_path):
     {'threshold': '0.0', 'stored_floor': '0.0'},
     {'threshold': '0.3', 'stored_floor': '0.0'},
     {'threshold': '0.3', 'stored_floor': '0.0', 'min_labels': '1'},
-    {'threshold': '0.3', 'stored_floor': '0.0', 'relabeled_from': 'b'},
+    {'threshold': '0.3', 'stored_floor': '0.0', 'thresholds_sha256': 'b'},
 ])  # fmt: skip
 def test_examples_are_what_a_plain_loop_chooses(tmp_path, metadata):
     rng = np.random.default_rng(1)
@@ -586,6 +589,75 @@ def test_a_folder_without_runs_is_no_output(tmp_path):
 
 def test_every_reason_has_its_advice():
     assert set(html_page._ADVICE) == set(Reason)
+
+
+def state_of(page):
+    (state,) = re.findall(r'<span class="(state[^"]*)">([^<]*)<', page.source)
+    return state
+
+
+@pytest.mark.parametrize(
+    ('good', 'failed', 'rate', 'css', 'said'),
+    [
+        (19, 1, 0.05, 'state', 'complete, books balanced'),
+        (18, 2, 0.05, 'state bad', 'complete, but 2 of 20 images failed, more than'),
+        (18, 2, 1.0, 'state', 'complete, books balanced'),
+        (0, 3, 1.0, 'state bad', 'complete, but all 3 images failed'),
+        (0, 0, 0.05, 'state', 'complete, books balanced'),
+    ],
+)
+def test_a_run_that_ended_with_3_is_not_green(tmp_path, good, failed, rate, css, said):
+    options = {'max_bytes': 9, 'max_pixels': 9, 'fetch_deadline_sec': 5.0}
+    made_runs.write_run(
+        tmp_path,
+        'a',
+        [(f'/pictures/{n}', [(0, 'owl', 0.9)]) for n in range(good)],
+        [(f'/pictures/f{n}', Reason.EMPTY, '0 bytes') for n in range(failed)],
+        options=options | {'max_failure_rate': rate},
+    )
+    found_css, found = state_of(page_of(tmp_path, count=0))
+    assert found_css == css
+    assert found.startswith(said)
+
+
+MANIFEST = [{'kind': 'manifest', 'uri': '/list.txt', 'pattern': ''}]
+
+
+@pytest.mark.parametrize(
+    ('reason', 'detail', 'inputs', 'said'),
+    [
+        (Reason.NOT_AN_IMAGE, 'no known format', None, 'rename it, or move it elsewhere'),
+        (Reason.NOT_AN_IMAGE, 'no known format', MANIFEST, 'Correct the manifest.'),
+        (Reason.NOT_FOUND, 'no such file', None, 'It vanished after it was listed'),
+        (Reason.FORBIDDEN, refusal('10.1.2.3', False), MANIFEST, 'Give --allow_private_hosts'),
+        (Reason.FORBIDDEN, refusal('169.254.169.254', True), MANIFEST, 'are never read'),
+        (Reason.FORBIDDEN, 'HTTP 403', MANIFEST, 'Give the account read access.'),
+        (Reason.FORBIDDEN, storage_s3._ARCHIVED, None, 'Restore it from the archive first.'),
+        (Reason.UNSUPPORTED_FORMAT, 'GIMP is not read', None, 'Convert it.'),
+    ],
+)
+def test_advice_fits_what_happened(tmp_path, reason, detail, inputs, said):
+    changes = {} if inputs is None else {'inputs': inputs}
+    made_runs.write_run(tmp_path, 'a', [], [('/pictures/a', reason, detail)], **changes)
+    page = page_of(tmp_path, count=0)
+    (advice,) = re.findall(r'<span class="advice">([^<]*)<', page.source)
+    assert said in advice
+    if inputs is None:
+        assert 'manifest' not in advice
+
+
+def test_advice_for_photographs_of_a_telephone(tmp_path):
+    with pytest.raises(ImageError) as caught:
+        _refused_name(b'\0\0\0\x18ftypheic\0\0\0\0mif1heic')
+    failed = [
+        ('/pictures/a.heic', caught.value.reason, caught.value.detail),
+        ('/pictures/b.xcf', Reason.UNSUPPORTED_FORMAT, 'GIMP XCF is not read'),
+    ]
+    made_runs.write_run(tmp_path, 'a', [], failed)
+    (advice,) = re.findall(r'<span class="advice">([^<]*)<', page_of(tmp_path, count=0).source)
+    assert 'lemmabeam[heif]' in advice
+    assert '--retry_dead' in advice
+    assert 'Convert it.' in advice
 
 
 @pytest.mark.parametrize(
