@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from transforms.process import open_standard_streams
+from pipeline import streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    open_standard_streams()
     # Beam logs what it misses while it is being imported.
     logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
     logging.getLogger('transforms').setLevel(logging.WARNING)
@@ -46,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script; `argv` as in `main`."""
+    streams.forgive()
     code = main(argv)
+    streams.flush()
     if code == 1:
         # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
-        sys.stdout.flush()
-        sys.stderr.flush()
         from pipeline.signals import exit_now
 
         exit_now(code)
@@ -123,12 +122,23 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     from pipeline.options import add_store_arguments, store_options
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
-    parser.add_argument('other', metavar='OTHER', nargs='?', help='another one to compare it with')
+    parser.add_argument(
+        'other',
+        metavar='OTHER',
+        nargs='?',
+        help='another one to compare it with: the newest row of each image and model, whatever '
+        'the runs are called',
+    )
     parser.add_argument(
         '--by_name',
         action='store_true',
         help='compare by object name below the common folder of each dataset, leaving out uri and '
         'object_version: for the same images in two places',
+    )
+    parser.add_argument(
+        '--exact',
+        action='store_true',
+        help='compare run by run, by their ids, and the bytes of the files',
     )
     parser.add_argument(
         '--tolerance',
@@ -144,20 +154,25 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
     stores = store_options(args)
     problems = verify(args.folder, stores)
+    said = 'whole and consistent'
     if args.other is not None and not problems:
-        problems = verify(args.other, stores) or compare(
+        problems = verify(args.other, stores)
+    if args.other is not None and not problems:
+        problems, totals = compare(
             args.folder,
             args.other,
             by_name=args.by_name,
+            exact=args.exact,
             tolerance=args.tolerance,
             stores=stores,
         )
+        said = f'the same: {totals}' if not problems else totals
     for problem in problems:
         print(uris.printable(problem))
     for note in notes(args.folder, stores):
         print(uris.printable(f'note: {note}'))
-    if not problems:
-        print('the same' if args.other else 'whole and consistent')
+    if args.other is not None or not problems:
+        print(said)
     return 1 if problems else 0
 
 

@@ -35,6 +35,8 @@ _ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')
 _PLACE = re.compile(r"'((?:[^'\n]|'')*)/predictions[/']")
 _VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
+# The kind of a row, and what it is the row of.
+_Key = tuple[Any, ...]
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
 
@@ -610,40 +612,69 @@ def _check_prediction(
             yield 'has a label that is not named as in the vocabulary'
 
 
+class Comparison(NamedTuple):
+    """How two outputs differ.
+
+    Attributes:
+      differences: the first ones, a line each; empty where they are the same.
+      totals: rows of both, and how many of them differ, in one line.
+    """
+
+    differences: list[str]
+    totals: str
+
+
 def compare(
     folder: str,
     other: str,
     *,
     by_name: bool = False,
+    exact: bool = False,
     tolerance: float = 0.0,
     stores: StoreOptions = DEFAULT_OPTIONS,
-) -> list[str]:
+) -> Comparison:
     """Compares two output folders that `verify` found whole.
+
+    What was computed is compared: the newest row of each image, carried values and model, and the
+    dead letters of those that have none, whatever the runs are called.
 
     Args:
       folder, other: the two.
       by_name: pair rows by object name below each dataset's common folder, and leave out `uri`
-        and `object_version`; otherwise files must be the same bytes.
+        and `object_version`.
+      exact: compare the rows of each run with those of the run of the same id, and the bytes of
+        the files.
       tolerance: largest difference of two scores that counts as equal.
       stores: how both are reached.
-
-    Returns:
-      The first differences, a line each; empty when they are the same.
     """
     ours, theirs = _Dataset(folder, stores), _Dataset(other, stores)
-    if not by_name and tolerance == 0 and _bytes(ours) == _bytes(theirs):
-        return []
-    differences = (
-        difference
-        for kind in (write.KIND, dead_letters.KIND)
-        for difference in _compare_rows(ours, theirs, kind, by_name, tolerance)
-    )
-    found = list(itertools.islice(differences, _SHOWN))
-    if not found and not by_name and tolerance == 0:
-        a, b = _bytes(ours), _bytes(theirs)
-        paths = [path for path in sorted(a.keys() | b.keys()) if a.get(path) != b.get(path)]
+    a, b = (_keyed_rows(dataset, by_name, exact) for dataset in (ours, theirs))
+    found: list[str] = []
+    counts: Counter[str] = Counter()
+    for key in sorted(a.keys() | b.keys(), key=str):
+        lines = list(_compare_row(ours, theirs, key, a.get(key), b.get(key), tolerance))
+        kind = 'in one only' if key not in a or key not in b else 'different'
+        counts[f'{key[0]} {kind}'] += bool(lines)
+        found += lines[: max(0, _SHOWN - len(found))]
+    if not found and exact and tolerance == 0:
+        one, two = _bytes(ours), _bytes(theirs)
+        paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
         found = [f'{path}: the same rows, but other bytes' for path in paths[:_SHOWN]]
-    return found
+    return Comparison(found, _totals(a, b, counts))
+
+
+def _totals(a: Mapping[_Key, Any], b: Mapping[_Key, Any], counts: Counter[str]) -> str:
+    said = []
+    for kind in (write.KIND, dead_letters.KIND):
+        ours, theirs = (sum(key[0] == kind for key in each) for each in (a, b))
+        rows = f'{ours:,}' if ours == theirs else f'{ours:,} and {theirs:,}'
+        unlike = ''.join(
+            f', {counts[f"{kind} {how}"]:,} {how}'
+            for how in ('different', 'in one only')
+            if counts[f'{kind} {how}']
+        )
+        said.append(f'{rows} {kind.replace("_", " ")}{unlike}')
+    return '; '.join(said)
 
 
 def _bytes(dataset: _Dataset) -> dict[str, str]:
@@ -656,44 +687,49 @@ def _bytes(dataset: _Dataset) -> dict[str, str]:
     }
 
 
-def _compare_rows(
-    ours: _Dataset, theirs: _Dataset, kind: str, by_name: bool, tolerance: float
+def _compare_row(
+    ours: _Dataset,
+    theirs: _Dataset,
+    key: _Key,
+    a: Mapping[str, Any] | None,
+    b: Mapping[str, Any] | None,
+    tolerance: float,
 ) -> Iterator[str]:
-    a, b = (_keyed_rows(dataset, kind, by_name) for dataset in (ours, theirs))
-    for key in sorted(a.keys() | b.keys(), key=str):
-        name = ', '.join(str(part) for part in key if part is not None)
-        if key not in b:
-            yield f'{kind}: {name}: only in {ours.root}'
-        elif key not in a:
-            yield f'{kind}: {name}: only in {theirs.root}'
-        else:
-            for column in sorted(a[key].keys() | b[key].keys()):
-                one, two = a[key].get(column), b[key].get(column)
-                if not _equal(one, two, tolerance):
-                    yield f'{kind}: {name}: {column} {one!r} and {two!r}'
+    kind, *parts = key
+    name = ', '.join(str(part) for part in parts if part is not None)
+    if a is None or b is None:
+        yield f'{kind}: {name}: only in {(ours if b is None else theirs).root}'
+        return
+    for column in sorted(a.keys() | b.keys()):
+        one, two = a.get(column), b.get(column)
+        if not _equal(one, two, tolerance):
+            yield f'{kind}: {name}: {column} {one!r} and {two!r}'
 
 
-def _keyed_rows(
-    dataset: _Dataset, kind: str, by_name: bool
-) -> dict[tuple[Any, ...], dict[str, Any]]:
-    rows = [
-        row | {'run': None if by_name else run.id}
-        for run in dataset.runs.values()
-        for file in run.files(kind)
-        for row in dataset.rows(file['path'])
-    ]
+def _keyed_rows(dataset: _Dataset, by_name: bool, exact: bool) -> dict[_Key, dict[str, Any]]:
     prefix = len(_common_folder(dataset)) if by_name else 0
-    keyed = {}
-    for row in rows:
-        carried = tuple(row[column] for column in dataset.carry)
-        key = (row['uri'][prefix:], *carried, row.pop('run'))
-        if kind == dead_letters.KIND and _is_of_listing(row):
-            key = (*key, row['detail'])
-        if by_name:
-            row.pop('uri')
-            row.pop('object_version', None)
-        keyed[key] = row
+    keyed: dict[_Key, dict[str, Any]] = {}
+    for run in dataset.in_order():
+        for kind in (dead_letters.KIND, write.KIND):
+            for row in (row for file in run.files(kind) for row in dataset.rows(file['path'])):
+                key = _key_of(row, kind, run, dataset.carry, prefix)
+                if by_name:
+                    row.pop('uri')
+                    row.pop('object_version', None)
+                if exact:
+                    key = (*key, run.id)
+                elif kind == write.KIND:  # what failed before is superseded
+                    keyed.pop((dead_letters.KIND, *key[1:]), None)
+                keyed[key] = row
     return keyed
+
+
+def _key_of(
+    row: Mapping[str, Any], kind: str, run: CompleteRun, carry: Sequence[str], prefix: int
+) -> _Key:
+    key = (kind, row['uri'][prefix:], *(row[column] for column in carry), run.model_id)
+    # Bad lines are told apart by what cannot be stored.
+    return (*key, row['detail']) if kind == dead_letters.KIND and _is_of_listing(row) else key
 
 
 def _common_folder(dataset: _Dataset) -> str:

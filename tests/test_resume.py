@@ -109,7 +109,7 @@ def killed_and_resumed(tmp_path, arguments, images, attempts, label=label_there)
     assert report.exists()
     assert not (disturbed / '_work').exists()
     assert verify(str(disturbed)) == []
-    assert compare(str(whole), str(disturbed)) == []
+    assert compare(str(whole), str(disturbed), exact=True).differences == []
     paid = counted(tmp_path / 'count')
     print(f'{kills} kills, {paid} inferences for {images} images')
     # One bundle is in flight.

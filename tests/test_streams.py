@@ -1,0 +1,77 @@
+"""Standard streams that take nothing: what was done stays done, and its code says so."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import streams
+from tests.samples import SAMPLE
+
+
+@contextlib.contextmanager
+def broken(kind):
+    """A file that cannot be written."""
+    if kind == 'full':
+        with Path('/dev/full').open('wb') as file:
+            yield file
+        return
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, 'wb') as file:
+        yield file
+
+
+def closing(descriptor):
+    return lambda: os.close(descriptor)
+
+
+def run(*arguments, **options):
+    command = [sys.executable, '-m', 'pipeline', *arguments]
+    return subprocess.run(command, cwd=SAMPLE.parents[1], check=False, **options)
+
+
+@pytest.mark.parametrize('kind', ['full', 'pipe'])
+def test_output_that_is_not_taken_changes_no_code(kind):
+    with broken(kind) as file:
+        done = run('models', stdout=file, stderr=subprocess.PIPE)
+    assert done.returncode == 0
+    said = b'lemmabeam: standard output cannot be written: No space left on device\n'
+    assert done.stderr == (said if kind == 'full' else b'')
+
+
+@pytest.mark.parametrize('kind', ['full', 'pipe'])
+def test_errors_that_are_not_taken_change_no_code(kind, tmp_path):
+    with broken(kind) as file:
+        done = run('verify', str(tmp_path), stdout=subprocess.PIPE, stderr=file)
+    assert (done.returncode, done.stdout) == (2, b'')
+
+
+@pytest.mark.parametrize('descriptor', [1, 2])
+def test_streams_that_are_closed(descriptor, tmp_path):
+    done = run('verify', str(tmp_path), preexec_fn=closing(descriptor), capture_output=True)
+    assert done.returncode == 2
+    assert done.stdout == b'', 'what belongs to standard error is not said elsewhere'
+
+
+def test_a_stream_that_was_closed_is_one_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', None)
+    monkeypatch.setattr(sys, 'stderr', None)
+    streams.forgive()
+    assert sys.stderr.isatty() is False
+    print('said', file=sys.stderr)
+    streams.flush()
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_other_streams_stay(monkeypatch):
+    ours = io.StringIO()
+    monkeypatch.setattr(sys, 'stdout', ours)
+    monkeypatch.setattr(sys, 'stderr', ours)
+    streams.forgive()
+    assert sys.stdout is sys.stderr is ours
