@@ -60,12 +60,17 @@ def check_prism(options: PipelineOptions) -> None:
     """Refuses a Prism of another Beam than this one, before it is started.
 
     Raises:
-      UsageError: that, or --prism_location is no Prism.
+      UsageError: that, or --prism_location is no Prism, or nothing.
     """
     path = options.view_as(PrismRunnerOptions).prism_location
     # An address or an archive is Beam's to fetch and unpack.
-    if runner_of(options) != PRISM or not path or not Path(path).is_file():
+    if runner_of(options) != PRISM or not path or '://' in path:
         return
+    if not Path(path).is_file():
+        raise UsageError(
+            f'--prism_location {path}: no such file; in a clone of Lemmabeam `make '
+            '.venv/bin/prism` builds one there, and without this option Beam downloads one'
+        )
     if zipfile.is_zipfile(path):
         return
     found = _GO_MODULE.search(Path(path).read_bytes())

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import options
 from pipeline.dataflow_options import add_dataflow_arguments
+from pipeline.parser import Parser
 from transforms import uris
 from transforms.errors import UsageError
 from transforms.rows import Reason
@@ -39,7 +40,7 @@ def label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
 
 def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     """Labels what the last run could not, with the options of that run."""
-    finder = argparse.ArgumentParser(prog=parser.prog, add_help=False, allow_abbrev=False)
+    finder = Parser(prog=parser.prog, add_help=False)
     finder.add_argument('--output')
     options.add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from pipeline import streams
+from pipeline.parser import Parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,24 +73,17 @@ def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, 
         'export-model': ('write a SavedModel from an official BiT checkpoint', _export_model),
     }
     listing = '\n'.join(f'  {name:12} {text}' for name, (text, _) in commands.items())
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog='lemmabeam',
         description='Labels every image in a bucket.',
         epilog=f'commands:\n{listing}\n\nlemmabeam COMMAND --help tells more.',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     top.add_argument('command', choices=commands, metavar='COMMAND')
     top.add_argument('--version', action='version', version=_version())
     # Only what stands before the command's own arguments is parsed here.
     args = top.parse_args(argv[:1])
     text, command = commands[args.command]
-    parser = argparse.ArgumentParser(
-        prog=f'lemmabeam {args.command}',
-        description=f'{text[0].upper()}{text[1:]}.',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(prog=f'lemmabeam {args.command}', description=f'{text[0].upper()}{text[1:]}.')
     return parser, command, argv[1:]
 
 

@@ -402,6 +402,10 @@ def parse_label_arguments(
     args, rest = parser.parse_known_args(argv)
     if not rest:
         _check_complete(args, parser)
+    elif not rest[0].startswith('-'):
+        flag = '--output' if args.input == [] else '--input'  # as a retry has it
+        shown = uris.printable(rest[0])
+        raise UsageError(f'{shown!r}: no option; did you mean {flag} {shown}?')
     # Takes seconds: not before it is known that Beam has to say anything.
     from pipeline import beam_options
 

@@ -589,6 +589,9 @@ def test_an_image_that_does_not_tell_is_said(server, capsys):
 def test_a_prism_of_another_version_is_refused(tmp_path):
     binary = tmp_path / 'prism'
     options = PipelineOptions(['--runner=PrismRunner', f'--prism_location={binary}'])
+    with pytest.raises(UsageError, match=r'no such file; .* `make \.venv/bin/prism` builds one'):
+        engine.check_prism(options)
+    engine.check_prism(PipelineOptions(['--runner=PrismRunner', '--prism_location=https://x/y']))
     built = '\x7fELF\npath\tx\nmod\tgithub.com/apache/beam/sdks/v2\tv{}\th1:x\n'
     binary.write_text(built.format(beam.__version__))
     engine.check_prism(options)

@@ -36,6 +36,7 @@ QUICK = {
     'test_manifest.py',
     'test_missing_pixels.py',
     'test_outcomes.py',
+    'test_parser.py',
     'test_partitions.py',
     'test_process.py',
     'test_recognition.py',
