@@ -356,10 +356,8 @@ def _advice(reason: Reason, examples: Sequence[Failed], has_manifest: bool) -> s
 def _throughput(page: Page) -> _Section:
     facts = page.facts
     rate = facts.images_per_sec
-    figures = [
-        ('labelled images per second', '–' if rate is None else f'{rate:,.1f}'),
-        ('wall time', _duration(facts.wall_sec)),
-    ]
+    figures = [('labelled images per second', f'{rate:,.1f}')] if rate else []
+    figures.append(('wall time', _duration(facts.wall_sec)))
     if facts.batches:
         figures.append(('batches', f'{facts.batches:,}'))
     if facts.batch_fill is not None:

@@ -4,11 +4,11 @@ Exit codes: 0 done and balanced; 1 failed or unbalanced; 2 wrong usage; 3 done, 
 --max_failure_rate; 130 and 143 stopped by a person or by the system.
 """
 
-import argparse
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
 from typing import NoReturn
 
 from pipeline import streams
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def console(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script; `argv` as in `main`."""
     streams.forgive()
+    given = sys.argv[1:] if argv is None else argv
+    if given and given[0] in _WITHOUT_PANDAS:
+        sys.meta_path.insert(0, _WithoutPandas())
     code = main(argv)
     streams.flush()
     if code == 1:
@@ -57,10 +60,22 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-_Command = Callable[[argparse.ArgumentParser, Sequence[str]], int]
+# What reads and writes Arrow's tables alone.
+_WITHOUT_PANDAS = frozenset('clean relabel latest report verify'.split())
 
 
-def _parse_command(argv: list[str]) -> tuple[argparse.ArgumentParser, _Command, list[str]]:
+class _WithoutPandas(MetaPathFinder):
+    """Arrow imports pandas where it is for the first value it is given: 0.4 s."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == 'pandas':
+            raise ModuleNotFoundError(f'{fullname} is not wanted here', name=fullname)
+
+
+_Command = Callable[[Parser, Sequence[str]], int]
+
+
+def _parse_command(argv: list[str]) -> tuple[Parser, _Command, list[str]]:
     commands: dict[str, tuple[str, _Command]] = {
         'label': ('label every image of an input', _label),
         'retry': ('label what failed in the last run and may succeed now', _retry),
@@ -93,26 +108,26 @@ def _version() -> str:
     return f'lemmabeam {__version__}'
 
 
-def _label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _label(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import label
 
     return label.label(parser, argv)
 
 
-def _retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _retry(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import label
 
     return label.retry(parser, argv)
 
 
-def _clean(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _clean(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import clean
 
     clean.add_arguments(parser)
     return clean.run(parser.parse_args(argv))
 
 
-def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _verify(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline.options import add_store_arguments, store_options
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
@@ -170,7 +185,7 @@ def _verify(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _report(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
@@ -195,28 +210,28 @@ def _report(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     return 0
 
 
-def _latest(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _latest(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import latest
 
     latest.add_arguments(parser)
     return latest.run(parser.parse_args(argv))
 
 
-def _relabel(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _relabel(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import relabel
 
     relabel.add_arguments(parser)
     return relabel.run(parser.parse_args(argv))
 
 
-def _models(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _models(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import models
 
     models.add_arguments(parser)
     return models.run(parser.parse_args(argv))
 
 
-def _export_model(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def _export_model(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import export_model
 
     export_model.add_arguments(parser)

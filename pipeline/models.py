@@ -2,23 +2,14 @@
 
 import argparse
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import options
-from pipeline.progress import DownloadReporter
-from transforms import uris
-from transforms.decode import decode
-from transforms.errors import ImageError, ModelError, UsageError
-from transforms.model import canary, registry
-from transforms.model.choices import AUTO, OFF, PRECISIONS
-from transforms.model.predictor import InferenceOptions, Predictor, check_precision, slower
-from transforms.model.rescue import predict_or_rescue
-from transforms.model.sources import ModelSource, printable_location
-from transforms.model.vocabulary import load_vocabulary
-from transforms.process import cpu_count, shared
-from transforms.storage import store_for
+from transforms.errors import UsageError
+from transforms.model import registry
+from transforms.model.choices import AUTO, PRECISIONS
+from transforms.model.vocabulary import class_count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.check is not None:
         args.model = args.check
-        return _check(args)
+        from pipeline import check_model  # needs much that the list does not
+
+        return check_model.run(args)
     if args.image is not None:
         raise UsageError('--image goes with --check')
     _print_known(Console())
@@ -69,7 +62,7 @@ def _print_known(console: Console) -> None:
         table.add_column(column)
     for name, model in models.items():
         card = model.card
-        classes = len(load_vocabulary(card.vocabulary)) if card.has_classes else 0
+        classes = class_count(card.vocabulary) if card.has_classes else 0
         table.add_row(
             name,
             f'{model.parameters / 1e6:,.1f} M',
@@ -92,94 +85,3 @@ def _print_known(console: Console) -> None:
     sources |= {f'{family}-*': f'{start}…' for family, start in registry.PUBLISHED.items()}
     for name, source in sources.items():
         console.print(f'{name}: {source}', highlight=False, markup=False, soft_wrap=True)
-
-
-def _check(args: argparse.Namespace) -> int:
-    source = options.find_model(args, DownloadReporter())
-    card = source.card
-    console = Console(emoji=False)
-    for name, value in _facts(source).items():
-        _say(console, name, value)
-    mode = args.canary or canary.default_mode(card)
-    canary.check_mode(mode, source)
-    check_precision(args.precision, source)
-    inference = InferenceOptions(
-        model=source,
-        batch_size=card.batch_size,
-        threshold=card.threshold,
-        max_labels=min(card.max_labels, len(source.vocabulary)),
-        min_labels=0,
-        intra_op_threads=cpu_count(),
-        precision=args.precision,
-        canary=mode,
-        features=not card.has_classes,
-    )
-    pixels = _picture(args.image, source)
-    predictor = shared(Predictor, inference)
-    computed = predictor.computed
-    said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
-    _say(console, 'computed', said)
-    if why := computed.get('why_saved'):
-        _say(console, 'slower', slower(card.name, why))
-    _say(console, 'canary', mode if mode == OFF else f'{mode}, passed')
-    batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
-    batch[0] = pixels
-    found, guilty = predict_or_rescue(predictor, batch, [0])
-    _say(console, 'picture', args.image or 'the cat of the sample')
-    if guilty:
-        raise ModelError(f'the model fails on this picture: {guilty[0]}')
-    if found.features is not None:
-        length = np.linalg.norm(found.features[0].astype(np.float64))
-        _say(console, 'features', f'{found.features.shape[1]}, of length {length:.3f} as a vector')
-    if card.has_classes:
-        count = max(0, int(found.counts[0]))
-        _say(console, 'labels', f'{count}, marked *, and the classes next to them')
-        table = Table()
-        for column in ('', 'score', 'class', 'index', 'wnid'):
-            table.add_column(column)
-        for rank, (index, score) in enumerate(
-            zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
-        ):
-            table.add_row(
-                '*' if rank < count else '',
-                f'{score:.3f}',
-                uris.printable(source.vocabulary.names[index]),
-                str(index),
-                source.vocabulary.wnids[index] or '',
-            )
-        console.print(table, highlight=False, markup=False)
-    return 0
-
-
-def _say(console: Console, name: str, value: str) -> None:
-    text = f'{name + ":":10} {uris.printable(value)}'
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-def _facts(source: ModelSource) -> dict[str, str]:
-    card = source.card
-    classes = f'{len(source.vocabulary):,} of {source.vocabulary.name}'
-    return {
-        'model': source.id,
-        **{f'not from {i}': why for i, why in enumerate(source.passed_over, 1)},
-        'location': printable_location(source.location),
-        'weights': f'{source.kind.value}, SHA-256 {source.weights_sha256}',
-        'input': options.describe_preprocessing(card),
-        'classes': classes if card.has_classes else 'none, features only',
-        'scores': f'{card.activation.value}, labels from {card.threshold:g}, {card.max_labels} '
-        'at most',
-        'source': card.source or '-',
-        'licence': card.licence or '-',
-    }
-
-
-def _picture(name: str | None, source: ModelSource) -> np.ndarray:
-    if name is None:
-        return decode(source.picture('cat.jpg'), source.card.resize)
-    uri = uris.absolute(name)
-    with store_for(uri).open(uri) as file:
-        data = file.read()
-    try:
-        return decode(data, source.card.resize)
-    except ImageError as e:
-        raise UsageError(f'--image {uris.printable(name)}: {e}') from e

@@ -624,7 +624,7 @@ class _Relabeling:
             'started_at': self._started_at.isoformat(),
             'finished_at': finished_at.isoformat(),
             'wall_sec': round(wall_sec, 3),
-            'images_per_sec': round(rows / wall_sec, 3),
+            'images_per_sec': round(rows / wall_sec, 3) if rows else None,
             'labeled_by_earlier_attempts': 0,
             'damaged_chunks': 0,
             'stage_thread_sec': {'write': round(write_sec, 3)},

@@ -83,7 +83,7 @@ def make_report(
         'started_at': config.started_at.isoformat(),
         'finished_at': finished_at.isoformat(),
         'wall_sec': round(wall_sec, 3),
-        'images_per_sec': round((labeled - resumed) / wall_sec, 3) if wall_sec > 0 else None,
+        'images_per_sec': images_per_sec(labeled - resumed, wall_sec),
         'labeled_by_earlier_attempts': resumed,
         'damaged_chunks': int(stats.get('damaged_chunks', 0.0)),
         'stage_thread_sec': {
@@ -112,6 +112,11 @@ def make_report(
         'versions': config.versions,
         'files': [file._asdict() for file in files],
     }
+
+
+def images_per_sec(images: int, wall_sec: float) -> float | None:
+    """A rate; None where nothing was done, or no time has passed."""
+    return round(images / wall_sec, 3) if images and wall_sec > 0 else None
 
 
 class _ReportDoFn(beam.DoFn):

@@ -24,6 +24,13 @@ from transforms.sealed import Checksum, DamagedError, open_listed
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
 _SHOWN_CRASHES = 5
+_SHOWN_NAMES = {
+    'listed': 'listed',
+    'labeled': 'labelled',
+    'duplicates': 'duplicates',
+    'unchanged': 'unchanged',
+    'dead_lettered': 'dead letters',
+}
 # What is counted beside the books, where there is any.
 _BESIDE = {
     'gone': 'rows of earlier runs, no longer listed',
@@ -48,9 +55,9 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     table = Table(title=f'Run {report["run_id"]}', show_header=False)
     table.add_column()
     table.add_column(justify='right')
-    for name in ('listed', 'labeled', 'duplicates', 'unchanged', 'dead_lettered'):
+    for name in _SHOWN_NAMES:
         if counts[name] or name in ('listed', 'labeled', 'dead_lettered'):
-            table.add_row(name.replace('_', ' '), f'{counts[name]:,}')
+            table.add_row(_SHOWN_NAMES[name], f'{counts[name]:,}')
         if name == 'labeled' and without is not None:
             share = percent(without, counts['labeled'])
             table.add_row('  without a label', f'{without:,} ({share})')
@@ -61,13 +68,14 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
         if counts[name]:
             table.add_row(text, f'{counts[name]:,}')
     if report['labeled_by_earlier_attempts']:
-        table.add_row('labeled by earlier attempts', f'{report["labeled_by_earlier_attempts"]:,}')
+        table.add_row('labelled by earlier attempts', f'{report["labeled_by_earlier_attempts"]:,}')
     if report['damaged_chunks']:
         table.add_row('damaged chunks, done again', f'{report["damaged_chunks"]:,}')
     table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
     table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
     rate = report['images_per_sec']
-    table.add_row('images/s, all included', '-' if rate is None else f'{rate:,.1f}')
+    if rate:
+        table.add_row('labelled images/s, all included', f'{rate:,.1f}')
     console.print(table)
     lower = look_lower(without, counts['labeled'], report['metadata'], layout.output)
     for line in (lower, describe(report['verdict'])):
@@ -125,7 +133,7 @@ def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict
             uri = layout.uri(file['path'])
             try:
                 with open_listed(layout.store, uri, Checksum.of(file)) as stream:
-                    rows = pq.read_table(stream).to_pylist()
+                    rows = pq.ParquetFile(stream).read().to_pylist()
             except DamagedError as e:
                 raise StoreError(f'{uri} is damaged: {e}') from e
             yield from rows

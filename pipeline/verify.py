@@ -167,7 +167,7 @@ class _Dataset:
 def _classes_of(file_name: str, data: bytes) -> _Classes:
     sha256 = _sha256(data)
     try:
-        table = pq.read_table(io.BytesIO(data)).to_pydict()
+        table = pq.ParquetFile(io.BytesIO(data)).read().to_pydict()
         vocabulary = Vocabulary(
             file_name.rpartition('-')[0],
             tuple(table['wnid']),

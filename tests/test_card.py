@@ -21,10 +21,12 @@ from transforms.model.registry import find_by_location, find_model, known_models
 from transforms.model.sources import printable_location, resolve_model
 from transforms.model.vocabulary import (
     check_head,
+    class_count,
     hypernyms,
     is_under,
     load_vocabulary,
     parse_labels,
+    vocabulary_names,
 )
 
 CARD = {
@@ -443,6 +445,13 @@ def test_a_large_class_list_becomes_parquet_with_hypernyms():
     assert above[-1] == ('n00001740', 'entity')
     assert ('n02120997', 'feline') in above
     assert len(set(above)) == len(above)
+
+
+def test_classes_are_counted_without_reading_them():
+    for name in ('none', *vocabulary_names()):
+        assert class_count(name) == len(load_vocabulary(name))
+    with pytest.raises(UsageError, match="no class list 'moon'"):
+        class_count('moon')
 
 
 @pytest.mark.parametrize('name', ['ilsvrc2012', 'imagenet21k'])

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.datasets import Row, add_run
+from transforms.latest import write_latest_sql
+from transforms.storage import store_for
+
 ROOT = Path(__file__).parents[1]
 
 # What a process needs that fetches and decodes, and does nothing else; cheap ones first, as what
@@ -88,6 +92,32 @@ def test_commands_that_compute_nothing_need_no_beam_and_no_tensorflow():
     steps = [f'import pipeline.{name}' for name in WITHOUT_BEAM]
     unwanted = [name for name in HEAVY if name != 'pyarrow']
     assert found_after_each(steps, unwanted) == {step: [] for step in steps}
+
+
+def test_commands_that_read_tables_need_no_pandas(tmp_path):
+    add_run(tmp_path, 'a', [Row('/a', [(1, 0.9)])])
+    write_latest_sql(str(tmp_path), store_for(str(tmp_path)))
+    target = tmp_path.with_suffix('.parquet')
+    commands = [
+        ['verify', str(tmp_path)],
+        ['latest', str(tmp_path), '--output', str(target)],
+        ['relabel', '--output', str(tmp_path)],
+        ['clean', str(tmp_path)],
+        ['models'],
+    ]
+    for command in commands:
+        program = f"""
+import sys
+from pipeline.main import console
+try:
+    console({command!r})
+finally:
+    assert not {{'pandas', 'apache_beam', 'tensorflow', 'requests'}} & sys.modules.keys()
+"""
+        done = subprocess.run(
+            [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, '')
 
 
 def test_help_and_wrong_usage_are_said_at_once():

@@ -138,9 +138,23 @@ def vocabulary_names() -> list[str]:
     return sorted((*files, IMAGENET22K))
 
 
+@functools.cache
+def class_count(name: str) -> int:
+    """How many classes a list of the package has, which need not be parsed for that.
+
+    Raises:
+      UsageError: there is none of this name.
+    """
+    if name not in vocabulary_names():
+        return len(load_vocabulary(name))
+    if name == IMAGENET22K:
+        return class_count(IMAGENET21K) - len(_NOT_IN_22K)
+    return (_DATA / f'{name}.tsv').read_bytes().count(b'\n') - 1  # of the header
+
+
 def names_by_length(classes: int) -> list[str]:
     """Which class lists of the package have so many classes."""
-    return [name for name in vocabulary_names() if len(load_vocabulary(name)) == classes]
+    return [name for name in vocabulary_names() if class_count(name) == classes]
 
 
 @functools.cache
