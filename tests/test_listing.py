@@ -1,12 +1,13 @@
 """Inputs to refs: what is an input, globs, folders, samples."""
 
+import itertools
 import json
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transforms import listing
+from transforms import frozen, listing
 from transforms.chunks import merge
 from transforms.dead_letters import dead_letter_schema, dead_letter_tables, version_table
 from transforms.errors import ManifestError, UsageError
@@ -283,6 +284,60 @@ def test_lines_with_unusable_values_are_dead_letters_of_their_own(tmp_path):
     assert merge(refs, known).unchanged == 4
     later = merge(refs, known[1:])
     assert ([letter.carried for letter in later.dead], later.unchanged) == ([known[0].carried], 3)
+
+
+def test_urls_that_are_carried_lose_their_secrets(tmp_path):
+    columns = Columns('url', ('url', 'note'), ('note',))
+    signed = 'https://me:secret@h/x.jpg?v=1&X-Amz-Signature=secret'
+    rows = [
+        {'url': signed, 'note': 'https://me:secret@h'},
+        {'url': 'http:/me:secret@h/x.jpg', 'note': 'a'},
+        {'url': signed, 'note': {'of': [signed]}},
+        {'url': 7, 'note': f'\ud800 {signed}'},
+    ]
+    path = tmp_path / 'list.jsonl'
+    path.write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
+    refs = list(list_input(resolve(str(path), columns), columns))
+    assert [(ref.uri, ref.reason, json.loads(ref.carried)) for ref in refs] == [
+        ('https://h/x.jpg?v=1', '', ['https://h/x.jpg?v=1', 'https://h']),
+        ('http:/h/x.jpg', 'bad_uri', ['http:/h/x.jpg', 'a']),
+        ('https://h/x.jpg?v=1', '', ['https://h/x.jpg?v=1', '{"of": ["https://h/x.jpg?v=1"]}']),
+        (f'{path}:4', 'bad_name', ['7', '\ud800 https://h/x.jpg?v=1']),
+    ]
+    assert 'secret' not in repr(refs)
+    assert [ref.access for ref in refs] == [signed, '', signed, '']
+
+
+def test_values_that_are_too_long_cost_their_line_and_are_told_apart(tmp_path):
+    columns = Columns('uri', ('c',), ())
+    path = tmp_path / 'list.jsonl'
+    values = ['x' * 65_536, 'x' * 65_537, 'x' * 65_537 + 'y', 'x' * 65_537, 'z']
+    path.write_text(''.join(f'{{"uri": "a.jpg", "c": "{value}"}}\n' for value in values))
+    refs = list(list_input(resolve(str(path), columns), columns))
+    assert [ref.reason for ref in refs] == ['', 'bad_name', 'bad_name', 'bad_name', '']
+    assert refs[2].detail == 'line 3: a carried value of 65538 characters, limit 65536'
+    assert all(len(ref.carried) < 5_000 for ref in refs[1:])
+    merged = merge(refs)
+    assert (len(merged.dead), merged.duplicates, len(merged.item.carried)) == (2, 1, 2)
+
+
+def test_names_that_are_too_long_are_told_apart(tmp_path):
+    path = tmp_path / 'list.txt'
+    path.write_text(''.join(f'{"x" * 9_000}{i % 3}\n' for i in range(4)))
+    refs = list(list_input(resolve(str(path), PLAIN), PLAIN))
+    assert {(ref.reason, len(ref.uri)) for ref in refs} == {('bad_uri', 4096)}
+    assert len({ref.uri for ref in refs}) == 3
+
+
+def test_parts_of_a_frozen_listing_are_bounded_by_rows_and_by_bytes(monkeypatch):
+    refs = [
+        Ref(f'/{i}', '', -1, f'["{"x" * (100 if i in (2, 6) else 1)}"]', '', '') for i in range(9)
+    ]
+    monkeypatch.setattr(frozen, '_PART_REFS', 4)
+    monkeypatch.setattr(frozen, '_PART_CHARS', 100)
+    parts = list(frozen._parts(iter(refs)))
+    assert [len(part) for part in parts] == [3, 4, 2]
+    assert list(itertools.chain(*parts)) == refs
 
 
 def test_names_in_a_bucket_are_listed_and_matched(bucket):

@@ -8,6 +8,7 @@ import itertools
 import json
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transforms import manifest
 from transforms.arrow_text import values_of
 from transforms.errors import ManifestError, UsageError
 from transforms.manifest import check_columns, is_manifest, read_manifest
+from transforms.parquet_pages import read_pages
 
 URIS = ['a b.jpg', 'größe/日本.jpg', '100%+#?.jpg', "it's.jpg", '.hidden.png', 'x,y.jpg', 'q"q.jpg']
 LABELS = ['train', '', '007', 'a,b', 'line\nbreak', 'größe', '"']
@@ -352,21 +355,215 @@ def test_a_zone_that_nobody_knows_is_named(tmp_path):
         read(tmp_path / 'list.parquet', ('time',))
 
 
-def test_a_date_beyond_all_calendars_stops_the_run(tmp_path):
-    dates = pa.array([2**31 - 1], pa.int32()).view(pa.date32())
-    pq.write_table(pa.table({'uri': ['a'], 'date': dates}), tmp_path / 'list.parquet')
-    with pytest.raises(ManifestError, match='behind row 0'):
-        read(tmp_path / 'list.parquet', ('date',))
+BEYOND = [
+    (pa.date32(), 2**31 - 1),
+    (pa.timestamp('s'), 2**40),
+    (pa.timestamp('ms', 'UTC'), -(2**62)),
+    (pa.timestamp('us', 'Europe/Berlin'), 2**62),
+]
 
 
-def test_parquet_uris_may_be_bytes_but_not_numbers_or_structs(tmp_path):
+@pytest.mark.parametrize(('kind', 'number'), BEYOND, ids=str)
+def test_a_time_beyond_all_calendars_costs_its_line(tmp_path, kind, number):
+    numbers = pa.array([0, number, None, number], pa.int32() if kind.bit_width == 32 else None)
+    times = numbers.view(kind)
+    columns = {
+        'uri': list('abcd'),
+        'time': times,
+        'list': pa.ListArray.from_arrays(range(5), times),
+    }
+    pq.write_table(pa.table(columns), tmp_path / 'list.parquet')
+    lines = read(tmp_path / 'list.parquet', ('time', 'list'))
+    assert [line.uri for line in lines] == list('abcd')
+    why = 'a carried time that is in no calendar'
+    assert [line.problem for line in lines] == ['', why, '', why]
+    assert lines[0].carried[0].startswith('1970-01-01')
+    assert len({line.carried for line in lines}) == 4, 'the bad ones are told apart, too'
+
+
+def test_parquet_uris_may_be_bytes_but_not_numbers(tmp_path):
     for column, expected in (
         (pa.array(['ö'.encode(), None]), ['ö', None]),
         (pa.array([1, 2]), [None, None]),
-        (pa.array([{'uri': 'a'}, None]), [None, None]),
     ):
         pq.write_table(pa.table({'uri': column}), tmp_path / 'list.parquet')
         assert [line.uri for line in read(tmp_path / 'list.parquet')] == expected
+
+
+@pytest.mark.parametrize(
+    'column', [[{'bytes': b'x', 'path': 'a.jpg'}], [['a.jpg']], [[{'x': 'a.jpg'}]]], ids=str
+)
+def test_a_column_of_structs_or_lists_is_told_from_the_schema(tmp_path, column):
+    pq.write_table(pa.table({'uri': column}), tmp_path / 'list.parquet')
+    for look in (read, lambda path: check_columns(str(path), 'uri', ())):
+        with pytest.raises(UsageError, match=r"--uri_column 'uri': .* has no text there, but "):
+            look(tmp_path / 'list.parquet')
+
+
+def _nested(kind, depth):
+    for _ in range(depth):
+        kind = pa.list_(kind) if depth % 2 else pa.struct([('x', kind)])
+    return kind
+
+
+def test_columns_of_types_that_are_no_text_are_told_from_the_schema(tmp_path):
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ['x', 'x'])
+    columns = {'twice': twice}
+    columns |= {f'deep{n}': pa.nulls(1, _nested(pa.int64(), n)) for n in (150, 151)}
+    path = tmp_path / 'list.parquet'
+    for name, message in (
+        ('twice', 'two fields of one name among x, x'),
+        *((name, 'nested too deeply') for name in ('deep150', 'deep151')),
+    ):
+        pq.write_table(pa.table({'uri': ['a'], name: columns[name]}), path)
+        with pytest.raises((UsageError, ManifestError)) as caught:
+            read(path, (name,))
+        assert message in str(caught.value) or 'not a Parquet file' in str(caught.value)
+
+
+def _repeated(text, rows):
+    """A column of one text in all rows, which takes hardly more than the text."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([text]))
+
+
+def _bombs():
+    """Files of a few kB, by name, that hold hundreds of MB."""
+    big, rows = 'x' * 200_000, 1_500
+    names = [f'{i}.jpg' for i in range(rows)]
+    texts = _repeated(big, rows)
+    lists = pa.ListArray.from_arrays(range(0, rows + 1, 10), texts)
+    return {
+        'uri': ({'uri': texts}, {}),
+        'dictionary': ({'uri': names, 'c': texts}, {}),
+        'plain': ({'uri': names, 'c': texts}, {'use_dictionary': False, 'write_batch_size': 64}),
+        'delta': (
+            {'uri': names, 'c': texts},
+            {'use_dictionary': False, 'column_encoding': {'c': 'DELTA_BYTE_ARRAY'}},
+        ),
+        'struct': ({'uri': names, 'c': pa.StructArray.from_arrays([texts], ['x'])}, {}),
+        'lists': ({'uri': names[: len(lists)], 'c': lists}, {}),
+        'one_list': (
+            {'uri': ['a'], 'c': pa.ListArray.from_arrays([0, rows], texts)},
+            {},
+        ),
+    }
+
+
+@pytest.mark.parametrize('name', _bombs())
+def test_what_repeats_a_text_takes_little_memory(tmp_path, name):
+    columns, options = _bombs()[name]
+    path = tmp_path / 'list.parquet'
+    pq.write_table(pa.table(columns), path, compression='zstd', store_schema=False, **options)
+    assert path.stat().st_size < 100_000
+    carry = tuple(columns)[1:]
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    before = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        rows = problems = 0
+        for line in read_manifest(str(path), 'uri', carry):
+            rows += 1
+            problems += bool(line.problem)
+    finally:
+        pa.set_memory_pool(before)
+    assert rows == len(columns['uri'])
+    assert pool.max_memory() < 200 * 2**20
+    if name in ('lists', 'one_list'):
+        assert problems == rows
+
+
+def test_pages_and_lists_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / 'list.parquet'
+    pq.write_table(pa.table({'uri': ['a', 'x' * 100_000], 'c': [[1] * 100_000, []]}), path)
+    for name, limit, message in (
+        ('_MAX_PAGE_BYTES', 50_000, "a page of 1000.. bytes in 'uri', limit 50000: write it with"),
+        ('_MAX_LISTS_BYTES', 400_000, "may hold 12000.. bytes of lists in 'c.list.element', limit"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, name, limit)
+            with pytest.raises(ManifestError, match=f'row group 0 .*{message}'):
+                read(path, ('c',))
+    assert len(read(path, ('c',))) == 2
+
+
+@pytest.mark.parametrize('version', ['1.0', '2.0'])
+@pytest.mark.parametrize('dictionary', [False, True])
+def test_headers_tell_what_the_pages_hold(version, dictionary):
+    lists = [[i] * (i % 4) for i in range(5_000)]
+    texts = [f'{i:09}' for i in range(5_000)]
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table({'l': lists, 't': texts, 'b': ['x' * 90_000] * 5_000}),
+        sink,
+        use_dictionary=dictionary,
+        data_page_version=version,
+        data_page_size=10_000,
+        row_group_size=2_500,
+        write_page_checksum=True,
+    )
+    metadata = pq.ParquetFile(sink).metadata
+    for group in range(2):
+        chunks = metadata.row_group(group)
+        pages = [read_pages(sink, chunks.column(i)) for i in range(3)]
+        assert [each.values for each in pages] == [chunks.column(i).num_values for i in range(3)]
+        assert pages[2].largest_bytes >= 90_004
+        for each, i in zip(pages, range(3), strict=True):
+            assert each.largest_bytes <= chunks.column(i).total_uncompressed_size
+
+
+def test_what_is_no_page_has_no_headers():
+    class Chunk(NamedTuple):
+        data_page_offset: int = 0
+        has_dictionary_page: bool = False
+        dictionary_page_offset: int | None = None
+        total_compressed_size: int = 100
+        num_values: int = 10
+
+    for data in (
+        *(
+            b'',
+            b'\x00',
+            b'\x15',
+            b'\xff' * 99,
+            b'\x1c' * 99,
+            b'\x25\x01\x15\x02\x00',
+            b'\x2c\x00\x00',
+        ),
+        bytes((0x15, 0, 0x15, 2, 0x15, 2, 0x4C, 0x15, 99, 0, 0)),  # 50 values in a byte
+    ):
+        with pytest.raises(ValueError, match=r'page|header|field|number|values'):
+            read_pages(io.BytesIO(data), Chunk())
+
+
+def test_lines_that_are_nested_deeply_are_bad_ones_whoever_reads_them(tmp_path):
+    depths = (499, 500, 501, 800, 970)
+    texts = [f'{"[" * depth}{"]" * depth}' for depth in depths]
+    texts.append('{"a":' * 600 + '1' + '}' * 600)
+    data = ''.join(f'{{"uri": "{i}", "c": {text}}}\n' for i, text in enumerate(texts))
+    path = written(tmp_path, '.jsonl', data.encode())
+    lines = read(path, ('c',))
+    assert [line.uri for line in lines[:2]] == ['0', '1']
+    assert [line.carried[0] for line in lines[:2]] == texts[:2]
+    assert {line.problem for line in lines[2:]} <= {
+        'a carried value is nested deeper than 500',
+        'not JSON',
+    }
+    assert [line.problem for line in read(path)[:4]] == [''] * 4, 'what is not carried is no matter'
+
+
+def test_a_value_of_a_csv_may_be_as_long_as_a_line(tmp_path):
+    long, lines = 'x' * 900_000, 'y\n' * 100_000
+    rows = [('uri', 'c'), ('a', long), ('b', 'z'), ('c', lines), ('d', '')]
+    out = io.StringIO()
+    csv.writer(out, lineterminator='\n').writerows(rows)
+    found = read(written(tmp_path, '.csv', out.getvalue().encode()), ('c',))
+    assert [(line.uri, *line.carried) for line in found] == rows[1:]
+
+
+def test_a_row_of_a_csv_has_an_end(tmp_path):
+    data = b'uri,c\na,b\n' + b'"c\n",' * 1_000_000
+    with pytest.raises(ManifestError, match='line 3 begins a row of more than 4000000 characters'):
+        read(written(tmp_path, '.csv', data))
 
 
 def test_jsonl_values_become_text(tmp_path):

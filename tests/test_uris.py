@@ -1,6 +1,8 @@
 """URIs as they are stored and compared."""
 
 import posixpath
+import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -46,8 +48,14 @@ def test_names_are_taken_raw(name):
         ('gs://bucket/http://host/x.jpg', '/', 'gs://bucket/http://host/x.jpg'),
         ('file://localhost/a.jpg', '/', '/a.jpg'),
         ('file:////a.jpg', '/', '/a.jpg'),
-        ('//a/b.jpg', '/x', '/a/b.jpg'),
-        ('///a/b.jpg', '/x', '/a/b.jpg'),
+        ('file:/a/./b.jpg', 'gs://b/x', '/a/b.jpg'),
+        ('FILE:/a.jpg', '/x', '/a.jpg'),
+        ('./~/a.jpg', '/x', '/x/~/a.jpg'),
+        ('./http:/h/a', '/x', '/x/http:/h/a'),
+        ('a:b.jpg', '/x', '/x/a:b.jpg'),
+        ('a.jpg:large', 'gs://b', 'gs://b/a.jpg:large'),
+        ('data:2026/a.jpg', '/x', '/x/data:2026/a.jpg'),
+        ('me@home/a?b=1.jpg', '/x', '/x/me@home/a?b=1.jpg'),
         ('../b.jpg', '/x/y', '/x/b.jpg'),
         ('./b.jpg', '/x', '/x/b.jpg'),
         ('b.jpg', '/', '/b.jpg'),
@@ -73,8 +81,7 @@ def test_names_are_taken_raw(name):
         ('https://me:pw@host/a?v=1&sig=s', '/', 'https://host/a?v=1'),
         ('https://h/a?&&x=?', '/', 'https://h/a?&&x=?'),
         ('https://h/a?', '/', 'https://h/a?'),
-        ('http:/h/a', '/x', '/x/http:/h/a'),
-        ('//h/a', 'gs://b/x', '/h/a'),
+        ('https://h/a?v=1&amp;X-Amz-Signature=s', '/', 'https://h/a?v=1'),
     ],
 )
 def test_normalize(raw, base, uri):
@@ -137,10 +144,36 @@ def test_what_is_no_uri_of_an_image_has_a_reason(raw, base, reason):
     assert caught.value.reason.value == reason
 
 
+@pytest.mark.parametrize(
+    ('raw', 'what'),
+    [
+        ('data:image/png;base64,iVBORw0KGgo=', 'a data: URI'),
+        ('data:,x', 'a data: URI'),
+        ('//host/x.jpg', 'a host without its scheme'),
+        ('\\\\host\\x.jpg', 'a host without its scheme'),
+        ('C:\\x.jpg', 'a path of Windows'),
+        ('c:/x.jpg', 'a path of Windows'),
+        ('~/x.jpg', 'a home folder'),
+        ('dbfs:/x.jpg', 'a scheme that is not read'),
+        ('s3:/bucket/x.jpg', 'a scheme that is not read'),
+        ('http:/h/x.jpg', 'misspelt http'),
+        ('https:\\\\h\\x.jpg', 'misspelt http'),
+        ('https//h/x.jpg', 'misspelt http'),
+        ('u:p@host.example/x.jpg', 'without its scheme'),
+        ('x.jpg?X-Amz-Signature=s', 'parameters of a signed URL'),
+        ('gs://bucket/x.jpg?sv=1&sig=s', 'parameters of a signed URL'),
+    ],
+)
+@pytest.mark.parametrize('base', ['/x', 'gs://b/x'])
+def test_what_is_meant_as_something_else_is_no_relative_name(raw, what, base):
+    with pytest.raises(ImageError, match=f'bad_uri: .*{re.escape(what)}'):
+        uris.normalize(raw, base)
+
+
 @pure
 @given(st.lists(segments, min_size=1, max_size=4), st.sampled_from(['/', '/d', '/d/e']))
 def test_normalize_of_local_names_is_idempotent_and_never_has_a_second_root(parts, base):
-    once = uris.normalize('/'.join(parts), base)
+    once = uris.normalize('/'.join(['.', *parts]), base)
     assert uris.normalize(once, '/elsewhere') == once
     assert once.startswith('/')
     assert not once.startswith('//')
@@ -235,7 +268,79 @@ def test_printable_can_always_be_stored(raw):
     assert uris.printable(text) == text
 
 
+# What people make of https://u:p@h/x, whose secrets are u and p.
+MISSPELT = [
+    'http:/user:secret@h/x.jpg',
+    'http:\\\\user:secret@h\\x.jpg',
+    'http:\\/user:secret@h/x.jpg',
+    '//user:secret@h/x.jpg',
+    '\\\\user:secret@h\\x.jpg',
+    'https//user:secret@h/x.jpg',
+    'https:user:secret@h/x.jpg',
+    'https:///user:secret@h/x.jpg',
+    'https;//user:secret@h/x.jpg',
+    'HTTP:/user:secret@h/x.jpg',
+    ' "https://user:secret@h/x.jpg"',
+    'a://b https://user:secret@h/x.jpg',
+    'https://h/?url=https://user:secret@h:x/x.jpg',
+    'user:secret@host.example/x.jpg',
+    'http:/user:a/secret@h/x.jpg',
+    'http:/h/x.jpg?X-Amz-Signature=secret',
+    'x.jpg?X-Goog-Signature=secret',
+    '//h/x.jpg?sv=1&sig=secret',
+    '"https://h:x/x.jpg?a=1&amp;X-Amz-Signature=secret',
+    '"https://h:x/x.jpg?a=1\\u0026X-Amz-Signature=secret',
+]
+
+
+@pytest.mark.parametrize('raw', MISSPELT)
+def test_secrets_of_misspelt_urls_are_in_no_name(raw):
+    with pytest.raises(ImageError) as caught:
+        uris.normalize(raw if 'url=' not in raw else f' {raw}', '/x')
+    for text in (uris.printable(raw), str(caught.value), uris.without_secrets_in(raw)):
+        assert 'secret' not in text
+        assert 'user' not in text
+    assert 'secret' not in uris.printable(f'{raw}{"x" * 9000}')
+    assert 'secret' not in uris.printable(raw.replace('@', f'{"x" * 9000}@'))
+
+
+@pytest.mark.parametrize(
+    ('text', 'cleaned'),
+    [
+        ('https://u:p@h/x#y', 'https://h/x#y'),
+        ('see https://u:p@h/x?sig=1&b=2 or me@x.org', 'see https://h/x?b=2 or me@x.org'),
+        ('["https://h/x?sig=1","https://h/y#z"]', '["https://h/x","https://h/y#z"]'),
+        ('postgres://u:p@h/db', 'postgres://h/db'),
+        ('https://h/x?a=1\\u0026X-Amz-Signature=s', 'https://h/x?a=1'),
+    ],
+)
+def test_urls_in_a_text_lose_their_secrets(text, cleaned):
+    assert uris.without_secrets_in(text) == cleaned
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        *('', 'https://h/x?b=1#z', 'me@x.org', 'x:y@z', '12:30 @ noon = late', 'a=b&sig=c'),
+        *('https://h of me@x.org', '/photos/me@home/x.jpg', 'gs://b/me@home.jpg', '{"a": "?"}'),
+        *('C:\\me@home\\x.jpg', 'https://h/@me/x.jpg', 'https://h/x?user=me@x.org'),
+    ],
+)
+def test_a_text_without_secrets_stays_as_it_is(text):
+    assert uris.without_secrets_in(text) == text
+
+
+def test_no_text_takes_long_to_clean():
+    for part in ('a', 'https:', 'a:', 'a:/', '://', '?&', 'x:y@', 'sig=&', 'http://'):
+        started = time.process_time()
+        uris.without_secrets_in(part * (60_000 // len(part)) + '=@')
+        uris.printable(part * (900_000 // len(part)) + '=@')
+        assert time.process_time() - started < 1
+
+
 def test_printable_is_bounded():
+    texts = {uris.printable('x' * 900_000 + end) for end in ('', 'a', '\udcff', '\ud800')}
+    assert [len(text) for text in texts] == [4096] * 4
     texts = {uris.printable('x' * 10_000 + end) for end in 'ab'}
     assert [len(text) for text in texts] == [4096, 4096]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 _NANOSECONDS = {'s': 10**9, 'ms': 10**6, 'us': 10**3, 'ns': 1}
 _DAY = 86_400 * 10**9
@@ -42,7 +43,7 @@ def values_of(array: pa.Array) -> list[Any]:
 
     Raises:
       LookupError: its time zone is not known here.
-      ValueError: a date that Arrow has no text for, or two fields of one name.
+      ValueError: a date that Arrow has no text for.
     """
     kind = array.type
     if (as_text := _text_of_times(kind)) is not None:
@@ -51,8 +52,6 @@ def values_of(array: pa.Array) -> list[Any]:
         return [None if number is None else as_text(number) for number in numbers]
     if pa.types.is_struct(kind):
         names = [field.name for field in kind]
-        if len(set(names)) < len(names):
-            raise ValueError(f'two fields of one name among {", ".join(names)}')
         rows = zip(*map(values_of, array.flatten()), strict=True)
         return [
             dict(zip(names, row, strict=True)) if is_valid else None
@@ -65,6 +64,63 @@ def values_of(array: pa.Array) -> list[Any]:
         return lists
     values: list[Any] = array.to_pylist()
     return values
+
+
+def least_chars(array: pa.Array, limit: int) -> int:
+    """How many characters the values of an array have as text, at least; counts up to a limit.
+
+    What a dictionary holds counts wherever it is used, however little the array takes.
+    """
+    kind = array.type
+    found = len(array)
+    if found > limit:
+        return found
+    if pa.types.is_struct(kind):
+        for field in array.flatten():
+            found += least_chars(field, limit - found)
+    elif pa.types.is_nested(kind):
+        for each in array:
+            if found > limit:
+                break
+            if each.is_valid:
+                found += least_chars(each.values, limit - found)
+    elif pa.types.is_dictionary(kind):
+        lengths = _lengths(array.dictionary)
+        found += 0 if lengths is None else pc.sum(pc.take(lengths, array.indices)).as_py() or 0
+    else:
+        lengths = _lengths(array)
+        found += 0 if lengths is None else pc.sum(lengths).as_py() or 0
+    return found
+
+
+def _lengths(array: pa.Array) -> pa.Array | None:
+    """Bytes of each text; None where there is none, so that a value is short."""
+    types, kind = pa.types, array.type
+    has_length = (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+    return pc.cast(pc.binary_length(array), pa.int64()) if has_length else None
+
+
+def check_type(kind: pa.DataType, max_depth: int) -> None:
+    """Refuses types of which `values_of` makes no text, whatever the values.
+
+    Raises:
+      ValueError: two fields of one name, or lists and structs nested deeper than `max_depth`.
+    """
+    if max_depth < 0:
+        raise ValueError('lists and structs that are nested too deeply')
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        if len(set(names)) < len(names):
+            raise ValueError(f'two fields of one name among {", ".join(names)}')
+    if pa.types.is_nested(kind):
+        for i in range(kind.num_fields):
+            check_type(kind.field(i).type, max_depth - 1)
 
 
 def is_time(kind: pa.DataType) -> bool:

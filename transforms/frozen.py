@@ -19,7 +19,9 @@ from transforms.outcomes import from_ipc, to_ipc
 from transforms.rows import Ref
 from transforms.sealed import DamagedError, open_json, seal_json
 
+# A part is put together in memory, and read as a whole.
 _PART_REFS = 100_000
+_PART_CHARS = 32 * 2**20
 _THREADS = 16
 _SCHEMA = pa.schema(
     [
@@ -89,11 +91,7 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
             else:
                 yield ref
 
-    listed = kept()
-    for count in itertools.count():
-        part = list(itertools.islice(listed, _PART_REFS))
-        if not part:
-            break
+    for count, part in enumerate(_parts(kept())):
         is_signed = is_signed or any(ref.access for ref in part)
         name = f'{number:05d}-{attempt}-{count:05d}.arrow'
         data = to_ipc(_table(part))
@@ -104,6 +102,19 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
     if layout.store.create(_index_uri(layout, number), index):
         return frozen
     return find(layout, number) or frozen
+
+
+def _parts(refs: Iterable[Ref]) -> Iterator[list[Ref]]:
+    part: list[Ref] = []
+    chars = 0
+    for ref in refs:
+        part.append(ref)
+        chars += len(ref.uri) + len(ref.carried) + len(ref.detail)
+        if len(part) == _PART_REFS or chars >= _PART_CHARS:
+            yield part
+            part, chars = [], 0
+    if part:
+        yield part
 
 
 def read_part(layout: Layout, name: str, sha256: str) -> Iterator[Ref]:

@@ -82,6 +82,7 @@ class Listing(NamedTuple):
 DEAD_LETTERS = 'dead_letters'
 NO_CARRIED = '[]'
 _NOT_THERE = 'a path of one machine; the workers of this run are others'
+_MAX_CARRIED_CHARS = 65_536
 _NOT_IMAGE = 'skipped_not_image'
 _BEFORE_SINCE = 'skipped_before_since'
 
@@ -99,7 +100,8 @@ def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS
     store = store_for(uri, stores)
     found = _resolve(uri, store)
     if found is None:
-        raise UsageError(f'--input {value!r}: no such file, folder or prefix')
+        shown = uris.printable(value)
+        raise UsageError(f'--input {shown!r}: no such file, folder or prefix')
     if found.kind == 'manifest':
         manifest.check_columns(uri, columns.uri, columns.carry, stores)
     elif columns.carry:
@@ -249,18 +251,14 @@ def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator
     base = uris.folder_of(uri)
     partitions = [columns.carry.index(column) for column in columns.partition_by]
     for line in manifest.read_manifest(uri, columns.uri, columns.carry, source.stores):
-        name = f'{uri}:{line.number}'
         carried, problem = _carried_of(line.carried, partitions, columns)
+        problem = problem or (line.problem if line.uri else '')
         if problem:
-            name = uris.printable(line.uri or name)
-            yield Ref(
-                name, '', -1, carried, Reason.BAD_NAME.value, f'line {line.number}: {problem}'
-            )
+            yield _bad_line(source, line, carried, Reason.BAD_NAME, problem)
             continue
         try:
             if line.uri is None:
                 raise ImageError(Reason.BAD_URI, line.problem)
-            name = uris.printable(line.uri) or name
             if not line.uri:
                 raise ImageError(Reason.BAD_URI, 'an empty URI')
             found = uris.normalize(line.uri, base)
@@ -268,14 +266,20 @@ def _manifest_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator
                 raise ImageError(Reason.BAD_URI, _NOT_THERE)
             yield Ref(found, '', -1, carried, '', '', uris.access_url(line.uri))
         except ImageError as e:
-            yield Ref(name, '', -1, carried, e.reason.value, f'line {line.number}: {e.detail}')
+            yield _bad_line(source, line, carried, e.reason, e.detail)
+
+
+def _bad_line(source: Input, line: manifest.Line, carried: str, reason: Reason, what: str) -> Ref:
+    name = uris.printable(line.uri) if line.uri else f'{source.uri}:{line.number}'
+    return Ref(name, '', -1, carried, reason.value, f'line {line.number}: {what}')
 
 
 def _carried_of(
     values: Sequence[str | None], partitions: Sequence[int], columns: Columns
 ) -> tuple[str, str]:
     """Carried values as they travel, and what is wrong with them: '' if nothing is."""
-    checked = list(values)
+    longest = max((len(value) for value in values if value), default=0)
+    checked = [value and _carried_text(value) for value in values]
     for place in partitions:
         if checked[place] in ('', DEFAULT_PARTITION):
             checked[place] = None  # Hive writes all three as one folder
@@ -289,7 +293,14 @@ def _carried_of(
         return json.dumps(checked), 'a carried value is not valid UTF-8'
     except ImageError as e:
         return carried, e.detail
+    if longest > _MAX_CARRIED_CHARS:
+        return carried, f'a carried value of {longest} characters, limit {_MAX_CARRIED_CHARS}'
     return carried, ''
+
+
+def _carried_text(value: str) -> str:
+    is_long = len(value) > _MAX_CARRIED_CHARS
+    return uris.printable(value) if is_long else uris.without_secrets_in(value)
 
 
 def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]]:

@@ -18,21 +18,34 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import uris
-from transforms.arrow_text import is_time, text_of, values_of
+from transforms.arrow_text import check_type, is_time, least_chars, text_of, values_of
 from transforms.errors import ManifestError, UsageError
+from transforms.parquet_pages import read_pages
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
 _TEXT_KINDS = ('.txt', '.csv', '.jsonl')
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
-_PARQUET_BATCH_ROWS = 10_000
 _MAX_LINE_CHARS = 1_000_000
+_MAX_ROW_CHARS = 4 * _MAX_LINE_CHARS  # of a CSV, whose values may hold ends of lines
+_MAX_DEPTH = 500  # of lists and objects in each other; Python's own limit is not always the same
+_MAX_TYPE_DEPTH = 100
+# Of Parquet: what is decoded at once, and a row group's lists, which may all stand in one row.
+_STREAM_BYTES = 8 * 2**20
+_MAX_PAGE_BYTES = 128 * 2**20
+_BATCH_BYTES = 64 * 2**20
+_MAX_BATCH_ROWS = 10_000
+_MAX_LISTS_BYTES = 192 * 2**20
+_LEVELS_BYTES = 4  # that tell where each value of a list belongs
+_CONVERTED_CHARS = 2**20
 _MOST_NAMES = 20  # of columns, in messages
+_MOST_CHARS_OF_TYPE = 100
 
 
 class Line(NamedTuple):
     """One entry of a manifest: what stands there, unchecked.
 
-    `uri` is None where the entry names none; then `problem` says why.
+    `uri` is None where the entry names none.  `problem` says why, or what is wrong with a carried
+    value.
     """
 
     number: int
@@ -153,16 +166,28 @@ def _read_text(uri: str, lines: _Lines, carry: Sequence[str]) -> Iterator[Line]:
 
 
 def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
-    rows = csv.reader(lines, strict=True)
+    # The limit of the module is less than that of a line; it is one for all of a process.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_LINE_CHARS))
     begun = 1
+    row_chars = 0
+
+    def bounded() -> Iterator[str]:
+        nonlocal row_chars
+        for line in lines:
+            row_chars += len(line)
+            if row_chars > _MAX_ROW_CHARS:
+                raise lines.error(f'begins a row of more than {_MAX_ROW_CHARS} characters', begun)
+            yield line
+
+    rows = csv.reader(bounded(), strict=True)
     try:
         header = next(rows, None)
         if header is None:
             raise ManifestError(f'{uri}: line 1 is missing: a CSV manifest starts with a header')
         places = _places(uri, header, (uri_column, *carry))
-        begun = lines.number + 1
+        begun, row_chars = lines.number + 1, 0
         for row in rows:
-            begun = lines.number + 1
+            begun, row_chars = lines.number + 1, 0
             if not row:
                 continue
             if len(row) != len(header):
@@ -202,11 +227,14 @@ def _read_jsonl(
             if len(known) < _MOST_NAMES:  # rubbish may have a new one in every line
                 known |= dict.fromkeys(itertools.islice(row, _MOST_NAMES))
         name = row.get(uri_column)
-        values = tuple(text_of(row.get(column)) for column in carry)
+        values = [row.get(column) for column in carry]
+        if _has_depth(line):
+            values = [_TOO_DEEP if _is_deep(value) else value for value in values]
+        texts, problem = _texts_of(values, lines.number)
         if isinstance(name, str):
-            yield Line(lines.number, name, values)
+            yield Line(lines.number, name, texts, problem)
         else:
-            yield Line(lines.number, None, values, f'no text in {uri_column!r}')
+            yield Line(lines.number, None, texts, f'no text in {uri_column!r}')
     if known is not None and missing:
         # What is null may be left out, but a column that no line has is a typing mistake.
         column = next(column for column in (uri_column, *carry) if column in missing)
@@ -216,33 +244,172 @@ def _read_jsonl(
 def _read_parquet(
     uri: str, file: BinaryIO, uri_column: str, carry: Sequence[str]
 ) -> Iterator[Line]:
-    try:
-        parquet = pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as e:
-        raise ManifestError(
-            f'{uri}: row 0: not a Parquet file, or half-written (its footer is missing)'
-        ) from e
     columns = [uri_column, *carry]
-    schema = parquet.schema_arrow
-    _places(uri, schema.names, columns)
+    parquet = _open_parquet(uri, file, columns)
     # A name is text from the start; a time only becomes some.
-    is_name = not is_time(schema.field(uri_column).type)
+    is_name = not is_time(parquet.schema_arrow.field(uri_column).type)
     number = 0
-    batches = parquet.iter_batches(_PARQUET_BATCH_ROWS, columns=list(dict.fromkeys(columns)))
     try:
-        for batch in batches:
-            names, *carried = (values_of(batch.column(column)) for column in columns)
-            for name, *values in zip(names, *carried, strict=True):
+        for batch in _batches(uri, file, parquet, columns):
+            for name, *values in _rows(batch, columns):
                 number += 1
-                texts = tuple(map(text_of, values))
+                texts, problem = _texts_of(values, number)
                 if is_name and isinstance(name, str | bytes):
-                    yield Line(number, text_of(name), texts)
+                    yield Line(number, text_of(name), texts, problem)
                 else:
                     yield Line(number, None, texts, f'no text in {uri_column!r}')
     except LookupError as e:
         raise ManifestError(f'{uri}: behind row {number}: {e}') from e
     except (pa.ArrowException, OSError, OverflowError, ValueError, RecursionError) as e:
         raise ManifestError(f'{uri}: the Parquet file cannot be read behind row {number}') from e
+
+
+def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
+    """The file, if it has these columns, and of types that can be read.
+
+    Raises:
+      ManifestError: it is no Parquet file.
+      UsageError: a column is missing, or of another type.
+    """
+    try:
+        parquet = pq.ParquetFile(file)
+        schema = parquet.schema_arrow
+    except (pa.ArrowException, OSError, RecursionError) as e:
+        raise ManifestError(
+            f'{uri}: row 0: not a Parquet file, or half-written (its footer is missing)'
+        ) from e
+    _places(uri, schema.names, columns)
+    kind = schema.field(columns[0]).type
+    if pa.types.is_nested(kind):
+        shown = uris.printable(str(kind)[:_MOST_CHARS_OF_TYPE])
+        raise UsageError(
+            f'--uri_column {columns[0]!r}: {uri} has no text there, but {shown}; name a column of '
+            'URIs'
+        )
+    for column in columns[1:]:
+        try:
+            check_type(schema.field(column).type, _MAX_TYPE_DEPTH)
+        except ValueError as e:
+            raise UsageError(f'--carry or --partition_by {column!r}: {uri} has {e}') from e
+    return parquet
+
+
+def _batches(
+    uri: str, file: BinaryIO, parquet: Any, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows, so many at a time that they fit into memory, whatever a footer says."""
+    leaves = [
+        i
+        for i in range(len(parquet.schema))
+        if any(f'{parquet.schema.column(i).path}.'.startswith(f'{name}.') for name in columns)
+    ]
+    wanted = list(dict.fromkeys(columns))
+    for group in range(parquet.num_row_groups):
+        chunks = parquet.metadata.row_group(group)
+        size_bytes = 1
+        compact = []
+        for i in leaves:
+            column, chunk = parquet.schema.column(i), chunks.column(i)
+            pages = read_pages(file, chunk)
+            if pages.largest_bytes > _MAX_PAGE_BYTES:
+                raise ManifestError(
+                    f'{uri}: row group {group} has a page of {pages.largest_bytes} bytes in '
+                    f'{column.path!r}, limit {_MAX_PAGE_BYTES}: write it with smaller pages'
+                )
+            each_bytes = _largest_value(column, pages.largest_bytes)
+            if not column.max_repetition_level:
+                size_bytes = max(size_bytes, each_bytes)
+                continue
+            if column.physical_type == 'BYTE_ARRAY' and not _is_delta(chunk):
+                compact.append(column.path)
+                each_bytes = 4  # its place in a dictionary
+            lists_bytes = pages.values * (each_bytes + _LEVELS_BYTES)
+            if lists_bytes > _MAX_LISTS_BYTES:
+                raise ManifestError(
+                    f'{uri}: row group {group} may hold {lists_bytes} bytes of lists in '
+                    f'{column.path!r}, limit {_MAX_LISTS_BYTES}: write smaller row groups'
+                )
+        reader = pq.ParquetFile(
+            file,
+            metadata=parquet.metadata,
+            read_dictionary=compact,
+            buffer_size=_STREAM_BYTES,
+            pre_buffer=False,
+        )
+        rows = min(max(1, _BATCH_BYTES // size_bytes), _MAX_BATCH_ROWS)
+        yield from reader.iter_batches(rows, row_groups=[group], columns=wanted)
+
+
+def _largest_value(column: Any, page_bytes: int) -> int:
+    """Bytes that a value of a column may take, at most."""
+    if column.physical_type == 'BYTE_ARRAY':
+        return page_bytes
+    return max(8, column.length if column.physical_type == 'FIXED_LEN_BYTE_ARRAY' else 0)
+
+
+def _is_delta(chunk: Any) -> bool:
+    """Whether it has an encoding of which Arrow makes no dictionary."""
+    return any(encoding.startswith('DELTA') for encoding in chunk.encodings)
+
+
+class _Untold(NamedTuple):
+    """In place of a value that is not made text."""
+
+    why: str
+
+
+_TOO_DEEP = _Untold(f'a carried value is nested deeper than {_MAX_DEPTH}')
+
+
+def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    arrays = [batch.column(column) for column in columns]
+    if sum(least_chars(array, _CONVERTED_CHARS) for array in arrays) <= _CONVERTED_CHARS:
+        try:
+            at_once = [values_of(array) for array in arrays]
+        except ValueError:
+            pass  # of which row is found out below
+        else:
+            yield from zip(*at_once, strict=True)
+            return
+    for i in range(batch.num_rows):
+        yield tuple(_value_of(array.slice(i, 1)) for array in arrays)
+
+
+def _value_of(array: pa.Array) -> Any:
+    """The only value of an array, or why there is none."""
+    if pa.types.is_nested(array.type) and least_chars(array, _MAX_LINE_CHARS) > _MAX_LINE_CHARS:
+        return _Untold(f'a carried value of more than {_MAX_LINE_CHARS} characters')
+    try:
+        return values_of(array)[0]
+    except ValueError:
+        return _Untold('a carried time that is in no calendar')
+
+
+def _texts_of(values: Sequence[Any], number: int) -> tuple[tuple[str | None, ...], str]:
+    """Carried values as text, and what is wrong with one of them: '' if nothing is.
+
+    In place of what is not made text stands the number of its entry, which tells it from others.
+    """
+    problem = next((value.why for value in values if isinstance(value, _Untold)), '')
+    texts = (f'… ({number})' if isinstance(each, _Untold) else text_of(each) for each in values)
+    return tuple(texts), problem
+
+
+def _has_depth(text: str) -> bool:
+    return text.count('[') + text.count('{') > _MAX_DEPTH
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and objects are nested deeper than allowed."""
+    level = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        inner = [each for each in level if isinstance(each, dict | list)]
+        level = [
+            child for each in inner for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not inner:
+            return False
+    return True
 
 
 def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int]:
