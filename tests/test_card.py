@@ -421,7 +421,7 @@ def test_class_lists_of_ones_own():
         (b'c\xe4t\n', 'labels.txt', 'not UTF-8 text, at byte 1'),
         (b'name\ncat\n', 'labels.tsv', 'line 2 has no lemmas'),
         (b'lemmas\n', 'labels.tsv', 'holds no class'),
-        (b'lemmas\n' + b'x' * 200_000, 'labels.tsv', 'no table'),
+        (b'lemmas\n' + b'x' * 200_000, 'labels.tsv', 'a line has more than 100,000 characters'),
     ],
 )
 def test_class_lists_that_cannot_be_used(data, name, message):

@@ -114,7 +114,8 @@ def test_forgetting_an_image(whole, each_kill):
     for folder, mend in each_kill(whole, forget, forget, clean):
         # Each file is what it was or what it is to be, and so are the books.
         assert all('latest.sql' in problem for problem in verify(str(folder)))
-        assert mend(folder) == 0
+        # Where it was done to its end, nothing is there to be forgotten any more.
+        assert mend(folder) in ((0, 2) if mend is forget else (0,))
         check_whole(folder)
         rows = duckdb.sql((folder / 'latest.sql').read_text()).fetchall()
         assert len(rows) == 6 or (len(rows) == 5 and URI not in {row[0] for row in rows})

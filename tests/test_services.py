@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from pipeline import models
+from pipeline import check_model
 from pipeline.main import main
 from tests import hub_server, layouts
 from tests.hub_server import PAGE, body, status
@@ -400,7 +400,7 @@ def test_a_folder_of_hugging_face_is_a_model(tmp_path, safetensors):
 def test_the_service_that_was_used_is_said(put, tmp_path, capsys, monkeypatch):
     put('bucket')
     monkeypatch.setenv('COLUMNS', '400')
-    monkeypatch.setattr(models, 'check_precision', _stop)
+    monkeypatch.setattr(check_model, 'check_precision', _stop)
     code = main(['models', '--check', NAME, '--model_cache', str(tmp_path / 'cache')])
     assert code == 1
     printed = capsys.readouterr().out

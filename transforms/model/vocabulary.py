@@ -24,6 +24,7 @@ ANCESTORS = 'ancestors'
 # picture and bleacher
 _NOT_IN_22K = frozenset({'n03931044', 'n09859684'})
 
+_MAX_LINE_CHARS = 100_000
 _DATA = importlib.resources.files('transforms.model') / 'data'
 
 
@@ -237,6 +238,9 @@ def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
       UsageError: it is no such table, holds no class, or a class has no name.
     """
     text = _text(data, where)
+    # csv has a limit of its own, which others in the process may have changed.
+    if any(len(line) > _MAX_LINE_CHARS for line in text.splitlines()):
+        raise UsageError(f'{where}: a line has more than {_MAX_LINE_CHARS:,} characters')
     try:
         rows = list(csv.DictReader(io.StringIO(text), delimiter='\t', quoting=csv.QUOTE_NONE))
     except csv.Error as e:
