@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests import quick_beam
-from transforms import coders, label, outcomes
+from transforms import coders, finished, outcomes
 from transforms.errors import InferenceError, ModelError
 from transforms.faults import FailFast
 from transforms.finished import find
@@ -250,7 +250,7 @@ def test_a_store_that_keeps_nothing_ends_the_run(make, model, options, layout, m
         raise OSError('no room')
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label, 'keep', fail)
+        patch.setattr(finished, 'keep', fail)
         with pytest.raises(Exception, match='no room'):
             run(LabelImages(options, FailFast(0, make.test), layout, make))
     run(LabelImages(options, FailFast(0, make.test), layout, make))
@@ -277,7 +277,7 @@ def test_of_a_bundle_that_fails_the_chunk_on_its_way_to_the_store_is_kept(
     make, model, options, layout, monkeypatch
 ):
     """It is paid for, and a run that says that it has failed writes no more."""
-    failed, keep = threading.Event(), label.keep
+    failed, keep = threading.Event(), finished.keep
 
     def slow(*given):
         assert failed.wait(SOON)
@@ -290,7 +290,7 @@ def test_of_a_bundle_that_fails_the_chunk_on_its_way_to_the_store_is_kept(
         failed.set()
         return InferenceError('lost')
 
-    monkeypatch.setattr(label, 'keep', slow)
+    monkeypatch.setattr(finished, 'keep', slow)
     model.fails = fails
     with pytest.raises(Exception, match='lost'):
         run(LabelImages(options, FailFast(0, make.test), layout, make))
@@ -308,7 +308,7 @@ def test_one_chunk_is_on_its_way_to_the_store_while_the_next_is_labelled(
         assert may_keep.acquire(timeout=SOON)
         return chunk.id.encode()
 
-    monkeypatch.setattr(label, 'keep', keep)
+    monkeypatch.setattr(finished, 'keep', keep)
     lazy = stage.load_model()
     finish = _FinishChunksDoFn(layout)
     finish.setup()

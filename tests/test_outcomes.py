@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import outcomes
-from transforms.outcomes import FEATURES, SCHEMA, outcome_table, to_ipc
+from transforms.outcomes import FEATURES, SCHEMA, from_ipc, join, outcome_table, to_ipc
 from transforms.rows import Chunk, Failure, Image, Item, LabeledBatch, Reason, Stage, Unchanged
 
 SLOTS = 4
@@ -118,7 +118,10 @@ def check(filled, features=0):
     batches = chunk_of(filled, features)
     # Features have a column only where at least one batch has them.
     length = features * any(batch.features is not None for batch in batches)
-    assert to_ipc(outcome_table(batches)) == to_ipc(plain_table(batches, length))
+    whole = to_ipc(outcome_table(batches))
+    assert whole == to_ipc(plain_table(batches, length))
+    parts = [from_ipc(to_ipc(outcome_table([batch]))) for batch in batches]
+    assert to_ipc(join(parts)) == whole
     return outcome_table(batches)
 
 

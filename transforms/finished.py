@@ -2,10 +2,14 @@
 
 A chunk's file is named by its content, created only if it is absent and looked for before the chunk
 is worked; whoever comes second uses the winner's, so that the rows of a chunk are the same for all.
+
+Of a chunk that takes long there are parts meanwhile: the rows of whole batches that follow each
+other, each named by the place of its first one.  They go when the chunk is finished.
 """
 
 import collections
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -14,6 +18,7 @@ import pyarrow as pa
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import outcomes
+from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.process import LIVE, shared
 from transforms.rows import Chunk
@@ -49,6 +54,89 @@ class Found(NamedTuple):
     damaged: int
 
 
+class Parts(NamedTuple):
+    """What there is of a chunk that is not finished.
+
+    Attributes:
+      tables: the rows of its first images, in order.
+      damaged: whether the next file is not as it was written; it is removed.
+    """
+
+    tables: list[pa.Table]
+    damaged: int
+
+    @property
+    def done(self) -> int:
+        """How many images that is."""
+        return sum(map(len, self.tables))
+
+
+def part_uri(layout: Layout, chunk: Chunk, start: int) -> str:
+    """Where rows of an unfinished chunk lie, those from an image on."""
+    return layout.uri(f'{folder(layout)}/{chunk.id}.part-{start}.arrow')
+
+
+def keep_part(layout: Layout, chunk: Chunk, start: int, data: bytes) -> None:
+    """Keeps rows of an unfinished chunk, unless another worker has done so."""
+    layout.store.create(part_uri(layout, chunk, start), seal(data))
+
+
+def find_parts(layout: Layout, chunk: Chunk, most: int | None = None) -> Parts:
+    """Reads the rows of an unfinished chunk, as far as they follow each other.
+
+    Args:
+      layout: the output.
+      chunk: which.
+      most: no more images than this.
+    """
+    parts = Parts([], 0)
+    while parts.done < (len(chunk.items) if most is None else most):
+        uri = part_uri(layout, chunk, parts.done)
+        seen = layout.store.look(uri)
+        if seen is None:
+            break
+        rows = _rows(seen.data, chunk, parts.done)
+        if rows is None:
+            # Unlike a chunk's, it would never be reached again.
+            layout.store.delete(uri, seen)
+            return parts._replace(damaged=1)
+        parts.tables.append(outcomes.from_ipc(rows))
+    return parts
+
+
+def finish(
+    layout: Layout, chunk: Chunk, start: int, table: pa.Table, parts: Sequence[int]
+) -> bytes:
+    """Keeps the rows of a chunk, and removes what there is of its parts.
+
+    Args:
+      layout: the output.
+      chunk: which.
+      start: its images before have been finished by an earlier attempt.
+      table: the rows of the others.
+      parts: where those begin that this attempt has kept.
+
+    Returns:
+      What counts, which may be another worker's.
+
+    Raises:
+      StoreError: the rows of the earlier attempt are not there any more.
+    """
+    before = find_parts(layout, chunk, start) if start else Parts([], 0)
+    if before.done != start:
+        raise StoreError(
+            f'{part_uri(layout, chunk, before.done)}, of an unfinished chunk, is missing or '
+            'damaged since it was read: the same command does it again'
+        )
+    if start:
+        table = outcomes.join([*before.tables, table])
+    data = keep(layout, chunk, outcomes.to_ipc(table))
+    starts = itertools.accumulate(map(len, before.tables[:-1]), initial=0) if start else ()
+    for each in (*starts, *parts):
+        layout.store.delete(part_uri(layout, chunk, each))
+    return data
+
+
 def find(layout: Layout, chunk: Chunk) -> Found:
     """Looks for the rows of a chunk."""
     damaged = 0
@@ -70,19 +158,21 @@ def keep(layout: Layout, chunk: Chunk, data: bytes) -> bytes:
     return winner
 
 
-def _rows(data: bytes, chunk: Chunk) -> bytes | None:
-    """What is in a file, unless it is damaged, or another chunk's."""
+def _rows(data: bytes, chunk: Chunk, start: int | None = None) -> bytes | None:
+    """What is in a file, unless it is damaged, or another chunk's; of a part, or of all of it."""
     try:
         rows = unseal(data)
         found: list[str] = outcomes.from_ipc(rows)['uri'].to_pylist()
     except (DamagedError, pa.ArrowException, OSError, LookupError):
         return None
-    return rows if found == [item.uri for item in chunk.items] else None
+    items = chunk.items if start is None else chunk.items[start : start + len(found)]
+    is_it = found == [item.uri for item in items] and (start is None or len(found) > 0)
+    return rows if is_it else None
 
 
 class _Pending(NamedTuple):
     chunk: Chunk
-    found: 'Future[Found]'
+    found: 'Future[tuple[Found, Parts]]'
 
 
 class _TakeFinishedDoFn(beam.DoFn):
@@ -109,7 +199,7 @@ class _TakeFinishedDoFn(beam.DoFn):
         timestamp: object = beam.DoFn.TimestampParam,
     ) -> Iterator[Chunk | beam.pvalue.TaggedOutput]:
         self._window, self._timestamp = window, timestamp
-        self._pending.append(_Pending(chunk, self._pool.submit(find, self._layout, chunk)))
+        self._pending.append(_Pending(chunk, self._pool.submit(_find_all, self._layout, chunk)))
         while len(self._pending) >= self._ahead:
             yield from self._next()
 
@@ -124,18 +214,26 @@ class _TakeFinishedDoFn(beam.DoFn):
 
     def _next(self) -> Iterator[Chunk | beam.pvalue.TaggedOutput]:
         chunk, found = self._pending.popleft()
-        data, damaged = found.result()
+        (data, damaged), parts = found.result()
         self._ahead = 1 if data is None else _AHEAD
-        if damaged:
+        if damaged or parts.damaged:
             yield beam.pvalue.TaggedOutput('stats', ('damaged_chunks', 1.0))
         if data is None:
-            yield chunk
-            return
-        labeled = len(outcomes.labeled(outcomes.from_ipc(data)))
-        LIVE.add(labeled=labeled, failed=len(chunk.items) - labeled)
-        yield beam.pvalue.TaggedOutput('finished', data)
-        yield beam.pvalue.TaggedOutput('stats', ('resumed_chunks', 1.0))
-        yield beam.pvalue.TaggedOutput('stats', ('resumed_labeled', float(labeled)))
+            yield chunk._replace(done=parts.done)
+            tables = parts.tables
+        else:
+            yield beam.pvalue.TaggedOutput('finished', data)
+            yield beam.pvalue.TaggedOutput('stats', ('resumed_chunks', 1.0))
+            tables = [outcomes.from_ipc(data)]
+        if tables:
+            labeled = sum(len(outcomes.labeled(table)) for table in tables)
+            LIVE.add(labeled=labeled, failed=sum(map(len, tables)) - labeled)
+            yield beam.pvalue.TaggedOutput('stats', ('resumed_labeled', float(labeled)))
+
+
+def _find_all(layout: Layout, chunk: Chunk) -> tuple[Found, Parts]:
+    found = find(layout, chunk)
+    return found, find_parts(layout, chunk) if found.data is None else Parts([], 0)
 
 
 def _lookup_pool(_: str) -> ThreadPoolExecutor:

@@ -1,7 +1,8 @@
 """Inference, and the seam at which the rows of a finished chunk are handed on."""
 
 import collections
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import apache_beam as beam
@@ -11,7 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.coders import InProcessCoder
 from transforms.faults import FailFast
-from transforms.finished import keep
+from transforms.finished import finish, keep_part
 from transforms.layout import Layout
 from transforms.metrics import distribution
 from transforms.model.handler import ImageModelHandler, LateBatch
@@ -25,10 +26,24 @@ coders.registry.register_coder(LateBatch, InProcessCoder)
 _KEEPING_THREADS = 16
 """More than bundles a process: each has one chunk on its way to the store at most."""
 
+_PART_SEC = 20.0
+"""So much time a kill costs, beside that of the batches that the device has."""
 
-def _finish(layout: Layout, batches: Sequence[LabeledBatch]) -> bytes:
-    """Makes the rows of a chunk and keeps them; see `keep`."""
-    return keep(layout, batches[0].chunk, to_ipc(outcome_table(batches)))
+
+def _finish(
+    layout: Layout, batches: Sequence[LabeledBatch], parts: Sequence[tuple[int, Future[None]]]
+) -> bytes:
+    """Makes the rows of a chunk and keeps them; see `finish`."""
+    for _, kept in parts:
+        kept.result()
+    first = batches[0]
+    starts = [start for start, _ in parts]
+    return finish(layout, first.chunk, first.start, outcome_table(batches), starts)
+
+
+def _keep_part(layout: Layout, batches: Sequence[LabeledBatch]) -> None:
+    first = batches[0]
+    keep_part(layout, first.chunk, first.start, to_ipc(outcome_table(batches)))
 
 
 def _keeping_threads(_: str) -> ThreadPoolExecutor:
@@ -42,22 +57,31 @@ class _FinishChunksDoFn(beam.DoFn):
     is fused and one to one.  All of it comes late, for the device is never waited for but at the
     end of a bundle: what it has done is taken when further batches come, and while a chunk is on
     its way to the store, the next one is computed.  More than one is never on its way, for a
-    process that is killed then pays for it again.
+    process that is killed then pays for it again.  Of a chunk that takes long, what is done is kept
+    in parts.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
+        self._clock = clock
         self._infer_msec = distribution('infer_msec')
         self._batch_images = distribution('batch_images')
         self._late: collections.deque[LateBatch] = collections.deque()
         self._keeping: Future[bytes] | None = None
+        self._parts: list[tuple[int, Future[None]]] = []
 
     def setup(self) -> None:
         self._threads = shared(_keeping_threads, 'keep')
 
     def start_bundle(self) -> None:
         self._drop()  # of a bundle that has failed
+        self._begin_chunk()
+
+    def _begin_chunk(self) -> None:
         self._batches: list[LabeledBatch] = []
+        self._parts = []
+        self._in_parts = 0
+        self._kept_at = self._clock()
 
     def process(
         self,
@@ -111,8 +135,14 @@ class _FinishChunksDoFn(beam.DoFn):
         yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
         if batch.start + len(batch.outcomes) == len(batch.chunk.items):
             yield from self._kept()
-            self._keeping = self._threads.submit(_finish, self._layout, self._batches)
-            self._batches = []
+            self._keeping = self._threads.submit(_finish, self._layout, self._batches, self._parts)
+            self._begin_chunk()
+        elif self._clock() - self._kept_at >= _PART_SEC:
+            part = self._batches[self._in_parts :]
+            kept = self._threads.submit(_keep_part, self._layout, part)
+            self._parts.append((part[0].start, kept))
+            self._in_parts = len(self._batches)
+            self._kept_at = self._clock()
 
     def _kept(self) -> Iterator[bytes]:
         """The chunk that is on its way to the store, as soon as it is there."""
@@ -125,6 +155,8 @@ class _FinishChunksDoFn(beam.DoFn):
         while self._late:
             self._late.pop().cancel()
         keeping, self._keeping = self._keeping, None
+        parts, self._parts = self._parts, []
+        wait([kept for _, kept in parts])
         if keeping is not None:
             wait([keeping])
 

@@ -64,7 +64,9 @@ class _LoadDoFn(beam.DoFn):
         # Not before there is something to do: it reads an image.
         shared(check, self._preflight)
         loader = self._loader
-        for start in range(0, len(chunk.items), self._options.batch_size):
+        size = self._options.batch_size
+        done = 0 if chunk.done % size else chunk.done
+        for start in range(done, len(chunk.items), size):
             while self._pending and (
                 len(self._pending) >= loader.look_ahead or not loader.may_look_ahead
             ):

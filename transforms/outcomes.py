@@ -83,6 +83,43 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
     return table.replace_schema_metadata({_COMPUTED: json.dumps(computed)})
 
 
+def join(tables: Sequence[pa.Table]) -> pa.Table:
+    """The rows of a chunk of parts of them, each of `outcome_table`, in order."""
+    columns = SCHEMA.names
+    joined = pa.concat_tables([table.select(columns) for table in tables]).combine_chunks()
+    length = next(
+        (table.field(FEATURES).type.list_size for table in tables if _has_features(table)), 0
+    )
+    if length:
+        joined = joined.append_column(FEATURES, _joined_features(tables, length))
+    ways = {way for table in tables for way in _computed_of(table)}
+    return joined.replace_schema_metadata({_COMPUTED: json.dumps(sorted(ways))})
+
+
+def _has_features(table: pa.Table) -> bool:
+    return FEATURES in table.schema.names
+
+
+def _joined_features(tables: Sequence[pa.Table], length: int) -> pa.Array:
+    rows = sum(map(len, tables))
+    values, is_there = np.zeros((rows, length), np.float16), np.zeros(rows, bool)
+    start = 0
+    for table in tables:
+        end = start + len(table)
+        if _has_features(table):  # else none of its images was given to the model
+            column = table[FEATURES].combine_chunks()
+            is_there[start:end] = column.is_valid()
+            found = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+            values[start:end][is_there[start:end]] = found.reshape(-1, length)
+        start = end
+    return _list_column(values, is_there)
+
+
+def _computed_of(table: pa.Table) -> list[str]:
+    ways: list[str] = json.loads((table.schema.metadata or {}).get(_COMPUTED, b'[]'))
+    return ways
+
+
 class _Nothing(NamedTuple):
     """What is known of a slot without an image."""
 
@@ -128,8 +165,12 @@ def _features(batches: Sequence[LabeledBatch], is_labeled: np.ndarray, length: i
             values[start:end] = batch.features[: len(batch.outcomes)]
         start = end
     values[~is_labeled] = 0
+    return _list_column(values, is_labeled)
+
+
+def _list_column(values: np.ndarray, is_there: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(
-        pa.array(values.reshape(-1)), length, mask=pa.array(~is_labeled)
+        pa.array(values.reshape(-1)), values.shape[1], mask=pa.array(~is_there)
     )
 
 

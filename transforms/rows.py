@@ -210,10 +210,14 @@ class Known(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The unit of work and of progress: a slice of the listing with an id from its content."""
+    """The unit of work and of progress: a slice of the listing with an id from its content.
+
+    `done` is how many of its images, the first ones, an earlier attempt has finished.
+    """
 
     id: str
     items: Sequence[Item]
+    done: int = 0
 
 
 class DeadLetter(NamedTuple):

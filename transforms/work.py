@@ -28,7 +28,7 @@ _TEMPORARY = re.compile(
     r'\.[0-9a-f]{8}\.tmp'
 )
 _OURS = re.compile(
-    r'(run|commit)\.json|probe-[0-9a-f]{12}(/.+)?|chunks/[0-9a-f]{16}(-\d+)?\.arrow|staged/.+'
+    r'(run|commit)\.json|probe-[0-9a-f]{12}(/.+)?|chunks/[0-9a-f]{16}(\.part)?(-\d+)?\.arrow|staged/.+'
     r'|listing/(input-\d{5}\.json|\d{5}-[0-9a-f]{8}-\d{5}\.arrow)'
     # What a killed process leaves of a local file that was not whole yet.
     r'|(.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp'

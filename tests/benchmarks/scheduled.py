@@ -24,9 +24,10 @@ print('tensorflow' in sys.modules, file=sys.stderr)
 sys.exit(code)
 """
 _WITHOUT_PROGRESS = f"""
-from transforms import finished, label
-finished.find = lambda layout, chunk: None
-label.keep = lambda layout, chunk, data: data
+from transforms import finished
+finished.find = lambda layout, chunk: finished.Found(None, 0)
+finished.find_parts = lambda layout, chunk, most=None: finished.Parts([], 0)
+finished.keep = lambda layout, chunk, data: data
 {_LABEL}"""
 
 
