@@ -322,6 +322,12 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         'elsewhere is asked for',
     )
     stores.add_argument(
+        '--s3_request_payer',
+        action='store_true',
+        help='pay for requests to requester-pays buckets of S3 (default: do not; such buckets '
+        'refuse)',
+    )
+    stores.add_argument(
         '--allow_private_hosts',
         action='store_true',
         help='let http(s) URLs of manifests lead to addresses that are not public (this machine, '
@@ -341,7 +347,13 @@ def store_options(args: argparse.Namespace) -> StoreOptions:
         raise UsageError(
             f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
         )
-    return StoreOptions(args.user_project, endpoint, args.s3_region_name, args.allow_private_hosts)
+    return StoreOptions(
+        args.user_project,
+        endpoint,
+        args.s3_region_name,
+        args.allow_private_hosts,
+        args.s3_request_payer,
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

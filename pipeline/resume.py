@@ -31,8 +31,8 @@ _FREE = frozenset(
     'explain fail_fast_after fetch_deadline_sec images_per_worker input loader_processes '
     'loader_threads max_failure_rate max_images memory_budget model model_cache model_card '
     'model_sha256 no_wait output relist report_thumbnails require_gpu require_rebuilt '
-    'right_fitting run_id s3_endpoint_url s3_region_name user_project verbose '
-    'wait_for_lease_sec'.split()
+    'right_fitting run_id s3_endpoint_url s3_region_name s3_request_payer user_project '
+    'verbose wait_for_lease_sec'.split()
 )
 _OF_STORES = (Reason.STORE_ERROR, Reason.DEADLINE)
 # What the rows of one dataset must have in common, as the metadata of the files has it.

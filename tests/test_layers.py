@@ -11,9 +11,9 @@ ROOT = Path(main.__file__).parents[1]
 PURE = """
     arrow_text containers content_coding dataflow_job dataset dead_letters decode errors faults
     forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease manifest
-    newest outcomes parquet_pages partitions process publish qoi relabel rows runs sealed spool
-    storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff uris versions work
-    write loading.batch loading.budget loading.buffers loading.child loading.fork_server
+    newest no_images outcomes parquet_pages partitions process publish qoi relabel rows runs sealed
+    spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff uris versions
+    work write loading.batch loading.budget loading.buffers loading.child loading.fork_server
     loading.image loading.loader loading.options loading.processes loading.server loading.threads
     model.bit model.canary model.card model.checkpoint model.device model.download.archive
     model.download.cache model.download.fetch model.download.http model.download.huggingface

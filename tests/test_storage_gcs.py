@@ -385,6 +385,16 @@ def test_a_coding_that_is_not_read_is_named(serve):
     assert server.requests == 1
 
 
+def test_a_bucket_that_vanishes_in_the_middle_stops_the_run(serve):
+    gone = status(404, b'The specified bucket does not exist.')
+    _, store = serve(gone, good, gone)
+    with pytest.raises(ImageError, match='not_found: HTTP 404'):
+        fetch(store, 'gs://bucket/a.jpg')  # a misspelt line of a manifest
+    fetch(store, 'gs://bucket/b.jpg')
+    with pytest.raises(StoreError, match='gs://bucket: this bucket was there, and is no more'):
+        fetch(store, 'gs://bucket/c.jpg')
+
+
 def test_an_object_without_checksum_is_taken(serve):
     def plain(handler, stopping):
         handler.send_response(200)

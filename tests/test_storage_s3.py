@@ -98,6 +98,34 @@ def test_a_listing_of_several_pages_is_whole(store, s3_bucket):
     assert set(found) == {s3_bucket.uri(name) for name in names}
 
 
+@pytest.mark.parametrize('is_payer', [False, True])
+def test_who_asks_pays_if_they_say_so(s3_bucket, monkeypatch, is_payer):
+    uri = s3_bucket.put('a.jpg', BODY)
+    store = S3Store(is_payer=is_payer)
+    paid = []
+
+    def note(request, **_):
+        paid.append(request.headers.get('x-amz-request-payer'))
+
+    store._client.meta.events.register('before-send.s3', note)
+    get = store._pool.request
+
+    def note_get(method, url, headers, **options):
+        paid.append(headers.get('x-amz-request-payer'))
+        assert ('x-amz-request-payer' in url) == is_payer, 'it is signed'
+        return get(method, url, headers=headers, **options)
+
+    monkeypatch.setattr(store._pool, 'request', note_get)
+    assert fetch(store, uri).data == BODY
+    assert [entry.uri for entry in store.list(s3_bucket.uri())] == [uri]
+    assert store.stat(uri).size_bytes == len(BODY)
+    assert store.read(uri) == BODY
+    assert store.create(s3_bucket.uri('b'), b'x')
+    assert store.delete(s3_bucket.uri('b'))
+    who = 'requester' if is_payer else None
+    assert [each.decode() if isinstance(each, bytes) else each for each in paid] == [who] * 6
+
+
 def test_depth_and_the_literal_part_of_a_glob_bound_a_listing(store, s3_bucket):
     for name in ('a.jpg', 'x/b.jpg', 'x/y/c.jpg', 'x2/d.jpg'):
         s3_bucket.put(name, b'x')

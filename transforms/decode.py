@@ -51,6 +51,7 @@ from transforms.containers import (
 )
 from transforms.errors import ImageError
 from transforms.model.card import Resize
+from transforms.no_images import is_page, name_of
 from transforms.qoi import qoi_pixels
 from transforms.rows import Reason
 from transforms.tiff import (
@@ -415,11 +416,13 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str, in
                 raise _unread(coding) from e
             if accept is not None and broken is None and _is_plausible(data, name):
                 broken, cause = name, e
-    if broken is None:
+    if broken is None and not is_page(data):
         broken = _refused_name(data)
     if broken is not None:
         raise _decode_failure(data, broken, cause) from cause
-    raise ImageError(Reason.NOT_AN_IMAGE, 'no known image format', len(data))
+    what = name_of(data)
+    detail = f'{what}, not an image' if what else 'no known image format'
+    raise ImageError(Reason.NOT_AN_IMAGE, detail, len(data))
 
 
 def _open(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImage.Image, str, int]:

@@ -25,12 +25,14 @@ class StoreOptions(NamedTuple):
       s3_endpoint_url: where S3 is, if not at Amazon's or where AWS_ENDPOINT_URL_S3 says.
       s3_region_name: region of the buckets of S3, if not the one that its profile says.
       allow_private_hosts: whether http(s) URLs may lead to addresses that are not public.
+      s3_request_payer: whether to pay for requests to requester-pays buckets of S3.
     """
 
     user_project: str | None = None
     s3_endpoint_url: str | None = None
     s3_region_name: str | None = None
     allow_private_hosts: bool = False
+    s3_request_payer: bool = False
 
 
 DEFAULT_OPTIONS = StoreOptions()
@@ -48,7 +50,9 @@ _WEB = _Registered('transforms.storage_http:HttpStore', ('allow_private_hosts',)
 _STORES = {
     '': _Registered('transforms.storage_local:LocalStore'),
     'gs': _Registered('transforms.storage_gcs:GcsStore', ('user_project',)),
-    's3': _Registered('transforms.storage_s3:S3Store', ('s3_endpoint_url', 's3_region_name')),
+    's3': _Registered(
+        'transforms.storage_s3:S3Store', ('s3_endpoint_url', 's3_region_name', 's3_request_payer')
+    ),
     'http': _WEB,
     'https': _WEB,
 }

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import math
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, NoReturn
@@ -36,6 +37,7 @@ from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Se
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1000
+_NO_BUCKET = re.compile(rb'bucket does not exist', re.IGNORECASE)
 
 
 class GcsStore:
@@ -66,6 +68,7 @@ class GcsStore:
                 'no Google Cloud credentials: run `gcloud auth application-default login`, or set '
                 'GOOGLE_APPLICATION_CREDENTIALS to a key file'
             ) from e
+        self._seen: set[str] = set()  # buckets that have given something
         self._endpoint = (emulator or self._client.api_endpoint).rstrip('/')
         pool = make_pool(self._endpoint)
         self._auth_request = google.auth.transport.urllib3.Request(pool)
@@ -112,9 +115,11 @@ class GcsStore:
             path += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
         if unless:
             path += f'&ifGenerationNotMatch={urllib.parse.quote(unless, safe="")}'
-        return read_object(lambda: self._ask(path, unless), _check_crc32c, _version, limits, admit)
+        return read_object(
+            lambda: self._ask(bucket, path, unless), _check_crc32c, _version, limits, admit
+        )
 
-    def _ask(self, path: str, unless: str) -> urllib3.BaseHTTPResponse:
+    def _ask(self, bucket: str, path: str, unless: str) -> urllib3.BaseHTTPResponse:
         response = self._get(path)
         if response.status == 401:
             # Revoked before its time, or a clock that is wrong: a fresh token may do.
@@ -123,8 +128,11 @@ class GcsStore:
                 self._credentials.refresh(self._auth_request)
             response = self._get(path)
         if response.status != 200:
-            read_error(response)
+            body = read_error(response)
+            if response.status == 404 and bucket in self._seen and _NO_BUCKET.search(body):
+                raise StoreError(f'gs://{bucket}: this bucket was there, and is no more')
             _raise_for_status(response, unless)
+        self._seen.add(bucket)
         if unless and _version(response.headers) == unless:
             response.close()  # emulators pass over the condition
             raise NotModified

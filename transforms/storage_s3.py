@@ -79,6 +79,7 @@ _PERMISSIONS = (
     'access denied; the account needs s3:ListBucket, s3:GetObject, s3:PutObject and '
     's3:DeleteObject there'
 )
+_PAYER = 'requester'
 _ARCHIVED = 'archived: restore it first'
 
 
@@ -91,13 +92,19 @@ class S3Store:
     Args:
       endpoint_url: another address than Amazon's.
       region_name: region of the buckets; that of a bucket elsewhere is asked for once.
+      is_payer: pay for requests to requester-pays buckets.
 
     Raises:
       UsageError: boto3 is not installed, or region, endpoint or profile cannot be used.
       StoreError: there are no credentials.
     """
 
-    def __init__(self, endpoint_url: str | None = None, region_name: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint_url: str | None = None,
+        region_name: str | None = None,
+        is_payer: bool = False,
+    ) -> None:
         try:
             import botocore.session
         except ImportError as e:
@@ -108,6 +115,11 @@ class S3Store:
                 raise StoreError(_NO_KEYS)
             self._client = _make_client(session, endpoint_url, region_name)
             ca_certs = session.get_config_variable('ca_bundle')
+        # As stored: the checksum is of the stored bytes.
+        self._headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
+        if is_payer:
+            self._client.meta.events.register('provide-client-params.s3', _pay)
+            self._headers['x-amz-request-payer'] = _PAYER
         self._pool = make_pool(self._client.meta.endpoint_url, ca_certs)
         # At DEBUG they log signed URLs, which are as good as a password for an hour, and tokens.
         logging.getLogger('urllib3.connectionpool').addFilter(_is_unsigned)
@@ -193,10 +205,9 @@ class S3Store:
                 Params={'Bucket': bucket, 'Key': key, 'ChecksumMode': 'ENABLED'},
                 ExpiresIn=_SIGNED_SEC,
             )
-        # As stored: the checksum is of the stored bytes.
-        headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
+        headers = self._headers
         if unless:
-            headers['If-None-Match'] = f'"{unless}"'
+            headers = {**headers, 'If-None-Match': f'"{unless}"'}
         return self._pool.request(
             'GET', _keep_dots(url), headers=headers, preload_content=False, timeout=seconds_left()
         )
@@ -368,6 +379,12 @@ def _make_client(session: Any, endpoint_url: str | None, region_name: str | None
         # Otherwise URLs are signed for the global host, which is slower and redirects new buckets.
         client = make(config.merge(Config(s3={**ours, 'addressing_style': 'virtual'})))
     return client
+
+
+def _pay(params: dict[str, Any], model: Any, **_: object) -> None:
+    """Has whoever asks pay, in each kind of request that can say so."""
+    if 'RequestPayer' in model.input_shape.members:
+        params['RequestPayer'] = _PAYER
 
 
 def _folder(uri: str) -> tuple[str, str]:

@@ -1,0 +1,52 @@
+"""What stands in the place of an image where a copy or an answer went wrong, by name."""
+
+import json
+
+_HTML = (b'<!doctype html', b'<html', b'<head', b'<body')
+_XML = b'<?xml'
+_MARKS = (
+    (
+        b'version https://git-lfs.github.com/spec/',
+        'a Git LFS pointer: run git lfs pull',
+    ),
+    (b'\x00\x05\x16\x07', 'AppleDouble: what a Mac keeps beside a file'),
+    (b'\x00\x05\x16\x00', 'AppleSingle: a file as a Mac packs it'),
+)
+_LOOKED_AT_BYTES = 1024
+_JSON_BYTES = 1 << 20
+
+
+def is_page(data: bytes) -> bool:
+    """Whether it is HTML, in which pictures may be mentioned."""
+    begin = _text(data)
+    if begin.startswith(_XML):
+        return any(mark in begin for mark in _HTML[:2])
+    return begin.startswith(_HTML)
+
+
+def name_of(data: bytes) -> str:
+    """What it is instead, for people; '' where it is nothing known."""
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    begin = _text(data)
+    if is_page(data):
+        return 'an HTML page'
+    if begin.startswith((_XML, b'<error>')):
+        return 'an XML error message' if b'<error' in begin else 'XML'
+    return 'JSON' if _is_json(data) else ''
+
+
+def _text(data: bytes) -> bytes:
+    """Its beginning without what may stand before it, in lower case."""
+    return data[:_LOOKED_AT_BYTES].removeprefix(b'\xef\xbb\xbf').lstrip().lower()
+
+
+def _is_json(data: bytes) -> bool:
+    if not data.strip().startswith((b'{', b'[')) or len(data) > _JSON_BYTES:
+        return False
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
