@@ -17,7 +17,7 @@ from pipeline.explain import describe, print_settings
 from pipeline.flink import check_flink
 from pipeline.html_report import write_html_report
 from pipeline.options import store_options
-from pipeline.progress import DownloadReporter, tell_waiting
+from pipeline.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
 from pipeline.summary import print_summary
@@ -94,7 +94,8 @@ def run(
             lease.rename(config.layout, settled.layout.run_id)
             config = settled
             attempt = Attempt(root, config)
-            shared(preflight.check, config.preflight)
+            with reporting():
+                shared(preflight.check, config.preflight)
             if is_dataflow:
                 dataflow.prepare_submission(root.options, config)
             code = attempt.run(not args.no_wait, args.verbose)

@@ -12,6 +12,8 @@ from transforms.process import LIVE, LiveCounts
 _REDRAW_SEC = 0.5
 _MIB = 2**20
 _LOG_SEC = 30.0
+_PATIENCE_SEC = 10.0
+_URI_CHARS = 60
 
 
 def progress_line(counts: LiveCounts, elapsed_sec: float, rate: float) -> str:
@@ -22,19 +24,28 @@ def progress_line(counts: LiveCounts, elapsed_sec: float, rate: float) -> str:
       elapsed_sec: seconds since the run started.
       rate: images per second lately.
     """
+    what, waiting_sec = counts.waits()
+    is_waiting = what and waiting_sec >= _PATIENCE_SEC
+    waiting = f', waiting {waiting_sec:.0f} s for {_short(what)}' if is_waiting else ''
     done = counts.labeled + counts.failed
     if not done:
         if not counts.listed:  # nothing yet, or the work is done in other processes
-            return f'working, {elapsed_sec:.0f} s'
+            return f'working, {elapsed_sec:.0f} s{waiting}'
         if not counts.total:
             return f'{counts.listed:,} listed, {elapsed_sec:.0f} s'
-        return f'{counts.total:,} images, loading the model, {elapsed_sec:.0f} s'
+        doing = 'reading the first images' if counts.has_model else 'loading the model'
+        return f'{counts.total:,} images, {doing}, {elapsed_sec:.0f} s{waiting}'
     line = f'{done:,} of {counts.total:,} done, {counts.failed:,} failed, {rate:,.1f} images/s'
     if done >= counts.total:
-        return f'{line}, writing'
+        return f'{line}, writing{waiting}'
     if rate > 0:
         line += f', {_duration((counts.total - done) / rate)} left'
-    return line
+    return line + waiting
+
+
+def _short(uri: str) -> str:
+    """Its place and its name, for one line of a terminal."""
+    return uri if len(uri) <= _URI_CHARS else f'{uri[: _URI_CHARS // 2]}…{uri[-_URI_CHARS // 2 :]}'
 
 
 def _duration(seconds: float) -> str:
@@ -93,9 +104,16 @@ def _report(stream: TextIO, stop: threading.Event) -> None:
     started = time.monotonic()
     # The rate is of the last few seconds: loading the model would spoil an average.
     seen = [(started, 0)]
-    interval = _REDRAW_SEC if is_terminal else _LOG_SEC
-    while not stop.wait(interval):
+    due_at, told = started + _LOG_SEC, ''
+    while not stop.wait(_REDRAW_SEC):
         now = time.monotonic()
+        if not is_terminal:
+            # Of what hangs nobody should have to wait for the next line to hear.
+            what, waiting_sec = LIVE.waits()
+            hangs = what != '' and what != told and waiting_sec >= _PATIENCE_SEC
+            if now < due_at and not hangs:
+                continue
+            due_at, told = now + _LOG_SEC, what if hangs else told
         done = LIVE.labeled + LIVE.failed
         seen = [*seen[-20:], (now, done)] if done else [(now, 0)]
         since, before = seen[0]

@@ -33,6 +33,23 @@ def test_a_line_says_what_is_going_on():
     assert line(counts(listed=2, total=2, labeled=2), 60, 50).endswith('writing')
 
 
+def test_a_line_says_what_is_waited_for(monkeypatch):
+    monkeypatch.setattr(progress, '_PATIENCE_SEC', 0.0)
+    live = counts(listed=9, total=8)
+    live.has_model = True
+    assert progress.progress_line(live, 3, 0) == '8 images, reading the first images, 3 s'
+    live.wait_for('gs://b/a.jpg')
+    line = progress.progress_line(live, 30, 0)
+    assert line == '8 images, reading the first images, 30 s, waiting 0 s for gs://b/a.jpg'
+    live.add(labeled=1)
+    live.wait_for(f'gs://b/{"x" * 100}.jpg')
+    line = progress.progress_line(live, 40, 0)
+    place, name = f'gs://b/{"x" * 23}', f'{"x" * 26}.jpg'
+    assert line.endswith(f'done, 0 failed, 0.0 images/s, waiting 0 s for {place}…{name}')
+    live.wait_for('')
+    assert 'waiting' not in progress.progress_line(live, 50, 0)
+
+
 class Stream(io.StringIO):
     """Can be waited for."""
 
@@ -62,12 +79,27 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(monkeypatch):
 
 def test_a_log_gets_lines_now_and_then(monkeypatch):
     monkeypatch.setattr(progress, '_LOG_SEC', 0.01)
+    monkeypatch.setattr(progress, '_REDRAW_SEC', 0.01)
     stream = Stream()
     with progress.reporting(stream):
         stream.wait_for('\n', 2)
     lines = stream.getvalue().splitlines()
     assert len(lines) > 1
     assert all(line.startswith('lemmabeam: ') for line in lines)
+
+
+def test_a_log_is_told_at_once_of_what_hangs(monkeypatch):
+    monkeypatch.setattr(progress, '_REDRAW_SEC', 0.01)
+    monkeypatch.setattr(progress, '_PATIENCE_SEC', 0.05)
+    stream = Stream()
+    with progress.reporting(stream):
+        for name in ('/mnt/a.jpg', '/mnt/b.jpg'):
+            LIVE.wait_for(name)
+            stream.wait_for('\n', 1 + (name == '/mnt/b.jpg'))
+        LIVE.wait_for('')
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith('waiting 0 s for /mnt/a.jpg')
+    assert second.endswith('waiting 0 s for /mnt/b.jpg')
 
 
 def test_names_cannot_write_on_the_terminal(tmp_path):

@@ -6,13 +6,19 @@ credentials, the store or the model, and a million dead letters would hide that.
 
 import collections
 import threading
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
+from transforms import uris
 from transforms.errors import LemmabeamError, ModelError, StoreError
 from transforms.process import shared
 from transforms.rows import Failure, Reason
 
 _WINDOW = 500
+_SILENT_SEC = 60.0
+# Which say of a store that it is gone or stalls.
+_OF_STORES = frozenset({Reason.STORE_ERROR, Reason.DEADLINE})
 _MOST_ALIKE = 0.9 * _WINDOW
 
 _ADVICE = {
@@ -31,12 +37,28 @@ class FailFast(NamedTuple):
 
     Attributes:
       after: when so many images, the first of a process, fail alike; or when 90 % of its last 500
-        do.  0 never stops.
+        do; or so many, one after the other, of a store that gives nothing for a minute.  0 never
+        stops.
       run_id: the run, for a process may see several.
     """
 
     after: int
     run_id: str
+
+
+class _Heard(NamedTuple):
+    """When a store last gave something, and how many images it has failed since."""
+
+    at: float
+    failed: int
+
+
+def _place(uri: str) -> str | None:
+    """The bucket of an image, or all local files; None on the web, where there are many hosts."""
+    scheme = uris.scheme_of(uri)
+    if scheme in ('http', 'https'):
+        return None
+    return f'{scheme}://{uris.split_object(uri)[0]}' if scheme else 'the local files'
 
 
 class FaultPolicy:
@@ -45,9 +67,15 @@ class FaultPolicy:
     Thread-safe; one a process, run and stage (see `fetch_policy`), because workers share no state.
     """
 
-    def __init__(self, fail_fast: FailFast, error: type[LemmabeamError]):
+    def __init__(
+        self,
+        fail_fast: FailFast,
+        error: type[LemmabeamError],
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._fail_fast_after = fail_fast.after
         self._error = error
+        self._clock = clock
         self._lock = threading.Lock()
         self._reset()
 
@@ -72,6 +100,7 @@ class FaultPolicy:
                 self._counts[self._last[0]] -= 1
             self._last.append(reason)
             self._counts[reason] += 1
+            silence = self._silence(uri, reason)
             if failure is None or reason is None:
                 return
             alike = self._counts[reason]
@@ -79,6 +108,8 @@ class FaultPolicy:
                 which = f'the first {alike} images of this process all'
             elif len(self._last) == _WINDOW and alike >= _MOST_ALIKE:
                 which = f'{alike} of the last {_WINDOW} images of this process'
+            elif silence:
+                which = silence
             else:
                 return
             self._reset()
@@ -87,8 +118,26 @@ class FaultPolicy:
             f'{_ADVICE[reason]} (--fail_fast_after 0 goes on nonetheless)'
         )
 
+    def _silence(self, uri: str, reason: Reason | None) -> str:
+        """Says that a store has given nothing for long, if it is so."""
+        place = _place(uri)
+        if place is None:
+            return ''
+        now = self._clock()
+        if reason not in _OF_STORES:
+            self._heard[place] = _Heard(now, 0)
+            return ''
+        since, count = self._heard.get(place, _Heard(now, 0))
+        self._heard[place] = _Heard(since, count + 1)
+        if count + 1 < self._fail_fast_after or now - since < _SILENT_SEC:
+            return ''
+        return (
+            f'nothing was read of {place} for {now - since:.0f} s, and the last {count + 1} images'
+        )
+
     def _reset(self) -> None:
         self._seen = 0
+        self._heard: dict[str, _Heard] = {}
         self._last: collections.deque[Reason | None] = collections.deque(maxlen=_WINDOW)
         self._counts: collections.Counter[Reason | None] = collections.Counter()
 

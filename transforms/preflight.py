@@ -4,14 +4,17 @@ The launcher does it, and each worker: it may run elsewhere, under another accou
 """
 
 import itertools
+import threading
 import uuid
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from typing import NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError
 from transforms.layout import Layout
 from transforms.listing import Columns, Input, list_input
+from transforms.process import LIVE
 from transforms.rows import FetchLimits, Reason, Ref
 from transforms.storage import StoreOptions, store_for
 
@@ -19,6 +22,7 @@ _TRIED = 3
 _SPREAD = 50
 _LISTED = 1000
 _DEADLINE_SEC = 20.0
+_GRACE_SEC = 2.0
 _SYSTEMIC = (Reason.FORBIDDEN, Reason.STORE_ERROR, Reason.DEADLINE)
 # Each host of the web stands for itself alone.
 _MANY_STORES = ('http', 'https')
@@ -84,7 +88,7 @@ def _read_one(source: Input, preflight: Preflight) -> None:
     failed: list[ImageError] = []
     for ref in itertools.chain(itertools.islice(good, _TRIED), _spread(good)):
         try:
-            store_for(ref.uri, source.stores).fetch(ref.uri, limits, lambda _: None)
+            _read(ref.uri, source, limits)
         except ImageError as e:
             if e.reason in _SYSTEMIC and not e.is_its_own:
                 failed.append(e)
@@ -101,6 +105,30 @@ def _read_one(source: Input, preflight: Preflight) -> None:
             f'{uri} cannot be read{others}: {failed[-1]}; nothing was labelled '
             '(--fail_fast_after 0 goes on nonetheless)'
         ) from failed[-1]
+
+
+def _read(uri: str, source: Input, limits: FetchLimits) -> None:
+    """Reads an image; in a thread, as one that is stuck in the system cannot be ended."""
+    read: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            store = store_for(uri, source.stores)
+            read.set_result(store.fetch(uri, limits, lambda _: None))
+        except BaseException as e:  # noqa: BLE001 (it belongs to who waits)
+            read.set_exception(e)
+
+    threading.Thread(target=run, name='preflight', daemon=True).start()
+    LIVE.wait_for(uris.printable(uri))
+    try:
+        read.result(limits.deadline_sec + _GRACE_SEC)
+    except TimeoutError as e:
+        if read.done():  # it is what the store raised
+            raise
+        detail = f'no answer within {limits.deadline_sec:g} s, and none after it'
+        raise ImageError(Reason.DEADLINE, detail) from e
+    finally:
+        LIVE.wait_for('')
 
 
 def _spread(refs: Iterable[Ref]) -> Iterator[Ref]:

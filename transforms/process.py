@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -85,7 +86,12 @@ def _remove(path: Path) -> None:
 
 
 class LiveCounts:
-    """Running totals of this process, for a progress line; the books never use them."""
+    """Running totals of this process, for a progress line; the books never use them.
+
+    Attributes:
+      listed, total, labeled, failed: of refs, and of images.
+      has_model: whether the model is loaded.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -93,6 +99,22 @@ class LiveCounts:
         self.total = 0
         self.labeled = 0
         self.failed = 0
+        self.has_model = False
+        self.waiting_for = ''
+        self.waiting_since = 0.0
+
+    def wait_for(self, what: str) -> None:
+        """Takes note of what is waited for; '' for nothing."""
+        with self._lock:
+            if what != self.waiting_for:
+                self.waiting_for, self.waiting_since = what, time.monotonic()
+
+    def waits(self) -> tuple[str, float]:
+        """What is waited for, and for how many seconds; ('', 0.0) for nothing."""
+        with self._lock:
+            if not self.waiting_for:
+                return '', 0.0
+            return self.waiting_for, time.monotonic() - self.waiting_since
 
     def add(self, *, listed: int = 0, total: int = 0, labeled: int = 0, failed: int = 0) -> None:
         """Adds to each total."""

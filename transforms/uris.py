@@ -112,6 +112,17 @@ def scheme_of(uri: str) -> str:
     return match[1].lower() if match else ''
 
 
+LOCAL = ''
+
+
+def host_of(uri: str) -> str:
+    """What answers for a URI: host and port of a URL, the scheme of a store, `LOCAL` for a path."""
+    scheme = scheme_of(uri)
+    if scheme not in ('http', 'https'):
+        return scheme
+    return uri.split('/', 3)[2].rpartition('@')[2].lower()
+
+
 def split_object(uri: str) -> tuple[str, str]:
     """Bucket and object name of 'gs://bucket/name' or 's3://bucket/name'; the name may be empty."""
     bucket, _, name = uri.partition('://')[2].partition('/')

@@ -37,6 +37,12 @@ class LoadingBatch:
         """Whether `result` would not wait."""
         return self._ended.is_set()
 
+    @property
+    def missing(self) -> Item | None:
+        """The first image that is waited for."""
+        slots = (slot for slot in range(len(self.items)) if slot not in self._loaded)
+        return next((self.items[slot] for slot in slots), None)
+
     def cancel(self) -> None:
         """Images that are not begun are not wanted any more."""
         self.is_cancelled = True

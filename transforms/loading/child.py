@@ -23,16 +23,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from transforms.errors import LemmabeamError
 from transforms.loading.budget import SharedBudget
 from transforms.loading.buffers import MappedMemory
-from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded
+from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
+from transforms.loading.hosts import Hosts
+from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
 from transforms.rows import Failure, Item, Reason, Stage
+from transforms.uris import host_of
 
 NOTHING = -1
 """In place of a ticket: nothing is decoded."""
@@ -42,6 +45,8 @@ GROUP = 8
 
 _FLUSH_SEC = 0.05
 _FEW_THREADS = 2
+_SLOW_SEC = 1.0
+_LOOK_SEC = 0.05
 _BYTES_PER_PX = 32
 _SPARE_BYTES = 1 << 28
 _OOM_SCORE = 800
@@ -66,24 +71,52 @@ class _Job:
 
     Attributes:
       loader: loads an image.
+      fetches: those under way.
       shape: of a batch.
       pool: the threads, as many as may be.
       waiting: what no thread has begun.
       running: threads at work.
-      wanted: how many are to be.
+      wanted: how many are to be, of those that do not wait for something slow.
     """
 
-    def __init__(self, options: LoadOptions, loader: ImageLoader):
+    def __init__(self, options: LoadOptions, loader: ImageLoader, fetches: Fetches):
         side = options.resize.size_px
         self.loader = loader
+        self.fetches = fetches
         self.shape = (options.batch_size, side, side, 3)
-        self.pool = ThreadPoolExecutor(options.threads, 'load')
-        self.waiting: collections.deque[tuple[int, int, int, Item]] = collections.deque()
+        self.pool = ThreadPoolExecutor(options.threads + MOST_STUCK, 'load')
+        self.waiting: collections.deque[_Task] = collections.deque()
         self.running = 0
+        self._hosts = Hosts()
+        self._busy: collections.Counter[str] = collections.Counter()
         self.wanted = min(_FEW_THREADS, options.threads)
         self._most = options.threads
         self._means = [0.0, 0.0]
         self._has_threads = False
+
+    def add(self, tasks: list['_Task']) -> None:
+        """There is more to do."""
+        self.waiting.extend(tasks)
+        for task in tasks:
+            self._hosts.see(_host_of(task))
+
+    def take(self) -> '_Task | None':
+        """What one more thread is to do; None where none is wanted."""
+        if self.running >= self._most:
+            return None
+        if self.running >= self.wanted + self.fetches.slow(_SLOW_SEC):
+            return None
+        task = self._hosts.take(self.waiting, _host_of, self._busy, self._most)
+        if task is not None:
+            self._busy[_host_of(task)] += 1
+        return task
+
+    def end(self, task: '_Task') -> None:
+        """It is done."""
+        host = _host_of(task)
+        self._busy[host] -= 1
+        if not self._busy[host]:
+            del self._busy[host]
 
     def learn(self, loaded: Loaded) -> None:
         """As many threads as it takes to decode all the time: others would only be in the way."""
@@ -93,7 +126,7 @@ class _Job:
         times = fetch_sec / decode_sec if decode_sec else self._most
         self.wanted = max(min(_FEW_THREADS, self._most), min(self._most, 1 + math.ceil(times)))
 
-    def work(self, what: Callable[['_Job'], None]) -> None:
+    def work(self, what: Callable[['_Job', '_Task'], None], task: '_Task') -> None:
         """Has another thread do something, or one of those that there are when it is free.
 
         Raises:
@@ -101,12 +134,19 @@ class _Job:
         """
         self.running += 1
         try:
-            self.pool.submit(what, self)
+            self.pool.submit(what, self, task)
         except RuntimeError:
             if not self._has_threads:
                 raise
             self._most = self.wanted = max(1, self.running - 1)
         self._has_threads = True
+
+
+_Task = tuple[int, int, int, Item]
+
+
+def _host_of(task: _Task) -> str:
+    return host_of(task[3].uri)
 
 
 class LoaderProcess:
@@ -136,13 +176,15 @@ class LoaderProcess:
         self._flushed = 0.0
         self._in_hand = 0
         self._most_bytes = 0
-        self._decoding = threading.Lock()  # one for all options: the status tells of one picture
         self._tickets = threading.local()
+        self._decoding = threading.Lock()  # one for all options: the status tells of one picture
+        self._looked_at = 0.0
 
     def run(self) -> None:
         """Works until the connection ends."""
         self._send('ready')
         while True:
+            self._help_out()
             if self._in_hand and not self._connection.poll(_FLUSH_SEC):
                 self._flush()
                 continue
@@ -165,8 +207,9 @@ class LoaderProcess:
 
         encoded, decoded = budget('encoded'), budget('decoded')
         self._limit_memory(options)
-        loader = ImageLoader(options, encoded, decoded, self._decoding, self._watched)
-        self._jobs[key] = _Job(options, loader)
+        fetches = Fetches(options.fetch.deadline_sec)
+        loader = ImageLoader(options, encoded, decoded, self._decoding, self._watched, fetches)
+        self._jobs[key] = _Job(options, loader, fetches)
 
     def _limit_memory(self, options: LoadOptions) -> None:
         """No picture takes more than any within the limits does, whatever its header says."""
@@ -180,31 +223,56 @@ class LoaderProcess:
                 most = min(most, hard)
             resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
-    def _take_load(self, key: int, tasks: list[tuple[int, int, int, Item]]) -> None:
+    def _take_load(self, key: int, tasks: list[_Task]) -> None:
         job = self._jobs[key]
         with self._lock:
             self._in_hand += len(tasks)
-            job.waiting.extend(tasks)
-            try:
-                self._put_to_work(job)
-            except RuntimeError as e:
-                self._send('cannot', str(e))
-                os._exit(1)
+            job.add(tasks)
+            self._put_first_to_work(job)
+
+    def _help_out(self) -> None:
+        """Starts threads in the place of those that wait, and gives up what takes too long."""
+        if time.monotonic() - self._looked_at < _LOOK_SEC:
+            return
+        self._looked_at = time.monotonic()
+        with self._lock:
+            for job in self._jobs.values():
+                for task in job.fetches.overdue():
+                    self._give_up(job, cast(_Task, task))
+                self._put_first_to_work(job)
+            is_over = not self._in_hand
+        if is_over:  # then nobody else tells of it
+            self._flush()
+
+    def _give_up(self, job: _Job, task: _Task) -> None:
+        ticket, _, _, item = task
+        self._done.append((ticket, overdue(item, job.fetches.deadline_sec)))
+        self._in_hand -= 1
+        job.end(task)
+        job.running -= 1
+
+    def _put_first_to_work(self, job: _Job) -> None:
+        try:
+            self._put_to_work(job)
+        except RuntimeError as e:
+            self._send('cannot', str(e))
+            os._exit(1)
 
     def _put_to_work(self, job: _Job) -> None:
         """Starts threads where more are wanted; the lock is held."""
-        while job.running < min(job.wanted, job.running + len(job.waiting)):
-            job.work(self._work)
+        while (task := job.take()) is not None:
+            job.work(self._work, task)
 
-    def _work(self, job: _Job) -> None:
+    def _work(self, job: _Job, task: _Task | None) -> None:
         try:
-            while True:
+            while task is not None:
+                if not self._has_loaded(job, *task):
+                    return
                 with self._lock:
-                    if not job.waiting or job.running > job.wanted:
-                        job.running -= 1
-                        return
-                    task = job.waiting.popleft()
-                self._load(job, *task)
+                    job.end(task)
+                    job.running -= 1
+                    task = job.take()
+                    job.running += task is not None
         except BaseException:  # noqa: BLE001 (nobody would be told: no memory to tell it, say)
             traceback.print_exc()
             os._exit(1)
@@ -218,12 +286,15 @@ class LoaderProcess:
         self._send('ask', number, key, which, size_bytes)
         granted.wait()
 
-    def _load(self, job: _Job, ticket: int, start: int, slot: int, item: Item) -> None:
+    def _has_loaded(self, job: _Job, ticket: int, start: int, slot: int, item: Item) -> bool:
+        """Loads an image and tells what became of it; False if it was given up meanwhile."""
         self._tickets.now = ticket
         try:
             size = int(np.prod(job.shape))
             pixels = self._memory.room(start, size).reshape(job.shape)[slot]
-            loaded = job.loader.load(item, pixels)
+            loaded = job.loader.load(item, pixels, (ticket, start, slot, item))
+        except GivenUpError:
+            return False
         except MemoryError:
             known = item.size_bytes if item.size_bytes >= 0 else None
             failure = Failure(Stage.DECODE, Reason.DECODER_CRASHED, NO_MEMORY, known, item.version)
@@ -233,7 +304,7 @@ class LoaderProcess:
                 self._in_hand -= 1
             self._flush()
             self._send('failed', ticket, _portable(e))
-            return
+            return True
         with self._lock:
             self._done.append((ticket, loaded))
             self._in_hand -= 1
@@ -246,6 +317,7 @@ class LoaderProcess:
             )
         if is_due:
             self._flush()
+        return True
 
     def _flush(self) -> None:
         with self._lock:

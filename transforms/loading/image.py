@@ -11,6 +11,7 @@ import numpy as np
 from transforms import decode
 from transforms.errors import ImageError
 from transforms.loading.budget import Budget, SharedBudget
+from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
 from transforms.rows import (
     Failure,
@@ -53,6 +54,7 @@ class ImageLoader:
       encoded, decoded: room for the bytes of files, and for pictures.
       decoding: held while one is decoded.
       watch: gives what is held around each call into a decoder, which may not come back.
+      fetches: told of each fetch.
     """
 
     def __init__(
@@ -62,18 +64,26 @@ class ImageLoader:
         decoded: Budget,
         decoding: contextlib.AbstractContextManager[object],
         watch: Watch,
+        fetches: Fetches,
     ):
         self._options = options
         self._encoded = encoded
         self._decoded = decoded
         self._decoding = decoding
         self._watch = watch
+        self._fetches = fetches
 
-    def load(self, item: Item, pixels: np.ndarray) -> Loaded:
+    def load(self, item: Item, pixels: np.ndarray, ticket: object = None) -> Loaded:
         """Loads an image into its slot, a (S, S, 3) uint8 array, which is undefined on failure.
+
+        Args:
+          item: the image.
+          pixels: its slot.
+          ticket: what `Fetches.overdue` gives for it.
 
         Raises:
           StoreError: a fault that is no single image's.
+          GivenUpError: it was given up meanwhile; the slot was not touched.
         """
         started = time.perf_counter()
         stage = Stage.FETCH
@@ -83,7 +93,7 @@ class ImageLoader:
         retries = 0
         try:
             with self._encoded.admission() as admit:
-                fetched = self._fetch(item, admit)
+                fetched = self._fetch(item, admit, ticket)
                 data, version, retries = fetched.data, fetched.version, fetched.retries
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
@@ -113,7 +123,7 @@ class ImageLoader:
             return Loaded(outcome, ended - started, 0.0, retries)
         return Loaded(outcome, fetched_at - started, ended - decode_at, retries)
 
-    def _fetch(self, item: Item, admit: Callable[[int], None]) -> Fetched:
+    def _fetch(self, item: Item, admit: Callable[[int], None], ticket: object) -> Fetched:
         """The object that was listed, or what has taken its place since: that comes twice.
 
         A checksum does not tell whether the bytes are those of another object, together with its
@@ -121,10 +131,15 @@ class ImageLoader:
         """
         store = store_for(item.uri, self._options.stores)
 
+        def make_room(size_bytes: int) -> None:
+            with self._fetches.paused():
+                admit(size_bytes)
+
         def ask() -> Fetched:
             admit(0)
             uri = item.access or item.uri
-            return store.fetch(uri, self._options.fetch, admit, item.known)
+            with self._fetches.one(ticket):
+                return store.fetch(uri, self._options.fetch, make_room, item.known)
 
         fetched = ask()
         if _is_listed(fetched, item):
@@ -152,6 +167,14 @@ class ImageLoader:
             opened.format,
             len(data),
         )
+
+
+def overdue(item: Item, deadline_sec: float) -> Loaded:
+    """What becomes of an image whose fetch was given up."""
+    size_bytes = item.size_bytes if item.size_bytes >= 0 else None
+    detail = f'no answer within {deadline_sec:g} s, and none after it'
+    failure = Failure(Stage.FETCH, Reason.DEADLINE, detail, size_bytes, item.version)
+    return Loaded(failure, deadline_sec, 0.0, 0)
 
 
 def _is_listed(fetched: Fetched, item: Item) -> bool:

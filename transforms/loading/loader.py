@@ -12,7 +12,9 @@ from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
 from transforms.loading.processes import ProcessLoader
 from transforms.loading.threads import ThreadLoader
+from transforms.process import LIVE
 from transforms.rows import Chunk
+from transforms.uris import printable
 
 _WATCH_SEC = 1.0
 
@@ -67,7 +69,10 @@ class Loader:
           StoreError: a fault that is no single image's.
         """
         while not batch.wait(_WATCH_SEC):
+            missing = batch.missing
+            LIVE.wait_for(printable(missing.uri) if missing else '')
             self._way.check()
+        LIVE.wait_for('')
         return batch.result()
 
     def timings(self, images: Sequence[Loaded], waited_sec: float = 0.0) -> dict[str, float]:

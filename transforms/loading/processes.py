@@ -32,11 +32,13 @@ from transforms.loading.budget import Grants
 from transforms.loading.buffers import SharedMemory
 from transforms.loading.child import GROUP, NOTHING, common_bytes
 from transforms.loading.fork_server import ForkServer, how_ended
+from transforms.loading.hosts import Hosts
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
 from transforms.process import open_standard_streams, shared
 from transforms.rows import Failure, Item, Reason, Stage
 from transforms.storage import modules_of
+from transforms.uris import host_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -59,13 +61,14 @@ class _Task:
       tries_alone: how often one ended that had nothing but it.
     """
 
-    __slots__ = ('batch', 'item', 'job', 'policy', 'slot', 'ticket', 'tries', 'tries_alone')
+    __slots__ = ('batch', 'host', 'item', 'job', 'policy', 'slot', 'ticket', 'tries', 'tries_alone')
 
     def __init__(self, job: '_Job', batch: LoadingBatch, slot: int, policy: FaultPolicy):
         self.job = job
         self.batch = batch
         self.slot = slot
         self.item: Item = batch.items[slot]
+        self.host = host_of(self.item.uri)
         self.policy = policy
         self.ticket = NOTHING
         self.tries = 0
@@ -155,6 +158,7 @@ class Pool:
         self._submitted: collections.deque[tuple[list[_Task], dict[str, str]]] = collections.deque()
         self._queue: collections.deque[_Task] = collections.deque()
         self._alone: collections.deque[_Task] = collections.deque()
+        self._hosts = Hosts()
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -216,6 +220,8 @@ class Pool:
         while self._submitted:
             tasks, environment = self._submitted.popleft()
             self._queue.extend(tasks)
+            for task in tasks:
+                self._hosts.see(task.host)
             if environment != self._environment:
                 self._environment = environment
                 for process in self._processes.values():
@@ -398,15 +404,21 @@ class Pool:
                 ahead = min(2 * GROUP, int(_AHEAD_SEC / (self._mean_sec or 1e-3)))
                 most = queue[0].job.options.threads + ahead
             share = -(-len(queue) // (1 if process.is_for_one else self._count))
-            self._give(process, queue, min(most - len(process.in_hand), share))
+            self._give(process, queue, min(most - len(process.in_hand), share), most)
 
-    def _give(self, process: _Process, queue: 'collections.deque[_Task]', count: int) -> None:
+    def _give(
+        self, process: _Process, queue: 'collections.deque[_Task]', count: int, most: int
+    ) -> None:
         given: dict[int, list[tuple[int, int, int, Item]]] = {}
-        while queue and count > 0:
-            task = queue.popleft()
+        busy = collections.Counter(task.host for task in process.in_hand.values())
+        while count > 0:
+            task = self._hosts.take(queue, lambda each: each.host, busy, most)
+            if task is None:
+                break
             if task.batch.is_cancelled:
                 continue
             count -= 1
+            busy[task.host] += 1
             self._tickets += 1
             task.ticket = self._tickets
             process.in_hand[task.ticket] = task

@@ -3,11 +3,13 @@
 A decoder that does not come back, that takes all memory or that crashes is this process's, then.
 """
 
+import collections
 import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +17,32 @@ from transforms.errors import DecodeError
 from transforms.faults import FaultPolicy
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import ByteBudget, SharedBudget
-from transforms.loading.image import ImageLoader, Loaded
+from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
+from transforms.loading.hosts import Hosts
+from transforms.loading.image import ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
 from transforms.process import cpu_count
 from transforms.rows import Failure, Item
+from transforms.uris import host_of
 
 _WATCH_SEC = 1.0
 _DECODE_DEADLINES = 10
+
+
+class _Task(NamedTuple):
+    batch: LoadingBatch
+    slot: int
+    policy: FaultPolicy
+
+    @property
+    def item(self) -> Item:
+        """What is to be loaded."""
+        return self.batch.items[self.slot]
+
+    @property
+    def host(self) -> str:
+        """Where it is."""
+        return host_of(self.item.uri)
 
 
 class ThreadLoader:
@@ -35,7 +56,12 @@ class ThreadLoader:
         self._options = options
         self.fetching = options.threads
         self.decoding = cpu_count()
-        self._pool = ThreadPoolExecutor(options.threads, 'load')
+        self._pool = ThreadPoolExecutor(options.threads + MOST_STUCK, 'load')
+        self._fetches = Fetches(options.fetch.deadline_sec)
+        self._waiting: collections.deque[_Task] = collections.deque()
+        self._hosts = Hosts()
+        self._busy: collections.Counter[str] = collections.Counter()
+        self._lock = threading.Lock()
         self._decodes: dict[int, tuple[str, float]] = {}  # what each thread decodes, since when
         half = options.memory_budget_bytes // 2
         self._images = ImageLoader(
@@ -44,6 +70,7 @@ class ThreadLoader:
             ByteBudget(half),
             threading.BoundedSemaphore(self.decoding),
             self._watched,
+            self._fetches,
         )
 
     def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
@@ -52,15 +79,25 @@ class ThreadLoader:
 
     def start(self, batch: LoadingBatch, policy: FaultPolicy) -> None:
         """Begins to load a batch."""
-        for slot in range(len(batch.items)):
-            self._pool.submit(self._load, batch, slot, policy)
+        tasks = [_Task(batch, slot, policy) for slot in range(len(batch.items))]
+        with self._lock:
+            self._waiting.extend(tasks)
+            for task in tasks:
+                self._hosts.see(task.host)
+        for _ in tasks[: self._options.threads]:
+            self._pool.submit(self._work)
 
     def check(self) -> None:
-        """Looks at what is decoded at the moment.
+        """Looks at what is fetched and decoded at the moment.
 
         Raises:
           DecodeError: something for ten times as long as a picture may take.
         """
+        for task in self._fetches.overdue():
+            assert isinstance(task, _Task)
+            self._end(task, overdue(task.item, self._fetches.deadline_sec))
+            self._give_back(task)
+            self._pool.submit(self._work)
         longest_sec = _DECODE_DEADLINES * self._options.decode_deadline_sec
         for uri, since in list(self._decodes.values()):
             if time.perf_counter() - since > longest_sec:
@@ -74,18 +111,50 @@ class ThreadLoader:
         """Loads one image at once, in this thread."""
         return self._images.load(item, pixels)
 
-    def _load(self, batch: LoadingBatch, slot: int, policy: FaultPolicy) -> None:
-        if batch.is_cancelled:
-            return
+    def _work(self) -> None:
+        while (task := self._take()) is not None:
+            if not self._has_loaded(task):
+                return
+            self._give_back(task)
+
+    def _take(self) -> '_Task | None':
+        most = self._options.threads
+        with self._lock:
+            if self._busy.total() >= most:
+                return None
+            task = self._hosts.take(self._waiting, lambda each: each.host, self._busy, most)
+            if task is not None:
+                self._busy[task.host] += 1
+            return task
+
+    def _give_back(self, task: _Task) -> None:
+        with self._lock:
+            self._busy[task.host] -= 1
+            if not self._busy[task.host]:
+                del self._busy[task.host]
+
+    def _has_loaded(self, task: _Task) -> bool:
+        """Loads an image and tells what became of it; False if it was given up meanwhile."""
+        if task.batch.is_cancelled:
+            return True
         try:
-            item = batch.items[slot]
-            loaded = self._images.load(item, batch.pixels[slot])
-            failure = loaded.outcome if isinstance(loaded.outcome, Failure) else None
-            policy.record(item.uri, failure, item.failed)
+            loaded = self._images.load(task.item, task.batch.pixels[task.slot], task)
+        except GivenUpError:
+            return False
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)
-            batch.fail(e)
+            task.batch.fail(e)
         else:
-            batch.put(slot, loaded)
+            self._end(task, loaded)
+        return True
+
+    def _end(self, task: _Task, loaded: Loaded) -> None:
+        failure = loaded.outcome if isinstance(loaded.outcome, Failure) else None
+        try:
+            task.policy.record(task.item.uri, failure, task.item.failed)
+        except BaseException as e:  # noqa: BLE001 (as above)
+            task.batch.fail(e)
+        else:
+            task.batch.put(task.slot, loaded)
 
     @contextlib.contextmanager
     def _watched(self, item: Item) -> Iterator[None]:

@@ -73,7 +73,9 @@ class LazyPredictor:
             self._loading = self.device.submit_if_free(self._load)
 
     def _load(self) -> Model:
-        return shared(self._make, self._options)
+        model = shared(self._make, self._options)
+        LIVE.has_model = True
+        return model
 
 
 def _lazy(key: tuple[MakeModel, InferenceOptions]) -> LazyPredictor:

@@ -1,0 +1,68 @@
+"""Whose turn it is to be loaded, so that nobody waits for a slow host but what lies there."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from transforms.uris import LOCAL
+
+T = TypeVar('T')
+
+
+_LATELY = 1000  # images
+_FORGETTING = 256
+
+
+class Hosts:
+    """The hosts that there are images of, lately; not thread-safe.
+
+    One alone has all places.  Where there are others, one leaves them a quarter, and where there
+    are local files, all others together leave them a quarter.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+        self._count = 0
+
+    def see(self, host: str) -> None:
+        """There is something of a host."""
+        self._count += 1
+        self._seen[host] = self._count
+        if self._count % _FORGETTING == 0:
+            before = self._count - _LATELY
+            self._seen = {each: at for each, at in self._seen.items() if at > before}
+
+    def take(
+        self, waiting: deque[T], host_of: Callable[[T], str], busy: Counter[str], places: int
+    ) -> T | None:
+        """Takes the first that may begin; None where none may.
+
+        Args:
+          waiting: in the order in which they are wanted.
+          host_of: the host of one of them, as `transforms.uris.host_of` has it.
+          busy: how many of each host have begun, and are not done.
+          places: how many may be so.
+        """
+        refused: set[str] = set()  # there may be many of one
+        for i, each in enumerate(waiting):
+            host = host_of(each)
+            if host in refused:
+                continue
+            if self._may_begin(host, busy, places):
+                del waiting[i]
+                return each
+            refused.add(host)
+        return None
+
+    def _may_begin(self, host: str, busy: Counter[str], places: int) -> bool:
+        if self._seen.keys() <= {host}:
+            return True
+        if host != LOCAL and LOCAL in self._seen:
+            places = _less_a_quarter(places)
+            if busy.total() - busy[LOCAL] >= places:
+                return False
+        return busy[host] < _less_a_quarter(places)
+
+
+def _less_a_quarter(places: int) -> int:
+    return max(1, places - max(1, places // 4))
