@@ -13,7 +13,7 @@ from pipeline import engine
 from pipeline.build import build
 from pipeline.config import RunConfig
 from pipeline.progress import reporting
-from transforms import lease
+from transforms import lease, work
 from transforms.dataflow_job import Job, has_ended
 from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
 from transforms.publish import discard
@@ -61,7 +61,8 @@ class Attempt:
             )
         if self.is_submitted:
             return '; the job that was submitted may go on'
-        return f'; the same command again goes on with run {self._config.layout.run_id}'
+        run_id = self._config.layout.run_id
+        return f'; the same command again goes on with what run {run_id} has finished'
 
     def run(self, wait: bool, is_verbose: bool) -> int:
         """Builds and runs the graph.
@@ -75,6 +76,7 @@ class Attempt:
         """
         layout = self._config.layout
         result = None
+        has_left = True
         try:
             with reporting():
                 build(self._root, self._config)
@@ -93,6 +95,7 @@ class Attempt:
             with contextlib.suppress(StoreError):
                 if not self._goes_on:
                     discard(layout)
+                    has_left = not work.leave_nothing(layout)
                 elif result is None or self._has_ended(result):
                     lease.release_handed_over(layout, self._job)
                 else:
@@ -102,7 +105,7 @@ class Attempt:
                     )
                     return code
             code, kind = _explain(e, is_verbose)
-            if kind != BooksError.__name__:
+            if kind != BooksError.__name__ and has_left:
                 print(
                     f'lemmabeam: run {layout.run_id} is incomplete; what is finished of it is '
                     'kept, and the same command goes on with it',

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     output = uris.absolute(args.folder).rstrip('/')
     layout = Layout(output, 'clean', '', (), (), 1, store_options(args))
     if not layout.store.is_folder(output):
-        raise UsageError(f'{args.folder}: no such folder')
+        raise UsageError(f'{uris.named(args.folder)}: no such folder')
     if args.forget and args.run_id is not None:
         raise UsageError(
             '--forget: the work of all incomplete runs goes with it; leave out --run_id'

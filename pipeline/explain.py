@@ -1,5 +1,6 @@
 """What a run is given, and why, for people: `lemmabeam label --explain`."""
 
+import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline import engine
 from pipeline.config import RunConfig
+from transforms.model import registry
 
 _BESIDE = 'fetch and decode beside the process of the model'
 
@@ -33,6 +35,27 @@ def describe(config: RunConfig) -> list[Setting]:
         Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
         Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
         _loaders(config.load.processes),
+    ]
+
+
+def not_looked_at(args: argparse.Namespace, what: str, why: str) -> list[Setting]:
+    """What is known without the model or the inputs.
+
+    Args:
+      args: of `lemmabeam label`.
+      what: which of them was not looked at.
+      why: the reason.
+    """
+    known = registry.find_model(args.model)
+    card = known.card if known else None
+    batch_size = args.batch_size
+    if card is not None:
+        batch_size = batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
+    return [
+        Setting(what, f'not looked at: {why}'),
+        *([Setting(f'--batch_size={batch_size}', 'images a call of the model')] * bool(batch_size)),
+        Setting(f'--chunk_size={args.chunk_size}', 'images a unit of work, kept when finished'),
+        _loaders(args.loader_processes),
     ]
 
 

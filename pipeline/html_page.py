@@ -16,6 +16,7 @@ from pipeline.html_charts import Column, Tick
 from pipeline.look_lower import look_lower
 from pipeline.markup import Markup, element, escape, join, untrusted, visible
 from pipeline.thumbnails import SIDE_PX, Picture
+from transforms import uris
 from transforms.model.vocabulary import NONE
 from transforms.rows import Reason, Stage
 from transforms.runs import CompleteRun
@@ -616,7 +617,7 @@ def _failed_tile(failed: Failed, page: Page) -> Markup:
 
 
 def _image(uri: str, picture: Picture | None, otherwise: str, page: Page) -> Markup:
-    name = untrusted(uri.removeprefix(page.folder) or uri, 90)
+    name = untrusted(uris.named(uri.removeprefix(page.folder) or uri), 90)
     if picture is not None and picture.data_uri:
         above = element(
             'img',

@@ -28,17 +28,17 @@ _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
 
 
-def label(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def label(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the inputs list."""
     add_arguments(parser)
     args, beam_options = options.parse_label_arguments(parser, argv)
     # As in all commands: what runs is imported when nothing is wrong with the command line.
     from pipeline import labelling
 
-    return labelling.run(args, beam_options)
+    return labelling.run(args, beam_options, parser.made_at)
 
 
-def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+def retry(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
     finder.add_argument('--output')
@@ -72,7 +72,7 @@ def retry(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     from pipeline import labelling
 
-    return labelling.run(args, beam_options, run, reasons)
+    return labelling.run(args, beam_options, parser.made_at, run, reasons)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from pipeline import dataflow, engine
 from pipeline.attempt import Attempt
 from pipeline.config import Retried, RunConfig, make_config
-from pipeline.explain import describe, print_settings
+from pipeline.explain import Setting, describe, not_looked_at, print_settings
 from pipeline.flink import check_flink
 from pipeline.html_report import write_html_report
 from pipeline.options import store_options
@@ -21,12 +21,12 @@ from pipeline.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
 from pipeline.summary import print_summary
-from transforms import dead_letters, lease, preflight, uris
-from transforms.errors import LemmabeamError, StoreError, UsageError
+from transforms import dead_letters, lease, preflight, uris, work
+from transforms.errors import LemmabeamError, ModelError, StoreError, UsageError
 from transforms.layout import Layout
 from transforms.listing import DEAD_LETTERS, Input
 from transforms.model.choices import FINITE, OFF, STRICT
-from transforms.model.sources import printable_location
+from transforms.model.sources import is_on_this_machine, printable_location
 from transforms.process import shared
 from transforms.runs import CompleteRun, read_run
 
@@ -34,6 +34,7 @@ from transforms.runs import CompleteRun, read_run
 def run(
     args: argparse.Namespace,
     beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
     retried: CompleteRun | None = None,
     reasons: Sequence[str] = (),
 ) -> int:
@@ -42,6 +43,7 @@ def run(
     Args:
       args: of `pipeline.label.add_arguments`.
       beam_options: of Beam.
+      started_at: when the command began, UTC: what is imported for it takes seconds.
       retried: label what failed in this run, instead of --input.
       reasons: of the dead letters that are tried again.
 
@@ -60,10 +62,11 @@ def run(
     is_dataflow = engine.is_dataflow(beam_options)
     settings = dataflow.complete(args, beam_options) if is_dataflow else []
     engine.divide_loaders(args, beam_options)
-    now = datetime.datetime.now(datetime.UTC)
-    config = make_config(
-        args, now, DownloadReporter(), retried and _dead_letters(args, retried, reasons)
-    )
+    failed = retried and _dead_letters(args, retried, reasons)
+    if args.explain:
+        print_settings(beam_options, [*settings, *_explain(args, beam_options, started_at, failed)])
+        return 0
+    config = make_config(args, started_at, DownloadReporter(), failed)
     if retried and config.layout.model_id != retried.model_id:
         raise UsageError(
             f'--model {args.model}: it is {config.layout.model_id} now, but run {retried.id} '
@@ -71,11 +74,7 @@ def run(
         )
     _tell_model(config)
     if is_dataflow:
-        config, found = dataflow.fit(args, beam_options, config)
-        settings += found
-    if args.explain:
-        print_settings(beam_options, [*settings, *describe(config)])
-        return 0
+        config, _ = dataflow.fit(args, beam_options, config)
     try:
         root = beam.Pipeline(options=beam_options)
     except (ValueError, ImportError) as e:
@@ -83,16 +82,22 @@ def run(
     lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
 
     attempt = Attempt(root, config)
+    is_begun = False
 
     def give_back() -> None:
-        if not attempt.is_submitted:  # else it is the job's
+        if attempt.is_submitted:  # it is the job's
+            return
+        try:
+            if is_begun:
+                work.leave_nothing(config.layout)
+        finally:
             lease.release(config.layout)
 
     with stopping_on_signals(lambda: attempt.advice(), give_back):
         try:
             settled = settle(config, args)
             lease.rename(config.layout, settled.layout.run_id)
-            config = settled
+            config, is_begun = settled, True
             attempt = Attempt(root, config)
             with reporting():
                 shared(preflight.check, config.preflight)
@@ -108,6 +113,33 @@ def run(
         print(f'Run {config.layout.run_id} is complete once there is {report}')
         return 0
     return code or _conclude(config, args.report_thumbnails)
+
+
+def _explain(
+    args: argparse.Namespace,
+    beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
+    failed: Retried | None,
+) -> list[Setting]:
+    """What follows from model and inputs; fetches no model, and tells what it cannot look at."""
+    model = f'--model={printable_location(args.model)}'
+    try:
+        if not is_on_this_machine(args.model, args.model_cache):
+            why = 'it is not on this machine, and fetched when a run begins'
+            return not_looked_at(args, model, why)
+        config = make_config(args, started_at, None, failed)
+    except ModelError as e:
+        return not_looked_at(args, model, str(e))
+    except StoreError as e:
+        return not_looked_at(args, '--input, --output', str(e))
+    _tell_model(config)
+    found: list[Setting] = []
+    if engine.is_dataflow(beam_options):
+        try:
+            config, found = dataflow.fit(args, beam_options, config)
+        except StoreError as e:
+            found = [Setting('--num_workers', f'not looked at: {e}')]
+    return [*found, *describe(config)]
 
 
 def _dead_letters(args: argparse.Namespace, run: CompleteRun, reasons: Sequence[str]) -> Retried:

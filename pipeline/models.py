@@ -84,4 +84,5 @@ def _print_known(console: Console) -> None:
     sources = {registry.EMBEDDED: f'{embedded.source}, inside this package'}
     sources |= {f'{family}-*': f'{start}…' for family, start in registry.PUBLISHED.items()}
     for name, source in sources.items():
-        console.print(f'{name}: {source}', highlight=False, markup=False, soft_wrap=True)
+        line = f'{name}:\n  {source}'
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

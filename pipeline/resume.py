@@ -82,10 +82,9 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
         work.begin(layout, begun)
     else:
-        _tell(
-            f'going on with run {run_id}, begun {_age(begun, config.started_at)} '
-            f'({next(each for each in found if each.run_id == run_id)})'
-        )
+        left = next(each for each in found if each.run_id == run_id)
+        if left.chunks:
+            _tell(f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left})')
     earlier = [run for run in runs if run.id in begun.earlier]
     limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
     same = (earlier, layout.model_id, config.inputs, config.listing.columns.uri)
@@ -219,6 +218,8 @@ def _interrupted(
         if begun is None:
             continue
         now = datetime.datetime.now(datetime.UTC)
+        if begun.options != options and not each.chunks:
+            continue  # nothing is lost with it
         if begun.options == options and last is not None and begun.sequence < last.sequence:
             _tell(
                 f'run {each.run_id}, begun {_age(begun, now)} ({each}), is not gone on with: run '

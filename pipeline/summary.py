@@ -140,7 +140,7 @@ def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict
 
 
 def _name(uri: str) -> Text:
-    return _plain(uri.rpartition('/')[2])
+    return Text(uris.named(uri.rpartition('/')[2]))
 
 
 def _plain(text: str) -> Text:

@@ -76,7 +76,7 @@ class _Dataset:
         self.root = uris.absolute(folder).rstrip('/')
         self.store = store_for(self.root, stores)
         if not self.store.is_folder(self.root):
-            raise UsageError(f'{folder}: no such folder')
+            raise UsageError(f'{uris.named(folder)}: no such folder')
         prefix = len(uris.join(self.root, ''))
         found = {entry.uri[prefix:] for entry in self.store.list(self.root)}
         found = {path for path in found if not path.startswith('_work/')}
@@ -84,7 +84,7 @@ class _Dataset:
         self.paths = found - self.temporaries
         if 'dataset.json' not in self.paths:
             raise UsageError(
-                f'{folder}: no dataset.json there, so no complete run has written here'
+                f'{uris.named(folder)}: no dataset.json there, so no complete run has written here'
             )
         self.unfinished = work.unfinished(self.root, self.store)
         self.problems: list[str] = []

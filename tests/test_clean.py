@@ -331,6 +331,26 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
     assert work_of(folder) == before
 
 
+def test_a_run_with_nothing_finished_leaves_nothing(folder, capsys):
+    layout = begin(*arguments_for(folder)).layout
+    assert work_of(folder) != []
+    # Killed before it could tidy up, it is not told to who does something else.
+    config = begin(*arguments_for(folder, '--threshold', '0.5'))
+    assert config.layout.run_id != layout.run_id
+    assert capsys.readouterr().err == ''
+    for each in (layout, config.layout):
+        assert work.leave_nothing(each)
+        assert work.leave_nothing(each)
+    assert not any((folder.parent / 'out/_work').iterdir())
+
+
+def test_a_run_with_something_finished_stays(interrupted):
+    folder, run_id = interrupted
+    before = work_of(folder)
+    assert not work.leave_nothing(Layout(str(folder.parent / 'out'), run_id, '', (), (), 1))
+    assert work_of(folder) == before
+
+
 def begun_before(folder, run_id):
     """Work of a run that began before the complete one did, with its options."""
     begin(*arguments_for(folder, '--run_id', run_id, '--max_bytes', '100'))

@@ -61,7 +61,7 @@ def test_the_known_models_fit_into_a_terminal():
     done = support.invoke('models', COLUMNS='80')
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert max(len(line) for line in lines if 'https://' not in line) <= 80
+    assert max(map(len, lines)) <= 80
     assert not any('…' in line for line in lines if 'https://' not in line)
     rows = {line.split()[0]: line.split()[1:] for line in lines if line}
     assert set(known_models()) <= set(rows)
@@ -125,8 +125,8 @@ def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
     assert done.returncode == 1
     assert f'{path}: line 2 breaks off' in done.stderr
     assert 'while running' not in done.stderr
-    assert 'is incomplete' in done.stderr
-    assert not list((tmp_path / 'out').rglob('*.parquet'))
+    assert 'is incomplete' not in done.stderr
+    assert not list((tmp_path / 'out').rglob('*'))
 
 
 def test_more_images_than_allowed_are_refused_before_inference(tmp_path):
@@ -227,10 +227,26 @@ def check_that_it_stops(process, output, number, code):
     _, errors = process.communicate()
     assert time.monotonic() - started < 5
     assert process.returncode == code
-    assert '; the same command again goes on with run stopped' in errors
+    assert '; the same command again goes on with what run stopped has finished' in errors
+    if not list(output.glob('_work/*/chunks/*')):
+        assert not (output / '_work').exists()
     assert not (output / 'predictions').exists()
     assert not (output / 'runs').exists()
     assert not (output / '_work/_lease.json').exists()
+
+
+@pytest.mark.usefixtures('stand_in_model')
+def test_a_refusal_after_the_start_leaves_nothing_and_is_not_told(tmp_path):
+    output = tmp_path / 'out'
+    arguments = ('label', '--input', samples.SAMPLE, '--output', output)
+    refused = support.invoke(*arguments, '--max_images', '2')
+    assert refused.returncode == 2
+    assert '--max_images 2' in refused.stderr
+    assert 'is incomplete' not in refused.stderr
+    assert list(output.glob('**/*')) == []
+    done = support.invoke(*arguments, '--threshold', '0.2', '--max_failure_rate', '1')
+    assert done.returncode == 0
+    assert done.stderr == ''
 
 
 @pytest.mark.usefixtures('stand_in_model')

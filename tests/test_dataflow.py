@@ -15,10 +15,12 @@ import time
 import types
 
 import apache_beam as beam
+import google.auth
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, WorkerOptions
 from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.runners.portability import stager
+from google.auth.exceptions import DefaultCredentialsError
 
 from pipeline import dataflow, engine, label, machines, options
 from pipeline.config import make_config
@@ -30,12 +32,13 @@ from tests import samples, support
 from tests.dataflow_server import DataflowServer, run_staged, staged_pipeline
 from tests.hub_server import body, status
 from tests.shuffles import pixel_faults
-from transforms import lease
+from transforms import lease, process
 from transforms.dataflow_job import Job, has_ended, parse_job
 from transforms.errors import UsageError
 from transforms.layout import Layout
 from transforms.listing import list_input
 from transforms.load import LoadImages
+from transforms.model.download import fetch
 from transforms.process import cpu_count
 
 IMAGE = 'europe-west4-docker.pkg.dev/my-project/lemmabeam/lemmabeam:1'
@@ -407,6 +410,33 @@ def test_explain_of_a_local_run_starts_nothing(tmp_path, capsys):
     assert said.startswith('run on this machine, by FnApiRunner:\n')
     assert re.search(r'--batch_size=32 +images a call', said)
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('model', ['bit-m-r101x3', 'google/bit/m-r50x1/1'])
+def test_explain_fetches_no_model(submit, service, capsys, tmp_path, monkeypatch, model):
+    monkeypatch.setattr(fetch, 'cached', None)
+    assert submit(explain=True, model=model, model_cache=str(tmp_path)) == 0
+    said = capsys.readouterr().out
+    assert re.search(rf'--model={model} +not looked at: it is not on this machine', said)
+    assert '--chunk_size=1024' in said
+    assert re.search(r'--machine_type=n2-standard-4 ', said)
+    assert service.jobs == {}
+
+
+def test_explain_needs_no_credentials(tmp_path, capsys, monkeypatch):
+    for name in ('STORAGE_EMULATOR_HOST', 'GOOGLE_APPLICATION_CREDENTIALS'):
+        monkeypatch.delenv(name, raising=False)
+
+    def none(*_, **__):
+        raise DefaultCredentialsError('none')
+
+    monkeypatch.setattr(google.auth, 'default', none)
+    monkeypatch.setattr(process, '_shared', {})
+    arguments = ['--input', 'gs://photos', '--output', 'gs://labels', '--explain']
+    assert main(['label', *arguments]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r'--input, --output +not looked at: no Google Cloud credentials', said)
+    assert re.search(r'--batch_size=32 +images a call', said)
 
 
 def test_nothing_is_submitted_where_it_cannot_be_staged(submit, service, capsys):

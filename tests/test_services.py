@@ -183,6 +183,11 @@ def test_the_last_message_names_every_service_and_the_way_by_hand(server, tmp_pa
     assert names_in(tmp_path / 'cache') == []
 
 
+def test_a_model_of_one_source_names_the_way_by_hand(server, tmp_path):
+    with pytest.raises(ModelError, match=r'HTTP 404.*by hand.*--model_cache DIR'):
+        resolve_model(f'{server.url}/nowhere.tar.gz', cache=str(tmp_path / 'cache'))
+
+
 def test_a_known_file_with_other_weights_is_passed_over(server, put, tmp_path):
     """As some of the published ones are."""
     server.put(f'/bit_models/{CHECKPOINT}', body(npz_of(zeros(Architecture(50, 1)))))

@@ -406,3 +406,18 @@ def test_normalize_of_urls_is_idempotent_and_knows_no_secrets(raw):
 
 def test_other_parameters_are_kept_in_order():
     assert uris.without_secrets('https://h/a?z=1&sig=s&y=%20&&x#f') == 'https://h/a?z=1&y=%20&x'
+
+
+@pytest.mark.parametrize(
+    ('name', 'shown'),
+    [
+        ('a b.jpg', 'a b.jpg'),
+        (' a.jpg', "' a.jpg'"),
+        ('a.jpg ', "'a.jpg '"),
+        ('a.jpg\u00a0', "'a.jpg\\xa0'"),
+        ('', "''"),
+        ("it's", "it's"),
+    ],
+)
+def test_blanks_at_the_ends_of_a_name_are_seen(name, shown):
+    assert uris.named(name) == shown

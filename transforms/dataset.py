@@ -57,13 +57,15 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
       StoreError: its dataset.json is damaged.
     """
     if not store.is_folder(output):
-        raise UsageError(f'{flag}{output}: no such folder; give the --output of `lemmabeam label`')
+        raise UsageError(
+            f'{flag}{uris.named(output)}: no such folder; give the --output of `lemmabeam label`'
+        )
     uri = uris.join(output, 'dataset.json')
     data = store.read(uri)
     if data is None:
         raise UsageError(
-            f'{flag}{output}: no dataset.json there, so no complete run has written here; give the '
-            '--output of `lemmabeam label`'
+            f'{flag}{uris.named(output)}: no dataset.json there, so no complete run has written '
+            'here; give the --output of `lemmabeam label`'
         )
     try:
         spec, _ = open_json(data)

@@ -313,6 +313,12 @@ def printable(raw: str) -> str:
     return f'{text[: _MAX_CHARS - 17]}…{content_hash(text).hex()[:16]}'
 
 
+def named(name: str) -> str:
+    """A name for people: `printable`, in quotes where blanks at its ends would not be seen."""
+    shown = printable(name)
+    return repr(shown) if shown != shown.strip() or not shown else shown
+
+
 def _shortened(raw: str) -> str:
     """A text so long that all of it is only hashed."""
     start = raw[:_MAX_CHARS]

@@ -160,6 +160,31 @@ def begin(layout: Layout, run: Begun) -> None:
     layout.store.write(_uri(layout), seal_json(content))
 
 
+def leave_nothing(layout: Layout) -> bool:
+    """Removes the work of a run of which no chunk is finished and nothing is decided on.
+
+    Only for who holds the lease.
+
+    Returns:
+      Whether nothing of it is there now.
+    """
+    folder = layout.uri(layout.work_folder)
+    if not layout.store.is_folder(folder):
+        return True
+    found = [entry.uri for entry in layout.store.list(folder)]
+    names = [uri[len(uris.join(folder, '')) :] for uri in found]
+    if any(name.startswith('chunks/') or name == 'commit.json' for name in names):
+        return False
+    # What is left when this is interrupted belongs to no run that has begun.
+    for uri in sorted(found, key=lambda uri: uri != _uri(layout)):
+        layout.store.delete(uri)
+    if layout.is_local:
+        for path, _, _ in os.walk(folder, topdown=False):
+            with contextlib.suppress(OSError):  # something is there that is not ours
+                Path(path).rmdir()
+    return True
+
+
 def is_temporary(path: str) -> bool:
     """Whether a file is one that was to be renamed, once it was whole, to one of ours."""
     return _TEMPORARY.fullmatch(path.rpartition('/')[2]) is not None

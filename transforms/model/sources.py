@@ -162,6 +162,22 @@ def resolve_model(
     return source
 
 
+def is_on_this_machine(name: str, cache: str | None) -> bool:
+    """Whether `resolve_model` would have nothing to fetch for a value of --model.
+
+    Raises:
+      UsageError: there is no such model.
+      StoreError: it lies in a bucket that cannot be read.
+    """
+    if _local(name):
+        return True
+    known = registry.find_model(name)
+    if known is not None and known.location == registry.EMBEDDED:
+        return True
+    locations = known.locations if known else registry.locations_of(name)
+    return any(is_fetched(location, cache or default_cache()) for location in locations)
+
+
 def _check_size(card: ModelCard, size_px: int) -> None:
     """Refuses what the graph of a published model would only refuse on the workers.
 
@@ -184,7 +200,12 @@ def _first(
 ) -> ModelSource:
     """Of the places of one model what is here already, else the first that does."""
     if len(locations) == 1:
-        return resolve(locations[0])
+        try:
+            return resolve(locations[0])
+        except ModelError as e:
+            if is_fetched(locations[0], cache or default_cache()):
+                raise  # it is here, and not as it should be
+            raise ModelError(f'{e}. {_by_hand(name)}') from e
     folder = cache or default_cache()
     problems: list[str] = []
     for location in sorted(locations, key=lambda each: not is_fetched(each, folder)):
@@ -194,8 +215,16 @@ def _first(
             problems.append(str(e))
     raise ModelError(
         f'--model {printable_location(name)}: cannot be had from any of its {len(locations)} '
-        f'sources: {"; ".join(problems)}. Download it by hand and give its folder, archive or file '
-        'to --model, or fill a folder with --model_cache where it can be downloaded'
+        f'sources: {"; ".join(problems)}. {_by_hand(name)}'
+    )
+
+
+def _by_hand(name: str) -> str:
+    shown_name = printable_location(name)
+    return (
+        'Download it by hand and give its folder, archive or file to --model; or run `lemmabeam '
+        f'models --check {shown_name} --model_cache DIR` where it can be downloaded, bring that '
+        'folder here, and give --model_cache DIR'
     )
 
 
@@ -294,7 +323,8 @@ def _written_card(
     """The card that was given, lies beside a model, or is that of a published one."""
     if given is not None:
         if os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
-            return _parse_card(Path(given), given), Path(given).parent
+            where = f'--model_card {uris.named(given)}'
+            return _parse_card(Path(given), where), Path(given).parent
         named = registry.find_model(given)
         if named is None:
             raise UsageError(
