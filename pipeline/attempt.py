@@ -6,11 +6,12 @@ import sys
 import traceback
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline import engine
 from pipeline.build import build
+from pipeline.chatter import without_chatter
 from pipeline.config import RunConfig
 from pipeline.progress import reporting
 from transforms import lease, work
@@ -78,7 +79,7 @@ class Attempt:
         result = None
         has_left = True
         try:
-            with reporting():
+            with self._without_chatter(is_verbose), reporting():
                 build(self._root, self._config)
                 if self._runner == engine.DATAFLOW:
                     self._announce()
@@ -113,6 +114,11 @@ class Attempt:
                 )
             return code
         return 0
+
+    def _without_chatter(self, is_verbose: bool) -> contextlib.AbstractContextManager[None]:
+        direct = self._root.options.view_as(DirectOptions)
+        has_workers = direct.direct_running_mode == 'multi_processing'
+        return without_chatter() if has_workers and not is_verbose else contextlib.nullcontext()
 
     def _announce(self) -> None:
         """From now on there may be such a job, whatever becomes of this process."""

@@ -55,6 +55,12 @@ def _forgiving(stream: TextIO | None) -> TextIO:
     )
 
 
+def errors_on(descriptor: int) -> TextIO:
+    """What can take the place of `sys.stderr`, on a descriptor that stays open behind it."""
+    buffer = io.BufferedWriter(_Forgiving(descriptor))
+    return io.TextIOWrapper(buffer, errors='backslashreplace', line_buffering=True)
+
+
 def flush() -> None:
     """Writes what is left, and says where standard output did not take it.
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import streams
+from pipeline import chatter, streams
+from pipeline.chatter import without_chatter
 from tests.samples import SAMPLE
 
 
@@ -75,3 +76,44 @@ def test_other_streams_stay(monkeypatch):
     monkeypatch.setattr(sys, 'stderr', ours)
     streams.forgive()
     assert sys.stdout is sys.stderr is ours
+
+
+WORKER = """
+import logging, sys
+logging.warning('of the root')
+logging.getLogger().setLevel(logging.INFO)
+logging.getLogger('apache_beam.runners.worker').info('control channel')
+logging.getLogger('transforms.model').warning('slower')
+logging.getLogger('apache_beam').error('broken')
+print('Traceback', file=sys.stderr)
+sys.stderr.write('  of something')
+"""
+
+
+def test_of_worker_processes_only_what_matters_is_shown(capfd):
+    with without_chatter():
+        subprocess.run([sys.executable, '-c', WORKER], check=True)
+    assert capfd.readouterr().err.splitlines() == [
+        'WARNING:transforms.model:slower',
+        'ERROR:apache_beam:broken',
+        'Traceback',
+        '  of something',
+    ]
+
+
+def test_what_this_process_says_goes_past(capfd, monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', streams.errors_on(2))
+    with without_chatter():
+        assert sys.stderr.fileno() != 2
+        print('\rdone 1', end='', file=sys.stderr, flush=True)
+        assert capfd.readouterr().err == '\rdone 1', 'at once, without the end of a line'
+    assert sys.stderr.fileno() == 2
+
+
+def test_a_process_that_stays_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(chatter, '_LAST_LINES_SEC', 0.01)
+    command = [sys.executable, '-c', 'input()']
+    with without_chatter():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    assert process.poll() is None
+    process.communicate(b'.\n')
