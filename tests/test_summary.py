@@ -1,0 +1,43 @@
+"""What a person sees at the end of a run."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipeline.report import images_per_sec
+from pipeline.summary import print_summary
+from tests import made_runs
+from transforms.layout import Layout
+from transforms.rows import Reason
+
+
+def said(folder, predictions, failed=(), **changes):
+    """The summary of such a run, a line each."""
+    changes = {'labeled_by_earlier_attempts': 0, 'damaged_chunks': 0} | changes
+    report = made_runs.write_run(folder, 'a', predictions, failed, **changes)
+    report['top_labels'] = []
+    for name in ('gone', 'skipped_before_since'):
+        report['counts'][name] = 0
+    console = Console(file=io.StringIO(), width=120)
+    print_summary(report, Layout(str(folder), 'a', 'birds-12345678', (), (), 1), console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(('images', 'sec', 'rate'), [(0, 9.0, None), (3, 0.0, None), (3, 2.0, 1.5)])
+def test_there_is_no_rate_where_nothing_was_done(images, sec, rate):
+    assert images_per_sec(images, sec) == rate
+
+
+@pytest.mark.parametrize('rate', [None, 0.0, 2.5])
+def test_a_rate_is_told_where_there_is_one(tmp_path, rate):
+    lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], images_per_sec=rate)
+    assert ('labelled images/s, all included' in lines) == bool(rate)
+
+
+def test_one_spelling_and_names_with_blanks(tmp_path):
+    failed = [('/ b.jpg ', Reason.EMPTY, '0 bytes')]
+    lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], failed, labeled_by_earlier_attempts=7)
+    assert 'labeled' not in lines
+    for shown in ("│ ' b.jpg ' ", '│ a.jpg ', '│ labelled ', 'labelled by earlier attempts'):
+        assert shown in lines
