@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.options import describe_preprocessing, find_model, make_run_id, store_options
-from transforms import dead_letters, gone, listing, outcomes, uris, write
+from transforms import dead_letters, gone, listing, manifest, outcomes, uris, write
 from transforms.decode import PixelLimits
 from transforms.errors import UsageError
 from transforms.faults import FailFast
 from transforms.history import HistoryFile
-from transforms.layout import SCHEMA_VERSION, Layout
+from transforms.layout import FOLDERS, SCHEMA_VERSION, Layout
 from transforms.listing import Columns, Input, Listing
 from transforms.loading.options import LoadOptions
 from transforms.model import canary
@@ -118,7 +118,9 @@ class Retried(NamedTuple):
     def manifests(self, stores: StoreOptions) -> tuple[Input, ...]:
         """The manifests among its inputs: they may hold URLs that were written nowhere else."""
         return tuple(
-            Input(stores=stores, **source) for source in self.inputs if source['kind'] == 'manifest'
+            Input(stores=stores, **source)
+            for source in self.inputs
+            if source['kind'] in manifest.INPUTS
         )
 
 
@@ -160,6 +162,11 @@ def make_config(
     stores = store_options(args)
     if uris.scheme_of(args.output) in ('http', 'https'):
         raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
+    if args.memory_budget < args.max_bytes:
+        raise UsageError(
+            f'--memory_budget {args.memory_budget} is below --max_bytes {args.max_bytes}: a single '
+            'image may take more; raise it, or lower --max_bytes'
+        )
     layout = Layout(
         output=uris.absolute(args.output).rstrip('/'),
         run_id=make_run_id(args.run_id, now),
@@ -175,6 +182,7 @@ def make_config(
         inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
         for source in inputs:
             check_apart(source, '--output', layout.output)
+            _check_no_output(source, layout.output)
         listed = Listing(inputs, columns, args.sample, _since(args.since, now, inputs))
         described = tuple(
             {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
@@ -250,7 +258,7 @@ def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) ->
     if text is None:
         return None
     for source in inputs:
-        if source.kind == 'manifest':
+        if source.kind in manifest.INPUTS:
             raise UsageError(
                 f'--since {text}: --input {source.uri} is a manifest, and tells no times; leave it '
                 'out: what has not changed is not read again anyway'
@@ -329,6 +337,17 @@ def _columns(args: argparse.Namespace) -> Columns:
                 f'--partition_by {column!r}: a folder column is named by letters, digits and _'
             )
     return Columns(args.uri_column, carry, tuple(args.partition_by))
+
+
+def _check_no_output(source: Input, output: str) -> None:
+    """Refuses to label what is written: some of it is there only while the run goes on."""
+    for name in FOLDERS:
+        folder = uris.join(output, name)
+        if source.kind in ('folder', 'glob') and f'{source.uri}/'.startswith(f'{folder}/'):
+            raise UsageError(
+                f'--input {source.pattern or source.uri} lies inside {folder} of the --output: '
+                'choose another folder for one of them'
+            )
 
 
 def check_apart(source: Input, flag: str, folder: str) -> None:

@@ -20,9 +20,9 @@ Beam's local engine.  No option may be abbreviated.
 
 # What a retry takes over from the run it retries is everything but these.
 _OF_ONE_RUN = frozenset(
-    'accelerator accelerators_per_worker break_lease explain force images_per_worker input '
-    'max_images no_wait output reasons relist retry_dead right_fitting run_id sample since verbose '
-    'wait_for_lease_sec'.split()
+    'accelerator accelerators_per_worker allow_empty break_lease explain force images_per_worker '
+    'input max_images no_wait output reasons relist retry_dead right_fitting run_id sample since '
+    'verbose wait_for_lease_sec'.split()
 )
 _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 _FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)

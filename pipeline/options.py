@@ -37,9 +37,10 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         '--input',
         action='append',
         metavar='X',
-        help='a folder or prefix, a glob with * and **, a manifest (.txt, .csv, .jsonl, each also '
-        '.gz, or .parquet) or an image; local, gs:// or s3://, in manifests also http(s)://; '
-        'may be repeated',
+        help='a folder or prefix, a glob with *, ** and {a,b}, a manifest (.txt, .csv, .tsv, '
+        '.jsonl, .ndjson, .json with an object a line, each also .gz, or .parquet), a glob of '
+        "manifests as 'list/*.parquet', or an image; local, gs:// or s3://, in manifests also "
+        'http(s)://; may be repeated',
     )
     what.add_argument(
         '--uri_column',
@@ -84,6 +85,13 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='label everything again, whatever earlier runs have labelled, also with another '
         'floor, --max_labels or activation than theirs',
+    )
+
+    what.add_argument(
+        '--allow_empty',
+        action='store_true',
+        help='make a run of nothing where an input lists nothing at all, and exit with 0 (default: '
+        'exit with 2, as it is mostly a misspelt name)',
     )
 
     where = parser.add_argument_group('where to write')
@@ -228,7 +236,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=_size,
         default=512 * _MIB,
         metavar='SIZE',
-        help='encoded and decoded images in flight in a process (default: 512MiB)',
+        help='encoded and decoded images in flight in a process, at least --max_bytes (default: '
+        '512MiB)',
     )
     limits.add_argument(
         '--loader_threads',

@@ -11,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.verdict import make_verdict
 from transforms import lease, outcomes, write
 from transforms.latest import write_latest_sql
+from transforms.listing import NOT_IMAGE, suffixes_of
 from transforms.model.sources import printable_location
 from transforms.publish import clean_up, publish
 from transforms.rows import WrittenFile
@@ -70,7 +71,7 @@ def make_report(
         'dead_lettered_by_reason': dead,
         # With --force, what earlier runs have labelled is not read.
         'gone': None if config.is_part or config.options['force'] else counts.get('gone', 0),
-        'skipped_not_image': counts.get('skipped_not_image', 0),
+        NOT_IMAGE: sum(n for key, n in counts.items() if key.partition('/')[0] == NOT_IMAGE),
         'skipped_before_since': counts.get('skipped_before_since', 0),
     }
     return {
@@ -79,6 +80,7 @@ def make_report(
         'command': config.command,
         'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
         'counts': books,
+        'skipped_suffixes': suffixes_of(counts),
         'share_without_label': write.share_without_label(books),
         'started_at': config.started_at.isoformat(),
         'finished_at': finished_at.isoformat(),

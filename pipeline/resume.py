@@ -18,6 +18,7 @@ from transforms.errors import StoreError, UsageError
 from transforms.history import failed_files, has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
+from transforms.listing import check_not_empty
 from transforms.publish import find_commit, remove_tree
 from transforms.rows import Reason
 from transforms.runs import CompleteRun, complete_runs
@@ -27,12 +28,12 @@ from transforms.work import Begun, Unfinished
 # Options that may be others when a run is gone on with: no row depends on them, but for rows of
 # images that fail now and may not fail then.
 _FREE = frozenset(
-    'accelerator accelerators_per_worker allow_private_hosts break_lease decode_deadline_sec '
-    'explain fail_fast_after fetch_deadline_sec images_per_worker input loader_processes '
-    'loader_threads max_failure_rate max_images memory_budget model model_cache model_card '
-    'model_sha256 no_wait output relist report_thumbnails require_gpu require_rebuilt '
-    'right_fitting run_id s3_endpoint_url s3_region_name s3_request_payer user_project '
-    'verbose wait_for_lease_sec'.split()
+    'accelerator accelerators_per_worker allow_empty allow_private_hosts break_lease '
+    'decode_deadline_sec explain fail_fast_after fetch_deadline_sec images_per_worker input '
+    'loader_processes loader_threads max_failure_rate max_images memory_budget model model_cache '
+    'model_card model_sha256 no_wait output relist report_thumbnails require_gpu require_rebuilt '
+    'right_fitting run_id s3_endpoint_url s3_region_name s3_request_payer user_project verbose '
+    'wait_for_lease_sec'.split()
 )
 _OF_STORES = (Reason.STORE_ERROR, Reason.DEADLINE)
 # What the rows of one dataset must have in common, as the metadata of the files has it.
@@ -74,6 +75,9 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     layout = dataclasses.replace(layout, run_id=run_id)
     if begun is None or args.relist or _is_listing_damaged(layout, len(config.listing.inputs)):
         _check_undecided(layout)
+        if config.command == 'label' and not args.allow_empty:
+            for source in config.listing.inputs:
+                check_not_empty(source, config.listing)
         remove_tree(layout, frozen.folder(layout))
         if begun is None:
             # Of a run whose `run.json` is gone, nobody knows with what options they were made.
@@ -84,7 +88,10 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     else:
         left = next(each for each in found if each.run_id == run_id)
         if left.chunks:
-            _tell(f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left})')
+            _tell(
+                f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left}), '
+                'with the listing that it began with (--relist lists the inputs anew)'
+            )
     earlier = [run for run in runs if run.id in begun.earlier]
     limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
     same = (earlier, layout.model_id, config.inputs, config.listing.columns.uri)

@@ -16,6 +16,7 @@ from pipeline.verdict import describe
 from transforms import dead_letters, uris, write
 from transforms.errors import StoreError
 from transforms.layout import Layout
+from transforms.listing import NOT_IMAGE, describe_suffixes
 from transforms.model.predictor import slower
 from transforms.rows import CRASHES
 from transforms.runs import kind_of
@@ -77,6 +78,10 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     if rate:
         table.add_row('labelled images/s, all included', f'{rate:,.1f}')
     console.print(table)
+    if suffixes := report.get('skipped_suffixes'):
+        found = describe_suffixes(suffixes, counts[NOT_IMAGE])
+        line = f"Files without an image suffix: {found}; as --input, 'FOLDER/**' takes all"
+        console.print(_plain(line), soft_wrap=True, highlight=False)
     lower = look_lower(without, counts['labeled'], report['metadata'], layout.output)
     for line in (lower, describe(report['verdict'])):
         if line:

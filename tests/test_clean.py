@@ -213,6 +213,7 @@ def test_the_same_options_go_on_under_the_same_id_and_nothing_is_left(interrupte
     assert sum(paid) == COUNT - 1 - len(kept)
     said = capsys.readouterr().err
     assert f'lemmabeam: going on with run {run_id}, begun ' in said
+    assert '--relist lists the inputs anew' in said
     assert 'seconds ago (6 finished chunks, 0.0 MB)' in said
     assert work_of(folder) == []
     assert verify(str(folder.parent / 'out')) == []

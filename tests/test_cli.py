@@ -88,6 +88,10 @@ USAGE = {
     'column of a folder': (('--carry', 'split'), 'a folder without columns'),
     'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
     'unknown runner': (('--runner', 'Bogus'), 'Unexpected pipeline runner: Bogus'),
+    'too little memory': (
+        ('--memory_budget', '1kB'),
+        '--memory_budget 1000 is below --max_bytes 67108864',
+    ),
     'too many labels': (('--max_labels', '2000'), 'has only 1000 classes'),
 }
 
@@ -108,6 +112,38 @@ def test_an_output_inside_the_input_is_refused(tmp_path):
     done = support.invoke('label', '--input', tmp_path / 'in', '--output', tmp_path / 'in' / 'out')
     assert done.returncode == 2
     assert 'lies inside --input' in done.stderr
+
+
+@pytest.mark.parametrize('name', ['runs', 'predictions/model=m', '_work/*/staged/**'])
+def test_an_input_inside_the_output_is_refused(tmp_path, name):
+    folder = tmp_path / name.partition('/*')[0]
+    samples.write_pictures(folder, 1)
+    for value in (folder, tmp_path / name):
+        done = support.invoke('label', '--input', value, '--output', tmp_path)
+        assert done.returncode == 2
+        assert f'--input {value} lies inside {tmp_path}/{name.split("/")[0]} of the' in done.stderr
+    config, _ = support.make_config('--input', tmp_path, '--output', tmp_path.parent / 'other')
+    assert config.listing.inputs[0].uri == str(tmp_path)
+
+
+def test_an_output_may_be_the_folder_that_pictures_have_a_folder_in(tmp_path):
+    samples.write_pictures(tmp_path / 'photos', 1)
+    config, _ = support.make_config('--input', tmp_path / 'photos', '--output', tmp_path)
+    assert config.layout.output == str(tmp_path)
+
+
+def test_an_input_of_nothing_exits_with_2_and_leaves_nothing_but_if_it_may(tmp_path):
+    (tmp_path / 'in').mkdir()
+    (tmp_path / 'in' / 'notes.md').touch()
+    arguments = ('label', '--input', tmp_path / 'in', '--output', tmp_path / 'out')
+    done = support.invoke(*arguments)
+    assert done.returncode == 2
+    assert 'no images found: 1 .md' in done.stderr
+    assert '--allow_empty' in done.stderr
+    assert not [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+    done = support.invoke(*arguments, '--allow_empty')
+    assert done.returncode == 0, done.stderr
+    assert "Files without an image suffix: 1 .md; as --input, 'FOLDER/**' takes all" in done.stdout
 
 
 def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path):

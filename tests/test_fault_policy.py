@@ -291,6 +291,7 @@ class TestDecoderThatHangs:
         )  # fmt: skip
         assert done.returncode == 1
         assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
+        assert 'take it out of the input and resume with --relist' in done.stderr
         assert 'Traceback' not in done.stderr
         assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
 
@@ -331,7 +332,8 @@ class TestOneProcessWithManyThreads:
 
     def test_their_look_ahead_is_bounded_together(self, tmp_path):
         arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--batch_size', '8')
-        options = support.make_config(*arguments, '--memory_budget', '8MiB')[0].load
+        limits = ('--memory_budget', '8MiB', '--max_bytes', '8MiB')
+        options = support.make_config(*arguments, *limits)[0].load
         loader = shared(Loader, options)
         batch_bytes = 8 * 224 * 224 * 3
         batches = []

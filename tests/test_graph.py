@@ -179,7 +179,8 @@ def test_inputs_of_nothing_give_an_empty_dataset(tmp_path):
     (tmp_path / 'list.csv').write_text('uri,split\n')
     output = tmp_path / 'out'
     report = support.label(
-        '--input', tmp_path / 'list.csv', '--output', output, '--partition_by', 'split'
+        *('--input', tmp_path / 'list.csv', '--output', output, '--partition_by', 'split'),
+        '--allow_empty',
     )
     assert report['balanced']
     assert report['counts']['listed'] == 0
@@ -190,5 +191,6 @@ def test_inputs_of_nothing_give_an_empty_dataset(tmp_path):
     (tmp_path / 'in').mkdir()
     (tmp_path / 'empty.txt').touch()
     arguments = inputs([tmp_path / 'in', tmp_path / 'empty.txt'])
+    arguments += ['--allow_empty']
     listing = states.settled(*arguments, '--output', tmp_path / 'other').listing
     assert [list(list_input(source, listing.columns)) for source in listing.inputs] == [[], []]

@@ -1,8 +1,12 @@
 """Inputs to refs: what is an input, globs, folders, samples."""
 
+import io
 import itertools
 import json
+from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,8 +15,20 @@ from transforms import frozen, listing
 from transforms.chunks import merge
 from transforms.dead_letters import dead_letter_schema, dead_letter_tables, version_table
 from transforms.errors import ManifestError, UsageError
-from transforms.listing import Columns, glob_regex, list_input, resolve
+from transforms.layout import Layout
+from transforms.listing import (
+    Columns,
+    Listing,
+    check_not_empty,
+    describe_suffixes,
+    expand_braces,
+    glob_regex,
+    list_input,
+    resolve,
+    suffixes_of,
+)
 from transforms.rows import Known, Ref
+from transforms.storage import store_for
 
 PLAIN = Columns('uri', (), ())
 pure = settings(derandomize=True, max_examples=200, deadline=None)
@@ -180,8 +196,152 @@ def test_a_folder_gives_its_images_and_counts_the_rest(tmp_path):
     refs = list(list_input(resolve(str(tmp_path), PLAIN), PLAIN))
     found = [ref for ref in refs if isinstance(ref, Ref)]
     assert sorted(ref.uri for ref in found) == sorted(f'{tmp_path}/{name}' for name in images)
-    assert refs.count('skipped_not_image') == 4
+    left_out = Counter(ref for ref in refs if isinstance(ref, str))
+    suffixes = {'.txt': 1, '': 1, '.part': 1, '.db': 1}
+    assert left_out == {f'skipped_not_image/{suffix}': n for suffix, n in suffixes.items()}
     assert all(ref.size_bytes == 3 and ref.version and ref.carried == '[]' for ref in found)
+
+
+@pytest.mark.parametrize('kind', ['local', 'bucket'])
+def test_a_glob_of_manifests_lists_what_each_of_them_does(request, tmp_path, kind):
+    top = str(tmp_path) if kind == 'local' else request.getfixturevalue('bucket').uri('data')
+    store = store_for(top)
+    columns = Columns('uri', ('n',), ())
+    for i in (1, 0):
+        sink = io.BytesIO()
+        pq.write_table(pa.table({'uri': [f'{i}.jpg', 'gs://'], 'n': [i, None]}), sink)
+        store.write(f'{top}/list/part-{i}.parquet', sink.getvalue())
+    store.write(f'{top}/list/_SUCCESS', b'')
+    with pytest.raises(UsageError, match='--carry or --partition_by n'):
+        resolve(f'{top}/list', columns)
+    folder = resolve(f'{top}/list', PLAIN)
+    message = (
+        r"2 \.parquet, 1 without .*/list/\*\.parquet' reads them as manifests, and '.*takes all"
+    )
+    with pytest.raises(UsageError, match=message):
+        check_not_empty(folder, Listing((folder,), PLAIN))
+    source = resolve(f'{top}/list/*.parquet', columns)
+    assert source.kind == 'manifests'
+    assert [(ref.uri, ref.carried, ref.reason) for ref in list_input(source, columns)] == [
+        (f'{top}/list/0.jpg', '["0"]', ''),
+        ('gs://', '[null]', 'bad_uri'),
+        (f'{top}/list/1.jpg', '["1"]', ''),
+        ('gs://', '[null]', 'bad_uri'),
+    ]
+    store.write(f'{top}/list/part-2.parquet', b'PAR1')
+    with pytest.raises(ManifestError, match=r'part-2\.parquet: row 0'):
+        resolve(f'{top}/list/*.parquet', columns)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('empty', 'no images found, and nothing else'),
+        ('odd', r"no images found: 2 \.jpg:large, 1 without a suffix; '.*/odd/\*\*' takes all"),
+        ('odd/*.png', 'nothing matches'),
+        ('empty.txt', 'no manifest, or none that lists anything'),
+        ('*.csv', 'no manifest, or none that lists anything'),
+        ('*.tsv', 'no manifest, or none that lists anything'),
+    ],
+)
+def test_an_input_of_nothing_is_refused_with_what_was_passed_over(tmp_path, name, message):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'odd').mkdir()
+    for odd in ('a.jpg:large', 'b.jpg:large', 'c'):
+        (tmp_path / 'odd' / odd).touch()
+    (tmp_path / 'empty.txt').write_text('\n')
+    (tmp_path / 'empty.csv').write_text('uri\n')
+    source = resolve(f'{tmp_path}/{name}', PLAIN)
+    with pytest.raises(UsageError, match=f'--input .*{message} .--allow_empty'):
+        check_not_empty(source, Listing((source,), PLAIN))
+
+
+def test_what_is_left_out_by_its_time_or_bad_is_something(tmp_path):
+    (tmp_path / 'a.jpg').touch()
+    (tmp_path / 'bad.txt').write_text('gs://\n')
+    for name, since in (('', None), ('', 4e9), ('bad.txt', None)):
+        source = resolve(f'{tmp_path}/{name}', PLAIN)
+        check_not_empty(source, Listing((source,), PLAIN, since=since))
+
+
+def test_suffixes_are_counted_up_to_a_number_of_them(tmp_path):
+    layout = Layout(str(tmp_path), 'run', 'model', (), (), 1)
+    found = frozen.freeze(layout, 0, [f'skipped_not_image/.{i % 1000}' for i in range(3000)])
+    assert len(found.left_out) <= 101
+    assert sum(found.left_out.values()) == 3000
+    text = describe_suffixes(suffixes_of(found.left_out), 3000)
+    assert text.startswith('3 .0, 3 .1, ')
+    assert text.endswith(', 2,970 others')
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'patterns'),
+    [
+        ('a', ['a']),
+        ('{a,b}', ['a', 'b']),
+        ('x/{a,b}/{c,d}.jpg', ['x/a/c.jpg', 'x/a/d.jpg', 'x/b/c.jpg', 'x/b/d.jpg']),
+        ('{a,{b,c}d}', ['a', 'bd', 'cd']),
+        ('{,a}b', ['b', 'ab']),
+        ('{a}{b', ['{a}{b']),
+        ('{x{a,b}}}', ['{xa}}', '{xb}}']),
+        ('{a{b,c}', ['{ab', '{ac']),
+        ('{1..3},{}', ['{1..3},{}']),
+    ],
+)
+def test_braces_are_those_of_a_shell(pattern, patterns):
+    assert expand_braces(pattern) == patterns
+    regex = glob_regex(pattern)
+    assert all(regex.fullmatch(each) for each in patterns)
+    assert not regex.fullmatch('nothing of the kind')
+
+
+def test_braces_for_too_many_patterns_are_refused(tmp_path):
+    for pattern, what in (
+        ('{a,b}' * 12, '1000 patterns'),
+        ('{a,b}' * 2_000, '50 braces'),
+        ('{' * 2_000 + '*', '50 braces'),
+    ):
+        with pytest.raises(UsageError, match=f'more than {what}'):
+            expand_braces(pattern)
+
+
+@pytest.mark.parametrize(
+    ('pattern', 'names'),
+    [
+        ('{train,val}/*.jpg', ['train/a.jpg', 'val/b.jpg']),
+        ('t{rain/a,est/x/c}.jpg', ['train/a.jpg', 'test/x/c.jpg']),
+        ('{train/a.jpg,val/b.jpg}', ['train/a.jpg', 'val/b.jpg']),
+        ('{train,test/**}/*.jpg', ['train/a.jpg', 'test/x/c.jpg']),
+    ],
+)
+@pytest.mark.parametrize('kind', ['local', 'bucket'])
+def test_globs_with_braces(request, tmp_path, kind, pattern, names):
+    top = str(tmp_path) if kind == 'local' else request.getfixturevalue('bucket').uri('data')
+    for name in ('train/a.jpg', 'train/n.txt', 'val/b.jpg', 'test/x/c.jpg', 'other/d.jpg'):
+        store_for(top).write(f'{top}/{name}', b'x')
+    source = resolve(f'{top}/{pattern}', PLAIN)
+    assert source.kind == 'glob'
+    found = [ref.uri for ref in list_input(source, PLAIN)]
+    assert sorted(found) == sorted(f'{top}/{name}' for name in names)
+
+
+@pytest.mark.parametrize('kind', ['local', 'bucket'])
+def test_what_a_mac_leaves_beside_a_file_is_no_image(request, tmp_path, kind):
+    top = str(tmp_path) if kind == 'local' else request.getfixturevalue('bucket').uri('data')
+    images = ['a.jpg', 'x/-b.jpg', 'x/c.jpg', '._d.jpg', 'x/._a.jpg', '._.jpg']
+    companions = ['._a.jpg', 'x/._-b.jpg', 'x/._c.jpg']
+    for name in [*images, *companions, 'x/n.txt', 'x/._n.txt']:
+        store_for(top).write(f'{top}/{name}', b'x')
+    for value in (top, f'{top}/**'):
+        refs = list(list_input(resolve(value, PLAIN), PLAIN))
+        found = sorted(ref.uri for ref in refs if isinstance(ref, Ref) and '.jpg' in ref.uri)
+        assert found == sorted(f'{top}/{name}' for name in images)
+        assert refs.count('skipped_not_image/._*') == 4
+    refs = list(list_input(resolve(f'{top}/x/*.jpg', PLAIN), PLAIN))
+    assert refs.count('skipped_not_image/._*') == 2
+    assert sorted(ref.uri for ref in refs if isinstance(ref, Ref)) == sorted(
+        f'{top}/{name}' for name in images if name.startswith('x/')
+    )
 
 
 def test_an_empty_folder_and_a_glob_without_a_match_give_nothing(tmp_path):
@@ -349,7 +509,7 @@ def test_names_in_a_bucket_are_listed_and_matched(bucket):
     assert sorted(ref.uri for ref in refs if isinstance(ref, Ref)) == sorted(
         bucket.uri(name) for name in names
     )
-    assert refs.count('skipped_not_image') == 1
+    assert refs.count('skipped_not_image/.txt') == 1
     for pattern, matched in (
         ('*.jpg', [name for name in names if '/' not in name]),
         ('**/*.jpg', names),

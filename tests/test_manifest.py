@@ -94,6 +94,35 @@ def test_any_text_survives(kind, rows):
     assert [(line.uri, *line.carried) for line in lines] == rows
 
 
+@pytest.mark.parametrize('gz', ['', '.gz'])
+@pytest.mark.parametrize(
+    ('kind', 'like'), [('.ndjson', '.jsonl'), ('.json', '.jsonl'), ('.tsv', '.csv')]
+)
+def test_manifests_of_other_names_are_read_as_their_like(tmp_path, kind, like, gz):
+    data = encode(like, URIS, LABELS)
+    if kind == '.tsv':
+        out = io.StringIO()
+        csv.writer(out, delimiter='\t', lineterminator='\n').writerows(
+            [('uri', 'label'), *zip(URIS, LABELS, strict=True)]
+        )
+        data = out.getvalue().encode()
+    path = written(tmp_path, kind + gz, gzip.compress(data) if gz else data)
+    assert is_manifest(str(path))
+    check_columns(str(path), 'uri', ('label',))
+    found = read(path, ('label',))
+    assert [(line.uri, *line.carried) for line in found] == list(zip(URIS, LABELS, strict=True))
+
+
+@pytest.mark.parametrize('gz', ['', '.gz'])
+@pytest.mark.parametrize(
+    'data', [b'[{"uri": "a"}]', b'[\n  {"uri": "a"}\n]\n', b'\xef\xbb\xbf {\n"images": []}\n']
+)
+def test_json_that_is_no_lines_is_told_before_the_run(tmp_path, data, gz):
+    path = written(tmp_path, f'.json{gz}', gzip.compress(data) if gz else data)
+    with pytest.raises(UsageError, match=r"one JSON object a line, .*`jq -c '\.\[\]'` makes lines"):
+        check_columns(str(path), 'uri', ())
+
+
 @pytest.mark.parametrize('kind', TEXT_KINDS)
 def test_the_last_line_needs_no_end(tmp_path, kind):
     data = encode(kind, URIS, [*LABELS[:-1], 'z']).rstrip(b'\n')
@@ -630,7 +659,19 @@ def test_what_cannot_be_opened_is_wrong_usage(tmp_path):
         read(tmp_path / 'zero.txt')
 
 
-@pytest.mark.parametrize('name', ['a.txt', 'a.CSV', 'a.jsonl.gz', 'gs://b/a.parquet', '/a/.csv'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'a.txt',
+        'a.CSV',
+        'a.jsonl.gz',
+        'a.json',
+        'a.ndjson.gz',
+        'a.TSV',
+        'gs://b/a.parquet',
+        '/a/.csv',
+    ],
+)
 def test_manifests_are_known_by_their_suffix(name):
     assert is_manifest(name)
 

@@ -11,11 +11,13 @@ import pytest
 from tests.fault_proxy import HINT, FaultProxy
 from transforms import uris
 from transforms.errors import ImageError
+from transforms.listing import Columns, list_input, resolve
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
 from transforms.storage_s3 import S3Store
 
+PLAIN = Columns('uri', (), ())
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
 
 
@@ -37,6 +39,42 @@ def test_markers_of_folders_are_no_objects(store, place):
     assert store.is_folder(place.uri('photos'))
     with pytest.raises(ImageError, match='not_a_file: a folder'):
         store.fetch(uri, LIMITS, lambda _: None)
+
+
+@pytest.mark.parametrize('data', [b'', b'of type directory'])
+def test_an_object_below_whose_name_others_lie_is_a_folder(store, place, data):
+    uri = place.uri('photos')
+    if data:
+        put_folder(place, 'photos', data)
+    else:
+        store.write(uri, data)
+    assert store.stat(uri).size_bytes == len(data), 'nothing lies below it yet'
+    store.write(place.uri('photos-1'), b'x')
+    store.write(f'{uri}/a.jpg', b'x')
+    assert store.stat(uri) is None
+    assert store.is_folder(uri)
+    store.write(place.uri('b.jpg'), b'x')
+    store.write(place.uri('b.jpg/c.jpg'), b'x')
+    assert store.stat(place.uri('b.jpg')).size_bytes == 1, 'it has bytes of its own'
+    source = resolve(uri, PLAIN)
+    assert [ref.uri for ref in list_input(source, PLAIN)] == [f'{uri}/a.jpg']
+    if not data:
+        found = list(list_input(resolve(place.uri('**'), PLAIN), PLAIN))
+        assert found.count('skipped_not_image/(folder)') == 1
+        assert sorted(ref.uri for ref in found if not isinstance(ref, str)) == [
+            *(place.uri('b.jpg'), place.uri('b.jpg/c.jpg')),
+            *(place.uri('photos-1'), f'{uri}/a.jpg'),
+        ]
+
+
+def put_folder(place, name, data):
+    """As s3fs and gcsfuse do it."""
+    kind = 'application/x-directory; charset=UTF-8'
+    if hasattr(place, 'client'):
+        place.client.put_object(Bucket=place.name, Key=name, Body=data, ContentType=kind)
+        return
+    bucket = store_for(place.uri())._client.bucket(place.name)
+    bucket.blob(name).upload_from_string(data, content_type=kind)
 
 
 def test_write_create_read_delete(store, place):

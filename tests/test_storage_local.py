@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import attempts
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.rows import FetchLimits
 from transforms.storage import store_for
@@ -360,3 +361,47 @@ def test_one_store_a_process(tmp_path):
     assert store_for(str(tmp_path)) is store_for('/')
     with pytest.raises(UsageError, match='expected a local path or one of gs://'):
         store_for('ftp://host/x')
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """A folder on another file system."""
+    memory = Path('/dev/shm')
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip('no second file system')
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+def test_a_file_is_placed_on_another_disk(tmp_path, store, other_disk):
+    (tmp_path / 'a').write_bytes(b'1' * 3_000_000)
+    target = other_disk / 'x' / 'b'
+    assert store.place(str(tmp_path / 'a'), str(target))
+    assert target.read_bytes() == b'1' * 3_000_000
+    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in target.parent.iterdir()] == ['b']
+    assert not store.place(str(tmp_path / 'a'), str(target)), 'there is none any more'
+    assert target.stat().st_size == 3_000_000
+
+
+def test_a_disk_that_is_full_leaves_what_was_to_be_placed(tmp_path, store, other_disk, monkeypatch):
+    (tmp_path / 'a').write_bytes(b'1')
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(StoreError, match=r'cannot write .*b: No space left'):
+        store.place(str(tmp_path / 'a'), str(other_disk / 'b'))
+    assert (tmp_path / 'a').read_bytes() == b'1'
+    assert list(other_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', ['predictions', 'dead_letters', '_work', 'runs'])
+def test_a_part_of_an_output_may_lie_on_another_disk(tmp_path, other_disk, name):
+    (tmp_path / name).symlink_to(other_disk)
+    layout = attempts.layout_of(str(tmp_path), 'a')
+    uris = [f'/a/{i}.jpg' for i in range(5)]
+    report = attempts.attempt(layout, uris)
+    assert report['balanced']
+    assert attempts.faults(str(tmp_path), [uris]) == []

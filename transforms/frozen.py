@@ -23,6 +23,7 @@ from transforms.sealed import DamagedError, open_json, seal_json
 _PART_REFS = 100_000
 _PART_CHARS = 32 * 2**20
 _THREADS = 16
+_MOST_WHYS = 100  # suffixes may be as many as there are files
 _SCHEMA = pa.schema(
     [
         ('uri', pa.string()),
@@ -40,7 +41,7 @@ class Frozen(NamedTuple):
 
     Attributes:
       parts: name and SHA-256 of each file.
-      left_out: how many files of it are no images, by why they were left out.
+      left_out: how many files of it are no images, by why they were left out, and by suffix.
       is_signed: whether some of its refs are fetched by URLs that were not written.
     """
 
@@ -87,6 +88,8 @@ def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
     def kept() -> Iterator[Ref]:
         for ref in refs:
             if isinstance(ref, str):
+                if ref not in left_out and len(left_out) >= _MOST_WHYS:
+                    ref = ref.partition('/')[0]
                 left_out[ref] = left_out.get(ref, 0) + 1
             else:
                 yield ref

@@ -8,7 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import dead_letters, outcomes, write
+from transforms import dead_letters, manifest, outcomes, write
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.partitions import values_of_path
@@ -124,7 +124,7 @@ def has_listed(
 def _has_inputs(run: CompleteRun, inputs: Sequence[Mapping[str, str]], uri_column: str) -> bool:
     """Whether a run had these inputs; another column of a manifest lists something else."""
     theirs = run.report.get('options', {}).get('uri_column', uri_column)
-    has_columns = any(each['kind'] == 'manifest' for each in inputs)
+    has_columns = any(each['kind'] in manifest.INPUTS for each in inputs)
     return _sorted(run.report.get('inputs', ())) == _sorted(inputs) and (
         theirs == uri_column or not has_columns
     )

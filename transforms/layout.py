@@ -12,6 +12,8 @@ from transforms.sealed import DamagedError, open_json
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
 
 SCHEMA_VERSION = 1
+FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')
+"""All that lie in an output."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,12 @@
 """From the command line's inputs to refs: folders, globs, manifests and single files."""
 
+import collections
+import functools
 import json
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -33,9 +37,10 @@ class Input(NamedTuple):
     """One resolved --input.
 
     Attributes:
-      kind: 'folder', 'glob', 'manifest', 'file', or 'dead_letters' of an earlier run.
+      kind: 'folder', 'glob', 'manifest', 'manifests', 'file', or 'dead_letters' of an earlier run.
       uri: absolute; for a glob its folder, up to the first part with a wildcard.
-      pattern: the whole glob; for dead letters the reasons that are wanted; otherwise ''.
+      pattern: the whole glob, of images or manifests; for dead letters the reasons that are wanted;
+        otherwise ''.
       stores: how it is reached.
     """
 
@@ -80,10 +85,15 @@ class Listing(NamedTuple):
 
 
 DEAD_LETTERS = 'dead_letters'
+NOT_IMAGE = 'skipped_not_image'
 NO_CARRIED = '[]'
 _NOT_THERE = 'a path of one machine; the workers of this run are others'
 _MAX_CARRIED_CHARS = 65_536
-_NOT_IMAGE = 'skipped_not_image'
+_COMPANION = f'{NOT_IMAGE}/._*'
+_FOLDER_MARKER = f'{NOT_IMAGE}/(folder)'
+_THREADS = 16
+_MOST_PATTERNS, _MOST_BRACES = 1000, 50
+_MOST_SUFFIXES = 10  # in messages
 _BEFORE_SINCE = 'skipped_before_since'
 
 
@@ -102,15 +112,20 @@ def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS
     if found is None:
         shown = uris.printable(value)
         raise UsageError(f'--input {shown!r}: no such file, folder or prefix')
-    if found.kind == 'manifest':
-        manifest.check_columns(uri, columns.uri, columns.carry, stores)
+    found = found._replace(stores=stores)
+    if found.kind in manifest.INPUTS:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            check = functools.partial(
+                manifest.check_columns, uri_column=columns.uri, carry=columns.carry, stores=stores
+            )
+            collections.deque(pool.map(check, _manifests(found)), maxlen=0)
     elif columns.carry:
         raise UsageError(
             f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
             'without columns; '
-            'carried columns come from a manifest (.csv, .jsonl or .parquet)'
+            'carried columns come from a manifest (.csv, .tsv, .jsonl or .parquet)'
         )
-    return found._replace(stores=stores)
+    return found
 
 
 def _resolve(uri: str, store: Store) -> Input | None:
@@ -118,24 +133,65 @@ def _resolve(uri: str, store: Store) -> Input | None:
         return Input('manifest' if manifest.is_manifest(uri) else 'file', uri, '')
     if store.is_folder(uri.rstrip('/') or '/'):
         return Input('folder', uri.rstrip('/') or '/', '')
-    if _GLOB.search(uri):
+    if _GLOB.search(uri) or len(expand_braces(uri)) > 1:
         folder = uris.folder_of(_literal(uri))
         if store.is_folder(folder):
-            return Input('glob', folder, uri)
+            return Input('manifests' if manifest.is_manifest(uri) else 'glob', folder, uri)
     return None
 
 
 def _literal(pattern: str) -> str:
     """What stands before the first wildcard."""
-    return _GLOB.split(pattern, maxsplit=1)[0]
+    literals = [_GLOB.split(each, maxsplit=1)[0] for each in expand_braces(pattern)]
+    return os.path.commonprefix(literals)  # noqa: RUF071 (of characters, not of folders)
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The patterns that '{a,b}' stands for, as in a shell; braces without a comma are themselves.
+
+    Raises:
+      UsageError: they are too many.
+    """
+    if pattern.count('{') > _MOST_BRACES:
+        raise UsageError(f'{uris.printable(pattern)}: more than {_MOST_BRACES} braces')
+    for start in (i for i, char in enumerate(pattern) if char == '{'):
+        pieces, end = _pieces(pattern, start)
+        if len(pieces) > 1:
+            heads = [pattern[:start] + each for piece in pieces for each in expand_braces(piece)]
+            tails = expand_braces(pattern[end:])
+            if len(heads) * len(tails) > _MOST_PATTERNS:
+                shown = uris.printable(pattern)
+                raise UsageError(f'{shown}: braces for more than {_MOST_PATTERNS} patterns')
+            return [head + tail for head in heads for tail in tails]
+    return [pattern]
+
+
+def _pieces(pattern: str, start: int) -> tuple[list[str], int]:
+    """What stands between the commas of a brace, and where it ends; none if it does not end."""
+    pieces: list[str] = []
+    depth, begun = 0, start + 1
+    for i in range(start, len(pattern)):
+        char = pattern[i]
+        depth += (char == '{') - (char == '}')
+        if (char == ',' and depth == 1) or not depth:
+            pieces.append(pattern[begun:i])
+            begun = i + 1
+        if not depth:
+            return pieces, begun
+    return [], start
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """The pattern over absolute URIs.
 
     `*` and `?` stay within a folder, `**` crosses them and also stands for none, `[a-z]` and
-    `[!a-z]` are character classes; a leading dot is matched like any other character.
+    `[!a-z]` are character classes, `{a,b}` is either; a leading dot is matched like any other
+    character.
     """
+    return re.compile('|'.join(map(_regex_of, expand_braces(pattern))), re.DOTALL)
+
+
+def _regex_of(pattern: str) -> str:
     parts = []
     for i, token in enumerate(_TOKEN.split(pattern)):
         is_text = i % 2 == 0  # as re.split has it
@@ -151,7 +207,7 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
             parts.append(re.escape(token))
         else:
             parts.append(_char_class(token[1:-1]))
-    return re.compile(''.join(parts), re.DOTALL)
+    return ''.join(parts)
 
 
 def _char_class(inner: str) -> str:
@@ -172,8 +228,8 @@ def list_input(
 ) -> Iterator[Ref | str]:
     """Yields the refs of an input as they are listed.
 
-    A text stands for a file that is left out: 'skipped_not_image' for a file of a folder whose
-    suffix is no image's, 'skipped_before_since'.
+    A text stands for a file that is left out: 'skipped_not_image/<suffix>' for a file of a folder
+    whose suffix is no image's, 'skipped_before_since'.
 
     Args:
       source: the input.
@@ -187,26 +243,83 @@ def list_input(
     """
     store = store_for(source.uri, source.stores)
     match source.kind:
-        case 'manifest':
-            yield from _manifest_refs(source, columns, is_remote)
+        case 'manifest' | 'manifests':
+            for uri in _manifests(source):
+                yield from _manifest_refs(source._replace(uri=uri), columns, is_remote)
         case _ if source.kind == DEAD_LETTERS:
             yield from _dead_refs(source, columns, is_remote)
         case 'file':
             yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), since)
         case 'folder':
-            for entry in store.list(source.uri):
+            for entry in _without_companions(store.list(source.uri), store):
+                if isinstance(entry, str):
+                    yield entry
+                    continue
                 is_image = uris.suffix_of(entry.uri) in IMAGE_SUFFIXES
-                yield _ref(entry, since) if is_image else _NOT_IMAGE
+                yield _ref(entry, since) if is_image else f'{NOT_IMAGE}/{uris.suffix_of(entry.uri)}'
         case _:
-            regex = glob_regex(source.pattern)
-            depth = None
-            if '**' not in source.pattern:
-                depth = source.pattern.count('/') - source.uri.rstrip('/').count('/')
-            # A folder seen under another name already may match only under this one.
-            wanted = _literal(source.pattern).rpartition('/')[2]
-            for entry in store.list(source.uri, depth, by_every_name=True, starts_with=wanted):
-                if regex.fullmatch(entry.uri):
-                    yield _ref(entry, since)
+            for entry in _matching(source, store):
+                yield entry if isinstance(entry, str) else _ref(entry, since)
+
+
+def _manifests(source: Input) -> list[str]:
+    """The manifests that an input names."""
+    if source.kind == 'manifest':
+        return [source.uri]
+    found = _matching(source, store_for(source.uri, source.stores))
+    return sorted(entry.uri for entry in found if isinstance(entry, Entry))
+
+
+def _matching(source: Input, store: Store) -> Iterator[Entry | str]:
+    """What a glob matches; a text stands for what only marks or accompanies another file."""
+    regex = glob_regex(source.pattern)
+    patterns = expand_braces(source.pattern)
+    depth = None
+    if '**' not in source.pattern:
+        depth = max(each.count('/') for each in patterns) - source.uri.rstrip('/').count('/')
+    # A folder seen under another name already may match only under this one.
+    wanted = _literal(source.pattern).rpartition('/')[2]
+    found = store.list(source.uri, depth, by_every_name=True, starts_with=wanted)
+    return _without_companions(found, store, regex)
+
+
+def _without_companions(
+    entries: Iterable[Entry], store: Store, regex: re.Pattern[str] | None = None
+) -> Iterator[Entry | str]:
+    """Leaves out what only its neighbours show to be no file of its own.
+
+    That is an AppleDouble, '._x.jpg' beside 'x.jpg', in which a Mac keeps what it knows of a file
+    on disks of others, and an empty object below whose name others lie, which marks a folder.
+
+    Args:
+      entries: of a listing; what may be left out comes when the others are known.
+      store: that was listed.
+      regex: which names are wanted, if not all.
+    """
+    companions: dict[str, Entry] = {}  # by the name of the file they are beside
+    markers: dict[str, Entry] = {}
+    for entry in entries:
+        if companions.pop(entry.uri, None):
+            yield _COMPANION
+        folder = uris.folder_of(entry.uri)
+        while markers and '/' in folder.partition('://')[2]:
+            if markers.pop(folder, None):
+                yield _FOLDER_MARKER
+            folder = uris.folder_of(folder)
+        if regex and not regex.fullmatch(entry.uri):
+            continue
+        parent, _, name = entry.uri.rpartition('/')
+        if name.startswith('._') and len(name) > 2:
+            companions[f'{parent}/{name[2:]}'] = entry
+        elif not entry.size_bytes and uris.scheme_of(entry.uri):
+            markers[entry.uri] = entry
+        else:
+            yield entry
+    yield from markers.values()
+    # Locally the file may have come first.
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for entry, other in zip(companions.values(), pool.map(store.stat, companions), strict=True):
+            yield entry if other is None else _COMPANION
 
 
 def _ref(entry: Entry, since: float | None) -> Ref | str:
@@ -308,6 +421,54 @@ def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]
     for ref in list_input(source, columns):
         if isinstance(ref, Ref) and ref.access:
             yield ref.uri, ref.access
+
+
+def check_not_empty(source: Input, listing: Listing) -> None:
+    """Lists an input until it is known that there is something in it.
+
+    Raises:
+      UsageError: there is nothing.
+    """
+    left_out: collections.Counter[str] = collections.Counter()
+    for ref in list_input(source, listing.columns, listing.since, listing.is_remote):
+        if not isinstance(ref, str) or ref == _BEFORE_SINCE:
+            return
+        left_out[ref] += 1
+    shown = uris.printable(source.pattern or source.uri)
+    if source.kind in manifest.INPUTS:
+        what = 'no manifest, or none that lists anything'
+    elif source.kind == 'glob':
+        what = 'nothing matches'
+    elif left_out:
+        lists = [suffix for suffix in suffixes_of(left_out) if manifest.is_manifest(suffix)]
+        found = describe_suffixes(suffixes_of(left_out), left_out.total())
+        advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
+        what = f"no images found: {found}; {advice}'{shown}/**' takes all"
+    else:
+        what = 'no images found, and nothing else'
+    raise UsageError(f'--input {shown}: {what} (--allow_empty makes a run of nothing)')
+
+
+def suffixes_of(left_out: Mapping[str, int]) -> dict[str, int]:
+    """How many files have each of the commonest suffixes that are no image's."""
+    found = {
+        key.removeprefix(f'{NOT_IMAGE}/'): n
+        for key, n in left_out.items()
+        if key.startswith(f'{NOT_IMAGE}/')
+    }
+    return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_SUFFIXES])
+
+
+def describe_suffixes(suffixes: Mapping[str, int], files: int) -> str:
+    """Which files were passed over, as '5 .txt, 3 without a suffix, 2 others'.
+
+    Args:
+      suffixes: of `suffixes_of`.
+      files: how many there are in all.
+    """
+    texts = [f'{n:,} {uris.printable(name) or "without a suffix"}' for name, n in suffixes.items()]
+    others = files - sum(suffixes.values())
+    return ', '.join([*texts, f'{others:,} others'] if others else texts)
 
 
 class _ListDoFn(beam.DoFn):

@@ -1,8 +1,8 @@
 """Manifests: files that list URIs, and further columns to carry along.
 
-`.txt` one URI a line, `.csv` with a header, `.jsonl` one object a line, each also `.gz`, and
-`.parquet`.  A line that names no image is one bad line; a file that breaks off or is of another
-kind stops the run, because what it would have listed is unknown.
+`.txt` one URI a line, `.csv` and `.tsv` with a header, `.jsonl`, `.ndjson` or `.json` one object a
+line, each also `.gz`, and `.parquet`.  A line that names no image is one bad line; a file that
+breaks off or is of another kind stops the run, because what it would have listed is unknown.
 """
 
 import codecs
@@ -23,8 +23,13 @@ from transforms.errors import ManifestError, UsageError
 from transforms.parquet_pages import read_pages
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 
-_TEXT_KINDS = ('.txt', '.csv', '.jsonl')
+_TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
+_OBJECTS = ('.jsonl', '.ndjson', '.json')
+_TEXT_KINDS = ('.txt', *_TABLES, *_OBJECTS)
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
+INPUTS = ('manifest', 'manifests')
+"""Kinds of inputs that are read as such: one, or what a glob matches."""
+
 _MAX_LINE_CHARS = 1_000_000
 _MAX_ROW_CHARS = 4 * _MAX_LINE_CHARS  # of a CSV, whose values may hold ends of lines
 _MAX_DEPTH = 500  # of lists and objects in each other; Python's own limit is not always the same
@@ -95,26 +100,27 @@ def _read(
     uri: str, uri_column: str, carry: Sequence[str], stores: StoreOptions, missing: set[str]
 ) -> Iterator[Line]:
     """Yields the entries; `missing` loses the columns that have been found."""
-    lower = uri.lower()
+    kind = uris.suffix_of(uri.lower().removesuffix('.gz'))
     with store_for(uri, stores).open(uri) as file:
-        if not lower.endswith(('.jsonl', '.jsonl.gz')):
+        if kind not in _OBJECTS:
             missing.clear()  # their first line, or their footer, speaks for all
-        if lower.endswith('.parquet'):
+        if kind == '.parquet':
             yield from _read_parquet(uri, file, uri_column, carry)
             return
         stream: Any = file
-        if lower.endswith('.gz'):
+        if uri.lower().endswith('.gz'):
             if not file.read(1):
                 raise ManifestError(f'{uri}: line 1 is missing: an empty file is no gzip')
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file)
-            lower = lower.removesuffix('.gz')
         lines = _Lines(uri, stream)
-        if lower.endswith('.txt'):
+        if kind == '.txt':
             yield from _read_text(uri, lines, carry)
-        elif lower.endswith('.csv'):
-            yield from _read_csv(uri, lines, uri_column, carry)
+        elif kind in _TABLES:
+            yield from _read_csv(uri, lines, _TABLES[kind], uri_column, carry)
         else:
+            if kind == '.json':
+                _check_lines(uri, lines)
             yield from _read_jsonl(uri, lines, uri_column, carry, missing)
 
 
@@ -142,6 +148,12 @@ class _Lines:
                 raise self.error(f'is longer than {_MAX_LINE_CHARS} bytes')
             yield raw.decode('utf-8', 'surrogateescape')
 
+    def start(self) -> bytes:
+        """What the first line begins with, before any is read."""
+        start = self._read()
+        self._stream.seek(0)
+        return start
+
     def _read(self) -> bytes:
         try:
             return self._stream.readline(_MAX_LINE_CHARS + 1)
@@ -158,14 +170,28 @@ class _Lines:
 
 def _read_text(uri: str, lines: _Lines, carry: Sequence[str]) -> Iterator[Line]:
     if carry:
-        raise UsageError(f'--carry {carry[0]}: {uri} has no columns; use .csv, .jsonl or .parquet')
+        raise UsageError(
+            f'--carry {carry[0]}: {uri} has no columns; use .csv, .tsv, .jsonl or .parquet'
+        )
     for line in lines:
         text = line.rstrip('\r\n')
         if text:
             yield Line(lines.number, text, ())
 
 
-def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) -> Iterator[Line]:
+def _check_lines(uri: str, lines: _Lines) -> None:
+    """Refuses JSON that is one array, or one object of several lines."""
+    start = lines.start().removeprefix(codecs.BOM_UTF8).strip()
+    if start.startswith(b'[') or start == b'{':
+        raise UsageError(
+            f'{uris.printable(uri)}: a manifest has one JSON object a line, and this is one array '
+            "or object; `jq -c '.[]'` makes lines of an array of objects"
+        )
+
+
+def _read_csv(
+    uri: str, lines: _Lines, delimiter: str, uri_column: str, carry: Sequence[str]
+) -> Iterator[Line]:
     # The limit of the module is less than that of a line; it is one for all of a process.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_LINE_CHARS))
     begun = 1
@@ -179,7 +205,7 @@ def _read_csv(uri: str, lines: _Lines, uri_column: str, carry: Sequence[str]) ->
                 raise lines.error(f'begins a row of more than {_MAX_ROW_CHARS} characters', begun)
             yield line
 
-    rows = csv.reader(bounded(), strict=True)
+    rows = csv.reader(bounded(), delimiter=delimiter, strict=True)
     try:
         header = next(rows, None)
         if header is None:

@@ -253,8 +253,9 @@ def _rename(layout: Layout, kind: str) -> None:
     except FileNotFoundError:  # done, or there is none
         return
     except OSError as e:
-        # Else of an attempt that was interrupted right here, by this version or an earlier one.
-        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        # Else of an attempt that was interrupted right here, by this version or an earlier one; or
+        # on another disk, to which file by file is moved.
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EXDEV):
             raise StoreError(f'cannot publish {final}: {e.strerror}') from e
 
 

@@ -62,7 +62,7 @@ class Store(Protocol):
     """Where images are read and results are written."""
 
     def stat(self, uri: str) -> Entry | None:
-        """The object of exactly this name, or None."""
+        """The object of exactly this name, or None; what only marks a folder is none."""
 
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder, or any object below this prefix."""

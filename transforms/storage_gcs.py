@@ -81,6 +81,8 @@ class GcsStore:
             return None
         with _systemic(uri):
             blob = self._bucket(bucket).get_blob(name)
+        if blob and uris.may_mark_folder(blob.size, blob.content_type) and self.is_folder(uri):
+            return None
         return blob and _entry(uri, blob)
 
     def is_folder(self, uri: str) -> bool:

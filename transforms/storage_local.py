@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 _FOLDER_TRIES = 10
+_COPY_BYTES = 2**20
 
 
 class LocalStore:
@@ -178,6 +180,8 @@ class LocalStore:
         except _ABSENT:
             return False
         except OSError as e:
+            if e.errno == errno.EXDEV:
+                return _move_to_other_disk(uri, target)
             raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror}') from e
         return True
 
@@ -202,6 +206,19 @@ class LocalStore:
         return is_seen
 
 
+def _move_to_other_disk(uri: str, target: str) -> bool:
+    """Whole or not at all, as a rename is; False where there is nothing to move."""
+    try:
+        with Path(uri).open('rb') as source, _temporary_file(target) as (temporary, file):
+            shutil.copyfileobj(source, file, _COPY_BYTES)
+            _sync(file)
+            temporary.replace(target)
+    except FileNotFoundError:
+        return False
+    Path(uri).unlink(missing_ok=True)
+    return True
+
+
 class _Folder(NamedTuple):
     path: str
     depth: int
@@ -215,19 +232,30 @@ def _temporary(uri: str, data: bytes) -> Iterator[Path]:
     Raises:
       StoreError: the folder cannot be written or the disk is full.
     """
+    with _temporary_file(uri) as (temporary, file):
+        file.write(data)
+        _sync(file)
+        yield temporary
+
+
+@contextlib.contextmanager
+def _temporary_file(uri: str) -> Iterator[tuple[Path, BinaryIO]]:
+    """The same, still to be written and synced."""
     target = Path(uri)
     temporary = target.with_name(f'.{target.name[:100]}.{secrets.token_hex(4)}.tmp')
     try:
         with _open_new(temporary) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
+            yield temporary, file
     except OSError as e:
         raise StoreError(f'cannot write {uri}: {e.strerror}') from e
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _open_new(path: Path) -> BinaryIO:
@@ -281,8 +309,7 @@ def _create_in_place(uri: str, data: bytes) -> bool:
         with Path(uri).open('xb') as file:
             try:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                _sync(file)
             except OSError:
                 Path(uri).unlink()
                 raise

@@ -141,6 +141,10 @@ class S3Store:
                     return None
                 self.is_folder(uri)  # says why: the answer to HEAD has no body that could
                 raise
+        if uris.may_mark_folder(found['ContentLength'], found.get('ContentType')) and (
+            self.is_folder(uri)
+        ):
+            return None
         modified_at = found['LastModified'].timestamp()
         return Entry(
             uri, _version(found.get('ETag')), found['ContentLength'], modified_at=modified_at

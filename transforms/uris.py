@@ -129,6 +129,11 @@ def split_object(uri: str) -> tuple[str, str]:
     return bucket, name
 
 
+def may_mark_folder(size_bytes: int | None, content_type: str | None) -> bool:
+    """Whether an object is what Hadoop and consoles leave for a folder, if others lie below it."""
+    return not size_bytes or 'directory' in (content_type or '')
+
+
 def join(folder: str, name: str) -> str:
     """`name` below `folder`, which may be a local path or a bucket's prefix."""
     return f'{folder.rstrip("/")}/{name}' if folder.strip('/') else f'/{name}'

@@ -104,7 +104,8 @@ class ThreadLoader:
                 raise DecodeError(
                     f'{uri}: decoding takes longer than {longest_sec:g} s (ten times '
                     '--decode_deadline_sec), and without loader processes it cannot be stopped; '
-                    'leave --loader_processes 0 out, or take it out of the input'
+                    'leave --loader_processes 0 out, or take it out of the input and resume with '
+                    '--relist'
                 )
 
     def load(self, item: Item, pixels: np.ndarray) -> Loaded:
