@@ -267,6 +267,17 @@ def test_column_names_that_are_not_text_are_printed_all_the_same(tmp_path):
             read(written(tmp_path, kind, data))
 
 
+def test_a_message_about_columns_is_short_whatever_they_are_called(tmp_path):
+    names = ['x' * 9_000] * 90
+    for kind, data in (
+        ('.csv', f'{",".join(names)}\n'),
+        ('.jsonl', json.dumps({f'{name}{i}': 1 for i, name in enumerate(names)})),
+    ):
+        with pytest.raises(UsageError, match='no such column') as caught:
+            read(written(tmp_path, kind, data.encode()))
+        assert len(str(caught.value)) < 3_000
+
+
 def test_text_manifests_have_nothing_to_carry(tmp_path):
     with pytest.raises(UsageError, match='--carry split'):
         read(written(tmp_path, '.txt', b'a\n'), ('split',))

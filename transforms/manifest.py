@@ -43,7 +43,7 @@ _MAX_LISTS_BYTES = 192 * 2**20
 _LEVELS_BYTES = 4  # that tell where each value of a list belongs
 _CONVERTED_CHARS = 2**20
 _MOST_NAMES = 20  # of columns, in messages
-_MOST_CHARS_OF_TYPE = 100
+_SHOWN_CHARS = 100  # of a name or type
 
 
 class Line(NamedTuple):
@@ -307,7 +307,7 @@ def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
     _places(uri, schema.names, columns)
     kind = schema.field(columns[0]).type
     if pa.types.is_nested(kind):
-        shown = uris.printable(str(kind)[:_MOST_CHARS_OF_TYPE])
+        shown = uris.printable(str(kind)[:_SHOWN_CHARS])
         raise UsageError(
             f'--uri_column {columns[0]!r}: {uri} has no text there, but {shown}; name a column of '
             'URIs'
@@ -451,7 +451,7 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
 
 def _no_column(uri: str, header: Sequence[str], column: str, uri_column: str) -> UsageError:
     flag = '--uri_column' if column == uri_column else '--carry or --partition_by'
-    there = ', '.join(uris.printable(name) for name in header[:_MOST_NAMES])
+    there = ', '.join(uris.printable(name[:_SHOWN_CHARS]) for name in header[:_MOST_NAMES])
     return UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
 
 
