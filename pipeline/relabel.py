@@ -620,6 +620,7 @@ class _Relabeling:
             'command': COMMAND,
             'balanced': True,
             'counts': counts,
+            'skipped_suffixes': {},
             'share_without_label': write.share_without_label(counts),
             'started_at': self._started_at.isoformat(),
             'finished_at': finished_at.isoformat(),

@@ -87,7 +87,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         work.begin(layout, begun)
     else:
         left = next(each for each in found if each.run_id == run_id)
-        if left.chunks:
+        if left.has_results:
             _tell(
                 f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left}), '
                 'with the listing that it began with (--relist lists the inputs anew)'
@@ -225,7 +225,7 @@ def _interrupted(
         if begun is None:
             continue
         now = datetime.datetime.now(datetime.UTC)
-        if begun.options != options and not each.chunks:
+        if begun.options != options and not each.has_results:
             continue  # nothing is lost with it
         if begun.options == options and last is not None and begun.sequence < last.sequence:
             _tell(

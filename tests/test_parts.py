@@ -163,6 +163,8 @@ def test_a_resumed_run_pays_for_the_rest_and_its_bytes_are_those_of_a_whole_one(
         config = states.settled(*disturbed)
         [left] = work.unfinished(config.layout.output, config.layout.store)
         assert (left.chunks, sum('.part-' in path for path in left.paths)) == (0, 3)
+        assert left.has_results
+        assert str(left).startswith('parts of a chunk, '), 'and so it is not nothing'
         before = Failing.calls
         report = support.label(*disturbed)
     assert Failing.calls - before == 4, 'three of seven batches were done'
@@ -172,4 +174,4 @@ def test_a_resumed_run_pays_for_the_rest_and_its_bytes_are_those_of_a_whole_one(
     assert [path for path in left if path.is_file()] == []
     with support.stand_in():
         support.label(*arguments, '--output', tmp_path / 'whole')
-    assert compare(str(tmp_path / 'whole'), str(tmp_path / 'disturbed')) == []
+    assert compare(str(tmp_path / 'whole'), str(tmp_path / 'disturbed')).differences == []

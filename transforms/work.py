@@ -22,7 +22,8 @@ _PUBLISHED = re.compile(
     r'(?:predictions|dead_letters)/model=[^/]+/run=([^/]+)/(?:.+/)?part-\d{5,}-of-\d{5,}\.parquet'
     r'|runs/([^/]+)/dead_versions/part-\d{5,}-of-\d{5,}\.parquet'
 )
-_CHUNK = re.compile(r'chunks/[0-9a-f]{16}\.arrow')
+_CHUNKS = 'chunks/'
+_CHUNK = re.compile(_CHUNKS + r'[0-9a-f]{16}\.arrow')
 _TEMPORARY = re.compile(
     r'\.(dataset\.json|latest\.sql|report\.json|report\.html|_lease\.json|[\w-]+\.parquet)'
     r'\.[0-9a-f]{8}\.tmp'
@@ -68,8 +69,15 @@ class Unfinished(NamedTuple):
     chunks: int
     has_begun: bool
 
+    @property
+    def has_results(self) -> bool:
+        """Whether anything is finished, be it a part of a chunk."""
+        return any(f'/{_CHUNKS}' in path for path in self.paths)
+
     def __str__(self) -> str:
         chunks = f'{self.chunks:,} finished chunk{"s" if self.chunks != 1 else ""}'
+        if self.has_results and not self.chunks:
+            chunks = 'parts of a chunk'
         return f'{chunks}, {self.size_bytes / 1e6:,.1f} MB'
 
 
@@ -173,7 +181,7 @@ def leave_nothing(layout: Layout) -> bool:
         return True
     found = [entry.uri for entry in layout.store.list(folder)]
     names = [uri[len(uris.join(folder, '')) :] for uri in found]
-    if any(name.startswith('chunks/') or name == 'commit.json' for name in names):
+    if any(name.startswith(_CHUNKS) or name == 'commit.json' for name in names):
         return False
     # What is left when this is interrupted belongs to no run that has begun.
     for uri in sorted(found, key=lambda uri: uri != _uri(layout)):
