@@ -55,20 +55,20 @@ def test_one_alone_has_all_places(places):
     assert begun(hosts_of(waiting), waiting, places) == ['gs'] * places
 
 
-def test_one_of_several_leaves_a_quarter_to_others_and_all_one_to_what_is_local():
+def test_one_of_several_leaves_an_eighth_to_others_and_all_one_to_what_is_local():
     waiting = deque(['a'] * 20 + ['b'] * 20 + [LOCAL] * 9)
     hosts = hosts_of(waiting)
     busy = Counter()
-    assert begun(hosts, waiting, 16, busy) == ['a'] * 9 + ['b'] * 3 + [LOCAL] * 4
+    assert begun(hosts, waiting, 16, busy) == ['a'] * 13 + ['b'] + [LOCAL] * 2
     # What is done makes room for its like, in the order in which they are wanted.
     busy['a'] -= 1
     assert begun(hosts, waiting, 16, busy) == ['a']
-    busy[LOCAL] -= 2
-    assert begun(hosts, waiting, 16, busy) == [LOCAL] * 2
+    busy[LOCAL] -= 1
+    assert begun(hosts, waiting, 16, busy) == [LOCAL]
     waiting = deque(['a'] * 20 + ['b'] * 20)
-    assert begun(hosts_of(waiting), waiting, 16) == ['a'] * 12 + ['b'] * 4
+    assert begun(hosts_of(waiting), waiting, 16) == ['a'] * 14 + ['b'] * 2
     waiting = deque([LOCAL] * 20 + ['b'] * 20)
-    assert begun(hosts_of(waiting), waiting, 16) == [LOCAL] * 12 + ['b'] * 4
+    assert begun(hosts_of(waiting), waiting, 16) == [LOCAL] * 14 + ['b'] * 2
 
 
 def test_one_that_was_there_long_ago_costs_the_others_nothing():

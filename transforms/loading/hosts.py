@@ -16,8 +16,9 @@ _FORGETTING = 256
 class Hosts:
     """The hosts that there are images of, lately; not thread-safe.
 
-    One alone has all places.  Where there are others, one leaves them a quarter, and where there
-    are local files, all others together leave them a quarter.
+    One alone has all places.  Where there are others, one leaves them an eighth, and where there
+    are local files, all others together leave them an eighth: what is fast needs no more, and what
+    is slow takes as much longer as it has less.
     """
 
     def __init__(self) -> None:
@@ -58,11 +59,11 @@ class Hosts:
         if self._seen.keys() <= {host}:
             return True
         if host != LOCAL and LOCAL in self._seen:
-            places = _less_a_quarter(places)
+            places = _less_an_eighth(places)
             if busy.total() - busy[LOCAL] >= places:
                 return False
-        return busy[host] < _less_a_quarter(places)
+        return busy[host] < _less_an_eighth(places)
 
 
-def _less_a_quarter(places: int) -> int:
-    return max(1, places - max(1, places // 4))
+def _less_an_eighth(places: int) -> int:
+    return max(1, places - max(1, places // 8))
