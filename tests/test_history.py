@@ -444,7 +444,7 @@ def test_an_earlier_run_that_is_damaged_stops_this_one(labelled, capsys):
     output = labelled.parent / 'out'
     (part,) = output.glob('predictions/*/run=first/*.parquet')
     data = part.read_bytes()
-    before = [path for path in output.glob('**/*') if path.is_file()]
+    before = sorted(path for path in output.glob('**/*') if path.is_file())
     config = settled(*arguments_for(labelled))
     (file,) = (each for each in config.history if output / each.path == part)
     for damaged in (data[:-100], b'', None):
