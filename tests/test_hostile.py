@@ -1,14 +1,19 @@
-"""A run over every odd and hostile file of the corpus, in a process of its own."""
+"""Whole runs over what is odd and hostile: files of the corpus, and manifests."""
 
+import gzip
+import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.verify import verify
-from tests import support
+from tests import samples, support
 from tests.benchmarks.measure import run_python
 from tests.corpus import cases
+from tests.test_uris import MISSPELT
 
 # What a long run says of how far it is, and nothing else.
 _PROGRESS = re.compile(r'lemmabeam: (working|[0-9,]+ (listed|images|of) ).*')
@@ -49,3 +54,67 @@ def test_every_file_ends_where_it_should_and_memory_is_bounded(program, most_byt
     found = {Path(row['uri']).name: 'labeled' for row in support.rows(output, 'predictions')}
     found |= {Path(row['uri']).name: row['reason'] for row in support.rows(output, 'dead_letters')}
     assert found == expected
+
+
+def test_passwords_of_misspelt_and_carried_urls_are_in_nothing_that_is_written(tmp_path):
+    good = {'url': str(samples.PHOTOGRAPHS[0]), 'of': 'https://user:secret@h/?sig=secret'}
+    misspelt = [raw for raw in MISSPELT if not raw.startswith('https://h/')]
+    rows = [good, *({'url': raw, 'of': [raw]} for raw in misspelt)]
+    (tmp_path / 'list.jsonl').write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
+    output = tmp_path / 'out'
+    flags = ('--uri_column', 'url', '--carry', 'url,of', '--max_failure_rate', '1')
+    with support.stand_in():
+        done = support.invoke(
+            'label', '--input', tmp_path / 'list.jsonl', '--output', output, *flags
+        )
+    assert done.returncode == 0, done.stderr
+    (labelled,) = support.rows(output, 'predictions')
+    assert labelled['of'] == 'https://h/'
+    failed = support.rows(output, 'dead_letters')
+    assert {row['reason'] for row in failed} == {'bad_uri'}
+    texts = [done.stdout, done.stderr, repr(labelled), repr(failed)]
+    texts += [path.read_text() for path in output.rglob('*.*') if path.suffix in ('.json', '.html')]
+    assert len(texts) >= 6
+    for secret in ('secret', 'user:', 'user@'):
+        assert not [text for text in texts if secret in text]
+
+
+def _repeated_uri(path):
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 10_000, pa.int32()), pa.array(['x' * 10**6])
+    )
+    pq.write_table(pa.table({'uri': texts}), path)
+
+
+def _carried_text(path):
+    with gzip.open(path, 'wt', 1) as file:
+        for i in range(3_000):
+            file.write(json.dumps({'uri': f'{i}.jpg', 'uri2': 'x' * 900_000}) + '\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'write', 'flags', 'counts'),
+    [
+        ('list.parquet', _repeated_uri, (), {'bad_uri': 1}),
+        ('list.jsonl.gz', _carried_text, ('--carry', 'uri2'), {'bad_name': 3_000}),
+    ],
+)
+def test_manifests_that_hold_far_more_than_their_size_take_little_memory(
+    name, write, flags, counts, tmp_path
+):
+    write(tmp_path / name)
+    arguments = (
+        '--input',
+        tmp_path / name,
+        '--output',
+        tmp_path / 'out',
+        '--max_failure_rate',
+        '1',
+    )
+    program = ('-c', _WITHOUT_NETWORK, 'label', *arguments, *flags)
+    process = run_python(*program)
+    assert process.peak_bytes < 10**9
+    report = json.loads(next((tmp_path / 'out').glob('runs/*/report.json')).read_text())
+    report = report.get('value', report)
+    assert report['counts']['dead_lettered_by_reason'] == counts

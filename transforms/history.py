@@ -16,7 +16,7 @@ from transforms.rows import Known, Note, Reason
 from transforms.runs import CompleteRun
 from transforms.sealed import Checksum, DamagedError, open_listed
 
-_BATCH_ROWS = 65_536
+_BATCH_ROWS = 4096
 _LABEL, _RELABEL = 'label', 'relabel'
 
 

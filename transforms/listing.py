@@ -92,6 +92,7 @@ _MAX_CARRIED_CHARS = 65_536
 _COMPANION = f'{NOT_IMAGE}/._*'
 _FOLDER_MARKER = f'{NOT_IMAGE}/(folder)'
 _THREADS = 16
+_BATCH_ROWS = 1000
 _MOST_PATTERNS, _MOST_BRACES = 1000, 50
 _MOST_SUFFIXES = 10  # in messages
 _BEFORE_SINCE = 'skipped_before_since'
@@ -344,7 +345,7 @@ def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref
                 parquet = pq.ParquetFile(stream)
                 if not parquet.schema_arrow.equals(schema):
                     raise pa.ArrowInvalid('another schema')
-                for batch in parquet.iter_batches():
+                for batch in parquet.iter_batches(_BATCH_ROWS):
                     for row in batch.to_pylist():
                         if row['reason'] in reasons and row['stage'] != Stage.LIST.value:
                             values = [row[column] for column in columns.carry]

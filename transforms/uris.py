@@ -20,14 +20,16 @@ _SPELT = r"""(?:
     (?<! [A-Za-z0-9+.-] ) [A-Za-z][A-Za-z0-9+.-]{1,20} [:;] [/\\]+
   | (?<! [A-Za-z0-9+.-] ) https? (?: [/\\]{2,} | [:;] (?= [^/\\?\#\s]{1,500} @ ) )
   | : [/\\]{2,}
-  | \A [\s"'<(\[]* [/\\]{2,}
-  | \A (?= [^/\\?\#\s@:]{1,500} : [^/\\?\#\s@]{1,500} @ [^/\\?\#\s@]{1,500} \. [^/@]{0,20} / )
+  | (?: \A | (?<= [\s"'<(\[] ) ) [/\\]{2,}
+  | (?: \A | (?<= ["'] ) )
+    (?= [^/\\?\#\s"'@:]{1,500} : [^/\\?\#\s"'@]{1,500} @ [^/\\?\#\s"'@]{1,500} \. [^/@"']{0,20} / )
 )"""
 _NOT_BEGUN = r'(?! [A-Za-z][A-Za-z0-9+.-]{0,20} ://) '
 _URL_IN_NAME = re.compile(rf'({_SPELT}) ((?: {_NOT_BEGUN} . )*)', re.X | re.I | re.S)
 _URL_IN_TEXT = re.compile(rf'({_SPELT}) ((?: {_NOT_BEGUN} [^\s"\'<>] )*)', re.X | re.I | re.S)
 _WEB_URL_IN_NAME = re.compile(r'(https?://)(.*)', re.I | re.S)
 _WEB_URL_IN_TEXT = re.compile(r'(https?://)([^\s"\'<>]*)', re.I)
+_INNER_USERINFO = re.compile(r'://[^/?#&]*@')
 _NAME_IN_TEXT = re.compile(r'[^\s"\'<>]+')
 _URL_SIGNS = re.compile(r'[:;]|[/\\]{2}')
 _AND = re.compile(r'&|\\u0026')  # as JSON may have it
@@ -367,9 +369,9 @@ def _clean_match(found: re.Match[str]) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL without userinfo, signing parameters and fragment."""
+    """A URL without userinfo, also of one in its query, signing parameters and fragment."""
     scheme, _, rest = url.partition('://')
-    rest = _without_userinfo(rest, _AUTHORITY_END)
+    rest = _INNER_USERINFO.sub('://', _without_userinfo(rest, _AUTHORITY_END))
     return f'{scheme}://{_without_signature(rest).partition("#")[0]}'
 
 
