@@ -115,7 +115,7 @@ def test_the_mutations_are_the_same_for_the_same_seed():
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='memory is filled by the GNU C library')
 @pytest.mark.parametrize(
-    ('count', 'step'), [(200, 3), pytest.param(20_000, 1, marks=pytest.mark.slow)]
+    ('count', 'step'), [(100, 3), pytest.param(20_000, 1, marks=pytest.mark.slow)]
 )
 def test_no_pixel_is_what_memory_held_before(count, step, tmp_path):
     coded = [each.data for each in codings.all_codings()]

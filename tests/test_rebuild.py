@@ -209,6 +209,8 @@ def test_one_that_computes_something_else_is_used_as_it_is(tf, weights, pictures
         load(source_of(folder), must_be_rebuilt=True)
 
 
+# Nobody publishes such a module; a whole network is built for it.
+@pytest.mark.slow
 def test_numbers_that_are_none_prove_nothing(weights, tmp_path):
     broken = {name: np.full_like(value, np.nan) for name, value in weights.items()}
     FORMS['official'](broken, 14, tmp_path / 'module')
@@ -265,6 +267,8 @@ def test_a_normalization_of_its_own_is_obeyed(tf, official, published, pictures)
     np.testing.assert_allclose(logits_of(network, pictures), expected, rtol=0, atol=1e-3)
 
 
+# A card that lacks a field; whole networks are loaded for it.
+@pytest.mark.slow
 def test_without_an_architecture_its_range_is_looked_at_nonetheless(official):
     network = load(source_of(official, architecture=''))
     assert network.route == SAVED
