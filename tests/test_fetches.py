@@ -3,6 +3,7 @@
 A store that waits until it is told stands for a file system whose server is gone.
 """
 
+import contextlib
 import multiprocessing
 import socket
 import threading
@@ -15,9 +16,10 @@ from transforms import preflight
 from transforms.errors import ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.listing import Columns, Input
+from transforms.loading import fetches as module
 from transforms.loading import image, loader
 from transforms.loading.buffers import MappedMemory, SharedMemory
-from transforms.loading.child import LoaderProcess
+from transforms.loading.child import STATUS, LoaderProcess
 from transforms.loading.fetches import Fetches, GivenUpError
 from transforms.loading.loader import Loader
 from transforms.process import LIVE
@@ -43,8 +45,12 @@ def fetches(clock):
     return Fetches(10.0, clock)
 
 
+def nothing():
+    pass
+
+
 def test_one_that_takes_too_long_is_given_up_at_second_sight(fetches, clock):
-    fetch = fetches.one('a')
+    fetch = fetches.one('a', nothing)
     fetch.__enter__()
     clock.now = 10.0
     assert fetches.overdue() == []
@@ -55,13 +61,13 @@ def test_one_that_takes_too_long_is_given_up_at_second_sight(fetches, clock):
     assert fetches.overdue() == []
     with pytest.raises(GivenUpError):
         fetch.__exit__(None, None, None)
-    with fetches.one('b'):
+    with fetches.one('b', nothing):
         assert fetches.overdue() == []
 
 
 def test_whatever_it_raises_is_dropped_then(fetches, clock):
     def fail():
-        with fetches.one('a'):
+        with fetches.one('a', nothing):
             clock.now += 100.0
             given_up = fetches.overdue()
             clock.now += 1.0
@@ -77,7 +83,7 @@ def test_whatever_it_raises_is_dropped_then(fetches, clock):
 
 
 def test_waiting_for_room_does_not_count(fetches, clock):
-    with fetches.one('a'):
+    with fetches.one('a', nothing):
         clock.now = 9.0
         with fetches.paused():
             clock.now = 1000.0
@@ -87,6 +93,46 @@ def test_waiting_for_room_does_not_count(fetches, clock):
         assert fetches.slow(9.0) == 1
         assert fetches.slow(11.0) == 0
         assert fetches.overdue() == []
+
+
+def test_after_waiting_for_room_it_is_looked_at_twice_again(fetches, clock):
+    fetch = fetches.one('a', nothing)
+    fetch.__enter__()
+    clock.now = 20.0
+    assert fetches.overdue() == []
+    with fetches.paused():
+        clock.now = 50.0
+    clock.now = 100.0
+    assert fetches.overdue() == []
+    clock.now = 101.0
+    assert fetches.overdue() == ['a']
+    with pytest.raises(GivenUpError):
+        fetch.__exit__(None, None, None)
+
+
+def test_with_many_stuck_there_is_no_thread_for_others(fetches, clock, monkeypatch):
+    monkeypatch.setattr(module, 'MOST_STUCK', 2)
+    come_back = threading.Event()
+
+    def fetch():
+        with contextlib.suppress(GivenUpError), fetches.one('', nothing):
+            come_back.wait(20)
+
+    threads = [threading.Thread(target=fetch) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    with within(20) as tick:
+        while fetches.slow(-1.0) < 2:
+            tick()
+    for clock.now in (100.0, 101.0):
+        fetches.check_stuck('x.jpg')
+        fetches.overdue()
+    with pytest.raises(StoreError, match=r'x.jpg: not read, as 2 reads before .* after 10 s'):
+        fetches.check_stuck('x.jpg')
+    come_back.set()
+    for thread in threads:
+        thread.join()
+    fetches.check_stuck('x.jpg')
 
 
 class Stuck:
@@ -99,7 +145,7 @@ class Stuck:
 
     def fetch(self, uri, limits, admit, unless=''):
         if 'stuck' in uri:
-            admit(10)
+            admit(limits.max_bytes)
             self.go.wait(60)
             return Fetched(good(99), '', 10)
         return self.local.fetch(uri, limits, admit, unless)
@@ -113,11 +159,11 @@ def stuck(monkeypatch):
     made.go.set()
 
 
-def batch_of(tmp_path, names, policy=ANY_FAILURE):
+def batch_of(tmp_path, names, policy=ANY_FAILURE, **more):
     paths = write(tmp_path / 'in', [''] * names.count(''))
     items = [str(paths.pop(0)) if not name else f'{tmp_path}/{name}' for name in names]
     options = OPTIONS._replace(
-        batch_size=32, processes=0, threads=2, fetch=FetchLimits(1 << 20, 0.2)
+        batch_size=32, processes=0, threads=2, fetch=FetchLimits(1 << 20, 0.2), **more
     )
     made = Loader(options)
     chunk = Chunk('c', [Item(uri, '', -1, ['[]']) for uri in items])
@@ -141,9 +187,26 @@ def test_each_has_its_deadline_and_the_others_are_read(tmp_path, stuck, monkeypa
     # What comes late is dropped: the slot may be another's by then.
     stuck.go.set()
     with within(20) as tick:
-        while made._way._fetches._running or made._way._images._encoded._share._used_bytes:
+        while made._way._fetches._stuck or made._way._images._encoded._share._used_bytes:
             tick()
     assert not batch.pixels[[0, 1, 4]].any()
+
+
+def test_what_they_hold_of_the_budget_is_free_for_the_others(tmp_path, stuck):
+    """Each has all the room there is, and its thread never comes back."""
+    names = ['stuck-1', 'stuck-2', '', 'stuck-3', '', '']
+    made, batch = batch_of(tmp_path, names, memory_budget_bytes=1 << 12)
+    outcomes = [loaded.outcome for loaded in made.result(batch)]
+    assert [isinstance(outcome, Image) for outcome in outcomes] == [not name for name in names]
+    assert not stuck.go.is_set()
+
+
+def test_where_too_many_are_stuck_the_run_stops(tmp_path, stuck, monkeypatch):
+    monkeypatch.setattr(module, 'MOST_STUCK', 4)
+    names = [f'stuck-{i}' for i in range(20)]
+    made, batch = batch_of(tmp_path, names)
+    with pytest.raises(StoreError, match=r'stuck-\d+: not read, as [4-6] reads before it have not'):
+        made.result(batch)
 
 
 def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
@@ -155,7 +218,7 @@ def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
     side = options.resize.size_px
     offset, _ = memory.take(options.batch_size * side * side * 3)
     ours, theirs = multiprocessing.Pipe()
-    process = LoaderProcess(theirs, MappedMemory(memory.descriptor), np.zeros(2, np.int64), 1)
+    process = LoaderProcess(theirs, MappedMemory(memory.descriptor), np.zeros(STATUS, np.int64), 1)
     threading.Thread(target=process.run, daemon=True).start()
     assert ours.recv() == ('ready',)
     ours.send(('options', 0, options))
@@ -169,10 +232,17 @@ def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
         found |= {ticket: loaded.outcome for ticket, loaded in done}
     reasons = [getattr(found[10 + i], 'reason', None) for i in range(len(names))]
     assert reasons == [Reason.DEADLINE] * 3 + [None] * 3
+    monkeypatch.setattr(module, 'MOST_STUCK', 3)
+    ours.send(('load', 0, [(20 + i, offset, i, Item('stuck', '', -1, ['[]'])) for i in range(4)]))
+    said = [ours.recv() for _ in range(3) if ours.poll(20)]
+    refused = {ticket: str(error) for kind, ticket, error in said[:2] if kind == 'failed'}
+    assert set(refused) == {22, 23}, 'two threads had begun'
+    assert all('as 3 reads before it have not come back' in error for error in refused.values())
+    assert said[2][0] == 'done'
     stuck.go.set()
     [job] = process._jobs.values()
     with within(20) as tick:
-        while job.loader._encoded._share._used_bytes:
+        while job.fetches._stuck or job.loader._encoded._share._used_bytes:
             tick()
     assert not ours.poll(0), 'what comes late is dropped'
     assert (job.running, process._in_hand) == (0, 0)

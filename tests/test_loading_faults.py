@@ -25,7 +25,7 @@ from transforms.loading.child import _portable
 from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool
 from transforms.process import shared
-from transforms.rows import Chunk, Image, Item, Reason
+from transforms.rows import Chunk, Image, Item, Reason, Stage
 from transforms.storage import StoreOptions
 
 # Loads files within limits; says how each ended.
@@ -147,8 +147,10 @@ def test_a_full_disk(where, tmp_path):
     assert load_within(paths, before, prefix=prefix).startswith(expected)
 
 
+# A number below those that are open may be free as well.
 FEW_FILES = """
-most = max(map(int, os.listdir('/proc/self/fd'))) + {}
+used = set(map(int, os.listdir('/proc/self/fd')))
+most = [number for number in range(10_000) if number not in used][{} - 1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 """
 
@@ -206,6 +208,41 @@ def test_those_that_are_killed_while_they_fetch_cost_nothing():
                 tick()
         kill_all(shared(Pool, 2))
         assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
+
+
+def test_those_that_are_stopped_while_they_fetch_are_replaced():
+    data = samples.picture(1, (40, 30))
+    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    pool = shared(Pool, 2)
+    with contextlib.closing(Server([stall] * 4 + [stored(data)])) as server:
+        items = [Item(f'{server.url}/{i}.jpg', '', -1, ['[]']) for i in range(8)]
+        loader = Loader(options)
+        batch = loader.begin(Chunk('c', items), 0, ANY_FAILURE)
+        with within(30) as tick:
+            while server.requests < 4:
+                tick()
+        for pid in processes(pool):
+            os.kill(pid, signal.SIGSTOP)
+        pool.silent_sec = 0.3
+        try:
+            assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
+        finally:
+            pool.silent_sec = 60.0
+
+
+def test_one_whose_fetch_ends_its_process_each_time_is_a_dead_letter(tmp_path):
+    """A library of a store that crashes, say; here the server kills whoever asks."""
+    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    pool = shared(Pool, 2)
+    with contextlib.closing(Server([lambda *_: kill_all(pool)])) as server:
+        paths = write(tmp_path / 'in', [''] * 7)
+        items = [Item(str(path), '', -1, ['[]']) for path in [f'{server.url}/a.jpg', *paths]]
+        loader = Loader(options)
+        results = loader.result(loader.begin(Chunk('c', items), 0, ANY_FAILURE))
+    guilty, *others = (each.outcome for each in results)
+    assert (guilty.stage, guilty.reason) == (Stage.FETCH, Reason.DECODER_CRASHED)
+    assert guilty.detail.startswith('the process that fetched it was ended by SIGKILL')
+    assert all(isinstance(each, Image) for each in others)
 
 
 def test_those_that_are_killed_while_they_wait_for_room_give_theirs_back(tmp_path):

@@ -27,7 +27,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from transforms.errors import LemmabeamError
+from transforms.errors import LemmabeamError, StoreError
 from transforms.loading.budget import SharedBudget
 from transforms.loading.buffers import MappedMemory
 from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
@@ -39,6 +39,11 @@ from transforms.uris import host_of
 
 NOTHING = -1
 """In place of a ticket: nothing is decoded."""
+
+STATUS = 3
+"""What a process tells without a message, in int64: the ticket of the picture that it decodes, or
+`NOTHING`; since when; and when it last gave a sign.  Times are nanoseconds of the monotonic clock.
+"""
 
 GROUP = 8
 """Outcomes that travel together, at most."""
@@ -155,8 +160,7 @@ class LoaderProcess:
     Args:
       connection: to the process that started it.
       memory: where the pixels go.
-      status: (2,) int64, shared: the ticket of the picture that is decoded, or `NOTHING`, and
-        since when, in nanoseconds of the monotonic clock.
+      status: (`STATUS`,) int64, shared.
       processes: how many there are of it.
     """
 
@@ -184,6 +188,7 @@ class LoaderProcess:
         """Works until the connection ends."""
         self._send('ready')
         while True:
+            self._status[2] = time.monotonic_ns()
             self._help_out()
             if self._in_hand and not self._connection.poll(_FLUSH_SEC):
                 self._flush()
@@ -235,14 +240,31 @@ class LoaderProcess:
         if time.monotonic() - self._looked_at < _LOOK_SEC:
             return
         self._looked_at = time.monotonic()
+        refused: list[tuple[int, StoreError]] = []
         with self._lock:
             for job in self._jobs.values():
                 for task in job.fetches.overdue():
                     self._give_up(job, cast(_Task, task))
                 self._put_first_to_work(job)
+                refused += self._without_thread(job)
             is_over = not self._in_hand
         if is_over:  # then nobody else tells of it
             self._flush()
+        for ticket, error in refused:
+            self._send('failed', ticket, error)
+
+    def _without_thread(self, job: _Job) -> list[tuple[int, StoreError]]:
+        """Tickets of what waits although too much is stuck for it to be begun, and why."""
+        if not job.waiting:
+            return []
+        try:
+            job.fetches.check_stuck(job.waiting[0][3].uri)
+        except StoreError as e:
+            refused = [(ticket, e) for ticket, *_ in job.waiting]
+            self._in_hand -= len(refused)
+            job.waiting.clear()
+            return refused
+        return []
 
     def _give_up(self, job: _Job, task: _Task) -> None:
         ticket, _, _, item = task

@@ -9,8 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-MOST_STUCK = 1000
-"""Threads that are stuck, beside those that are waited for."""
+from transforms.errors import StoreError
+from transforms.uris import printable
+
+MOST_STUCK = 100
+"""Threads of a process that may be stuck, beside those that are waited for; 8 MB of stack each."""
 
 _GRACE_SEC = 1.0
 
@@ -20,8 +23,9 @@ class GivenUpError(Exception):
 
 
 class _Fetch:
-    def __init__(self, ticket: object, since: float):
+    def __init__(self, ticket: object, give_back: Callable[[], None], since: float):
         self.ticket = ticket
+        self.give_back = give_back
         self.since = since
         self.overdue_since: float | None = None
 
@@ -39,25 +43,28 @@ class Fetches:
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[int, _Fetch] = {}  # by thread
+        self._stuck: set[int] = set()  # threads
 
     @contextlib.contextmanager
-    def one(self, ticket: object) -> Iterator[None]:
+    def one(self, ticket: object, give_back: Callable[[], None]) -> Iterator[None]:
         """Held while this thread fetches.
 
         Args:
           ticket: what `overdue` gives for it.
+          give_back: what to do as soon as it is given up, and not only when the thread comes back.
 
         Raises:
           GivenUpError: it has taken too long.
         """
         thread = threading.get_ident()
         with self._lock:
-            self._running[thread] = _Fetch(ticket, self._clock())
+            self._running[thread] = _Fetch(ticket, give_back, self._clock())
         try:
             yield
         finally:
             with self._lock:
                 is_given_up = self._running.pop(thread, None) is None
+                self._stuck.discard(thread)
             if is_given_up:
                 raise GivenUpError
 
@@ -75,6 +82,7 @@ class Fetches:
         finally:
             with self._lock:
                 fetch.since += self._clock() - paused_at
+                fetch.overdue_since = None
                 self._running[thread] = fetch
 
     def overdue(self) -> list[object]:
@@ -92,8 +100,24 @@ class Fetches:
                     fetch.overdue_since = now
                 elif now - fetch.overdue_since >= _GRACE_SEC:
                     del self._running[thread]
+                    self._stuck.add(thread)
+                    fetch.give_back()
                     found.append(fetch.ticket)
         return found
+
+    def check_stuck(self, uri: str) -> None:
+        """Looks whether there is a thread for an image.
+
+        Raises:
+          StoreError: so many are stuck that there is none.
+        """
+        if len(self._stuck) >= MOST_STUCK:
+            raise StoreError(
+                f'{printable(uri)}: not read, as {len(self._stuck)} reads before it have not come '
+                f'back, each given up after {self.deadline_sec:g} s (--fetch_deadline_sec). Is a '
+                'file system or a name server gone? See the dead letters, and resume when it is '
+                'back'
+            )
 
     def slow(self, seconds: float) -> int:
         """How many have taken so long already."""

@@ -138,7 +138,7 @@ class ImageLoader:
         def ask() -> Fetched:
             admit(0)
             uri = item.access or item.uri
-            with self._fetches.one(ticket):
+            with self._fetches.one(ticket, lambda: admit(0)):
                 return store.fetch(uri, self._options.fetch, make_room, item.known)
 
         fetched = ask()

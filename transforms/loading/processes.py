@@ -30,7 +30,7 @@ from transforms.faults import FaultPolicy
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import Grants
 from transforms.loading.buffers import SharedMemory
-from transforms.loading.child import GROUP, NOTHING, common_bytes
+from transforms.loading.child import GROUP, NOTHING, STATUS, common_bytes
 from transforms.loading.fork_server import ForkServer, how_ended
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import Loaded
@@ -57,7 +57,7 @@ class _Task:
     """An image on its way.
 
     Attributes:
-      tries: how often a process ended that had it in hand and decoded something else.
+      tries: how often a process ended that had it in hand and did not decode it.
       tries_alone: how often one ended that had nothing but it.
     """
 
@@ -102,6 +102,7 @@ class _Process:
       connection: to it.
       in_hand: what it was given, by ticket.
       jobs: keys of the options it knows.
+      is_ready: whether it has begun to work.
       overdue: the ticket for which it was killed.
       is_retiring: whether it is given nothing any more, and ends when it has nothing in hand.
       refused: what the system did not let it do, so that it cannot work.
@@ -114,6 +115,7 @@ class _Process:
         self.connection = Connection(os.dup(end.fileno()))
         self.in_hand: dict[int, _Task] = {}
         self.jobs: set[int] = set()
+        self.is_ready = False
         self.overdue = NOTHING
         self.is_retiring = False
         self.refused = ''
@@ -148,9 +150,13 @@ class Pool:
 
     Args:
       count: how many.
+
+    Attributes:
+      silent_sec: one that has images in hand, decodes none and gives no sign for so long is killed.
     """
 
     def __init__(self, count: int):
+        self.silent_sec = 60.0
         self._count = count
         open_standard_streams()
         self.memory = SharedMemory()
@@ -259,6 +265,8 @@ class Pool:
             case 'give_back':
                 job, which, size_bytes = rest
                 self._grants(job, which).give_back(process, size_bytes)
+            case 'ready':
+                process.is_ready = True
             case 'cannot':
                 [process.refused] = rest
         return True
@@ -330,7 +338,11 @@ class Pool:
             )
             self._make_room(process)
             return
+        stage = Stage.DECODE
         guilty = process.in_hand.pop(int(self._status[process.row, 0]), None)
+        if guilty is None and process.is_for_one and process.is_ready and process.in_hand:
+            stage = Stage.FETCH
+            _, guilty = process.in_hand.popitem()
         self._status[process.row] = NOTHING
         if guilty is None:
             self._deaths += 1
@@ -340,7 +352,7 @@ class Pool:
             if guilty.tries_alone < (1 if is_overdue else _TRIES_ALONE.get(code or 0, 1)):
                 self._alone.append(guilty)
             else:
-                guilty.end(_crashed(guilty, code, is_overdue))
+                guilty.end(_crashed(guilty, stage, code, is_overdue))
         for task in reversed(process.in_hand.values()):
             task.tries += 1
             (self._queue if task.tries < _TRIES else self._alone).appendleft(task)
@@ -376,13 +388,21 @@ class Pool:
         if self._server is None:
             return
         for process in self._processes.values():
-            ticket, since = self._status[process.row]
-            task = process.in_hand.get(int(ticket))
-            if task is None or process.overdue == ticket:
-                continue
-            if time.monotonic_ns() - since > 1e9 * task.job.options.decode_deadline_sec:
-                process.overdue = int(ticket)
+            if self._is_overdue(process):
                 self._server.kill(process.number)
+
+    def _is_overdue(self, process: _Process) -> bool:
+        """Whether a process is to be killed that was not before."""
+        now = time.monotonic_ns()
+        ticket, since, alive_at = map(int, self._status[process.row])
+        task = process.in_hand.get(ticket)
+        if task is None:
+            return bool(process.in_hand) and now - alive_at > 1e9 * self.silent_sec
+        limit_ns = 1e9 * task.job.options.decode_deadline_sec
+        if process.overdue == ticket or now - since <= limit_ns:
+            return False
+        process.overdue = ticket
+        return True
 
     def _deal(self) -> None:
         """Gives every process enough to do."""
@@ -411,6 +431,8 @@ class Pool:
     ) -> None:
         given: dict[int, list[tuple[int, int, int, Item]]] = {}
         busy = collections.Counter(task.host for task in process.in_hand.values())
+        if not process.in_hand:
+            self._status[process.row, 2] = time.monotonic_ns()
         while count > 0:
             task = self._hosts.take(queue, lambda each: each.host, busy, most)
             if task is None:
@@ -530,20 +552,21 @@ def _naming_limits() -> Iterator[None]:
 
 
 def _status(rows: int) -> tuple[int, np.ndarray]:
-    """Descriptor and content, (rows, 2) int64, of what loader processes tell of their decoding."""
+    """Descriptor and content of what loader processes tell of themselves without a message."""
     memory = SharedMemory()
-    _, room = memory.take(rows * 16)
-    status = room.view(np.int64).reshape(rows, 2)
+    _, room = memory.take(rows * STATUS * 8)
+    status = room.view(np.int64).reshape(rows, STATUS)
     status[:] = NOTHING
     return memory.descriptor, status
 
 
-def _crashed(task: _Task, code: int | None, is_overdue: bool) -> Loaded:
+def _crashed(task: _Task, stage: Stage, code: int | None, is_overdue: bool) -> Loaded:
     if is_overdue:
         limit_sec = task.job.options.decode_deadline_sec
         reason, detail = Reason.DECODE_DEADLINE, f'decoding takes longer than {limit_sec:g} s'
     else:
-        reason, detail = Reason.DECODER_CRASHED, f'the process that decoded it {how_ended(code)}'
+        what = 'fetched' if stage is Stage.FETCH else 'decoded'
+        reason, detail = Reason.DECODER_CRASHED, f'the process that {what} it {how_ended(code)}'
     size_bytes = task.item.size_bytes if task.item.size_bytes >= 0 else None
-    failure = Failure(Stage.DECODE, reason, detail, size_bytes, task.item.version)
+    failure = Failure(stage, reason, detail, size_bytes, task.item.version)
     return Loaded(failure, 0.0, 0.0, 0)

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from transforms.loading.buffers import MappedMemory
-from transforms.loading.child import LoaderProcess, end_with
+from transforms.loading.child import STATUS, LoaderProcess, end_with
 
 
 def main(control: int, memory: int, status: int, processes: int) -> None:
@@ -74,7 +74,7 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
                 selector.close()
                 for descriptor in (control, woken, wake):
                     os.close(descriptor)
-                _be_loader(me, Connection(end), memory, _rows(status)[row], environment, processes)
+                _be_loader(me, Connection(end), memory, _row(status, row), environment, processes)
             running[child] = number
         os.close(end)
     for child in running:
@@ -87,8 +87,9 @@ def _descriptor(control: int) -> int:
     return descriptor
 
 
-def _rows(status: int) -> np.ndarray:
-    return np.frombuffer(mmap.mmap(status, os.fstat(status).st_size), np.int64).reshape(-1, 2)
+def _row(status: int, row: int) -> np.ndarray:
+    mapped = mmap.mmap(status, os.fstat(status).st_size)
+    return np.frombuffer(mapped, np.int64, STATUS, offset=row * STATUS * 8)
 
 
 def _reap(connection: Connection, running: dict[int, int]) -> None:

@@ -92,12 +92,15 @@ class ThreadLoader:
 
         Raises:
           DecodeError: something for ten times as long as a picture may take.
+          StoreError: too many fetches do not come back.
         """
         for task in self._fetches.overdue():
             assert isinstance(task, _Task)
             self._end(task, overdue(task.item, self._fetches.deadline_sec))
             self._give_back(task)
             self._pool.submit(self._work)
+        if waiting := next(iter(self._waiting), None):
+            self._fetches.check_stuck(waiting.item.uri)
         longest_sec = _DECODE_DEADLINES * self._options.decode_deadline_sec
         for uri, since in list(self._decodes.values()):
             if time.perf_counter() - since > longest_sec:
