@@ -55,6 +55,14 @@ def test_the_first_ones_failing_alike_stop_the_run():
         record(policy, [FORBIDDEN])
 
 
+def test_the_advice_fits_what_is_forbidden():
+    private = dataclasses.replace(FORBIDDEN, detail='a private address: 10.0.0.1')
+    with pytest.raises(StoreError, match=': --allow_private_hosts reads from your network, if'):
+        record(make(1), [private])
+    with pytest.raises(StoreError, match=': give the account read access there'):
+        record(make(1), [FORBIDDEN])
+
+
 @pytest.mark.parametrize(
     'failures',
     [

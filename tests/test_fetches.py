@@ -187,7 +187,7 @@ def test_each_has_its_deadline_and_the_others_are_read(tmp_path, stuck, monkeypa
     # What comes late is dropped: the slot may be another's by then.
     stuck.go.set()
     with within(20) as tick:
-        while made._way._fetches._stuck or made._way._images._encoded._share._used_bytes:
+        while made._way._fetches._stuck or made._way._images._encoded.share._used_bytes:
             tick()
     assert not batch.pixels[[0, 1, 4]].any()
 
@@ -242,7 +242,7 @@ def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
     stuck.go.set()
     [job] = process._jobs.values()
     with within(20) as tick:
-        while job.fetches._stuck or job.loader._encoded._share._used_bytes:
+        while job.fetches._stuck or job.loader._encoded.share._used_bytes:
             tick()
     assert not ours.poll(0), 'what comes late is dropped'
     assert (job.running, process._in_hand) == (0, 0)

@@ -114,7 +114,7 @@ class Rooms:
 
     @property
     def used(self):
-        return self.budget._share._used_bytes, self.common._used_bytes
+        return self.budget.share._used_bytes, self.common._used_bytes
 
 
 def test_room_is_taken_as_bytes_come_and_given_back():
@@ -150,7 +150,7 @@ def test_a_large_one_holds_up_nobody_who_has_little():
         # Who has little waits for its share, as long as that is full of others like it.
         with rooms.budget.reserve(9):
             small = started(lambda: rooms.budget.reserve(2).__enter__())
-            waiting(rooms.budget._share, 1)
+            waiting(rooms.budget.share, 1)
         assert joined([small])
 
 

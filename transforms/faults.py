@@ -30,6 +30,12 @@ _ADVICE = {
     Reason.MODEL_ERROR: 'the model does not work',
     Reason.NONFINITE_SCORES: 'the model does not work in this precision, or at all',
 }
+# By how details begin.
+_ADVICE_BY_DETAIL = {
+    'a private address': '--allow_private_hosts reads from your network, if you trust the manifest',
+    'a metadata address': 'addresses where clouds hand out credentials are never read',
+    'archived': 'restore them from the archive first',
+}
 
 
 class FailFast(NamedTuple):
@@ -115,7 +121,7 @@ class FaultPolicy:
             self._reset()
         raise self._error(
             f'{which} failed with {reason.value} ({failure.detail}), the last one {uri}: '
-            f'{_ADVICE[reason]} (--fail_fast_after 0 goes on nonetheless)'
+            f'{_advice(failure)} (--fail_fast_after 0 goes on nonetheless)'
         )
 
     def _silence(self, uri: str, reason: Reason | None) -> str:
@@ -140,6 +146,13 @@ class FaultPolicy:
         self._heard: dict[str, _Heard] = {}
         self._last: collections.deque[Reason | None] = collections.deque(maxlen=_WINDOW)
         self._counts: collections.Counter[Reason | None] = collections.Counter()
+
+
+def _advice(failure: Failure) -> str:
+    for start, advice in _ADVICE_BY_DETAIL.items():
+        if failure.detail.startswith(start):
+            return advice
+    return _ADVICE[failure.reason]
 
 
 def fetch_policy(fail_fast: FailFast) -> FaultPolicy:

@@ -85,11 +85,11 @@ class SharedBudget:
         ask: Callable[[int], object],
         give_back: Callable[[int], None],
     ):
-        self._share_bytes = share_bytes
-        self._most_bytes = most_bytes
-        self._share = ByteBudget(share_bytes)
-        self._ask = ask
-        self._give_back = give_back
+        self.share_bytes = share_bytes
+        self.most_bytes = most_bytes
+        self.share = ByteBudget(share_bytes)
+        self.ask = ask
+        self.give_back = give_back
 
     @contextlib.contextmanager
     def reserve(self, size_bytes: int) -> Iterator[None]:
@@ -106,7 +106,7 @@ class SharedBudget:
           A function that waits until there is room for so many bytes in all; 0 gives all back, as
           does the end of the with block.
         """
-        room = _Room(self._share, self._share_bytes, self._most_bytes, self._ask, self._give_back)
+        room = _Room(self)
         try:
             yield room.hold
         finally:
@@ -120,19 +120,8 @@ class _Room:
     who has that waits for nothing.  So somebody always gets to the end.
     """
 
-    def __init__(
-        self,
-        share: ByteBudget,
-        share_bytes: int,
-        most_bytes: int,
-        ask: Callable[[int], object],
-        give_back: Callable[[int], None],
-    ):
-        self._share = share
-        self._share_bytes = share_bytes
-        self._most_bytes = most_bytes
-        self._ask = ask
-        self._give_back = give_back
+    def __init__(self, budget: SharedBudget):
+        self._budget = budget
         self._of_share = 0
         self._of_all = 0
 
@@ -144,23 +133,23 @@ class _Room:
             more = size_bytes
         if more <= 0:
             return
-        if self._share.has_taken(more):
+        if self._budget.share.has_taken(more):
             self._of_share += more
         elif self._of_share:
-            self._take_of_all(max(more, self._most_bytes))
-        elif more > self._share_bytes // _LARGE:
+            self._take_of_all(max(more, self._budget.most_bytes))
+        elif more > self._budget.share_bytes // _LARGE:
             self._take_of_all(more)
         else:
-            self._of_share = self._share.acquire(more)
+            self._of_share = self._budget.share.acquire(more)
 
     def _take_of_all(self, size_bytes: int) -> None:
-        self._ask(size_bytes)
+        self._budget.ask(size_bytes)
         self._of_all = size_bytes
 
     def _let_go(self) -> None:
-        self._share.release(self._of_share)
+        self._budget.share.release(self._of_share)
         if self._of_all:
-            self._give_back(self._of_all)
+            self._budget.give_back(self._of_all)
         self._of_share = self._of_all = 0
 
 
