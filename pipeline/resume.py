@@ -87,7 +87,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         work.begin(layout, begun)
     else:
         left = next(each for each in found if each.run_id == run_id)
-        if left.has_results:
+        if frozen.is_listed(layout, left.paths):
             _tell(
                 f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left}), '
                 'with the listing that it began with (--relist lists the inputs anew)'

@@ -345,6 +345,16 @@ def test_a_run_with_nothing_finished_leaves_nothing(folder, capsys):
     assert not any((folder.parent / 'out/_work').iterdir())
 
 
+def test_an_old_listing_is_told_also_where_nothing_is_finished(folder, capsys):
+    settled(*arguments_for(folder))
+    config = begin(*arguments_for(folder))
+    assert capsys.readouterr().err == '', 'it had no listing before'
+    settled(*arguments_for(folder))
+    said = capsys.readouterr().err
+    assert f'going on with run {config.layout.run_id}, begun ' in said
+    assert '(0 finished chunks, 0.0 MB), with the listing that it began with (--relist' in said
+
+
 def test_a_run_with_something_finished_stays(interrupted):
     folder, run_id = interrupted
     before = work_of(folder)

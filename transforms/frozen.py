@@ -24,6 +24,7 @@ _PART_REFS = 100_000
 _PART_CHARS = 32 * 2**20
 _THREADS = 16
 _MOST_WHYS = 100  # suffixes may be as many as there are files
+_INDEX = 'input-'
 _SCHEMA = pa.schema(
     [
         ('uri', pa.string()),
@@ -56,7 +57,12 @@ def folder(layout: Layout) -> str:
 
 
 def _index_uri(layout: Layout, number: int) -> str:
-    return layout.uri(f'{folder(layout)}/input-{number:05d}.json')
+    return layout.uri(f'{folder(layout)}/{_INDEX}{number:05d}.json')
+
+
+def is_listed(layout: Layout, paths: Iterable[str]) -> bool:
+    """Whether the listing of any input is finished, by the paths of a run's work."""
+    return any(path.startswith(f'{folder(layout)}/{_INDEX}') for path in paths)
 
 
 def find(layout: Layout, number: int) -> Frozen | None:
