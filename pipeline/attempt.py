@@ -17,6 +17,7 @@ from pipeline.progress import reporting
 from transforms import lease, work
 from transforms.dataflow_job import Job, has_ended
 from transforms.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.long_texts import LONG_TEXTS
 from transforms.publish import discard
 
 _ERROR = re.compile(r'transforms\.errors\.(\w+): (.*)$', re.MULTILINE)
@@ -49,6 +50,7 @@ class Attempt:
         # Before engines change them.
         self._runner = engine.runner_of(root.options)
         self._goes_on = engine.outlives_launcher(root.options)
+        self._is_here = engine.is_this_process(root.options)
         self._job: Job | None = None
         self.is_submitted = False
 
@@ -79,7 +81,7 @@ class Attempt:
         result = None
         has_left = True
         try:
-            with self._without_chatter(is_verbose), reporting():
+            with self._without_chatter(is_verbose), self._long_texts(), reporting():
                 build(self._root, self._config)
                 if self._runner == engine.DATAFLOW:
                     self._announce()
@@ -119,6 +121,9 @@ class Attempt:
         direct = self._root.options.view_as(DirectOptions)
         has_workers = direct.direct_running_mode == 'multi_processing'
         return without_chatter() if has_workers and not is_verbose else contextlib.nullcontext()
+
+    def _long_texts(self) -> contextlib.AbstractContextManager[None]:
+        return LONG_TEXTS.on_disk() if self._is_here else contextlib.nullcontext()
 
     def _announce(self) -> None:
         """From now on there may be such a job, whatever becomes of this process."""

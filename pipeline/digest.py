@@ -14,6 +14,7 @@ from transforms.errors import StoreError, UsageError
 from transforms.hashing import content_hash
 from transforms.model.card import Activation
 from transforms.outcomes import FEATURES
+from transforms.parquet_pages import rows_at_a_time
 from transforms.partitions import unescape
 from transforms.runs import CompleteRun
 from transforms.sealed import Checksum, DamagedError, open_listed
@@ -21,6 +22,7 @@ from transforms.storage import Store
 
 BINS = 20
 _BATCH_ROWS = 4096
+_STREAM_BYTES = 2**20
 _LARGE = (FEATURES, write.STORED_SCORES)
 _SCORES = 'labels.list.element.score'
 _NEEDED = {
@@ -270,13 +272,14 @@ def _batches(
         path = file['path']
         try:
             with open_listed(store, uris.join(output, path), Checksum.of(file)) as stream:
-                parquet = pq.ParquetFile(stream)
+                parquet = pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
                 names = parquet.schema_arrow.names
                 if not _NEEDED[kind] <= set(names):
                     raise UsageError(f'its columns are {names}')
                 wanted = columns or [name for name in names if name not in _LARGE]
+                size = rows_at_a_time(parquet.metadata, _BATCH_ROWS)
                 # Threads would hold more at a time, and save little.
-                for batch in parquet.iter_batches(_BATCH_ROWS, columns=wanted, use_threads=False):
+                for batch in parquet.iter_batches(size, columns=wanted, use_threads=False):
                     yield path, batch
         except (DamagedError, UsageError, pa.ArrowException, OSError) as e:
             raise StoreError(

@@ -19,6 +19,7 @@ from transforms.process import cpu_count
 
 DATAFLOW = 'DataflowRunner'
 PRISM = 'PrismRunner'
+FN_API = 'FnApiRunner'
 _HERE = frozenset('FnApiRunner DirectRunner SwitchingDirectRunner BundleBasedDirectRunner'.split())
 _OWN_PROCESSES = ('DOCKER', 'PROCESS', 'EXTERNAL')
 _GO_MODULE = re.compile(rb'\n(?:mod|dep)\tgithub\.com/apache/beam/sdks/v2\tv([^\t\n]+)')
@@ -41,6 +42,12 @@ def outlives_launcher(options: PipelineOptions) -> bool:
     if runner == PRISM:
         return environment in _OWN_PROCESSES
     return runner not in _HERE and environment != 'LOOPBACK'
+
+
+def is_this_process(options: PipelineOptions) -> bool:
+    """Whether all elements stay in the process that starts the run."""
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return runner_of(options) == FN_API and mode in (None, 'in_memory')
 
 
 def divide_loaders(args: argparse.Namespace, options: PipelineOptions) -> None:

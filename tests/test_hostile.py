@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import random
 import re
+import string
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,12 +94,27 @@ def _carried_text(path):
             file.write(json.dumps({'uri': f'{i}.jpg', 'uri2': 'x' * 900_000}) + '\n')
 
 
+def _pictures_with_long_texts(path):
+    text = ''.join(random.Random(1).choices(string.ascii_letters, k=200_000))
+    photograph = samples.PHOTOGRAPHS[0].read_bytes()
+    with path.open('w') as file:
+        file.write('uri,note\n')
+        for i in range(3_000):
+            picture = path.with_name(f'{i}.jpg')
+            if i % 1_000:  # more links than that some file systems do not make
+                picture.hardlink_to(path.with_name(f'{i - i % 1_000}.jpg'))
+            else:
+                picture.write_bytes(photograph)
+            file.write(f'{picture.name},{text[20 * i : 20 * i + 65_000]}\n')
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ('name', 'write', 'flags', 'counts'),
     [
         ('list.parquet', _repeated_uri, (), {'bad_uri': 1}),
         ('list.jsonl.gz', _carried_text, ('--carry', 'uri2'), {'bad_name': 3_000}),
+        ('list.csv', _pictures_with_long_texts, ('--carry', 'note'), {}),
     ],
 )
 def test_manifests_that_hold_far_more_than_their_size_take_little_memory(

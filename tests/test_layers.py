@@ -10,16 +10,17 @@ from transforms.rows import Reason
 ROOT = Path(main.__file__).parents[1]
 PURE = """
     arrow_text containers content_coding dataflow_job dataset dead_letters decode errors faults
-    forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease manifest
-    newest no_images outcomes parquet_pages partitions process publish qoi relabel rows runs sealed
-    spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff uris versions
-    work write loading.batch loading.budget loading.buffers loading.child loading.fetches
-    loading.fork_server loading.hosts loading.image loading.loader loading.options loading.processes
-    loading.server loading.threads model.bit model.canary model.card model.checkpoint model.device
-    model.download.archive model.download.cache model.download.fetch model.download.http
-    model.download.huggingface model.download.kaggle model.efficientnet_lite model.export
-    model.network model.predictor model.rebuild model.recognition model.registry model.rescue
-    model.runtime model.saved_model model.sources model.sparse model.vocabulary model.weights
+    forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease long_texts
+    manifest newest no_images outcomes parquet_pages partitions process publish qoi relabel rows
+    runs sealed spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff
+    uris versions work write loading.batch loading.budget loading.buffers loading.child
+    loading.fetches loading.fork_server loading.hosts loading.image loading.loader
+    loading.options loading.processes loading.server loading.threads model.bit model.canary
+    model.card model.checkpoint model.device model.download.archive model.download.cache
+    model.download.fetch model.download.http model.download.huggingface model.download.kaggle
+    model.efficientnet_lite model.export model.network model.predictor model.rebuild
+    model.recognition model.registry model.rescue model.runtime model.saved_model model.sources
+    model.sparse model.vocabulary model.weights
 """.split()
 STEPS = ('transforms.write_dead_letters', 'transforms.write_predictions')
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.

@@ -11,6 +11,7 @@ import apache_beam as beam
 
 from transforms.errors import UsageError
 from transforms.hashing import content_hash, power_of_two, uri_hash
+from transforms.long_texts import LONG_TEXTS
 from transforms.process import LIVE
 from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Reason, Ref, Stage
 
@@ -65,7 +66,9 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
     gone, notes = _gone({carried for carried, reason in distinct if not reason}, known)
     good, dead = [], []
     unchanged = 0
-    for key, ref in sorted(distinct.items()):
+    # What stands for long texts has another order.
+    ordered = sorted(distinct.items(), key=_place) if len(distinct) > 1 else distinct.items()
+    for key, ref in ordered:
         if _is_dealt_with(ref, newest.get(key)):
             unchanged += 1
         elif ref.reason:
@@ -139,6 +142,11 @@ def _key(row: Ref | Known) -> _Key:
     return row.carried, row.reason if row.reason in _OF_LISTING else ''
 
 
+def _place(found: tuple[_Key, Ref]) -> _Key:
+    carried, problem = found[0]
+    return LONG_TEXTS.lengthen(carried), problem
+
+
 def _preference(ref: Ref) -> tuple[str, int, str]:
     return (ref.version, ref.size_bytes, ref.detail)
 
@@ -181,7 +189,16 @@ def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:
 
 def chunk_id(items: Sequence[Item]) -> str:
     """16 hex digits over what a chunk contains."""
-    texts = [text for item in items for text in (item.uri, item.version, item.known, *item.carried)]
+    texts = (
+        text
+        for item in items
+        for text in (
+            item.uri,
+            item.version,
+            item.known,
+            *map(LONG_TEXTS.lengthen, item.carried),
+        )
+    )
     return content_hash(*texts).hex()[:16]
 
 

@@ -1,12 +1,14 @@
 """Dead letters: the images that have no labels, and why."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
 from transforms import outcomes
+from transforms.long_texts import LONG_TEXTS, in_order
 from transforms.rows import DeadLetter, Note, Reason, Stage
-from transforms.write import ROW_GROUP_ROWS
+from transforms.write import PIECE_ROWS, ROW_GROUP_ROWS
 
 KIND = 'dead_letters'
 VERSIONS = 'dead_versions'
@@ -43,7 +45,7 @@ def dead_letter_tables(
     letters: Iterable[DeadLetter], carry: Sequence[str], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """The rows of one file, sorted by URI and carried values, a part at a time."""
-    ordered = sorted(letters, key=lambda letter: (letter.uri, letter.carried))
+    ordered = _ordered(letters)
     for start in range(0, len(ordered), ROW_GROUP_ROWS):
         yield _dead_letter_table(ordered[start : start + ROW_GROUP_ROWS], carry, schema)
 
@@ -51,8 +53,7 @@ def dead_letter_tables(
 def _dead_letter_table(
     letters: Sequence[DeadLetter], carry: Sequence[str], schema: pa.Schema
 ) -> pa.Table:
-    rows = []
-    for letter in letters:
+    def row_of(letter: DeadLetter) -> dict[str, Any]:
         row = {
             'uri': letter.uri,
             'stage': letter.stage,
@@ -61,9 +62,25 @@ def _dead_letter_table(
             'retryable': Reason(letter.reason).retryable,
             'size_bytes': None if letter.size_bytes < 0 else letter.size_bytes,
         }
-        values = [_storable(value) for value in outcomes.carried_values(letter.carried)]
-        rows.append(row | dict(zip(carry, values or [None] * len(carry), strict=True)))
-    return pa.Table.from_pylist(rows, schema)
+        carried = LONG_TEXTS.lengthen(letter.carried)
+        values = [_storable(value) for value in outcomes.carried_values(carried)]
+        return row | dict(zip(carry, values or [None] * len(carry), strict=True))
+
+    return _table(letters, row_of, schema)
+
+
+def _ordered(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
+    return in_order(letters, lambda letter: letter.uri, lambda letter: letter.carried)
+
+
+def _table(
+    letters: Sequence[DeadLetter], row_of: Callable[[DeadLetter], dict[str, Any]], schema: pa.Schema
+) -> pa.Table:
+    pieces = [
+        pa.Table.from_pylist([row_of(each) for each in letters[start : start + PIECE_ROWS]], schema)
+        for start in range(0, len(letters), PIECE_ROWS)
+    ]
+    return pa.concat_tables([*pieces, schema.empty_table()]).combine_chunks()
 
 
 def _storable(value: str | None) -> str | None:
@@ -82,15 +99,19 @@ def is_note(letter: DeadLetter) -> bool:
 
 def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
     """The dead letters that stay what they are as long as the object, or the line, stays; notes."""
-    rows = [
-        {
+
+    def row_of(letter: DeadLetter) -> dict[str, Any]:
+        return {
             'uri': letter.uri,
             'object_version': letter.version,
             'reason': letter.reason,
-            'carried': letter.carried,
+            'carried': LONG_TEXTS.lengthen(letter.carried),
         }
-        for letter in sorted(letters, key=lambda letter: (letter.uri, letter.carried))
+
+    lasting = [
+        letter
+        for letter in _ordered(letters)
         if is_note(letter)
         or (Reason(letter.reason).lasting and (letter.version or letter.stage == Stage.LIST.value))
     ]
-    return pa.Table.from_pylist(rows, VERSION_SCHEMA)
+    return _table(lasting, row_of, VERSION_SCHEMA)

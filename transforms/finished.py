@@ -222,7 +222,7 @@ class _TakeFinishedDoFn(beam.DoFn):
             yield chunk._replace(done=parts.done)
             tables = parts.tables
         else:
-            yield beam.pvalue.TaggedOutput('finished', data)
+            yield beam.pvalue.TaggedOutput('finished', outcomes.with_short_texts(data))
             yield beam.pvalue.TaggedOutput('stats', ('resumed_chunks', 1.0))
             tables = [outcomes.from_ipc(data)]
         if tables:

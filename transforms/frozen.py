@@ -21,7 +21,7 @@ from transforms.sealed import DamagedError, open_json, seal_json
 
 # A part is put together in memory, and read as a whole.
 _PART_REFS = 100_000
-_PART_CHARS = 32 * 2**20
+_PART_CHARS = 8 * 2**20
 _THREADS = 16
 _MOST_WHYS = 100  # suffixes may be as many as there are files
 _INDEX = 'input-'

@@ -11,12 +11,15 @@ import pyarrow.parquet as pq
 from transforms import dead_letters, manifest, outcomes, write
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
+from transforms.long_texts import LONG_TEXTS
+from transforms.parquet_pages import rows_at_a_time
 from transforms.partitions import values_of_path
 from transforms.rows import Known, Note, Reason
 from transforms.runs import CompleteRun
 from transforms.sealed import Checksum, DamagedError, open_listed
 
 _BATCH_ROWS = 4096
+_STREAM_BYTES = 2**20
 _LABEL, _RELABEL = 'label', 'relabel'
 
 
@@ -161,7 +164,7 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
     uri = layout.uri(file.path)
     try:
         with open_listed(layout.store, uri, file.checksum) as stream:
-            parquet = pq.ParquetFile(stream)
+            parquet = pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
             if file.is_hint:
                 yield from _failed(file, parquet)
             elif file.path.startswith(f'{write.KIND}/'):
@@ -183,7 +186,8 @@ def _predictions(
     of_path = values_of_path(file.path)
     inside = layout.file_columns
     columns = ['uri', 'object_version', *inside]
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns):
+    size = rows_at_a_time(parquet.metadata, _BATCH_ROWS)
+    for batch in parquet.iter_batches(size, columns=columns):
         uris, versions, *values = (column.to_pylist() for column in batch.columns)
         if None in uris:
             raise pa.ArrowInvalid('a row without URI')
@@ -204,7 +208,7 @@ def _predictions(
 def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
     if not parquet.schema_arrow.equals(dead_letters.VERSION_SCHEMA):
         raise pa.ArrowInvalid('another schema')
-    for batch in parquet.iter_batches(_BATCH_ROWS):
+    for batch in parquet.iter_batches(rows_at_a_time(parquet.metadata, _BATCH_ROWS)):
         for row in batch.to_pylist():
             if row['reason'] in file.again:
                 continue
@@ -230,7 +234,9 @@ class _ReadDoFn(beam.DoFn):
         self._layout = layout
 
     def process(self, file: HistoryFile) -> Iterator[tuple[str, Known]]:
-        yield from read_history(file, self._layout)
+        for uri, known in read_history(file, self._layout):
+            carried = LONG_TEXTS.shorten(known.carried)
+            yield uri, known if carried is known.carried else known._replace(carried=carried)
 
 
 class ReadHistory(beam.PTransform):

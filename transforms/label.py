@@ -17,7 +17,7 @@ from transforms.layout import Layout
 from transforms.metrics import distribution
 from transforms.model.handler import ImageModelHandler, LateBatch
 from transforms.model.predictor import InferenceOptions, MakeModel
-from transforms.outcomes import outcome_table, to_ipc
+from transforms.outcomes import outcome_table, to_ipc, with_short_texts
 from transforms.process import shared
 from transforms.rows import Batch, Failure, Image, LabeledBatch, Stage
 
@@ -148,7 +148,7 @@ class _FinishChunksDoFn(beam.DoFn):
         """The chunk that is on its way to the store, as soon as it is there."""
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
-            yield keeping.result()
+            yield with_short_texts(keeping.result())
 
     def _drop(self) -> None:
         """Lets the device do no more of a bundle that has failed; what it has done is kept."""

@@ -20,6 +20,7 @@ from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.hashing import content_hash
 from transforms.layout import Layout
+from transforms.long_texts import LONG_TEXTS
 from transforms.metrics import counter
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
@@ -511,7 +512,8 @@ class _ReadPartDoFn(beam.DoFn):
         for ref in frozen.read_part(self._layout, *part):
             LIVE.add(listed=1)
             self._listed.inc()
-            yield ref
+            carried = LONG_TEXTS.shorten(ref.carried)
+            yield ref if carried is ref.carried else ref._replace(carried=carried)
 
 
 def _sampled(refs: Iterable[Ref | str], size: int) -> Iterator[Ref | str]:
@@ -536,7 +538,7 @@ class _SampleFn(beam.CombineFn):
         return {}
 
     def add_input(self, sample: dict[bytes, Ref], ref: Ref) -> dict[bytes, Ref]:
-        key = content_hash(ref.uri, ref.carried)
+        key = content_hash(ref.uri, LONG_TEXTS.lengthen(ref.carried))
         # Of two that differ in what the listing knew, the choice must not depend on their order.
         sample[key] = max(ref, sample.get(key, ref))
         return self._smallest(sample) if len(sample) > 2 * self._size else sample

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.long_texts import LONG_CHARS, LONG_TEXTS
 from transforms.rows import DeadLetter, Failure, Image, LabeledBatch, Unchanged
 
 FEATURES = 'features'
@@ -61,7 +62,7 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
     failures = [each if isinstance(each, Failure) else None for each in outcomes]
     columns = {
         'uri': [item.uri for item in items],
-        'carried': [item.carried for item in items],
+        'carried': [list(map(LONG_TEXTS.lengthen, item.carried)) for item in items],
         'object_version': [each.object_version for each in outcomes],
         'content_sha256': [each.content_sha256 for each in images],
         'width': [each.width for each in images],
@@ -233,6 +234,30 @@ def count_unchanged(table: pa.Table) -> int:
     """How many rows, one for each set of carried values, an earlier run has dealt with."""
     unchanged = table.filter(table['is_unchanged'])
     return len(pc.list_flatten(unchanged['carried']))
+
+
+def with_short_texts(data: bytes) -> bytes:
+    """The rows of a finished chunk, to wait in memory: long carried values are left on disk."""
+    if not LONG_TEXTS.are_on_disk:
+        return data
+    table = from_ipc(data)
+    lists = table['carried'].combine_chunks()
+    texts = pc.list_flatten(lists)
+    short = shortened(texts)
+    if short is texts:
+        return data
+    place = table.schema.get_field_index('carried')
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists))]).astype(np.int32)
+    lists = pa.ListArray.from_arrays(pa.array(offsets), short)
+    return to_ipc(table.set_column(place, table.schema.field(place), lists))
+
+
+def shortened(texts: pa.Array) -> pa.Array:
+    """Carried values as JSON texts with what stands for long ones; the same array if none is."""
+    longest = pc.max(pc.binary_length(texts)).as_py() or 0
+    if longest < LONG_CHARS or not LONG_TEXTS.are_on_disk:
+        return texts
+    return pa.array([LONG_TEXTS.shorten(text.as_py()) for text in texts], pa.string())
 
 
 def to_ipc(table: pa.Table) -> bytes:

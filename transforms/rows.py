@@ -152,6 +152,8 @@ class Ref(NamedTuple):
 
     `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps
     the coder small and the row comparable.  What is not UTF-8 stands there as escaped surrogates.
+    In the place of a long one stands, between the listing and the files, what
+    `transforms.long_texts` has for it.
     A ref that can already be seen to be bad names its `reason`; otherwise that is ''.
 
     `access` is the URL to fetch where it is not `uri` because it carries secrets: userinfo or

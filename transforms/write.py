@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from transforms import outcomes
 from transforms.errors import StoreError
 from transforms.layout import Layout
+from transforms.long_texts import LONG_TEXTS, MARK, in_order
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import WrittenFile
 
@@ -27,6 +28,8 @@ TOP_LABELS = 10
 """Names of a report: those that are most often the first label of an image."""
 
 ROW_GROUP_ROWS = 65_536
+PIECE_ROWS = 256
+"""Rows that are made columns at a time: what they carry is in memory twice meanwhile."""
 
 _SCORE = pa.float32()
 _LABEL = pa.struct(
@@ -93,17 +96,18 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
       shards: files a partition, by its folder.
 
     Returns:
-      Tables by path; a row for each set of carried values, `carried` now a JSON text.
+      Tables by path; a row for each set of carried values, `carried` now a JSON text, or what
+      `transforms.long_texts` has for it.
     """
     labeled = outcomes.labeled(table)
     carried = labeled['carried'].combine_chunks()
     features = [name for name in table.column_names if name == outcomes.FEATURES]
     rows = labeled.select([*_ROUTED_COLUMNS, *features]).take(pc.list_parent_indices(carried))
-    rows = rows.append_column('carried', pc.list_flatten(carried))
+    rows = rows.append_column('carried', outcomes.shortened(pc.list_flatten(carried)))
     members = defaultdict(list)
     pairs = zip(rows['uri'].to_pylist(), rows['carried'].to_pylist(), strict=True)
     for i, (uri, values) in enumerate(pairs):
-        folder = layout.partition_folder(values)
+        folder = layout.partition_folder(LONG_TEXTS.lengthen(values))
         members[layout.path_for(KIND, folder, uri, shards[folder])].append(i)
     if len(members) == 1:
         return dict.fromkeys(members, rows)
@@ -146,10 +150,19 @@ def prediction_tables(
     rows = pa.concat_tables(routed)
     if rows['uri'].num_chunks > 1:
         rows = rows.combine_chunks()
-    order = pc.sort_indices(rows, [('uri', 'ascending'), ('carried', 'ascending')])
+    order = _order(rows)
     for start in range(0, len(order), ROW_GROUP_ROWS):
         part = rows.take(order.slice(start, ROW_GROUP_ROWS))
         yield _prediction_table(part, vocabulary, layout, schema)
+
+
+def _order(rows: pa.Table) -> pa.Array:
+    """Places of rows, by URI and carried values."""
+    if not pc.any(pc.starts_with(rows['carried'], MARK)).as_py():
+        return pc.sort_indices(rows, [('uri', 'ascending'), ('carried', 'ascending')])
+    names, texts = rows['uri'].to_pylist(), rows['carried'].to_pylist()
+    order = in_order(range(len(rows)), names.__getitem__, texts.__getitem__)
+    return pa.array(order, pa.int64())
 
 
 def _prediction_table(
@@ -160,11 +173,24 @@ def _prediction_table(
     if outcomes.FEATURES in schema.names:
         columns[outcomes.FEATURES] = rows[outcomes.FEATURES]
     if layout.file_columns:
-        values = [outcomes.carried_values(text) for text in rows['carried'].to_pylist()]
-        for column in layout.file_columns:
-            place = layout.carry.index(column)
-            columns[column] = pa.array([row[place] for row in values], pa.string())
+        columns |= _carried_columns(rows['carried'], layout)
     return pa.table(columns, schema)
+
+
+def _carried_columns(texts: pa.ChunkedArray, layout: Layout) -> dict[str, pa.ChunkedArray]:
+    """Carried columns of JSON texts."""
+    parts: dict[str, list[pa.Array]] = {column: [] for column in layout.file_columns}
+    for start in range(0, len(texts), PIECE_ROWS):
+        piece = texts.slice(start, PIECE_ROWS).to_pylist()
+        rows = [outcomes.carried_values(LONG_TEXTS.lengthen(text)) for text in piece]
+        for column, arrays in parts.items():
+            place = layout.carry.index(column)
+            arrays.append(pa.array([row[place] for row in rows], pa.string()))
+    # In one piece: pages may begin elsewhere where another one does.
+    return {
+        column: pa.chunked_array(parts.pop(column), pa.string()).combine_chunks()
+        for column in layout.file_columns
+    }
 
 
 def labels_of(rows: pa.Table, vocabulary: Vocabulary, schema: pa.Schema) -> pa.Array:

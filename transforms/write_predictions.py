@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from transforms import outcomes, tell_apart
 from transforms.layout import Layout
+from transforms.long_texts import LONG_TEXTS
 from transforms.metrics import count_file
 from transforms.model.vocabulary import Vocabulary
 from transforms.rows import Item, WrittenFile
@@ -101,7 +102,10 @@ class WritePredictions(beam.PTransform):
             items
             | 'Partitions'
             >> beam.FlatMap(
-                lambda item: [layout.partition_folder(carried) for carried in item.carried]
+                lambda item: [
+                    layout.partition_folder(LONG_TEXTS.lengthen(carried))
+                    for carried in item.carried
+                ]
             ).with_output_types(str)
             | 'CountRows' >> beam.combiners.Count.PerElement()
             | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
