@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from transforms import manifest
 from transforms.arrow_text import values_of
 from transforms.errors import ManifestError, UsageError
-from transforms.manifest import check_columns, is_manifest, read_manifest
+from transforms.manifest import Line, check_columns, is_manifest, read_manifest
 from transforms.parquet_pages import read_pages
 
 URIS = ['a b.jpg', 'größe/日本.jpg', '100%+#?.jpg', "it's.jpg", '.hidden.png', 'x,y.jpg', 'q"q.jpg']
@@ -512,18 +513,48 @@ def test_what_repeats_a_text_takes_little_memory(tmp_path, name):
         assert problems == rows
 
 
-def test_pages_and_lists_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('name', 'limit', 'names', 'message'),
+    [
+        ('_MAX_PAGE_BYTES', 50_000, [None], "a page of 1000.. bytes in 'uri', limit 50000: write"),
+        (
+            '_MAX_LISTS_BYTES',
+            400_000,
+            ['b', 'x' * 100_000],
+            "may hold 12000.. bytes of lists in 'c.list.element', limit 400000: write smaller",
+        ),
+    ],
+)
+def test_pages_and_lists_that_do_not_fit_into_memory_are_bad_lines(
+    name, limit, names, message, tmp_path, monkeypatch
+):
     path = tmp_path / 'list.parquet'
-    pq.write_table(pa.table({'uri': ['a', 'x' * 100_000], 'c': [[1] * 100_000, []]}), path)
-    for name, limit, message in (
-        ('_MAX_PAGE_BYTES', 50_000, "a page of 1000.. bytes in 'uri', limit 50000: write it with"),
-        ('_MAX_LISTS_BYTES', 400_000, "may hold 12000.. bytes of lists in 'c.list.element', limit"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(manifest, name, limit)
-            with pytest.raises(ManifestError, match=f'row group 0 .*{message}'):
-                read(path, ('c',))
-    assert len(read(path, ('c',))) == 2
+    table = pa.table({'uri': ['a', 'b', 'x' * 100_000], 'c': [[], [1] * 100_000, []]})
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table.slice(0, 1))
+        writer.write_table(table.slice(1))
+    monkeypatch.setattr(manifest, name, limit)
+    first, *bad = read(path, ('c',))
+    assert first == Line(1, 'a', ('[]',))
+    assert [line.uri for line in bad] == names * (2 // len(names))
+    assert [line.number for line in bad] == [2, 3]
+    for line in bad:
+        assert re.match(f'row group 1 .*{message}', line.problem)
+
+
+def test_a_page_of_a_carried_column_that_does_not_fit_leaves_the_uris(tmp_path, monkeypatch):
+    path = tmp_path / 'list.parquet'
+    pq.write_table(pa.table({'uri': ['a', 'b'], 'c': ['x' * 100_000, None], 'd': [1, 2]}), path)
+    monkeypatch.setattr(manifest, '_MAX_PAGE_BYTES', 50_000)
+    for line, (uri, value) in zip(read(path, ('c', 'd')), ('a1', 'b2'), strict=True):
+        assert line.uri == uri
+        assert line.carried == (f'… ({line.number})', value)
+        assert 'a page of 1000' in line.problem
+    assert [line.problem for line in read(path, ('d',))] == ['', '']
+    monkeypatch.setattr(manifest, '_MAX_PAGE_BYTES', 1)
+    monkeypatch.setattr(manifest, '_MAX_BATCH_ROWS', 1)
+    lines = read(path, ('c', 'd'))
+    assert [(line.number, line.uri) for line in lines] == [(1, None), (2, None)]
 
 
 @pytest.mark.parametrize('version', ['1.0', '2.0'])

@@ -11,7 +11,7 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
@@ -276,14 +276,16 @@ def _read_parquet(
     is_name = not is_time(parquet.schema_arrow.field(uri_column).type)
     number = 0
     try:
-        for batch in _batches(uri, file, parquet, columns):
-            for name, *values in _rows(batch, columns):
+        for batch, untold in _batches(file, parquet, columns):
+            for name, *values in _rows(batch, columns, untold):
                 number += 1
                 texts, problem = _texts_of(values, number)
                 if is_name and isinstance(name, str | bytes):
                     yield Line(number, text_of(name), texts, problem)
                 else:
-                    yield Line(number, None, texts, f'no text in {uri_column!r}')
+                    is_untold = isinstance(name, _Untold)
+                    why = name.why if is_untold else f'no text in {uri_column!r}'
+                    yield Line(number, None, texts, why)
     except LookupError as e:
         raise ManifestError(f'{uri}: behind row {number}: {e}') from e
     except (pa.ArrowException, OSError, OverflowError, ValueError, RecursionError) as e:
@@ -321,49 +323,85 @@ def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
 
 
 def _batches(
-    uri: str, file: BinaryIO, parquet: Any, columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows, so many at a time that they fit into memory, whatever a footer says."""
-    leaves = [
-        i
-        for i in range(len(parquet.schema))
-        if any(f'{parquet.schema.column(i).path}.'.startswith(f'{name}.') for name in columns)
-    ]
-    wanted = list(dict.fromkeys(columns))
+    file: BinaryIO, parquet: Any, columns: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, dict[str, '_Untold']]]:
+    """The rows, so many at a time that they fit into memory, whatever a footer says.
+
+    With them comes why columns are not read, of which a row group has too much at a time.
+    """
     for group in range(parquet.num_row_groups):
-        chunks = parquet.metadata.row_group(group)
-        size_bytes = 1
-        compact = []
-        for i in leaves:
-            column, chunk = parquet.schema.column(i), chunks.column(i)
-            pages = read_pages(file, chunk)
-            if pages.largest_bytes > _MAX_PAGE_BYTES:
-                raise ManifestError(
-                    f'{uri}: row group {group} has a page of {pages.largest_bytes} bytes in '
-                    f'{column.path!r}, limit {_MAX_PAGE_BYTES}: write it with smaller pages'
-                )
-            each_bytes = _largest_value(column, pages.largest_bytes)
-            if not column.max_repetition_level:
-                size_bytes = max(size_bytes, each_bytes)
-                continue
-            if column.physical_type == 'BYTE_ARRAY' and not _is_delta(chunk):
-                compact.append(column.path)
-                each_bytes = 4  # its place in a dictionary
-            lists_bytes = pages.values * (each_bytes + _LEVELS_BYTES)
-            if lists_bytes > _MAX_LISTS_BYTES:
-                raise ManifestError(
-                    f'{uri}: row group {group} may hold {lists_bytes} bytes of lists in '
-                    f'{column.path!r}, limit {_MAX_LISTS_BYTES}: write smaller row groups'
-                )
+        plan = _plan(file, parquet, group, columns)
+        readable = [name for name in dict.fromkeys(columns) if name not in plan.untold]
+        if not readable:
+            left = parquet.metadata.row_group(group).num_rows
+            while left > 0:
+                empty = pa.record_batch({columns[0]: pa.nulls(min(left, _MAX_BATCH_ROWS))})
+                yield empty, plan.untold
+                left -= len(empty)
+            continue
         reader = pq.ParquetFile(
             file,
             metadata=parquet.metadata,
-            read_dictionary=compact,
+            read_dictionary=plan.compact,
             buffer_size=_STREAM_BYTES,
             pre_buffer=False,
         )
-        rows = min(max(1, _BATCH_BYTES // size_bytes), _MAX_BATCH_ROWS)
-        yield from reader.iter_batches(rows, row_groups=[group], columns=wanted)
+        for batch in reader.iter_batches(plan.rows, row_groups=[group], columns=readable):
+            yield batch, plan.untold
+
+
+class _Plan(NamedTuple):
+    """How a row group is read.
+
+    Attributes:
+      rows: at a time.
+      compact: paths of columns that are read as dictionaries.
+      untold: why columns are not read, by their names.
+    """
+
+    rows: int
+    compact: list[str]
+    untold: dict[str, '_Untold']
+
+
+def _plan(file: BinaryIO, parquet: Any, group: int, columns: Sequence[str]) -> _Plan:
+    chunks = parquet.metadata.row_group(group)
+    size_bytes = 1
+    compact: list[str] = []
+    untold: dict[str, _Untold] = {}
+    for i in range(len(parquet.schema)):
+        column, chunk = parquet.schema.column(i), chunks.column(i)
+        name = next((each for each in columns if f'{column.path}.'.startswith(f'{each}.')), None)
+        if name is None:
+            continue
+        pages = read_pages(file, chunk)
+        if name == columns[0] and pages.values != chunks.num_rows:
+            raise ValueError('as many rows as it says are not there')
+        if pages.largest_bytes > _MAX_PAGE_BYTES:
+            untold[name] = _Untold(
+                f'row group {group} has a page of {pages.largest_bytes} bytes in '
+                f'{_shown(column.path)}, limit {_MAX_PAGE_BYTES}: write it with smaller pages'
+            )
+            continue
+        each_bytes = _largest_value(column, pages.largest_bytes)
+        if not column.max_repetition_level:
+            size_bytes = max(size_bytes, each_bytes)
+            continue
+        if column.physical_type == 'BYTE_ARRAY' and not _is_delta(chunk):
+            compact.append(column.path)
+            each_bytes = 4  # its place in a dictionary
+        lists_bytes = pages.values * (each_bytes + _LEVELS_BYTES)
+        if lists_bytes > _MAX_LISTS_BYTES:
+            untold[name] = _Untold(
+                f'row group {group} may hold {lists_bytes} bytes of lists in '
+                f'{_shown(column.path)}, limit {_MAX_LISTS_BYTES}: write smaller row groups'
+            )
+    rows = min(max(1, _BATCH_BYTES // size_bytes), _MAX_BATCH_ROWS)
+    return _Plan(rows, compact, untold)
+
+
+def _shown(name: str) -> str:
+    return repr(uris.printable(name[:_SHOWN_CHARS]))
 
 
 def _largest_value(column: Any, page_bytes: int) -> int:
@@ -387,7 +425,15 @@ class _Untold(NamedTuple):
 _TOO_DEEP = _Untold(f'a carried value is nested deeper than {_MAX_DEPTH}')
 
 
-def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+def _rows(
+    batch: pa.RecordBatch, columns: Sequence[str], untold: Mapping[str, _Untold]
+) -> Iterator[tuple[Any, ...]]:
+    if untold:
+        read = [column for column in columns if column not in untold]
+        for values in _rows(batch, read, {}) if read else [()] * len(batch):
+            told = iter(values)
+            yield tuple(untold.get(column) or next(told) for column in columns)
+        return
     arrays = [batch.column(column) for column in columns]
     if sum(least_chars(array, _CONVERTED_CHARS) for array in arrays) <= _CONVERTED_CHARS:
         try:
