@@ -15,7 +15,7 @@ from transforms.errors import UsageError
 from transforms.faults import FailFast
 from transforms.history import HistoryFile
 from transforms.layout import FOLDERS, SCHEMA_VERSION, Layout
-from transforms.listing import Columns, Input, Listing
+from transforms.listing import Columns, Input, Listing, TooMany
 from transforms.loading.options import LoadOptions
 from transforms.model import canary
 from transforms.model.checkpoint import Architecture
@@ -93,9 +93,12 @@ class RunConfig:
         # An account that has labelled here before can read, and a picture costs money to read.
         has_labelled = any(not file.is_hint for file in history)
         inputs = () if has_labelled else self.preflight.inputs
+        known = sum(file.rows for file in history if not file.is_hint)
+        most = None if self.max_images is None else TooMany(self.max_images, known)
         return dataclasses.replace(
             self,
             layout=layout,
+            listing=self.listing._replace(most=most),
             preflight=self.preflight._replace(layout=layout, inputs=inputs),
             fail_fast=self.fail_fast._replace(run_id=run_id),
             options={**self.options, 'run_id': run_id},
@@ -118,7 +121,7 @@ class Retried(NamedTuple):
     def manifests(self, stores: StoreOptions) -> tuple[Input, ...]:
         """The manifests among its inputs: they may hold URLs that were written nowhere else."""
         return tuple(
-            Input(stores=stores, **source)
+            Input(source['kind'], source['uri'], source['pattern'], stores)
             for source in self.inputs
             if source['kind'] in manifest.INPUTS
         )
@@ -178,8 +181,11 @@ def make_config(
         attempt=secrets.token_hex(4),
     )
     _ = layout.store  # a scheme that cannot be written is found first
+    deadline_sec = max(args.fetch_deadline_sec, listing.LEAST_DEADLINE_SEC)
     if retried is None:
-        inputs = tuple(listing.resolve(value, columns, stores) for value in args.input)
+        inputs = tuple(
+            listing.resolve(value, columns, stores, deadline_sec) for value in args.input
+        )
         for source in inputs:
             check_apart(source, '--output', layout.output)
             _check_no_output(source, layout.output)

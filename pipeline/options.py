@@ -65,7 +65,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         '--max_images',
         type=positive,
         metavar='N',
-        help='refuse to start inference when there are more than N distinct images',
+        help='refuse inputs of more than N distinct images, not counting unchanged ones, before '
+        'any inference; listing ends as soon as it is known (default: any number)',
     )
 
     what.add_argument(
@@ -229,7 +230,8 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive_float,
         default=60.0,
         metavar='SEC',
-        help='seconds to fetch one image, retries included (default: 60)',
+        help='seconds to fetch one image, retries included (default: 60); the next name of a '
+        'listing, or line of a manifest, may take 120 at least',
     )
     limits.add_argument(
         '--memory_budget',

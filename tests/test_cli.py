@@ -170,7 +170,7 @@ def test_more_images_than_allowed_are_refused_before_inference(tmp_path):
         'label', '--input', samples.SAMPLE, '--output', tmp_path / 'out', '--max_images', '5'
     )
     assert done.returncode == 2
-    assert '--max_images 5: 13 distinct images are to be labelled' in done.stderr
+    assert '--max_images 5: more than 5 distinct images are listed in' in done.stderr
     assert not list((tmp_path / 'out').rglob('*.parquet'))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.main import main
 from pipeline.verify import verify
-from tests import samples
+from tests import samples, support
 from tests.datasets import Row, add_run, edit_json
 from tests.loopback import Handler, LoopbackServer
 from tests.states import Place, known_to, settled
@@ -306,6 +306,17 @@ OTHERS = [
     (('--min_labels', '1'), '--min_labels: min_labels is {}, but {} in', ('1', '0')),
     (('--features',), '--features: features is {}, but {} in', ('true', 'false')),
 ]
+
+
+def test_what_is_unchanged_does_not_make_an_input_too_large(labelled):
+    done = support.invoke('label', *arguments_for(labelled, '--max_images', '1'))
+    assert done.returncode == 0, done.stderr
+    for name in ('new.jpg', 'newer.jpg'):
+        (labelled / name).write_bytes(name.encode())
+    done = support.invoke('label', *arguments_for(labelled, '--max_images', '1'))
+    assert done.returncode == 2
+    assert '--max_images 1: more than 9 distinct images are listed' in done.stderr
+    assert '8 of them unchanged at most' in done.stderr
 
 
 @pytest.mark.parametrize(('flags', 'said', 'values'), OTHERS)

@@ -13,7 +13,7 @@ PURE = """
     forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease long_texts
     manifest newest no_images outcomes parquet_pages partitions process publish qoi relabel rows
     runs sealed spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff
-    uris versions work write loading.batch loading.budget loading.buffers loading.child
+    uris versions waiting work write loading.batch loading.budget loading.buffers loading.child
     loading.fetches loading.fork_server loading.hosts loading.image loading.loader
     loading.options loading.processes loading.server loading.threads model.bit model.canary
     model.card model.checkpoint model.device model.download.archive model.download.cache

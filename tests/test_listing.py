@@ -18,12 +18,15 @@ from transforms.errors import ManifestError, UsageError
 from transforms.layout import Layout
 from transforms.listing import (
     Columns,
+    Input,
     Listing,
+    TooMany,
     check_not_empty,
     describe_suffixes,
     expand_braces,
     glob_regex,
     list_input,
+    refuse_more,
     resolve,
     suffixes_of,
 )
@@ -498,6 +501,30 @@ def test_parts_of_a_frozen_listing_are_bounded_by_rows_and_by_bytes(monkeypatch)
     parts = list(frozen._parts(iter(refs)))
     assert [len(part) for part in parts] == [3, 4, 2]
     assert list(itertools.chain(*parts)) == refs
+
+
+@pytest.mark.parametrize(('max_images', 'known'), [(3, 0), (1, 2)])
+def test_more_images_than_allowed_end_the_listing(max_images, known):
+    taken = []
+
+    def listed():
+        for i in itertools.count():
+            ref = Ref(f'/{i // 2}.jpg', '', -1, '[]', 'bad_uri' if i < 100 else '', '')
+            taken.append(ref)
+            yield ref if i % 3 else 'skipped_not_image/.txt'
+
+    refs = refuse_more(listed(), TooMany(max_images, known), Input('manifest', '/x.txt', ''))
+    with pytest.raises(UsageError) as caught:
+        list(refs)
+    assert len(taken) < 110
+    assert f'--max_images {max_images}: more than 3 distinct images' in str(caught.value)
+    assert ('2 of them unchanged' in str(caught.value)) == bool(known)
+
+
+def test_as_many_images_as_allowed_are_listed_whatever_else_there_is():
+    bad, good = Ref('/b', '', -1, '[]', 'bad_uri', ''), Ref('/a.jpg', '', -1, '[]', '', '')
+    refs = [*(bad._replace(uri=f'/{i}') for i in range(9)), good, good, '.txt']
+    assert list(refuse_more(refs, TooMany(1, 0), Input('folder', '/x', ''))) == refs
 
 
 def test_names_in_a_bucket_are_listed_and_matched(bucket):

@@ -32,6 +32,7 @@ class HistoryFile(NamedTuple):
       sequence: the place of its run, as in `latest.sql`; those of two reports may be the same.
       is_same_input: whether that run had the same inputs as the one that reads it.
       again: reasons that may not hold any more, because a limit is another one, or do not count.
+      rows: of the file.
     """
 
     path: str
@@ -39,6 +40,7 @@ class HistoryFile(NamedTuple):
     sequence: int
     is_same_input: bool
     again: tuple[str, ...]
+    rows: int = 0
 
     @property
     def is_hint(self) -> bool:
@@ -72,6 +74,7 @@ def history_files(
             place,
             _has_inputs(run, inputs, uri_column),
             _to_try_again(run, limits, retry_dead),
+            file['rows'],
         )
         for place, run in enumerate(runs, 1)
         if run.model_id == model_id and not _is_copy(run, ids)

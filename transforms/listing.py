@@ -18,7 +18,7 @@ from transforms import frozen, manifest, uris
 from transforms.dead_letters import dead_letter_schema
 from transforms.decode import IMAGE_SUFFIXES
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.hashing import content_hash
+from transforms.hashing import content_hash, uri_hash
 from transforms.layout import Layout
 from transforms.long_texts import LONG_TEXTS
 from transforms.metrics import counter
@@ -28,10 +28,15 @@ from transforms.rows import Entry, Reason, Ref, Stage
 from transforms.runs import read_run
 from transforms.sealed import Checksum, DamagedError, open_listed
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
+from transforms.waiting import alive, each_within, within
 
 _GLOB = re.compile(r'[*?\[]')
 _TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
 _MEMBER = re.compile(r'(.)-(.)|(.)', re.DOTALL)
+
+
+LEAST_DEADLINE_SEC = 120.0
+"""Of listings: clients of stores ask several times for one page."""
 
 
 class Input(NamedTuple):
@@ -43,12 +48,19 @@ class Input(NamedTuple):
       pattern: the whole glob, of images or manifests; for dead letters the reasons that are wanted;
         otherwise ''.
       stores: how it is reached.
+      deadline_sec: so long it may take to list the next entry, or to read the next line.
     """
 
     kind: str
     uri: str
     pattern: str
     stores: StoreOptions = DEFAULT_OPTIONS
+    deadline_sec: float = LEAST_DEADLINE_SEC
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return uris.printable(self.pattern or self.uri)
 
 
 class Columns(NamedTuple):
@@ -65,6 +77,18 @@ class Columns(NamedTuple):
     partition_by: tuple[str, ...]
 
 
+class TooMany(NamedTuple):
+    """From when on it is known that a run would label too many images.
+
+    Attributes:
+      max_images: so many it may label.
+      known: so many, at most, have been dealt with by earlier runs, and may be left unchanged.
+    """
+
+    max_images: int
+    known: int
+
+
 class Listing(NamedTuple):
     """What a run labels.
 
@@ -75,6 +99,7 @@ class Listing(NamedTuple):
       since: leave out what was written before, in seconds since 1970, or None.
       originals: the manifests of the run that is retried, if this is a retry.
       is_remote: the images are read by other machines, which see no local path.
+      most: refuse an input of more distinct images than `TooMany` allows, while it is listed.
     """
 
     inputs: tuple[Input, ...]
@@ -83,6 +108,7 @@ class Listing(NamedTuple):
     since: float | None = None
     originals: tuple[Input, ...] = ()
     is_remote: bool = False
+    most: TooMany | None = None
 
 
 DEAD_LETTERS = 'dead_letters'
@@ -99,26 +125,42 @@ _MOST_SUFFIXES = 10  # in messages
 _BEFORE_SINCE = 'skipped_before_since'
 
 
-def resolve(value: str, columns: Columns, stores: StoreOptions = DEFAULT_OPTIONS) -> Input:
+def resolve(
+    value: str,
+    columns: Columns,
+    stores: StoreOptions = DEFAULT_OPTIONS,
+    deadline_sec: float = LEAST_DEADLINE_SEC,
+) -> Input:
     """Finds out what an --input is; a name that exists wins over its reading as a glob.
 
     Looks for the columns in a manifest, so that a missing one is found before the run starts.
 
+    Args:
+      value: of --input.
+      columns: what is read of manifests.
+      stores: how it is reached.
+      deadline_sec: see `Input`.
+
     Raises:
       UsageError: there is no such file, folder or prefix, or it cannot give the carried columns.
+      StoreError: nothing tells within the deadline.
       ManifestError: it is a manifest and broken.
     """
     uri = uris.absolute(value)
     store = store_for(uri, stores)
-    found = _resolve(uri, store)
+    shown = uris.printable(value)
+    found = within(deadline_sec, shown, lambda: _resolve(uri, store))
     if found is None:
-        shown = uris.printable(value)
         raise UsageError(f'--input {shown!r}: no such file, folder or prefix')
-    found = found._replace(stores=stores)
+    found = found._replace(stores=stores, deadline_sec=deadline_sec)
     if found.kind in manifest.INPUTS:
         with ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(
-                manifest.check_columns, uri_column=columns.uri, carry=columns.carry, stores=stores
+                manifest.check_columns,
+                uri_column=columns.uri,
+                carry=columns.carry,
+                stores=stores,
+                deadline_sec=deadline_sec,
             )
             collections.deque(pool.map(check, _manifests(found)), maxlen=0)
     elif columns.carry:
@@ -240,9 +282,16 @@ def list_input(
       is_remote: whether local paths in manifests are bad lines.
 
     Raises:
-      StoreError: a store cannot be listed.
+      StoreError: a store cannot be listed, or does not answer.
       ManifestError: a manifest is broken.
     """
+    found = _listed(source, columns, since, is_remote)
+    return each_within(source.deadline_sec, source.shown, found)
+
+
+def _listed(
+    source: Input, columns: Columns, since: float | None, is_remote: bool
+) -> Iterator[Ref | str]:
     store = store_for(source.uri, source.stores)
     match source.kind:
         case 'manifest' | 'manifests':
@@ -253,7 +302,7 @@ def list_input(
         case 'file':
             yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), since)
         case 'folder':
-            for entry in _without_companions(store.list(source.uri), store):
+            for entry in _without_companions(store.list(source.uri), source):
                 if isinstance(entry, str):
                     yield entry
                     continue
@@ -268,7 +317,8 @@ def _manifests(source: Input) -> list[str]:
     """The manifests that an input names."""
     if source.kind == 'manifest':
         return [source.uri]
-    found = _matching(source, store_for(source.uri, source.stores))
+    matching = _matching(source, store_for(source.uri, source.stores))
+    found = each_within(source.deadline_sec, source.shown, matching)
     return sorted(entry.uri for entry in found if isinstance(entry, Entry))
 
 
@@ -282,11 +332,11 @@ def _matching(source: Input, store: Store) -> Iterator[Entry | str]:
     # A folder seen under another name already may match only under this one.
     wanted = _literal(source.pattern).rpartition('/')[2]
     found = store.list(source.uri, depth, by_every_name=True, starts_with=wanted)
-    return _without_companions(found, store, regex)
+    return _without_companions(found, source, regex)
 
 
 def _without_companions(
-    entries: Iterable[Entry], store: Store, regex: re.Pattern[str] | None = None
+    entries: Iterable[Entry], source: Input, regex: re.Pattern[str] | None = None
 ) -> Iterator[Entry | str]:
     """Leaves out what only its neighbours show to be no file of its own.
 
@@ -295,12 +345,13 @@ def _without_companions(
 
     Args:
       entries: of a listing; what may be left out comes when the others are known.
-      store: that was listed.
+      source: that was listed.
       regex: which names are wanted, if not all.
     """
     companions: dict[str, Entry] = {}  # by the name of the file they are beside
     markers: dict[str, Entry] = {}
     for entry in entries:
+        alive()  # however few are wanted
         if companions.pop(entry.uri, None):
             yield _COMPANION
         folder = uris.folder_of(entry.uri)
@@ -318,9 +369,14 @@ def _without_companions(
         else:
             yield entry
     yield from markers.values()
+    store = store_for(source.uri, source.stores)
+
+    def stat(uri: str) -> Entry | None:
+        return within(source.deadline_sec, uris.printable(uri), lambda: store.stat(uri))
+
     # Locally the file may have come first.
     with ThreadPoolExecutor(_THREADS) as pool:
-        for entry, other in zip(companions.values(), pool.map(store.stat, companions), strict=True):
+        for entry, other in zip(companions.values(), pool.map(stat, companions), strict=True):
             yield entry if other is None else _COMPANION
 
 
@@ -436,7 +492,7 @@ def check_not_empty(source: Input, listing: Listing) -> None:
         if not isinstance(ref, str) or ref == _BEFORE_SINCE:
             return
         left_out[ref] += 1
-    shown = uris.printable(source.pattern or source.uri)
+    shown = source.shown
     if source.kind in manifest.INPUTS:
         what = 'no manifest, or none that lists anything'
     elif source.kind == 'glob':
@@ -500,7 +556,30 @@ class _ListDoFn(beam.DoFn):
     def _list(self, source: Input) -> Iterable[Ref | str]:
         listing = self._listing
         refs = list_input(source, listing.columns, listing.since, listing.is_remote)
-        return refs if listing.sample is None else _sampled(refs, listing.sample)
+        if listing.sample is not None:
+            return _sampled(refs, listing.sample)
+        return refs if listing.most is None else refuse_more(refs, listing.most, source)
+
+
+def refuse_more(refs: Iterable[Ref | str], most: TooMany, source: Input) -> Iterator[Ref | str]:
+    """The refs of an input, as long as they can be of images that a run may label.
+
+    Raises:
+      UsageError: they are too many, whatever comes behind them.
+    """
+    limit = most.max_images + most.known
+    seen: set[int] = set()  # 8 bytes of a hash: the limit is reached too late at worst
+    for ref in refs:
+        if isinstance(ref, Ref) and not ref.reason:
+            seen.add(uri_hash(ref.uri))
+            if len(seen) > limit:
+                known = f', {most.known} of them unchanged at most' if most.known else ''
+                raise UsageError(
+                    f'--max_images {most.max_images}: more than {limit} distinct images are '
+                    f'listed in {source.shown}{known}, and reading it ended there; raise it, or '
+                    'label a part with --sample'
+                )
+        yield ref
 
 
 class _ReadPartDoFn(beam.DoFn):

@@ -10,6 +10,7 @@ import csv
 import gzip
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -22,6 +23,7 @@ from transforms.arrow_text import check_type, is_time, least_chars, text_of, val
 from transforms.errors import ManifestError, UsageError
 from transforms.parquet_pages import read_pages
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
+from transforms.waiting import each_within
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
 _OBJECTS = ('.jsonl', '.ndjson', '.json')
@@ -84,14 +86,20 @@ def read_manifest(
 
 
 def check_columns(
-    uri: str, uri_column: str, carry: Sequence[str], stores: StoreOptions = DEFAULT_OPTIONS
+    uri: str,
+    uri_column: str,
+    carry: Sequence[str],
+    stores: StoreOptions = DEFAULT_OPTIONS,
+    deadline_sec: float = math.inf,
 ) -> None:
     """Reads a manifest as far as it takes to find every column: mostly one entry.
 
-    Args and errors as of `read_manifest`.
+    Args and errors as of `read_manifest`.  An entry that takes longer than `deadline_sec` is a
+    StoreError.
     """
     missing = {uri_column, *carry}
-    for _ in _read(uri, uri_column, carry, stores, missing):
+    lines = _read(uri, uri_column, carry, stores, missing)
+    for _ in each_within(deadline_sec, uris.printable(uri), lines):
         if not missing:
             return
 

@@ -33,6 +33,7 @@ from transforms.http_pool import (
     seconds_left,
 )
 from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.waiting import alive
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
@@ -100,6 +101,7 @@ class GcsStore:
         bucket, _ = uris.split_object(folder)
         with _systemic(folder):
             for blob in self._blobs(folder, starts_with, one_level=max_depth == 1):
+                alive()  # markers of folders are not given on
                 if not blob.name.endswith('/'):
                     yield _entry(f'gs://{bucket}/{blob.name}', blob)
 

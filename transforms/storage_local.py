@@ -15,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.waiting import alive
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
@@ -69,6 +70,7 @@ class LocalStore:
         pending = deque([_Folder(folder, 1, frozenset())])
         while pending:
             path, depth, above = pending.pop()
+            alive()  # it may be empty, and so the next one
             folders: list[str] = []
             links: list[str] = []
             try:

@@ -32,6 +32,7 @@ from transforms.http_pool import (
     seconds_left,
 )
 from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.waiting import alive
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
@@ -168,6 +169,7 @@ class S3Store:
         paginator = self._client.get_paginator('list_objects_v2')
         with _systemic(folder):
             for page in paginator.paginate(Bucket=bucket, Prefix=prefix + starts_with, **options):
+                alive()  # markers of folders are not given on
                 for found in page.get('Contents', ()):
                     if not found['Key'].endswith('/'):
                         uri = f's3://{bucket}/{found["Key"]}'
