@@ -109,7 +109,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], None]]:
 
 def run(is_quick: bool, folder: Path) -> Sequence[Row]:
     """The benchmark."""
-    images, rounds = (64, 1) if is_quick else (800, 5)
+    images, rounds = (64, 2) if is_quick else (800, 12)
     write_jpegs(folder / 'images', images)
     bare = Bare(folder / 'images')
     ways: dict[str, Callable[[], None]] = {'bare decoders': bare, **_ways(folder / 'images')}
@@ -125,10 +125,13 @@ def run(is_quick: bool, folder: Path) -> Sequence[Row]:
             if name == 'default':
                 own.append((time.process_time() - cpu) / images)
     bare.end()
-    best = min((name for name in ways if name != 'bare decoders'), key=lambda n: median(seconds[n]))
+    # The fastest of many ways was also lucky in the rounds by which it is chosen: those by which it
+    # is measured are others.
+    grid = [name for name in ways if name not in ('bare decoders', 'default')]
+    best = min(grid, key=lambda name: median(seconds[name][::2]))
 
     def ratio(other: str) -> float:
-        pairs = zip(seconds[other], seconds['default'], strict=True)
+        pairs = zip(seconds[other][1::2], seconds['default'][1::2], strict=True)
         return median(theirs / ours for theirs, ours in pairs)
 
     return [
