@@ -1,11 +1,11 @@
 """The options of Beam and its runners, which `lemmabeam label` takes beside its own."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+from pipeline.parser import describe_unknown, with_help
 from transforms.errors import UsageError
 
 _PRISM_JOB_SEC = 366 * 86400
@@ -28,9 +28,7 @@ def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptio
         raise UsageError(str(e)) from e
     if unknown:
         flags = [flag for p in (parser, beam_parser) for flag in p._option_string_actions]
-        near = difflib.get_close_matches(unknown[0].partition('=')[0], flags, 1)
-        hint = f'; did you mean {near[0]}?' if near else ''
-        raise UsageError(f'unknown option {unknown[0]!r}{hint}')
+        raise UsageError(with_help(describe_unknown(unknown[0], flags), parser.prog))
     for name, value in vars(beam_args).items():
         if name.startswith('s3_') and value:
             # Beam would put the keys into the description of the job, for all to read.

@@ -220,6 +220,7 @@ def _latest(parser: Parser, argv: Sequence[str]) -> int:
 def _relabel(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import relabel
 
+    parser.stray_flag = '--output'
     relabel.add_arguments(parser)
     return relabel.run(parser.parse_args(argv))
 
@@ -227,6 +228,7 @@ def _relabel(parser: Parser, argv: Sequence[str]) -> int:
 def _models(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import models
 
+    parser.stray_flag = '--check'
     models.add_arguments(parser)
     return models.run(parser.parse_args(argv))
 
@@ -234,6 +236,7 @@ def _models(parser: Parser, argv: Sequence[str]) -> int:
 def _export_model(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline import export_model
 
+    parser.stray_flag = '--weights'
     export_model.add_arguments(parser)
     return export_model.run(parser.parse_args(argv))
 

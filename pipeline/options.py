@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.parser import describe_stray
 from transforms import uris
 from transforms.errors import UsageError
 from transforms.model.card import ModelCard
@@ -426,9 +427,8 @@ def parse_label_arguments(
     if not rest:
         _check_complete(args, parser)
     elif not rest[0].startswith('-'):
-        flag = '--output' if args.input == [] else '--input'  # as a retry has it
-        shown = uris.printable(rest[0])
-        raise UsageError(f'{shown!r}: no option; did you mean {flag} {shown}?')
+        # A retry has no --input.
+        raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
     # Takes seconds: not before it is known that Beam has to say anything.
     from pipeline import beam_options
 

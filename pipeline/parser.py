@@ -2,7 +2,11 @@
 
 import argparse
 import datetime
-from typing import NoReturn
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+_FOLDER = 'DIR'  # what commands call an output that they take without an option
 
 
 class Parser(argparse.ArgumentParser):
@@ -10,6 +14,7 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
       made_at: when the command began, UTC.
+      stray_flag: the option that is meant by a value without one, or ''.
     """
 
     def __init__(self, **options: object):
@@ -19,8 +24,69 @@ class Parser(argparse.ArgumentParser):
             **options,  # type: ignore[arg-type]
         )
         self.made_at = datetime.datetime.now(datetime.UTC)
+        self.stray_flag = ''
+        self._first = ''
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As argparse has it."""
+        self._first = args[0] if args else ''
+        return super().parse_known_args(args, namespace)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse has it, but what is unknown is told as in all commands."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(self._describe_unknown(rest[0]))
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with 2 and what is wrong."""
         said = message.removeprefix('argument ')
-        self.exit(2, f'lemmabeam: {said}; {self.prog} --help tells more\n')
+        is_missing = said.startswith('the following arguments are required')
+        if is_missing and self.stray_flag and self._first[:1] not in ('', '-'):
+            said = describe_stray(self._first, self.stray_flag)
+        self.exit(2, f'lemmabeam: {with_help(said, self.prog)}\n')
+
+    def _describe_unknown(self, given: str) -> str:
+        if not given.startswith('-'):
+            return describe_stray(given, self.stray_flag)
+        takes_folder = any(
+            action.metavar == _FOLDER and not action.option_strings for action in self._actions
+        )
+        if takes_folder and given.partition('=')[0] == '--output':
+            return f'unknown option {given!r}; {_FOLDER} is given without one'
+        return describe_unknown(given, self._option_string_actions)
+
+
+def with_help(said: str, prog: str) -> str:
+    """What is wrong, and where to look if it does not say what may have been meant."""
+    return said if said.endswith('?') else f'{said}; {prog} --help tells more'
+
+
+def describe_stray(value: str, flag: str) -> str:
+    """What is said of a value without an option, of which `flag` is most likely meant, or ''."""
+    from transforms import uris  # late, as in all of this file: it takes longer than `--help`
+
+    shown = uris.printable(value)
+    if not flag:
+        return f'{shown!r}: no option, and one value too many'
+    return f'{shown!r}: no option; did you mean {flag} {shown}?'
+
+
+def describe_unknown(given: str, flags: Iterable[str]) -> str:
+    """What is said of an option that is none of `flags`, the likeliest first."""
+    from transforms import uris
+
+    plain = {_plain(flag): flag for flag in flags if flag.startswith('--')}
+    near = difflib.get_close_matches(_plain(given.partition('=')[0]), plain, 1)
+    hint = f'; did you mean {plain[near[0]]}?' if near else ''
+    return f'unknown option {uris.printable(given)!r}{hint}'
+
+
+def _plain(flag: str) -> str:
+    # Dashes that all of them begin with would make any two short ones alike.
+    return flag.removeprefix('--').replace('-', '_').lower()
