@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             '--forget: the work of all incomplete runs goes with it; leave out --run_id'
         )
+    if args.drop and args.prune_before is None:
+        raise UsageError(f'--drop {args.drop[0]} goes with --prune_before')
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
@@ -136,7 +138,9 @@ def _prune(
     runs = complete_runs(layout.output, layout.store)
     ids = [each.id for each in runs]
     if before not in ids:
-        raise UsageError(f'--prune_before {before}: no complete run of this id; there is: {ids}')
+        raise UsageError(
+            f'--prune_before {before}: no complete run of this id; there is: {", ".join(ids)}'
+        )
     old = ids[: ids.index(before)]
     for model_id in {each.model_id for each in runs}:
         of_model = [each for each in runs if each.model_id == model_id]

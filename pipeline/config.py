@@ -151,8 +151,10 @@ def make_config(
     card = model.card
     batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
     if args.chunk_size % batch_size:
+        multiple = -(-args.chunk_size // batch_size) * batch_size
         raise UsageError(
-            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}'
+            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
+            f'{multiple} is the next one'
         )
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
@@ -171,7 +173,7 @@ def make_config(
             'image may take more; raise it, or lower --max_bytes'
         )
     layout = Layout(
-        output=uris.absolute(args.output).rstrip('/'),
+        output=_output(args.output),
         run_id=make_run_id(args.run_id, now),
         model_id=model.id,
         carry=columns.carry,
@@ -182,6 +184,9 @@ def make_config(
     )
     _ = layout.store  # a scheme that cannot be written is found first
     deadline_sec = max(args.fetch_deadline_sec, listing.LEAST_DEADLINE_SEC)
+    # In a bucket an object and a prefix may have one name.
+    if layout.is_local and layout.store.stat(layout.output) is not None:
+        raise UsageError(f'--output {uris.printable(args.output)}: a file; expected a folder')
     if retried is None:
         inputs = tuple(
             listing.resolve(value, columns, stores, deadline_sec) for value in args.input
@@ -257,6 +262,12 @@ def make_config(
         started_at=now,
         max_failure_rate=args.max_failure_rate,
     )
+
+
+def _output(value: str) -> str:
+    if not value:
+        raise UsageError("--output '': expected a folder")  # an unset shell variable
+    return uris.absolute(value).rstrip('/')
 
 
 def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) -> float | None:

@@ -122,7 +122,10 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
     """The checkpoint as a local file; fetched ones lie beside the output and are removed."""
     scheme = uris.scheme_of(location)
     if scheme in ('', 'file'):
-        yield Path(uris.absolute(location))
+        path = Path(uris.absolute(location))
+        if not path.is_file():
+            raise UsageError(f'--weights {printable_location(location)}: no such file')
+        yield path
         return
     if huggingface.parse(location):  # its pages, too
         yield fetch_model(location, default_cache(), DownloadReporter())

@@ -20,7 +20,7 @@ from pipeline.options import store_options
 from pipeline.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
-from pipeline.summary import print_summary
+from pipeline.summary import describe_nothing, print_summary
 from transforms import dead_letters, lease, preflight, uris, work
 from transforms.errors import LemmabeamError, ModelError, StoreError, UsageError
 from transforms.layout import Layout
@@ -160,7 +160,8 @@ def _conclude(config: RunConfig, thumbnails: int) -> int:
         _write_html_report(layout, thumbnails)
     counts = run.report['counts']
     if not counts['listed']:
-        print('lemmabeam: the inputs list no image at all', file=sys.stderr)
+        why = describe_nothing(counts, config.options['since'])
+        print(f'lemmabeam: {why}', file=sys.stderr)
     failed = counts['dead_lettered']
     if failed and failed / counts['listed'] > config.max_failure_rate:
         print(

@@ -31,6 +31,9 @@ from transforms.process import TEMPORARIES
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import StoreOptions, store_for
 
+# Whoever opens a file of such a name expects something else.
+_OTHER_KINDS = frozenset('.csv .tsv .txt .json .jsonl .ndjson .xlsx .html .gz .zip'.split())
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `lemmabeam latest`."""
@@ -193,6 +196,8 @@ def _target(given: str, folder: str, stores: StoreOptions) -> str:
     store_for(target, stores)  # a scheme that cannot be written is found first
     if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
         raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')
+    if uris.suffix_of(target) in _OTHER_KINDS:
+        raise UsageError(f'--output {shown}: what is written is Parquet; call it .parquet')
     real = [os.path.realpath(x) if uris.scheme_of(x) == '' else x for x in (target, folder)]
     if f'{real[0]}/'.startswith(uris.join(real[1], '')):
         raise UsageError(

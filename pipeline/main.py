@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import NoReturn
 
 from pipeline import streams
@@ -128,7 +129,7 @@ def _clean(parser: Parser, argv: Sequence[str]) -> int:
 
 
 def _verify(parser: Parser, argv: Sequence[str]) -> int:
-    from pipeline.options import add_store_arguments, store_options
+    from pipeline.options import add_store_arguments, number_not_negative, store_options
 
     parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
     parser.add_argument(
@@ -151,7 +152,7 @@ def _verify(parser: Parser, argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         '--tolerance',
-        type=float,
+        type=number_not_negative,
         default=0.0,
         metavar='T',
         help='largest difference of two scores that still counts as equal (default: 0)',
@@ -160,7 +161,11 @@ def _verify(parser: Parser, argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from pipeline.verify import compare, notes, verify
     from transforms import uris
+    from transforms.errors import UsageError
 
+    compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
+    if args.other is None and compares:
+        raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
     stores = store_options(args)
     problems = verify(args.folder, stores)
     said = 'whole and consistent'
@@ -200,9 +205,12 @@ def _report(parser: Parser, argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     from pipeline.html_report import write_html_report
     from transforms import uris
+    from transforms.errors import UsageError
 
     output = uris.absolute(args.folder).rstrip('/')
     destination = None if args.output is None else uris.absolute(args.output)
+    if destination and not uris.scheme_of(destination) and Path(destination).is_dir():
+        raise UsageError(f'--output {args.output}: expected the name of a file, such as page.html')
     written = write_html_report(
         output, args.run_id, store_options(args), args.report_thumbnails, destination
     )

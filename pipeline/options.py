@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -539,6 +540,17 @@ def _seconds(text: str) -> float:
     return 0.0 if re.fullmatch(r'0+(\.0*)?', text) else _positive_float(text)
 
 
+def number_not_negative(text: str) -> float:
+    """A number from 0 on, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r}: expected a number, 0 or more')
+    return value
+
+
 def _share(text: str) -> float:
     try:
         value = float(text)
@@ -554,6 +566,6 @@ def _size(text: str) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None or int(match[1]) == 0:
         raise argparse.ArgumentTypeError(
-            f'{text!r}: expected bytes, or a number with KB, MB, GB, KiB, MiB or GiB'
+            f'{text!r}: expected bytes above 0, or a number with KB, MB, GB, KiB, MiB or GiB'
         )
     return int(match[1]) * unit

@@ -439,7 +439,10 @@ class _Relabeling:
         if args.thresholds is not None:
             uri = uris.absolute(args.thresholds)
             where = f'--thresholds {uris.printable(args.thresholds)}'
-            data = store_for(uri, self._stores).read(uri)
+            store = store_for(uri, self._stores)
+            if not uris.scheme_of(uri) and store.is_folder(uri):
+                raise UsageError(f'{where}: a folder; expected a .csv')
+            data = store.read(uri)
             if data is None:
                 raise UsageError(f'{where}: no such file')
             by_class = relabel.parse_thresholds(data, where, self._vocabulary, activation)

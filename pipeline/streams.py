@@ -50,7 +50,7 @@ def _forgiving(stream: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(_Forgiving(raw.fileno())),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors='backslashreplace',  # of a name that the terminal's encoding has not
         line_buffering=stream.isatty() or stream is sys.stderr or raw is buffer,
     )
 

@@ -103,9 +103,16 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     console.print(f'Report: {uri}', soft_wrap=True, highlight=False, markup=False)
 
 
+def describe_nothing(counts: Mapping[str, Any], since: str | None) -> str:
+    """Why a run has listed no image."""
+    if before := counts['skipped_before_since']:
+        return f'all {before:,} files are from before --since {since}'
+    return 'no images found in the inputs'
+
+
 def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
     table = Table()
-    table.add_column('image', no_wrap=True)
+    table.add_column('image', overflow='fold')  # a long name leaves room for its labels
     table.add_column('labels')
     least = np.float32(write.counted_from(report))
     for row in _rows(report, layout, write.KIND):
@@ -145,7 +152,7 @@ def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict
 
 
 def _name(uri: str) -> Text:
-    return Text(uris.named(uri.rpartition('/')[2]))
+    return Text(uris.named(uri.rpartition('/')[2] or uri))  # a URL may end in a slash
 
 
 def _plain(text: str) -> Text:

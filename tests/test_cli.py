@@ -83,7 +83,13 @@ USAGE = {
     'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),
     'threshold out of range': (('--threshold', '2'), "'2': expected a number from 0 to 1"),
     'odd size': (('--max_bytes', '3XB'), "'3XB': expected bytes"),
-    'chunk and batch': (('--chunk_size', '100'), '--chunk_size 100 is not a multiple'),
+    'chunk and batch': (
+        ('--chunk_size', '100'),
+        '--chunk_size 100 is not a multiple of the batch size 32; 128',
+    ),
+    'no bytes': (('--max_bytes', '0'), "'0': expected bytes above 0"),
+    'no output': (('--output', ''), "--output '': expected a folder"),
+    'another spelling': (('--model', 'bit_m_r50x1'), 'did you mean bit-m-r50x1?'),
     'column named as ours': (('--carry', 'features'), "--carry 'features': the output has"),
     'column of a folder': (('--carry', 'split'), 'a folder without columns'),
     'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
@@ -146,12 +152,32 @@ def test_an_input_of_nothing_exits_with_2_and_leaves_nothing_but_if_it_may(tmp_p
     assert "Files without an image suffix: 1 .md; as --input, 'FOLDER/**' takes all" in done.stdout
 
 
-def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path):
+@pytest.mark.parametrize(
+    ('name', 'code', 'message'),
+    [('file', 2, 'a file; expected a folder'), ('file/x', 1, 'cannot write')],
+)
+def test_an_output_that_cannot_be_written_is_found_out_first(tmp_path, name, code, message):
     (tmp_path / 'file').touch()
-    done = support.invoke('label', '--input', samples.SAMPLE, '--output', tmp_path / 'file')
-    assert done.returncode == 1
-    assert 'cannot write' in done.stderr
-    assert 'file' in done.stderr
+    done = support.invoke('label', '--input', samples.SAMPLE, '--output', tmp_path / name)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert f'{tmp_path}/{name}' in done.stderr
+
+
+def test_what_is_asked_for_in_vain_is_refused(sample_run, tmp_path):
+    _, output = sample_run
+    for arguments, message in (
+        (('verify', output, '--by_name'), '--by_name goes with OTHER'),
+        (('verify', output, output, '--tolerance', '-1'), "'-1': expected a number, 0 or more"),
+        (('clean', output, '--drop', 'scores'), '--drop scores goes with --prune_before'),
+        (('clean', output, '--prune_before', 'x'), 'no complete run of this id; there is: 2'),
+        (('latest', output, '--output', tmp_path / 'x.csv'), 'is Parquet; call it .parquet'),
+        (('report', output, '--output', tmp_path), 'expected the name of a file'),
+        (('relabel', '--output', output, '--thresholds', tmp_path), 'a folder; expected a .csv'),
+    ):
+        done = support.invoke(*arguments)
+        assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):

@@ -1,6 +1,7 @@
 """Who may call the model, and what is told of a call that does not come back; time is made up."""
 
 import logging
+import sys
 import threading
 import weakref
 from concurrent.futures import CancelledError
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline.main import main
+from transforms.errors import ModelError
 from transforms.model import device as device_module
 from transforms.model.device import PATIENCE_SEC, Device
+from transforms.model.runtime import import_tensorflow
 
 
 class Time:
@@ -196,3 +199,9 @@ def test_a_person_at_a_terminal_sees_it(caplog):
     with pytest.raises(SystemExit):
         main(['--version'])
     assert logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
+
+
+def test_tensorflow_that_cannot_be_loaded_is_told_with_what_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorflow', None)
+    with pytest.raises(ModelError, match=r'TensorFlow cannot be loaded: .*ulimit -v'):
+        import_tensorflow()

@@ -237,14 +237,29 @@ def test_a_glob_of_manifests_lists_what_each_of_them_does(request, tmp_path, kin
 
 
 @pytest.mark.parametrize(
+    ('value', 'said'),
+    [
+        ('', "--input '': expected a path or a URI"),
+        ('gs://', "--input 'gs://': expected gs://bucket"),
+        ('gs:/bucket/photos', r'did you mean gs://bucket/photos\?'),
+        ('~/Pictures', 'a shell puts the home folder in place of ~ only outside of quotes'),
+        ('https://example.com/list.csv', 'a manifest itself must be local'),
+    ],
+)
+def test_an_input_that_is_none_names_itself_and_what_may_be_meant(value, said):
+    with pytest.raises(UsageError, match=said):
+        resolve(value, PLAIN)
+
+
+@pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('empty', 'no images found, and nothing else'),
+        ('empty', 'no images found: the folder is empty'),
         ('odd', r"no images found: 2 \.jpg:large, 1 without a suffix; '.*/odd/\*\*' takes all"),
         ('odd/*.png', 'nothing matches'),
-        ('empty.txt', 'no manifest, or none that lists anything'),
-        ('*.csv', 'no manifest, or none that lists anything'),
-        ('*.tsv', 'no manifest, or none that lists anything'),
+        ('empty.txt', 'lists nothing'),
+        ('*.csv', 'no manifest that lists anything'),
+        ('*.tsv', 'no manifest that lists anything'),
     ],
 )
 def test_an_input_of_nothing_is_refused_with_what_was_passed_over(tmp_path, name, message):

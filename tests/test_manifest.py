@@ -256,6 +256,23 @@ def test_a_wrong_column_is_answered_with_those_there_are(tmp_path, kind):
         read(path, ('label', 'split'))
 
 
+@pytest.mark.parametrize(
+    ('kind', 'header', 'said'),
+    [
+        ('.csv', ' uri , split', r"but: ' uri ', ' split'; did you mean ' uri '\?"),
+        ('.csv', 'URI,split', r"but: URI, split; did you mean 'URI'\?"),
+        ('.csv', 'uri;split', 'separated by semicolons: write commas, or tabs into a .tsv'),
+        ('.csv', 'uri\tsplit', 'separated by tabs: call it .tsv'),
+        ('.tsv', 'uri,split', 'separated by commas: call it .csv'),
+        ('.csv', 'photos/cat.jpg,train', 'the first line must name the columns'),
+        ('.csv', 'url,split', 'but: url, split'),
+    ],
+)
+def test_a_header_that_is_nearly_right_is_told_as_such(tmp_path, kind, header, said):
+    with pytest.raises(UsageError, match=f'has no such column, .*{said}$'):
+        read(written(tmp_path, kind, f'{header}\nx\n'.encode()))
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
     path = written(tmp_path, '.csv', b'uri,uri\na,b\n')
     with pytest.raises(UsageError, match="more than one column 'uri'"):

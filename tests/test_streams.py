@@ -52,6 +52,19 @@ def test_errors_that_are_not_taken_change_no_code(kind, tmp_path):
     assert (done.returncode, done.stdout) == (2, b'')
 
 
+def test_a_name_that_the_encoding_of_the_terminal_has_not_is_spelled_out(tmp_path):
+    code = "from pipeline import streams; streams.forgive(); print('\\u00fc\\u4e2d')"
+    environment = os.environ | {'PYTHONIOENCODING': 'latin-1'}
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=SAMPLE.parents[1],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b'\xfc\\u4e2d\n')
+
+
 @pytest.mark.parametrize('descriptor', [1, 2])
 def test_streams_that_are_closed(descriptor, tmp_path):
     done = run('verify', str(tmp_path), preexec_fn=closing(descriptor), capture_output=True)

@@ -6,20 +6,20 @@ import pytest
 from rich.console import Console
 
 from pipeline.report import images_per_sec
-from pipeline.summary import print_summary
+from pipeline.summary import describe_nothing, print_summary
 from tests import made_runs
 from transforms.layout import Layout
 from transforms.rows import Reason
 
 
-def said(folder, predictions, failed=(), **changes):
+def said(folder, predictions, failed=(), width=120, **changes):
     """The summary of such a run, a line each."""
     changes = {'labeled_by_earlier_attempts': 0, 'damaged_chunks': 0} | changes
     report = made_runs.write_run(folder, 'a', predictions, failed, **changes)
     report['top_labels'] = []
     for name in ('gone', 'skipped_before_since'):
         report['counts'][name] = 0
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=width)
     print_summary(report, Layout(str(folder), 'a', 'birds-12345678', (), (), 1), console)
     return console.file.getvalue()
 
@@ -41,3 +41,20 @@ def test_one_spelling_and_names_with_blanks(tmp_path):
     assert 'labeled' not in lines
     for shown in ("│ ' b.jpg ' ", '│ a.jpg ', '│ labelled ', 'labelled by earlier attempts'):
         assert shown in lines
+
+
+def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp_path):
+    failed = [('https://example.com/gallery/', Reason.EMPTY, '0 bytes')]
+    long = f'/{"f" * 64}.jpg'
+    lines = said(tmp_path, [(long, [(0, 'owl', 0.9)])], failed, width=70)
+    assert 'owl 0.90' in lines
+    assert 'DEAD LETTER empty: 0 bytes' in lines
+    assert "''" not in lines
+    assert 'gallery/' in lines
+
+
+def test_pictures_that_are_all_too_old_are_told_as_such():
+    assert describe_nothing({'skipped_before_since': 2}, '7d') == (
+        'all 2 files are from before --since 7d'
+    )
+    assert describe_nothing({'skipped_before_since': 0}, None) == 'no images found in the inputs'

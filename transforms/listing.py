@@ -32,6 +32,7 @@ from transforms.waiting import alive, each_within, within
 
 _GLOB = re.compile(r'[*?\[]')
 _TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
+_ONE_SLASH = re.compile(r'(gs|s3):/(?!/)')
 _MEMBER = re.compile(r'(.)-(.)|(.)', re.DOTALL)
 
 
@@ -146,12 +147,15 @@ def resolve(
       StoreError: nothing tells within the deadline.
       ManifestError: it is a manifest and broken.
     """
-    uri = uris.absolute(value)
+    try:
+        uri = uris.absolute(value)
+    except UsageError as e:
+        raise UsageError(f'--input {e}') from e
     store = store_for(uri, stores)
     shown = uris.printable(value)
     found = within(deadline_sec, shown, lambda: _resolve(uri, store))
     if found is None:
-        raise UsageError(f'--input {shown!r}: no such file, folder or prefix')
+        raise UsageError(f'--input {shown!r}: no such file, folder or prefix{_meant(value)}')
     found = found._replace(stores=stores, deadline_sec=deadline_sec)
     if found.kind in manifest.INPUTS:
         with ThreadPoolExecutor(_THREADS) as pool:
@@ -170,6 +174,15 @@ def resolve(
             'carried columns come from a manifest (.csv, .tsv, .jsonl or .parquet)'
         )
     return found
+
+
+def _meant(value: str) -> str:
+    """What may have been meant by a name that is not there."""
+    if value.startswith('~'):
+        return '; a shell puts the home folder in place of ~ only outside of quotes'
+    if match := _ONE_SLASH.match(value):
+        return f'; did you mean {match[1]}://{uris.printable(value[match.end() :])}?'
+    return ''
 
 
 def _resolve(uri: str, store: Store) -> Input | None:
@@ -494,7 +507,7 @@ def check_not_empty(source: Input, listing: Listing) -> None:
         left_out[ref] += 1
     shown = source.shown
     if source.kind in manifest.INPUTS:
-        what = 'no manifest, or none that lists anything'
+        what = 'lists nothing' if source.kind == 'manifest' else 'no manifest that lists anything'
     elif source.kind == 'glob':
         what = 'nothing matches'
     elif left_out:
@@ -503,7 +516,7 @@ def check_not_empty(source: Input, listing: Listing) -> None:
         advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
         what = f"no images found: {found}; {advice}'{shown}/**' takes all"
     else:
-        what = 'no images found, and nothing else'
+        what = 'no images found: the folder is empty'
     raise UsageError(f'--input {shown}: {what} (--allow_empty makes a run of nothing)')
 
 

@@ -26,6 +26,11 @@ from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
 from transforms.waiting import each_within
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
+_OTHER_DELIMITERS = {
+    ';': 'semicolons: write commas, or tabs into a .tsv',
+    '\t': 'tabs: call it .tsv',
+    ',': 'commas: call it .csv',
+}
 _OBJECTS = ('.jsonl', '.ndjson', '.json')
 _TEXT_KINDS = ('.txt', *_TABLES, *_OBJECTS)
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
@@ -151,7 +156,7 @@ class _Lines:
             if self.number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if b'\x00' in raw:
-                raise self.error('holds NUL bytes: a binary file, or UTF-16')
+                raise self.error('holds NUL bytes: a binary file, or UTF-16 (save it as UTF-8)')
             if len(raw) > _MAX_LINE_CHARS:
                 raise self.error(f'is longer than {_MAX_LINE_CHARS} bytes')
             yield raw.decode('utf-8', 'surrogateescape')
@@ -505,8 +510,23 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
 
 def _no_column(uri: str, header: Sequence[str], column: str, uri_column: str) -> UsageError:
     flag = '--uri_column' if column == uri_column else '--carry or --partition_by'
-    there = ', '.join(uris.printable(name[:_SHOWN_CHARS]) for name in header[:_MOST_NAMES])
-    return UsageError(f'{flag} {column!r}: {uri} has no such column, but: {there}')
+    there = ', '.join(uris.named(name[:_SHOWN_CHARS]) for name in header[:_MOST_NAMES])
+    said = f'{flag} {column!r}: {uri} has no such column, but: {there}'
+    return UsageError(f'{said}{_meant(header, column)}')
+
+
+def _meant(header: Sequence[str], column: str) -> str:
+    """Why a column that is missing may seem to be there."""
+    for name in header:
+        if name.strip().lower() == column.strip().lower():
+            return f'; did you mean {uris.printable(name)!r}?'
+    if len(header) == 1:
+        for delimiter, said in _OTHER_DELIMITERS.items():
+            if delimiter in header[0]:
+                return f'; values seem to be separated by {said}'
+    if any('/' in name for name in header):
+        return '; the first line must name the columns'
+    return ''
 
 
 def _absent(carry: Sequence[str]) -> tuple[None, ...]:

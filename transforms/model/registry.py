@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from transforms import uris
@@ -296,6 +296,8 @@ def find_model(name: str) -> KnownModel | None:
     models = known_models()
     names = (name, f'{name}-{_ILSVRC2012}', f'{name}-{IMAGENET21K}')
     found = next((models[each] for each in names if each in models), None)
+    if found is None and (meant := _meant(name, models)):
+        raise UsageError(f'there is no model {name!r}; did you mean {meant}?')
     if found is None and re.fullmatch(r'(bit|efficientnetv2)-[a-z0-9-]+', name, re.IGNORECASE):
         raise UsageError(
             f'there is no model {name!r}; the names are bit-{{s,m}}-{{r50x1,r50x3,r101x1,r101x3,'
@@ -303,6 +305,12 @@ def find_model(name: str) -> KnownModel | None:
             '`lemmabeam models` lists them'
         )
     return found
+
+
+def _meant(name: str, models: Container[str]) -> str:
+    """The known name that this one is another spelling of, or ''."""
+    plain = name.lower().replace('_', '-')
+    return plain if plain in models and plain != name else ''
 
 
 def distilled_size_px(location: str) -> int | None:

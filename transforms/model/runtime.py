@@ -27,7 +27,13 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
     os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
     backend = os.environ['KERAS_BACKEND']
     with _without_startup_messages():
-        import tensorflow as tf
+        try:
+            import tensorflow as tf
+        except (ImportError, OSError) as e:
+            raise ModelError(
+                f'TensorFlow cannot be loaded: {e}. Is it installed whole, and a limit of memory '
+                '(ulimit -v) high enough?'
+            ) from e
 
         tf.config.list_physical_devices()
         try:
