@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests import servers
+from tests import garbage, servers
 from tests.fault_proxy import FaultProxy
 from tests.hub_server import HubServer
 from tests.servers import pytest_configure_node, pytest_unconfigure  # noqa: F401 (hooks of pytest)
@@ -51,6 +51,10 @@ AWS_SECRETS = [
     'X-Amz-',
     'Signature=',
 ]
+
+
+def pytest_collection_finish() -> None:
+    garbage.look_rarely()
 
 
 @pytest.fixture(scope='session', autouse=True)

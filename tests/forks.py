@@ -124,10 +124,11 @@ def _serve(requests: socket.socket) -> dict | None:
 
 
 def _main(number: int) -> None:
-    from tests import quick_beam, without_model  # noqa: F401, I001 (first: it keeps Beam quiet)
+    from tests import garbage, quick_beam, without_model  # noqa: F401, I001 (first: it keeps Beam quiet)
     from pipeline import build, labelling, report  # noqa: F401 (what a command would import)
 
     quick_beam.install()
+    garbage.look_rarely()
     request = _serve(socket.socket(fileno=number))
     if request is None:
         return

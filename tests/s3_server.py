@@ -16,6 +16,8 @@ from moto.moto_server.werkzeug_app import (
 )
 from werkzeug.serving import run_simple
 
+from tests import garbage
+
 
 class _OneWriteAtATime:
     def __init__(self, application: Callable[..., Iterable[bytes]]):
@@ -30,6 +32,7 @@ class _OneWriteAtATime:
 
 
 if __name__ == '__main__':
+    garbage.look_rarely()
     run_simple(
         '127.0.0.1',
         int(sys.argv[1]),

@@ -46,22 +46,29 @@ def _imports():
     for package in ('pipeline', 'transforms'):
         for path in (ROOT / package).rglob('*.py'):
             module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-            tree = ast.parse(path.read_text())
-            late = {
-                inner
-                for node in ast.walk(tree)
-                if isinstance(node, ast.FunctionDef)
-                or (isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test))
-                for inner in ast.walk(node)
-            }
-            for node in ast.walk(tree):
+            for node, is_late in _statements(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom):
                     names = [f'{node.module}.{alias.name}' for alias in node.names]
                 else:
                     continue
-                yield from ((module, name, node not in late) for name in names)
+                yield from ((module, name, not is_late) for name in names)
+
+
+def _statements(tree):
+    """All below a tree but expressions, which import nothing; and whether they are run later."""
+    left = [(tree, False)]
+    while left:
+        node, is_late = left.pop()
+        yield node, is_late
+        is_late |= isinstance(node, ast.FunctionDef)
+        is_late |= isinstance(node, ast.If) and 'TYPE_CHECKING' in ast.unparse(node.test)
+        left += [
+            (child, is_late)
+            for child in ast.iter_child_nodes(node)
+            if not isinstance(child, ast.expr)
+        ]
 
 
 def test_transforms_never_import_pipeline():

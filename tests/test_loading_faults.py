@@ -32,7 +32,8 @@ from transforms.storage import StoreOptions
 CODE = """
 import os, resource, sys
 from pathlib import Path
-answer = int(sys.argv[1])
+answer = os.dup(int(sys.argv[1]))  # the lowest, whatever others have open
+os.close(int(sys.argv[1]))
 {before}
 from tests.loadings import OPTIONS, load
 from transforms.errors import LemmabeamError
@@ -397,6 +398,7 @@ def test_a_name_that_is_no_text(tmp_path):
 
 def test_descriptors_threads_and_processes_do_not_grow(tmp_path):
     def count() -> tuple[int, int]:
+        gc.collect()  # what others have left
         return len(list(Path('/proc/self/fd').iterdir())), threading.active_count()
 
     paths = write(tmp_path / 'in', ['', 'exit', '', 'kill'])

@@ -4,6 +4,7 @@ Three tiers: quick ones, all that `make test` runs, and what is marked slow or e
 balanced between processes by measured times, and only one of them pays for TensorFlow.
 """
 
+import gc
 import json
 import sys
 from collections import defaultdict
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import garbage
 
 # Their tests load TensorFlow in this process: all of them run in one, however many there are.
 TENSORFLOW = {
@@ -21,6 +24,15 @@ TENSORFLOW = {
     'test_rebuild.py',
     'test_saved_models.py',
     'test_sparse.py',
+}
+
+# They fork processes from one that has imported Beam, see tests.forks, and share it.
+FORKING = {
+    'test_cli.py',
+    'test_export_model.py',
+    'test_fault_policy.py',
+    'test_relabel.py',
+    'test_resume.py',
 }
 
 # These load neither Beam nor TensorFlow and start no server and no process: `make test-quick`.
@@ -92,6 +104,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _group(name: str) -> str:
+    if name in FORKING:
+        return 'forking'
     return 'tensorflow' if name in TENSORFLOW else name
 
 
@@ -108,6 +122,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     is_new = 'tensorflow' in sys.modules and not item.config.stash.get(_HAS_TENSORFLOW, False)
     if is_new:
         item.config.stash[_HAS_TENSORFLOW] = True
+        gc.collect()
+        garbage.look_rarely()  # its modules have come only now
         assert name in TENSORFLOW, f'{name} loads TensorFlow: it belongs to {__name__}.TENSORFLOW'
 
 
