@@ -347,7 +347,7 @@ def test_what_is_overwritten_or_deleted_after_the_listing(
     monkeypatch.setattr(storage_gcs.GcsStore, 'list', list_then_change)
     output = tmp_path / 'out'
     # Nothing is tried first, which would list, too.
-    once = ('--fail_fast_after', '0')
+    once = ('--fail_fast_after', '0', '--allow_empty')
     report = support.label('--input', bucket.uri('in'), '--output', output, *once)
     assert len(listed) == 3
     assert report['balanced']

@@ -154,6 +154,7 @@ class Stuck:
 @pytest.fixture
 def stuck(monkeypatch):
     monkeypatch.setattr(loader, '_WATCH_SEC', 0.05)
+    monkeypatch.setattr(module, '_GRACE_SEC', 0.1)
     made = Stuck(monkeypatch)
     yield made
     made.go.set()
