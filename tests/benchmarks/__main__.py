@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.benchmarks.markdown import aligned, figure, machine, page
+from tests.benchmarks.markdown import aligned, figure, kept, machine, page
 from tests.benchmarks.measure import Row
 
 _BENCHMARKS = (
@@ -61,14 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parts[name] = f'Machine: {machine()}.\n\n{rows}\n'
             print(f'\n## {name}\n\n{rows}', flush=True)
     if args.write:
-        _RESULTS.write_text(_page(_kept() | parts))
+        _RESULTS.write_text(_page(kept(_RESULTS) | parts))
     return 0
-
-
-def _kept() -> dict[str, str]:
-    """What earlier runs have written, by benchmark."""
-    _, *sections = _RESULTS.read_text().split('\n## ')
-    return {name: text.strip() + '\n' for name, _, text in (x.partition('\n') for x in sections)}
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from statistics import median
 import pyarrow.parquet as pq
 
 from tests.benchmarks.images import link_jpegs, write_jpegs
-from tests.benchmarks.markdown import aligned, figure, machine, page
+from tests.benchmarks.markdown import aligned, figure, kept, machine, page
 from tests.benchmarks.measure import run_python
 from tests.benchmarks.peers import jobs
 from tests.benchmarks.peers.jobs import EMBEDDED, LABELLING, LOADING, OURS, R50X1, ROOT, Job, Model
@@ -32,6 +32,12 @@ _ENVIRONMENT = {
     'DO_NOT_TRACK': 'true',
     'NO_ALBUMENTATIONS_UPDATE': '1',
     'WANDB_MODE': 'disabled',
+}
+_LOADING = 'loading'
+_TITLES = {
+    EMBEDDED.name: EMBEDDED.title,
+    R50X1.name: R50X1.title,
+    _LOADING: 'Fetch, decode and resize',
 }
 _LEAST_SAME_TOP = 0.99
 _SCORE_TOLERANCE = 1e-3
@@ -89,37 +95,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m tests.benchmarks.peers', allow_abbrev=False, description=__doc__
     )
+    parser.add_argument(
+        'parts',
+        nargs='*',
+        choices=[[], *_TITLES],
+        metavar='PART',
+        help=f'what to compare: {", ".join(_TITLES)} (default: all; embedded takes 18 minutes on two slow cores)',
+    )
     parser.add_argument('--quick', action='store_true', help='small sizes: does it run at all')
-    parser.add_argument('--write', action='store_true', help=f'write {_RESULTS.name}')
+    parser.add_argument('--write', action='store_true', help=f'write them into {_RESULTS.name}')
     parser.add_argument(
         '--only', action='append', choices=names, help='only this peer and ours; may be repeated'
     )
     args = parser.parse_args(argv)
     if args.write and (args.quick or args.only):
-        parser.error('--write takes a full run, without --only or --quick')
-    rounds = 1 if args.quick else 2
+        parser.error('--write takes all peers at full sizes, without --only and --quick')
     wanted = {OURS, *(args.only or names)}
-    print(f'{machine()}; {_versions()}', flush=True)
-    parts = []
-
-    def say(part: str) -> None:
-        parts.append(part)
-        print(f'\n{part}', flush=True)
-
+    origin = f'Machine: {machine()}, with {_versions()}.'
+    print(origin, flush=True)
+    found = {}
     with tempfile.TemporaryDirectory(prefix='peers-') as temporary:
-        folder = Path(temporary)
-        if len(wanted & LABELLING.keys()) > 1:
-            for model, sizes in (
-                (EMBEDDED, Sizes(64, 192) if args.quick else Sizes(100, 1000)),
-                (R50X1, Sizes(8, 24) if args.quick else Sizes(32, 160)),
-            ):
-                say(label(model, sizes, rounds, wanted, folder / model.name))
-        if len(wanted & LOADING.keys()) > 1:
-            sizes = Sizes(200, 600) if args.quick else Sizes(1000, 10_000)
-            say(load(sizes, rounds, wanted, folder / 'loading'))
+        for name in args.parts or _TITLES:
+            table = _run(name, args.quick, wanted, Path(temporary) / name)
+            if table:
+                found[_TITLES[name]] = f'{origin}\n\n{table}'
+                print(f'\n## {_TITLES[name]}\n\n{table}', flush=True)
     if args.write:
-        _RESULTS.write_text(_page(parts))
+        _RESULTS.write_text(_page(kept(_RESULTS) | found))
     return 0
+
+
+def _run(name: str, is_quick: bool, wanted: set[str], folder: Path) -> str:
+    """A part; '' where only others were asked for."""
+    rounds = 1 if is_quick else 2
+    if len(wanted & (LOADING if name == _LOADING else LABELLING).keys()) < 2:
+        return ''
+    if name == _LOADING:
+        return load(Sizes(200, 600) if is_quick else Sizes(1000, 10_000), rounds, wanted, folder)
+    if name == EMBEDDED.name:
+        sizes = Sizes(64, 192) if is_quick else Sizes(100, 1000)
+        return label(EMBEDDED, sizes, rounds, wanted, folder)
+    return label(R50X1, Sizes(8, 24) if is_quick else Sizes(32, 160), rounds, wanted, folder)
 
 
 def label(model: Model, sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
@@ -141,7 +157,6 @@ def label(model: Model, sizes: Sizes, rounds: int, wanted: set[str], folder: Pat
         ):
             raise RuntimeError(f'{name} labels other than ours, although it decodes alike: {each}')
     return _part(
-        model.title,
         f'{sizes.large} JPEGs of 500 x 375 px from disk to labels in Parquet; a batch has '
         f'{model.batch_size} images.',
         some,
@@ -171,7 +186,6 @@ def load(sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
         if loaded != sizes.large:
             raise RuntimeError(f'{name} loaded {loaded} of {sizes.large} images')
     return _part(
-        'Fetch, decode and resize',
         f'{sizes.large} JPEGs of 500 x 375 px from an HTTP server on this machine to 224 x 224 px.',
         some,
         found,
@@ -200,7 +214,6 @@ def _measure(
 
 
 def _part(
-    title: str,
     task: str,
     some: Mapping[str, Job],
     found: Mapping[str, Found],
@@ -226,7 +239,7 @@ def _part(
             )
         )
     notes = '; '.join(f'{job.title} {job.note}' for job in some.values() if job.note)
-    return '\n\n'.join([f'## {title}', task, aligned(lines), *([f'{notes}.'] if notes else [])])
+    return '\n\n'.join([task, aligned(lines), *([f'{notes}.'] if notes else [])])
 
 
 def _ratio(ours: Sequence[float], its: Sequence[float]) -> str:
@@ -295,18 +308,18 @@ def _versions() -> str:
     return ', '.join(found)
 
 
-def _page(parts: Sequence[str]) -> str:
+def _page(parts: Mapping[str, str]) -> str:
     return page(
         'Other tools at the same job',
-        'Written by `python -m tests.benchmarks.peers --write`; `make bench-peers` prints it anew. '
-        'What each tool is told is in [peers/scripts](peers/scripts).',
-        f'Machine: {machine()}, with {_versions()}. All in turns within one run; figures are '
+        'Written by `python -m tests.benchmarks.peers --write [PART …]`; `make bench-peers` prints '
+        'it anew. What each tool is told is in [peers/scripts](peers/scripts).',
+        'The tools of a part ran in turns within one run; figures are '
         'medians. Rates and CPU time are those of the images between a small and a large run, each '
         'in a fresh process, so that starting counts for nobody; a whole run includes it. CPU time '
         'and peak are of all processes of a tool; the peak adds up proportional set sizes, looked '
         'at each second and whenever they grow. Lines are those a user writes, without imports, '
         'blanks and comments.',
-        parts,
+        [f'## {title}\n\n{parts[title]}' for title in _TITLES.values() if title in parts],
     )
 
 
