@@ -1,7 +1,6 @@
 """Who may call the model, and what is told of a call that does not come back; time is made up."""
 
 import logging
-import subprocess
 import sys
 import threading
 import weakref
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from pipeline.main import main
-from tests import samples
 from transforms.errors import ModelError
 from transforms.model import device as device_module
 from transforms.model.device import PATIENCE_SEC, Device
@@ -207,25 +205,3 @@ def test_tensorflow_that_cannot_be_loaded_is_told_with_what_may_be_missing(monke
     monkeypatch.setitem(sys.modules, 'tensorflow', None)
     with pytest.raises(ModelError, match=r'TensorFlow cannot be loaded: .*ulimit -v'):
         import_tensorflow()
-
-
-ENDED = """
-import os, sys
-from transforms.model import runtime
-with runtime._without_startup_messages():
-    os.write(2, b'F0000 no such instructions\\nI0000 the CPU has others\\n')
-    if sys.argv[1:]:
-        os._exit(3)
-"""
-
-
-@pytest.mark.parametrize('arguments', [[], ['ended']])
-def test_the_last_words_of_a_library_that_ends_the_process_are_not_lost(arguments):
-    ended = subprocess.run(
-        [sys.executable, '-c', ENDED, *arguments],
-        cwd=samples.SAMPLE.parents[1],
-        stderr=subprocess.PIPE,
-        check=False,
-    )
-    assert ended.returncode == (3 if arguments else 0)
-    assert ended.stderr == b'F0000 no such instructions\n'

@@ -130,3 +130,25 @@ def test_a_process_that_stays_is_not_waited_for(monkeypatch):
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert process.poll() is None
     process.communicate(b'.\n')
+
+
+ENDED = """
+import os, sys
+from transforms.model import runtime
+with runtime._without_startup_messages():
+    os.write(2, b'F0000 no such instructions\\nI0000 the CPU has others\\n')
+    if sys.argv[1:]:
+        os._exit(3)
+"""
+
+
+@pytest.mark.parametrize('arguments', [[], ['ended']])
+def test_the_last_words_of_a_library_that_ends_the_process_are_not_lost(arguments):
+    ended = subprocess.run(
+        [sys.executable, '-c', ENDED, *arguments],
+        cwd=SAMPLE.parents[1],
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    assert ended.returncode == (3 if arguments else 0)
+    assert ended.stderr == b'F0000 no such instructions\n'

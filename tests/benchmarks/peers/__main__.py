@@ -100,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs='*',
         choices=[[], *_TITLES],
         metavar='PART',
-        help=f'what to compare: {", ".join(_TITLES)} (default: all; embedded takes 18 minutes on two slow cores)',
+        help=f'what to compare: {", ".join(_TITLES)} (default: all; embedded takes 18 minutes on '
+        'two slow cores)',
     )
     parser.add_argument('--quick', action='store_true', help='small sizes: does it run at all')
     parser.add_argument('--write', action='store_true', help=f'write them into {_RESULTS.name}')
