@@ -18,7 +18,8 @@ from pipeline.markup import Markup, element, escape, join, untrusted, visible
 from pipeline.thumbnails import SIDE_PX, Picture
 from transforms import uris
 from transforms.model.vocabulary import NONE
-from transforms.rows import Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Stage
 from transforms.runs import CompleteRun
 
 _TOP_CLASSES = 20
@@ -28,54 +29,6 @@ _SHOWN_LABELS = 5
 _MOST_LABELS = 24
 
 
-_ADVICE = {
-    Reason.NOT_FOUND: 'Correct the manifest.',
-    Reason.FORBIDDEN: 'Give the account read access.',
-    Reason.TOO_MANY_BYTES: 'Raise --max_bytes if such files are wanted.',
-    Reason.DEADLINE: 'Run again; raise --fetch_deadline_sec for slow stores.',
-    Reason.STORE_ERROR: 'Run again later.',
-    Reason.CHECKSUM: 'Run again; if it stays, upload the file again.',
-    Reason.CHANGED_WHILE_READING: 'Run again when its writer is done.',
-    Reason.NOT_A_FILE: 'Correct the manifest.',
-    Reason.EMPTY: 'Find out why it was written empty.',
-    Reason.NOT_AN_IMAGE: 'Correct the manifest.',
-    Reason.UNSUPPORTED_FORMAT: 'Convert it.',
-    Reason.TRUNCATED: 'Fetch or upload it again.',
-    Reason.TOO_MANY_PIXELS: 'Raise --max_pixels if you trust it.',
-    Reason.DECODE_ERROR: 'Replace it.',
-    Reason.DECODER_CRASHED: (
-        'It ended the process that decoded it: look at where it comes from. Where there are many, '
-        'give more memory; then lemmabeam retry.'
-    ),
-    Reason.DECODE_DEADLINE: (
-        'Look at where it comes from. Where there are many, raise --decode_deadline_sec; then '
-        'lemmabeam retry.'
-    ),
-    Reason.NONFINITE_SCORES: 'Look at the picture, and at the model.',
-    Reason.MODEL_ERROR: 'Run again; look at the picture, and at the model.',
-    Reason.BAD_NAME: 'Rename it.',
-    Reason.BAD_URI: 'Correct the manifest.',
-}
-# Where what was listed was seen in a folder, nobody wrote its name down.
-_ADVICE_IN_FOLDERS = {
-    Reason.NOT_FOUND: 'It vanished after it was listed: run again if it is back.',
-    Reason.NOT_A_FILE: 'Leave it out: give a glob, or move it elsewhere.',
-    Reason.NOT_AN_IMAGE: 'Its name ends as that of an image: rename it, or move it elsewhere.',
-    Reason.BAD_URI: 'Rename it.',
-}
-# By how details begin: what else such failures have in common.
-_ADVICE_BY_DETAIL = {
-    (Reason.FORBIDDEN, 'a private address'): (
-        'Give --allow_private_hosts if you trust the manifest to read from your network.'
-    ),
-    (Reason.FORBIDDEN, 'a metadata address'): (
-        'Correct the manifest: addresses where clouds hand out credentials are never read.'
-    ),
-    (Reason.FORBIDDEN, 'archived'): 'Restore it from the archive first.',
-    (Reason.UNSUPPORTED_FORMAT, 'HEI'): (
-        'Install lemmabeam[heif] and give --retry_dead with the next run; or convert it.'
-    ),
-}
 _BEFORE_THE_MODEL = {Stage.LIST.value, Stage.FETCH.value, Stage.DECODE.value}
 _ACTIVITIES = {
     'fetch': 'fetching',
@@ -339,19 +292,10 @@ def _failures(page: Page) -> _Section | None:
 
 def _advice(reason: Reason, examples: Sequence[Failed], has_manifest: bool) -> str:
     """What to do about a reason, by the details of some that failed for it."""
-    usual = _ADVICE[reason] if has_manifest else _ADVICE_IN_FOLDERS.get(reason, _ADVICE[reason])
-    special = [
-        next(
-            (
-                advice
-                for (each, start), advice in _ADVICE_BY_DETAIL.items()
-                if each is reason and example.detail.startswith(start)
-            ),
-            usual,
-        )
-        for example in examples
-    ]
-    return ' '.join(dict.fromkeys(special or [usual]))
+    about = reason.about
+    usual = about.advice if has_manifest else about.in_folders or about.advice
+    found = [reason.advice_for(example.detail) or usual for example in examples] or [usual]
+    return ' '.join(f'{text[0].upper()}{text[1:]}.' for text in dict.fromkeys(found))
 
 
 def _throughput(page: Page) -> _Section:

@@ -16,7 +16,7 @@ from pipeline.thumbnails import Limits, Picture, read_thumbnails
 from pipeline.verdict import describe
 from transforms import uris, write
 from transforms.errors import StoreError, UsageError
-from transforms.rows import Reason
+from transforms.reasons import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import Store, StoreOptions, store_for
 

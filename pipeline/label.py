@@ -9,7 +9,7 @@ from pipeline.dataflow_options import add_dataflow_arguments
 from pipeline.parser import Parser
 from transforms import uris
 from transforms.errors import UsageError
-from transforms.rows import Reason
+from transforms.reasons import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.storage import StoreOptions, store_for
 
@@ -25,7 +25,6 @@ _OF_ONE_RUN = frozenset(
     'verbose wait_for_lease_sec'.split()
 )
 _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
-_FROM_LISTING = (Reason.BAD_URI, Reason.BAD_NAME)
 
 
 def label(parser: Parser, argv: Sequence[str]) -> int:
@@ -111,7 +110,7 @@ def _reasons(text: str | None) -> list[str]:
         if name not in {reason.value for reason in Reason}:
             known = ', '.join(reason.value for reason in Reason)
             raise UsageError(f'--reasons {name!r}: no such reason; there are {known}')
-        if Reason(name) in _FROM_LISTING:
+        if Reason(name).about.of_listing:
             raise UsageError(
                 f'--reasons {name}: such a line or name must be corrected, and labelled then'
             )

@@ -20,7 +20,7 @@ from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
 from transforms.listing import check_not_empty
 from transforms.publish import find_commit, remove_tree
-from transforms.rows import Reason
+from transforms.reasons import Reason
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import DamagedError
 from transforms.work import Begun, Unfinished
@@ -35,7 +35,6 @@ _FREE = frozenset(
     'right_fitting run_id s3_endpoint_url s3_region_name s3_request_payer user_project verbose '
     'wait_for_lease_sec'.split()
 )
-_OF_STORES = (Reason.STORE_ERROR, Reason.DEADLINE)
 # What the rows of one dataset must have in common, as the metadata of the files has it.
 _COMMON = {
     'stored_floor': '--keep_above or --threshold',
@@ -98,7 +97,8 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
     history = []
     if not args.force:
         # A retry has nothing but what failed: a store that is still down must stop it.
-        again = _OF_STORES if config.command == 'retry' else ()
+        of_stores = tuple(reason for reason in Reason if reason.about.of_store)
+        again = of_stores if config.command == 'retry' else ()
         history = history_files(*same, limits, args.retry_dead) + failed_files(*same, again)
     return config.as_run(run_id, begun.sequence, history)
 

@@ -18,7 +18,7 @@ from transforms.errors import StoreError
 from transforms.layout import Layout
 from transforms.listing import NOT_IMAGE, describe_suffixes
 from transforms.model.predictor import slower
-from transforms.rows import CRASHES
+from transforms.reasons import Reason
 from transforms.runs import kind_of
 from transforms.sealed import Checksum, DamagedError, open_listed
 
@@ -127,11 +127,11 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
 def _print_crashes(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
     """Names pictures that did worse than fail, for whoever looks at where they come from."""
     by_reason = report['counts']['dead_lettered_by_reason']
-    count = sum(by_reason.get(reason.value, 0) for reason in CRASHES)
+    crashes = {reason.value for reason in Reason if reason.about.crashed}
+    count = sum(by_reason.get(reason, 0) for reason in crashes)
     if not count:
         return
-    reasons = {reason.value for reason in CRASHES}
-    found = (row for row in _rows(report, layout, dead_letters.KIND) if row['reason'] in reasons)
+    found = (row for row in _rows(report, layout, dead_letters.KIND) if row['reason'] in crashes)
     for row in itertools.islice(found, _SHOWN_CRASHES):
         line = f'{row["reason"]}: {row["uri"]} ({row["detail"]})'
         console.print(_plain(line), soft_wrap=True, highlight=False)

@@ -24,7 +24,8 @@ from transforms.hashing import uri_hash
 from transforms.model.card import Activation
 from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.partitions import values_of_path
-from transforms.rows import Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Stage
 from transforms.runs import CompleteRun, kind_of
 from transforms.sealed import Checksum, DamagedError, open_json
 from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for

@@ -16,7 +16,8 @@ from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
 from transforms.loading.processes import Pool
 from transforms.model.card import Resize
-from transforms.rows import Chunk, Failure, FetchLimits, Image, Item, Reason
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, FetchLimits, Image, Item
 
 RESIZE = Resize(size_px=16, short_side_px=None, filter='bilinear')
 OPTIONS = LoadOptions(

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.verdict import make_verdict
 from transforms import dead_letters, write
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 HOSTILE_NAMES = [
     '<img src=x onerror=alert(1)>.jpg',

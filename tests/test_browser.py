@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.html_report import write_html_report
 from tests import devtools, made_runs, samples, support
-from transforms.rows import Reason
+from transforms.reasons import Reason
 from transforms.storage import DEFAULT_OPTIONS
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from tests.mutations import check_detail
 from transforms import decode
 from transforms.errors import ImageError
 from transforms.model.card import Resize
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 WHOLE = Resize(size_px=codings.SIDE, short_side_px=None, filter='bilinear')
 # Shares of 255.  Rounding, of alpha and of YCbCr above all.

@@ -14,7 +14,8 @@ from transforms.faults import FailFast
 from transforms.model.device import Device
 from transforms.model.handler import ImageModelHandler, LazyPredictor, label_batch
 from transforms.model.rescue import predict_or_rescue
-from transforms.rows import Batch, Chunk, Failure, Image, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Batch, Chunk, Failure, Image, Item, Stage
 
 BATCH = 8
 SIZE_PX = 64

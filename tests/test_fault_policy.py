@@ -19,7 +19,8 @@ from transforms.history import read_history
 from transforms.loading import loader, threads
 from transforms.loading.loader import Loader
 from transforms.process import shared
-from transforms.rows import Chunk, Failure, Fetched, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, Fetched, Item, Stage
 from transforms.storage_local import LocalStore
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -57,7 +58,7 @@ def test_the_first_ones_failing_alike_stop_the_run():
 
 def test_the_advice_fits_what_is_forbidden():
     private = dataclasses.replace(FORBIDDEN, detail='a private address: 10.0.0.1')
-    with pytest.raises(StoreError, match=': --allow_private_hosts reads from your network, if'):
+    with pytest.raises(StoreError, match=': give --allow_private_hosts if you trust'):
         record(make(1), [private])
     with pytest.raises(StoreError, match=': give the account read access there'):
         record(make(1), [FORBIDDEN])

@@ -30,7 +30,8 @@ from transforms.loading.batch import LoadingBatch
 from transforms.loading.options import LoadOptions
 from transforms.loading.threads import ThreadLoader
 from transforms.model.card import Resize
-from transforms.rows import Chunk, Failure, FetchLimits, Image, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, FetchLimits, Image, Item, Stage
 from transforms.storage import store_for
 
 COUNT = 100

@@ -23,7 +23,8 @@ from transforms.loading.child import STATUS, LoaderProcess
 from transforms.loading.fetches import Fetches, GivenUpError
 from transforms.loading.loader import Loader
 from transforms.process import LIVE
-from transforms.rows import Chunk, Failure, Fetched, FetchLimits, Image, Item, Reason
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, Fetched, FetchLimits, Image, Item
 from transforms.storage_local import LocalStore
 
 

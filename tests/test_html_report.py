@@ -33,7 +33,8 @@ from transforms import storage_s3
 from transforms.decode import _refused_name
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.loading.options import LoadOptions
-from transforms.rows import FetchLimits, Reason
+from transforms.reasons import Reason
+from transforms.rows import FetchLimits
 from transforms.runs import complete_runs
 from transforms.storage import DEFAULT_OPTIONS, store_for
 from transforms.storage_http import refusal
@@ -585,10 +586,6 @@ def test_output_and_pictures_in_a_bucket(bucket, tmp_path):
 def test_a_folder_without_runs_is_no_output(tmp_path):
     with pytest.raises(UsageError, match='no complete run there'):
         page_of(tmp_path)
-
-
-def test_every_reason_has_its_advice():
-    assert set(html_page._ADVICE) == set(Reason)
 
 
 def state_of(page):

@@ -27,7 +27,8 @@ from transforms.model.handler import ImageModelHandler, LazyPredictor, load_soon
 from transforms.model.predictor import InferenceOptions, Prediction
 from transforms.model.sources import resolve_model
 from transforms.process import shared
-from transforms.rows import Batch, Chunk, Failure, Image, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Batch, Chunk, Failure, Image, Item, Stage
 
 SOON = 20
 """Seconds in which a test that would hang fails."""

@@ -5,14 +5,13 @@ import functools
 from pathlib import Path
 
 from pipeline import main
-from transforms.rows import Reason
 
 ROOT = Path(main.__file__).parents[1]
 PURE = """
     arrow_text containers content_coding dataflow_job dataset dead_letters decode errors faults
     forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease long_texts
-    manifest newest no_images outcomes parquet_pages partitions process publish qoi relabel rows
-    runs sealed spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff
+    manifest newest no_images outcomes parquet_pages partitions process publish qoi reasons relabel
+    rows runs sealed spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff
     uris versions waiting work write loading.batch loading.budget loading.buffers loading.child
     loading.fetches loading.fork_server loading.hosts loading.image loading.loader
     loading.options loading.processes loading.server loading.threads model.bit model.canary
@@ -99,9 +98,3 @@ def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
             assert module in eager or (module in late and not is_early), (module, name)
         if name.startswith(tuple(eager)) and module not in eager:
             assert not is_early, (module, name)
-
-
-def test_every_reason_has_its_row_in_the_readme():
-    readme = (ROOT / 'README.md').read_text()
-    for reason in Reason:
-        assert f'| `{reason.value}` |' in readme

@@ -32,7 +32,8 @@ from transforms.loading.options import LoadOptions
 from transforms.loading.processes import Pool
 from transforms.model import handler
 from transforms.process import shared
-from transforms.rows import Chunk, Failure, Image, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, Image, Item, Stage
 
 # How a process ends of each, for people.
 CRASHES = {

@@ -25,7 +25,8 @@ from transforms.loading.child import _portable
 from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool
 from transforms.process import shared
-from transforms.rows import Chunk, Image, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Image, Item, Stage
 from transforms.storage import StoreOptions
 
 # Loads files within limits; says how each ended.

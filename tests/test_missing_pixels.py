@@ -17,7 +17,7 @@ from tests import codings, corpus, jp2s, samples, tiffs
 from transforms import containers, decode
 from transforms.errors import ImageError
 from transforms.model.card import Resize
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 CROP = Resize(size_px=224, short_side_px=256, filter='bicubic')
 END = b'\xff\xd9'

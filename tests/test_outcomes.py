@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from transforms import outcomes
 from transforms.outcomes import FEATURES, SCHEMA, from_ipc, join, outcome_table, to_ipc
-from transforms.rows import Chunk, Failure, Image, Item, LabeledBatch, Reason, Stage, Unchanged
+from transforms.reasons import Reason
+from transforms.rows import Chunk, Failure, Image, Item, LabeledBatch, Stage, Unchanged
 
 SLOTS = 4
 CLASSES = 6

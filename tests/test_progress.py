@@ -12,7 +12,7 @@ from pipeline.look_lower import look_lower
 from pipeline.summary import print_summary
 from tests import made_runs, samples, support
 from transforms.process import LIVE, LiveCounts
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 
 def counts(**totals):

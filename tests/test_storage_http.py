@@ -31,7 +31,8 @@ from tests.loopback import Handler, LoopbackServer
 from transforms import http_pool, storage_http
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.faults import FailFast, FaultPolicy
-from transforms.rows import Chunk, FetchLimits, Item, Reason
+from transforms.reasons import Reason
+from transforms.rows import Chunk, FetchLimits, Item
 from transforms.storage import StoreOptions, store_for
 from transforms.storage_http import HttpStore, refusal
 

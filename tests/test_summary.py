@@ -9,7 +9,7 @@ from pipeline.report import images_per_sec
 from pipeline.summary import describe_nothing, print_summary
 from tests import made_runs
 from transforms.layout import Layout
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 
 def said(folder, predictions, failed=(), width=120, **changes):

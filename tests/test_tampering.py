@@ -18,7 +18,8 @@ from tests.datasets import MODEL, VOCABULARY, Row, add_run, edit_json, edit_rows
 from transforms.hashing import uri_hash
 from transforms.latest import write_latest_sql
 from transforms.outcomes import carried_text
-from transforms.rows import DeadLetter, Reason
+from transforms.reasons import Reason
+from transforms.rows import DeadLetter
 from transforms.sealed import open_json, to_json
 from transforms.storage import store_for
 

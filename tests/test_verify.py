@@ -10,7 +10,8 @@ from pipeline.verify import compare, verify
 from tests import samples, support
 from tests.datasets import Row, add_run, edit_rows
 from transforms.latest import write_latest_sql
-from transforms.rows import DeadLetter, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import DeadLetter, Stage
 from transforms.storage import store_for
 
 

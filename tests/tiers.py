@@ -51,6 +51,7 @@ QUICK = {
     'test_parser.py',
     'test_partitions.py',
     'test_process.py',
+    'test_reasons.py',
     'test_recognition.py',
     'test_rescue.py',
     'test_sealed.py',

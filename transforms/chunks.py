@@ -13,7 +13,8 @@ from transforms.errors import UsageError
 from transforms.hashing import content_hash, power_of_two, uri_hash
 from transforms.long_texts import LONG_TEXTS
 from transforms.process import LIVE
-from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Reason, Ref, Stage
+from transforms.reasons import Reason
+from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
 
 
 class Merged(NamedTuple):
@@ -132,7 +133,7 @@ def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tu
 
 
 _Key = tuple[str, str]
-_OF_LISTING = (Reason.BAD_NAME.value, Reason.BAD_URI.value)
+_OF_LISTING = frozenset(reason.value for reason in Reason if reason.about.of_listing)
 _NOTES = frozenset(note.value for note in Note)
 _PASSING = frozenset(reason.value for reason in Reason if not reason.lasting)
 

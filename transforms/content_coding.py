@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 
 from transforms.errors import ImageError
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 GZIP, DEFLATE = 'gzip', 'deflate'
 _NAMES = {'gzip': GZIP, 'x-gzip': GZIP, 'deflate': DEFLATE}

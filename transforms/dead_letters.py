@@ -7,7 +7,8 @@ import pyarrow as pa
 
 from transforms import outcomes
 from transforms.long_texts import LONG_TEXTS, in_order
-from transforms.rows import DeadLetter, Note, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import DeadLetter, Note, Stage
 from transforms.write import PIECE_ROWS, ROW_GROUP_ROWS
 
 KIND = 'dead_letters'

@@ -53,7 +53,7 @@ from transforms.errors import ImageError
 from transforms.model.card import Resize
 from transforms.no_images import is_page, name_of
 from transforms.qoi import qoi_pixels
-from transforms.rows import Reason
+from transforms.reasons import Reason
 from transforms.tiff import (
     Fax,
     colours_as_grey,

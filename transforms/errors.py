@@ -4,7 +4,7 @@
 image's fault (a wrong flag, a broken manifest, an expired credential) and stops the run.
 """
 
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 
 class LemmabeamError(Exception):

@@ -13,29 +13,12 @@ from typing import NamedTuple
 from transforms import uris
 from transforms.errors import LemmabeamError, ModelError, StoreError
 from transforms.process import shared
-from transforms.rows import Failure, Reason
+from transforms.reasons import Reason
+from transforms.rows import Failure
 
 _WINDOW = 500
 _SILENT_SEC = 60.0
-# Which say of a store that it is gone or stalls.
-_OF_STORES = frozenset({Reason.STORE_ERROR, Reason.DEADLINE})
 _MOST_ALIKE = 0.9 * _WINDOW
-
-_ADVICE = {
-    Reason.FORBIDDEN: 'give the account read access there',
-    Reason.STORE_ERROR: 'is the store down, or the network?',
-    Reason.DEADLINE: 'the store stalls, or is too slow for --fetch_deadline_sec',
-    Reason.DECODER_CRASHED: 'is there too little memory, or is a library broken?',
-    Reason.DECODE_DEADLINE: 'the machine is too slow, or too busy, for --decode_deadline_sec',
-    Reason.MODEL_ERROR: 'the model does not work',
-    Reason.NONFINITE_SCORES: 'the model does not work in this precision, or at all',
-}
-# By how details begin.
-_ADVICE_BY_DETAIL = {
-    'a private address': '--allow_private_hosts reads from your network, if you trust the manifest',
-    'a metadata address': 'addresses where clouds hand out credentials are never read',
-    'archived': 'restore them from the archive first',
-}
 
 
 class FailFast(NamedTuple):
@@ -98,7 +81,7 @@ class FaultPolicy:
         """
         if not self._fail_fast_after or (failure and failure.reason.value == before):
             return  # the same as ever says nothing of today
-        is_of_all = failure and failure.reason in _ADVICE and not failure.is_its_own
+        is_of_all = failure and failure.reason.systemic and not failure.is_its_own
         reason = failure.reason if failure and is_of_all else None
         with self._lock:
             self._seen += 1
@@ -119,9 +102,10 @@ class FaultPolicy:
             else:
                 return
             self._reset()
+        advice = reason.advice_for(failure.detail) or reason.about.when_all_fail
         raise self._error(
             f'{which} failed with {reason.value} ({failure.detail}), the last one {uri}: '
-            f'{_advice(failure)} (--fail_fast_after 0 goes on nonetheless)'
+            f'{advice} (--fail_fast_after 0 goes on nonetheless)'
         )
 
     def _silence(self, uri: str, reason: Reason | None) -> str:
@@ -130,7 +114,7 @@ class FaultPolicy:
         if place is None:
             return ''
         now = self._clock()
-        if reason not in _OF_STORES:
+        if reason is None or not reason.about.of_store:
             self._heard[place] = _Heard(now, 0)
             return ''
         since, count = self._heard.get(place, _Heard(now, 0))
@@ -146,13 +130,6 @@ class FaultPolicy:
         self._heard: dict[str, _Heard] = {}
         self._last: collections.deque[Reason | None] = collections.deque(maxlen=_WINDOW)
         self._counts: collections.Counter[Reason | None] = collections.Counter()
-
-
-def _advice(failure: Failure) -> str:
-    for start, advice in _ADVICE_BY_DETAIL.items():
-        if failure.detail.startswith(start):
-            return advice
-    return _ADVICE[failure.reason]
 
 
 def fetch_policy(fail_fast: FailFast) -> FaultPolicy:

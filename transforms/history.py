@@ -14,7 +14,8 @@ from transforms.layout import Layout
 from transforms.long_texts import LONG_TEXTS
 from transforms.parquet_pages import rows_at_a_time
 from transforms.partitions import values_of_path
-from transforms.rows import Known, Note, Reason
+from transforms.reasons import Reason
+from transforms.rows import Known, Note
 from transforms.runs import CompleteRun
 from transforms.sealed import Checksum, DamagedError, open_listed
 
@@ -145,10 +146,11 @@ def _to_try_again(run: CompleteRun, limits: Mapping[str, int], retry_dead: bool)
     notes = () if run.report.get('balanced', False) else tuple(note.value for note in Note)
     if retry_dead:
         return notes + tuple(reason.value for reason in Reason)
-    reasons = {'max_bytes': Reason.TOO_MANY_BYTES, 'max_pixels': Reason.TOO_MANY_PIXELS}
     theirs = run.report.get('options', {})
     return notes + tuple(
-        reason.value for name, reason in reasons.items() if theirs.get(name) != limits[name]
+        reason.value
+        for reason in Reason
+        if (name := reason.about.option) and theirs.get(name) != limits[name]
     )
 
 

@@ -25,7 +25,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from transforms import interim
 from transforms.content_coding import check_size, coding_of, unpack
 from transforms.errors import ImageError
-from transforms.rows import Fetched, FetchLimits, Reason
+from transforms.reasons import Reason
+from transforms.rows import Fetched, FetchLimits
 
 POOL_SIZE = 64
 _READ_BYTES = 256 * 1024

@@ -24,7 +24,8 @@ from transforms.long_texts import LONG_TEXTS
 from transforms.metrics import counter
 from transforms.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.process import LIVE
-from transforms.rows import Entry, Reason, Ref, Stage
+from transforms.reasons import Reason
+from transforms.rows import Entry, Ref, Stage
 from transforms.runs import read_run
 from transforms.sealed import Checksum, DamagedError, open_listed
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for

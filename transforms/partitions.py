@@ -6,7 +6,7 @@ import urllib.parse
 from collections.abc import Sequence
 
 from transforms.errors import ImageError
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 DEFAULT_PARTITION = '__HIVE_DEFAULT_PARTITION__'
 """What stands for null and for the empty text."""

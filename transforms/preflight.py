@@ -15,7 +15,8 @@ from transforms.errors import ImageError, StoreError
 from transforms.layout import Layout
 from transforms.listing import Columns, Input, list_input
 from transforms.process import LIVE
-from transforms.rows import FetchLimits, Reason, Ref
+from transforms.reasons import Reason
+from transforms.rows import FetchLimits, Ref
 from transforms.storage import StoreOptions, store_for
 
 _TRIED = 3

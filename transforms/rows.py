@@ -1,4 +1,4 @@
-"""Rows that travel between steps, and the closed lists of reasons and stages.
+"""Rows that travel between steps, and the closed list of stages.
 
 Nothing here imports Beam, so that the pure modules need not either; `transforms.coders`
 registers a deterministic coder for every row that crosses a shuffle.
@@ -12,62 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-
-class Reason(enum.Enum):
-    """Why an image has no labels.  Each value has its row in the README."""
-
-    NOT_FOUND = 'not_found'
-    FORBIDDEN = 'forbidden'
-    TOO_MANY_BYTES = 'too_many_bytes'
-    DEADLINE = 'deadline'
-    STORE_ERROR = 'store_error'
-    CHECKSUM = 'checksum'
-    CHANGED_WHILE_READING = 'changed_while_reading'
-    NOT_A_FILE = 'not_a_file'
-    EMPTY = 'empty'
-    NOT_AN_IMAGE = 'not_an_image'
-    UNSUPPORTED_FORMAT = 'unsupported_format'
-    TRUNCATED = 'truncated'
-    TOO_MANY_PIXELS = 'too_many_pixels'
-    DECODE_ERROR = 'decode_error'
-    DECODER_CRASHED = 'decoder_crashed'
-    DECODE_DEADLINE = 'decode_deadline'
-    NONFINITE_SCORES = 'nonfinite_scores'
-    MODEL_ERROR = 'model_error'
-    BAD_NAME = 'bad_name'
-    BAD_URI = 'bad_uri'
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same image may succeed when nothing but time has passed."""
-        return self in _RETRYABLE
-
-    @property
-    def lasting(self) -> bool:
-        """Whether it holds as long as the object stays the same version."""
-        return self not in _RETRYABLE | _OF_ACCESS
-
-
-_RETRYABLE = frozenset(
-    {
-        Reason.DEADLINE,
-        Reason.STORE_ERROR,
-        Reason.CHECKSUM,
-        Reason.CHANGED_WHILE_READING,
-        # The machine may have been short of memory, or slow.
-        Reason.DECODER_CRASHED,
-        Reason.DECODE_DEADLINE,
-        Reason.MODEL_ERROR,
-    }
-)
-
-
-# Somebody may give access, or put an object there, that is not a new version of anything.
-_OF_ACCESS = frozenset({Reason.NOT_FOUND, Reason.FORBIDDEN})
-
-
-CRASHES = frozenset({Reason.DECODER_CRASHED, Reason.DECODE_DEADLINE})
-"""Of pictures that did worse than fail to be decoded."""
+from transforms.reasons import Reason
 
 
 class Note(enum.Enum):

@@ -32,7 +32,8 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.reasons import Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'

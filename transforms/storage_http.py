@@ -43,7 +43,8 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.reasons import Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.uris import WebUrl
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first

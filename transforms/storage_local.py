@@ -14,7 +14,8 @@ from typing import BinaryIO, NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.reasons import Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')

@@ -31,7 +31,8 @@ from transforms.http_pool import (
     read_object,
     seconds_left,
 )
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Reason, Seen
+from transforms.reasons import Reason
+from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.

@@ -12,7 +12,7 @@ import idna
 
 from transforms.errors import ImageError, UsageError
 from transforms.hashing import content_hash
-from transforms.rows import Reason
+from transforms.reasons import Reason
 
 _SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
 # Where a URL begins, or what somebody has made of the beginning of one, and what belongs to it.

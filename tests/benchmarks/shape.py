@@ -30,6 +30,7 @@ from tests.benchmarks.measure import Process, Row, run_python
 from transforms import chunks, frozen, listing, outcomes, write
 from transforms.layout import Layout
 from transforms.model.vocabulary import load_vocabulary
+from transforms.reasons import Reason
 from transforms.rows import (
     Chunk,
     Entry,
@@ -38,7 +39,6 @@ from transforms.rows import (
     Item,
     Known,
     LabeledBatch,
-    Reason,
     Stage,
 )
 

@@ -34,7 +34,8 @@ from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
-from transforms.rows import Failure, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Failure, Item, Stage
 from transforms.uris import host_of
 
 NOTHING = -1

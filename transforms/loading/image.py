@@ -13,6 +13,7 @@ from transforms.errors import ImageError
 from transforms.loading.budget import Budget, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
+from transforms.reasons import Reason
 from transforms.rows import (
     Failure,
     Fetched,
@@ -20,7 +21,6 @@ from transforms.rows import (
     Item,
     NotModified,
     Outcome,
-    Reason,
     Stage,
     Unchanged,
 )

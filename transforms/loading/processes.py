@@ -36,7 +36,8 @@ from transforms.loading.hosts import Hosts
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
 from transforms.process import open_standard_streams, shared
-from transforms.rows import Failure, Item, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Failure, Item, Stage
 from transforms.storage import modules_of
 from transforms.uris import host_of
 

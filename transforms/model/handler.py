@@ -22,7 +22,8 @@ from transforms.model.predictor import InferenceOptions, MakeModel, Model, Predi
 from transforms.model.rescue import predict_or_rescue
 from transforms.outcomes import NOT_COMPUTED
 from transforms.process import LIVE, shared
-from transforms.rows import Batch, Failure, Image, LabeledBatch, Reason, Stage
+from transforms.reasons import Reason
+from transforms.rows import Batch, Failure, Image, LabeledBatch, Stage
 from transforms.versions import library_versions
 
 _NO_PIXELS = np.zeros((0, 0, 0, 3), np.uint8)

@@ -1,0 +1,256 @@
+"""Why images have no labels: a closed list, and all that is known of each reason in one place."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a reason; texts are for people, in lower case and without a full stop.
+
+    Attributes:
+      meaning: what happened.
+      advice: what to do.
+      in_folders: what to do instead where the image was seen in a folder, and nobody wrote its name
+        down; '' if that makes no difference.
+      by_detail: what to do instead, by how the detail begins.
+      when_all_fail: what to look at where nearly all images fail like that; '' where that says
+        nothing of the next image.
+      option: the limit that it went over, if it may hold no more with another one.
+      retryable: whether the same image may succeed when nothing but time has passed.
+      of_access: whether it may pass without a new version of the object.
+      of_store: whether it says of a store that it is gone or stalls.
+      of_listing: whether a name or a line is wrong, and nothing was fetched.
+      crashed: whether its picture did worse than fail to be decoded.
+    """
+
+    meaning: str
+    advice: str
+    in_folders: str = ''
+    by_detail: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    when_all_fail: str = ''
+    option: str = ''
+    retryable: bool = False
+    of_access: bool = False
+    of_store: bool = False
+    of_listing: bool = False
+    crashed: bool = False
+
+
+class Reason(enum.Enum):
+    """Why an image has no labels; the README's table is made of these."""
+
+    about: About
+
+    # The default is for `Reason(name)`, which finds one.
+    def __new__(cls, name: str, about: About = About(meaning='', advice='')) -> 'Reason':  # noqa: B008
+        """A reason whose value is its name in files."""
+        reason = object.__new__(cls)
+        reason._value_ = name
+        reason.about = about
+        return reason
+
+    NOT_FOUND = (
+        'not_found',
+        About(
+            meaning='there is no such file, object or host, or it vanished after the listing',
+            advice='correct the manifest',
+            in_folders='it vanished after it was listed: run again if it is back',
+            of_access=True,
+        ),
+    )
+    FORBIDDEN = (
+        'forbidden',
+        About(
+            meaning='it may not be read, is archived, or a URL leads to an address that is not '
+            'public',
+            advice='give the account read access',
+            by_detail={
+                'a private address': 'give --allow_private_hosts if you trust the manifest to read '
+                'from your network',
+                'a metadata address': 'correct the manifest: addresses where clouds hand out '
+                'credentials are never read',
+                'archived': 'restore it from the archive first',
+            },
+            when_all_fail='give the account read access there',
+            of_access=True,
+        ),
+    )
+    TOO_MANY_BYTES = (
+        'too_many_bytes',
+        About(
+            meaning='the encoded file is larger than --max_bytes',
+            advice='raise --max_bytes if such files are wanted, and --memory_budget with it',
+            option='max_bytes',
+        ),
+    )
+    DEADLINE = (
+        'deadline',
+        About(
+            meaning='fetching took longer than --fetch_deadline_sec',
+            advice='run again; raise --fetch_deadline_sec for slow stores',
+            when_all_fail='the store stalls, or is too slow for --fetch_deadline_sec',
+            retryable=True,
+            of_store=True,
+        ),
+    )
+    STORE_ERROR = (
+        'store_error',
+        About(
+            meaning='the store kept failing, cannot be reached, or answers with something else',
+            advice='run again later',
+            when_all_fail='is the store down, or the network?',
+            retryable=True,
+            of_store=True,
+        ),
+    )
+    CHECKSUM = (
+        'checksum',
+        About(
+            meaning="the bytes did not match the store's checksum, or their number the listing, "
+            'repeatedly',
+            advice='run again; if it stays, upload the file again',
+            retryable=True,
+        ),
+    )
+    CHANGED_WHILE_READING = (
+        'changed_while_reading',
+        About(
+            meaning='it was written to while it was read, or was another one at each try',
+            advice='run again when its writer is done',
+            retryable=True,
+        ),
+    )
+    NOT_A_FILE = (
+        'not_a_file',
+        About(
+            meaning='a folder, device, FIFO, socket or file of the system',
+            advice='correct the manifest',
+            in_folders='leave it out: give a glob, or move it elsewhere',
+        ),
+    )
+    EMPTY = (
+        'empty',
+        About(meaning='0 bytes', advice='find out why it was written empty'),
+    )
+    NOT_AN_IMAGE = (
+        'not_an_image',
+        About(
+            meaning='no known image format; web pages, XML errors, JSON, Git LFS pointers and '
+            'AppleDouble files are named',
+            advice='correct the manifest',
+            in_folders='its name ends as that of an image: rename it, or move it elsewhere',
+        ),
+    )
+    UNSUPPORTED_FORMAT = (
+        'unsupported_format',
+        About(
+            meaning='a known format, or a coding of one, that is not read, a Content-Encoding that '
+            'is not unpacked, or samples without a defined range',
+            advice='convert it',
+            by_detail={
+                'HEI': 'install lemmabeam[heif] and give --retry_dead with the next run; or '
+                'convert it',
+            },
+        ),
+    )
+    TRUNCATED = (
+        'truncated',
+        About(
+            meaning='it ends before its picture does, pixels that it announces are not in it, or '
+            'an answer ends twice before its Content-Length',
+            advice='fetch or upload it again',
+        ),
+    )
+    TOO_MANY_PIXELS = (
+        'too_many_pixels',
+        About(
+            meaning='its header claims more than --max_pixels',
+            advice='raise --max_pixels if you trust it, and --memory_budget with it',
+            option='max_pixels',
+        ),
+    )
+    DECODE_ERROR = (
+        'decode_error',
+        About(meaning='it is damaged inside', advice='replace it'),
+    )
+    # The machine may have been short of memory, or slow.
+    DECODER_CRASHED = (
+        'decoder_crashed',
+        About(
+            meaning='it ended the process that fetched or decoded it, twice, or needed more memory '
+            'than there was',
+            advice='look at where it comes from; where there are many, give more memory, then '
+            'lemmabeam retry',
+            when_all_fail='is there too little memory, or is a library broken?',
+            retryable=True,
+            crashed=True,
+        ),
+    )
+    DECODE_DEADLINE = (
+        'decode_deadline',
+        About(
+            meaning='decoding took longer than --decode_deadline_sec, twice',
+            advice='look at where it comes from; where there are many, raise '
+            '--decode_deadline_sec, then lemmabeam retry',
+            when_all_fail='the machine is too slow, or too busy, for --decode_deadline_sec',
+            retryable=True,
+            crashed=True,
+        ),
+    )
+    NONFINITE_SCORES = (
+        'nonfinite_scores',
+        About(
+            meaning='the model gave infinite or undefined scores for it',
+            advice='look at the picture, and at the model',
+            when_all_fail='the model does not work in this precision, or at all',
+        ),
+    )
+    MODEL_ERROR = (
+        'model_error',
+        About(
+            meaning='the model failed on it, gave another shape or found too little memory for it, '
+            'also when it was alone in its batch',
+            advice='run again; look at the picture, and at the model',
+            when_all_fail='the model does not work',
+            retryable=True,
+        ),
+    )
+    BAD_NAME = (
+        'bad_name',
+        About(
+            meaning='its name, or a carried value, is not UTF-8 or too long for a folder',
+            advice='rename it',
+            of_listing=True,
+        ),
+    )
+    BAD_URI = (
+        'bad_uri',
+        About(
+            meaning='a line of a manifest that is no URI this version reads',
+            advice='correct the manifest',
+            in_folders='rename it',
+            of_listing=True,
+        ),
+    )
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same image may succeed when nothing but time has passed."""
+        return self.about.retryable
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it holds as long as the object stays the same version."""
+        return not (self.about.retryable or self.about.of_access)
+
+    @property
+    def systemic(self) -> bool:
+        """Whether it says something of the next image where nearly all fail like that."""
+        return bool(self.about.when_all_fail)
+
+    def advice_for(self, detail: str) -> str:
+        """What to do about an image that failed with a detail; '' where that is the usual."""
+        found = (text for start, text in self.about.by_detail.items() if detail.startswith(start))
+        return next(found, '')
