@@ -44,7 +44,7 @@ class Reason(enum.Enum):
     about: About
 
     # The default is for `Reason(name)`, which finds one.
-    def __new__(cls, name: str, about: About = About(meaning='', advice='')) -> 'Reason':  # noqa: B008
+    def __new__(cls, name: str, about: About = About(meaning='', advice='')) -> 'Reason':
         """A reason whose value is its name in files."""
         reason = object.__new__(cls)
         reason._value_ = name
