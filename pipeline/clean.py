@@ -18,6 +18,7 @@ from transforms.latest import write_latest_sql
 from transforms.layout import Layout
 from transforms.publish import KINDS, clean_up, remove_tree
 from transforms.runs import CompleteRun, complete_runs
+from transforms.storage import has_folder
 from transforms.work import Unfinished
 
 # What `--drop` may name.
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     """
     output = uris.absolute(args.folder).rstrip('/')
     layout = Layout(output, 'clean', '', (), (), 1, store_options(args))
-    if not layout.store.is_folder(output):
+    if not has_folder(layout.store, output):
         raise UsageError(f'{uris.named(args.folder)}: no such folder')
     if args.forget and args.run_id is not None:
         raise UsageError(

@@ -27,6 +27,7 @@ from transforms.process import cpu_count
 from transforms.rows import FetchLimits
 from transforms.storage import StoreOptions
 from transforms.versions import library_versions
+from transforms.waiting import LEAST_DEADLINE_SEC, within
 
 _BASELINE_JPEG_FACTOR = 4
 _ROWS_PER_FILE = 1_000_000
@@ -183,10 +184,12 @@ def make_config(
         attempt=secrets.token_hex(4),
     )
     _ = layout.store  # a scheme that cannot be written is found first
-    deadline_sec = max(args.fetch_deadline_sec, listing.LEAST_DEADLINE_SEC)
+    deadline_sec = max(args.fetch_deadline_sec, LEAST_DEADLINE_SEC)
     # In a bucket an object and a prefix may have one name.
-    if layout.is_local and layout.store.stat(layout.output) is not None:
-        raise UsageError(f'--output {uris.printable(args.output)}: a file; expected a folder')
+    shown = f'--output {uris.printable(args.output)}'
+    there = within(deadline_sec, shown, lambda: layout.store.stat(layout.output))
+    if layout.is_local and there is not None:
+        raise UsageError(f'{shown}: a file; expected a folder')
     if retried is None:
         inputs = tuple(
             listing.resolve(value, columns, stores, deadline_sec) for value in args.input

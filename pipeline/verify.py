@@ -28,7 +28,7 @@ from transforms.reasons import Reason
 from transforms.rows import Stage
 from transforms.runs import CompleteRun, kind_of
 from transforms.sealed import Checksum, DamagedError, open_json
-from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
+from transforms.storage import DEFAULT_OPTIONS, StoreOptions, has_folder, store_for
 
 _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
@@ -76,7 +76,7 @@ class _Dataset:
     def __init__(self, folder: str, stores: StoreOptions):
         self.root = uris.absolute(folder).rstrip('/')
         self.store = store_for(self.root, stores)
-        if not self.store.is_folder(self.root):
+        if not has_folder(self.store, self.root):
             raise UsageError(f'{uris.named(folder)}: no such folder')
         prefix = len(uris.join(self.root, ''))
         found = {entry.uri[prefix:] for entry in self.store.list(self.root)}

@@ -12,6 +12,8 @@ from transforms import manifest, storage_local
 from transforms.errors import ManifestError, StoreError
 from transforms.listing import Columns, list_input, resolve
 from transforms.process import LIVE
+from transforms.runs import complete_runs
+from transforms.storage_local import LocalStore
 from transforms.waiting import alive, each_within, within
 
 PLAIN = Columns('uri', (), ())
@@ -64,7 +66,7 @@ def test_what_does_not_come_is_named(stuck):
         yield stuck()
 
     found = each_within(0.01, 'gs://b/photos', items())
-    with pytest.raises(StoreError, match=r'^gs://b/photos: no answer within 0.01 s: .* --fetch_'):
+    with pytest.raises(StoreError, match=r'^gs://b/photos: no answer within 0.01 s: is the store'):
         next(found)
     assert LIVE.waits() == ('', 0.0)
 
@@ -122,24 +124,52 @@ def test_a_manifest_that_does_not_answer_is_named(tmp_path, stuck, monkeypatch):
             read()
 
 
+@pytest.mark.parametrize('name', ['scandir', 'stat'])
+def test_an_output_that_does_not_answer_is_named(name, tmp_path, stuck, monkeypatch):
+    runs = tmp_path / 'runs'
+    runs.mkdir()
+    real = getattr(os, name)
+
+    def answer(path, *more, **options):
+        return stuck() if os.fspath(path) == str(runs) else real(path, *more, **options)
+
+    monkeypatch.setattr(storage_local.os, name, answer)
+    with pytest.raises(StoreError, match=f'^{runs}: no answer within 0.01 s'):
+        complete_runs(str(tmp_path), LocalStore(), 0.01)
+
+
 _STUCK = """
 import os, sys, threading
-from transforms import listing
-listing.LEAST_DEADLINE_SEC = 1.0
+from transforms import waiting
+waiting.LEAST_DEADLINE_SEC = 1.0
 from pipeline.main import main
-real = os.scandir
-os.scandir = lambda path: threading.Event().wait() if str(path).endswith('/in') else real(path)
+
+def stuck(call):
+    def answer(path, *more, **named):
+        if '/in/' in f'{path}/':
+            threading.Event().wait()
+        return call(path, *more, **named)
+    return answer
+
+os.scandir, os.stat = stuck(os.scandir), stuck(os.stat)
 sys.exit(main())
 """
 
 
-def test_a_command_over_a_folder_that_does_not_answer_ends(tmp_path):
+@pytest.mark.parametrize(
+    'command',
+    [
+        ('label', '--input', '{}/in', '--output', '{}/out', '--fetch_deadline_sec', '1'),
+        ('label', '--input', '{}/out', '--output', '{}/in', '--fetch_deadline_sec', '1'),
+        ('verify', '{}/in'),
+    ],
+    ids=['input', 'output', 'verify'],
+)
+def test_a_command_over_a_folder_that_does_not_answer_ends(command, tmp_path):
     (tmp_path / 'in').mkdir()
+    (tmp_path / 'out').mkdir()
     started = time.monotonic()
-    done = support.python(
-        *('-c', _STUCK, 'label', '--input', tmp_path / 'in', '--output', tmp_path / 'out'),
-        *('--fetch_deadline_sec', '1'),
-    )
+    done = support.python('-c', _STUCK, *(each.format(tmp_path) for each in command))
     assert done.returncode == 1
-    assert f'lemmabeam: {tmp_path}/in: no answer within 1 s' in done.stderr
+    assert f'{tmp_path}/in: no answer within 1 s' in done.stderr
     assert time.monotonic() - started < LONG_SEC

@@ -15,7 +15,7 @@ from transforms.model.vocabulary import ANCESTORS, Vocabulary, is_packaged_file
 from transforms.partitions import folder_of_values, unescape
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import Checksum, DamagedError, open_json
-from transforms.storage import Store
+from transforms.storage import Store, has_folder
 
 VOCABULARY_SHA256 = 'vocabulary_sha256'
 """What the report has of the bytes of the vocabulary, beside its name."""
@@ -54,9 +54,9 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
 
     Raises:
       UsageError: there is no such folder, no run has written there, or one of another version.
-      StoreError: its dataset.json is damaged.
+      StoreError: its dataset.json is damaged, or the store does not answer.
     """
-    if not store.is_folder(output):
+    if not has_folder(store, output):
         raise UsageError(
             f'{flag}{uris.named(output)}: no such folder; give the --output of `lemmabeam label`'
         )

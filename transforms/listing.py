@@ -29,7 +29,7 @@ from transforms.rows import Entry, Ref, Stage
 from transforms.runs import read_run
 from transforms.sealed import Checksum, DamagedError, open_listed
 from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
-from transforms.waiting import alive, each_within, within
+from transforms.waiting import LEAST_DEADLINE_SEC, alive, each_within, within
 
 _GLOB = re.compile(r'[*?\[]')
 _TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
@@ -37,8 +37,7 @@ _ONE_SLASH = re.compile(r'(gs|s3):/(?!/)')
 _MEMBER = re.compile(r'(.)-(.)|(.)', re.DOTALL)
 
 
-LEAST_DEADLINE_SEC = 120.0
-"""Of listings: clients of stores ask several times for one page."""
+_LONGER = ' A larger --fetch_deadline_sec waits longer'
 
 
 class Input(NamedTuple):
@@ -154,7 +153,7 @@ def resolve(
         raise UsageError(f'--input {e}') from e
     store = store_for(uri, stores)
     shown = uris.printable(value)
-    found = within(deadline_sec, shown, lambda: _resolve(uri, store))
+    found = within(deadline_sec, shown, lambda: _resolve(uri, store), _LONGER)
     if found is None:
         raise UsageError(f'--input {shown!r}: no such file, folder or prefix{_meant(value)}')
     found = found._replace(stores=stores, deadline_sec=deadline_sec)
@@ -300,7 +299,7 @@ def list_input(
       ManifestError: a manifest is broken.
     """
     found = _listed(source, columns, since, is_remote)
-    return each_within(source.deadline_sec, source.shown, found)
+    return each_within(source.deadline_sec, source.shown, found, advice=_LONGER)
 
 
 def _listed(
@@ -332,7 +331,7 @@ def _manifests(source: Input) -> list[str]:
     if source.kind == 'manifest':
         return [source.uri]
     matching = _matching(source, store_for(source.uri, source.stores))
-    found = each_within(source.deadline_sec, source.shown, matching)
+    found = each_within(source.deadline_sec, source.shown, matching, advice=_LONGER)
     return sorted(entry.uri for entry in found if isinstance(entry, Entry))
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from transforms import uris
 from transforms.errors import StoreError
 from transforms.sealed import Checksum, open_json
-from transforms.storage import Store
+from transforms.storage import Store, has_folder
+from transforms.waiting import LEAST_DEADLINE_SEC, each_within
 
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')
 _THREADS = 16
@@ -46,18 +47,26 @@ def kind_of(path: str) -> str:
     return parts[2] if parts[0] == 'runs' and len(parts) > 2 else parts[0]
 
 
-def complete_runs(output: str, store: Store) -> list[CompleteRun]:
+def complete_runs(
+    output: str, store: Store, deadline_sec: float = LEAST_DEADLINE_SEC
+) -> list[CompleteRun]:
     """The complete runs of an output folder, the oldest first.
 
+    Args:
+      output: the folder.
+      store: how it is reached.
+      deadline_sec: so long it may take until something is heard of it.
+
     Raises:
-      StoreError: a report is damaged.
+      StoreError: a report is damaged, or the store does not answer.
     """
     prefix = len(uris.join(output, ''))
     folder = uris.join(output, 'runs')
-    if not store.is_folder(folder):
+    if not has_folder(store, folder, deadline_sec):
         return []
     # Its own folder is listed, and nothing below: only reports and what lies beside them.
-    found = (_REPORT.fullmatch(entry.uri[prefix:]) for entry in store.list(folder))
+    listed = each_within(deadline_sec, uris.printable(folder), store.list(folder))
+    found = (_REPORT.fullmatch(entry.uri[prefix:]) for entry in listed)
     ids = [match[1] for match in found if match]
     with ThreadPoolExecutor(_THREADS) as pool:
         runs = pool.map(lambda run_id: read_run(output, run_id, store), ids)

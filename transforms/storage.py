@@ -15,6 +15,7 @@ from transforms import uris
 from transforms.errors import UsageError
 from transforms.process import shared
 from transforms.rows import Entry, Fetched, FetchLimits, Seen
+from transforms.waiting import LEAST_DEADLINE_SEC, within
 
 
 class StoreOptions(NamedTuple):
@@ -140,6 +141,15 @@ class Store(Protocol):
         Returns:
           False where `seen` is not what is there, or the store cannot delete on a condition.
         """
+
+
+def has_folder(store: Store, folder: str, deadline_sec: float = LEAST_DEADLINE_SEC) -> bool:
+    """Whether there is such a folder.
+
+    Raises:
+      StoreError: nothing is heard of it within the deadline.
+    """
+    return within(deadline_sec, uris.printable(folder), lambda: store.is_folder(folder))
 
 
 def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:

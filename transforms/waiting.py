@@ -16,6 +16,9 @@ from transforms.process import LIVE
 
 T = TypeVar('T')
 
+LEAST_DEADLINE_SEC = 120.0
+"""Of what is asked of a store: its client asks several times before it gives up."""
+
 _MOST_AT_A_TIME = 1000
 _AT_A_TIME_SEC = 0.5
 _LOOK_SEC = 0.5
@@ -43,6 +46,7 @@ def each_within(
     what: str,
     items: Iterable[T],
     clock: Callable[[], float] = time.monotonic,
+    advice: str = '',
 ) -> Iterator[T]:
     """Items that another thread takes, a few ahead; what that raises is raised here.
 
@@ -51,6 +55,7 @@ def each_within(
       what: it is that is waited for; for progress and messages.
       items: taken in that thread only.
       clock: seconds.
+      advice: behind what is said when it takes longer.
 
     Raises:
       StoreError: it takes longer.
@@ -62,7 +67,7 @@ def each_within(
     try:
         is_last = False
         while not is_last:
-            some, is_last, error = _next(found, signs, deadline_sec, what)
+            some, is_last, error = _next(found, signs, deadline_sec, what, advice)
             alive()  # to who waits for this thread
             yield from some
             if error is not None:
@@ -72,18 +77,19 @@ def each_within(
         LIVE.wait_for('')
 
 
-def within(deadline_sec: float, what: str, ask: Callable[[], T]) -> T:
+def within(deadline_sec: float, what: str, ask: Callable[[], T], advice: str = '') -> T:
     """What a call returns.
 
     Args:
       deadline_sec: so long it may take.
       what: it is that is asked; for progress and messages.
       ask: called in another thread.
+      advice: behind what is said when it takes longer.
 
     Raises:
       StoreError: it takes longer.
     """
-    return next(each_within(deadline_sec, what, (call() for call in (ask,))))
+    return next(each_within(deadline_sec, what, (call() for call in (ask,)), advice=advice))
 
 
 def _next(
@@ -91,6 +97,7 @@ def _next(
     signs: _Signs,
     deadline_sec: float,
     what: str,
+    advice: str,
 ) -> tuple[list[T], bool, BaseException | None]:
     since = signs.clock()  # while nobody asked, nothing had to come
     while True:
@@ -102,7 +109,7 @@ def _next(
                 continue
             raise StoreError(
                 f'{what}: no answer within {deadline_sec:g} s: is the store, the file system or '
-                'the network down? A larger --fetch_deadline_sec waits longer'
+                f'the network down?{advice}'
             ) from None
         LIVE.wait_for('')
         return some
