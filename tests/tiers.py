@@ -48,7 +48,6 @@ QUICK = {
     'test_manifest.py',
     'test_missing_pixels.py',
     'test_outcomes.py',
-    'test_parser.py',
     'test_partitions.py',
     'test_process.py',
     'test_reasons.py',
