@@ -198,9 +198,11 @@ def kill_all(pool) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_those_that_are_killed_while_they_fetch_cost_nothing():
-    data = samples.picture(1, (40, 30))
+@contextlib.contextmanager
+def fetching():
+    """A loader and a batch of eight pictures, of which four are asked for and do not come."""
     options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    data = samples.picture(1, (40, 30))
     with contextlib.closing(Server([stall] * 4 + [stored(data)])) as server:
         items = [Item(f'{server.url}/{i}.jpg', '', -1, ['[]']) for i in range(8)]
         loader = Loader(options)
@@ -208,21 +210,18 @@ def test_those_that_are_killed_while_they_fetch_cost_nothing():
         with within(30) as tick:
             while server.requests < 4:
                 tick()
+        yield loader, batch
+
+
+def test_those_that_are_killed_while_they_fetch_cost_nothing():
+    with fetching() as (loader, batch):
         kill_all(shared(Pool, 2))
         assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
 
 
 def test_those_that_are_stopped_while_they_fetch_are_replaced():
-    data = samples.picture(1, (40, 30))
-    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
     pool = shared(Pool, 2)
-    with contextlib.closing(Server([stall] * 4 + [stored(data)])) as server:
-        items = [Item(f'{server.url}/{i}.jpg', '', -1, ['[]']) for i in range(8)]
-        loader = Loader(options)
-        batch = loader.begin(Chunk('c', items), 0, ANY_FAILURE)
-        with within(30) as tick:
-            while server.requests < 4:
-                tick()
+    with fetching() as (loader, batch):
         for pid in processes(pool):
             os.kill(pid, signal.SIGSTOP)
         pool.silent_sec = 0.3
