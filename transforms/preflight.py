@@ -24,7 +24,7 @@ _SPREAD = 50
 _LISTED = 1000
 _DEADLINE_SEC = 20.0
 _GRACE_SEC = 2.0
-_SYSTEMIC = (Reason.FORBIDDEN, Reason.STORE_ERROR, Reason.DEADLINE)
+_SYSTEMIC = {Reason.FORBIDDEN, *(reason for reason in Reason if reason.about.of_store)}
 # Each host of the web stands for itself alone.
 _MANY_STORES = ('http', 'https')
 
