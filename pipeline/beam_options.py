@@ -27,8 +27,14 @@ def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptio
     except argparse.ArgumentError as e:
         raise UsageError(str(e)) from e
     if unknown:
-        flags = [flag for p in (parser, beam_parser) for flag in p._option_string_actions]
-        raise UsageError(with_help(describe_unknown(unknown[0], flags), parser.prog))
+        flags = [
+            flag
+            for each in (parser, beam_parser)
+            for flag in each._option_string_actions
+            if flag.startswith('--')
+        ]
+        said = describe_unknown('option', unknown[0], flags)
+        raise UsageError(with_help(said, parser.prog))
     for name, value in vars(beam_args).items():
         if name.startswith('s3_') and value:
             # Beam would put the keys into the description of the job, for all to read.

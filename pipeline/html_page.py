@@ -15,6 +15,7 @@ from pipeline.digest import BINS, ClassCount, Digest, Example, Failed, commonest
 from pipeline.html_charts import Column, Tick
 from pipeline.look_lower import look_lower
 from pipeline.markup import Markup, element, escape, join, untrusted, visible
+from pipeline.summary import describe_nothing
 from pipeline.thumbnails import SIDE_PX, Picture
 from transforms import uris
 from transforms.model.vocabulary import NONE
@@ -246,7 +247,8 @@ def _overview(page: Page) -> _Section:
     if any(count for _, count, _ in parts):
         content.append(charts.stack('What became of the images that were listed', parts))
     else:
-        content.append(element('p', 'The inputs list no image at all.', class_='alert'))
+        why = describe_nothing(counts, facts.options.get('since'))
+        content.append(element('p', f'{why[0].upper()}{why[1:]}.', class_='alert'))
     if facts.has_classes and (line := look_lower(without, rows, facts.metadata)):
         content.append(element('p', _with_code(line), class_='lead'))
     if not facts.balanced:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline import streams
-from pipeline.parser import Parser
+from pipeline.parser import Parser, describe_unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,10 +94,12 @@ def _parse_command(argv: list[str]) -> tuple[Parser, _Command, list[str]]:
         description='Labels every image in a bucket.',
         epilog=f'commands:\n{listing}\n\nlemmabeam COMMAND --help tells more.',
     )
-    top.add_argument('command', choices=commands, metavar='COMMAND')
+    top.add_argument('command', metavar='COMMAND')
     top.add_argument('--version', action='version', version=_version())
     # Only what stands before the command's own arguments is parsed here.
     args = top.parse_args(argv[:1])
+    if args.command not in commands:
+        top.error(describe_unknown('command', args.command, commands))
     text, command = commands[args.command]
     parser = Parser(prog=f'lemmabeam {args.command}', description=f'{text[0].upper()}{text[1:]}.')
     return parser, command, argv[1:]

@@ -59,7 +59,8 @@ class Parser(argparse.ArgumentParser):
         )
         if takes_folder and given.partition('=')[0] == '--output':
             return f'unknown option {given!r}; {_FOLDER} is given without one'
-        return describe_unknown(given, self._option_string_actions)
+        flags = [flag for flag in self._option_string_actions if flag.startswith('--')]
+        return describe_unknown('option', given, flags)
 
 
 def with_help(said: str, prog: str) -> str:
@@ -77,14 +78,14 @@ def describe_stray(value: str, flag: str) -> str:
     return f'{shown!r}: no option; did you mean {flag} {shown}?'
 
 
-def describe_unknown(given: str, flags: Iterable[str]) -> str:
-    """What is said of an option that is none of `flags`, the likeliest first."""
+def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """What is said of an option or a command that is none of those known."""
     from transforms import uris
 
-    plain = {_plain(flag): flag for flag in flags if flag.startswith('--')}
+    plain = {_plain(name): name for name in known}
     near = difflib.get_close_matches(_plain(given.partition('=')[0]), plain, 1)
     hint = f'; did you mean {plain[near[0]]}?' if near else ''
-    return f'unknown option {uris.printable(given)!r}{hint}'
+    return f'unknown {kind} {uris.printable(given)!r}{hint}'
 
 
 def _plain(flag: str) -> str:

@@ -105,7 +105,7 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
 
 def describe_nothing(counts: Mapping[str, Any], since: str | None) -> str:
     """Why a run has listed no image."""
-    if before := counts['skipped_before_since']:
+    if before := counts.get('skipped_before_since'):
         return f'all {before:,} files are from before --since {since}'
     return 'no images found in the inputs'
 

@@ -152,6 +152,17 @@ def test_an_input_of_nothing_exits_with_2_and_leaves_nothing_but_if_it_may(tmp_p
     assert "Files without an image suffix: 1 .md; as --input, 'FOLDER/**' takes all" in done.stdout
 
 
+def test_a_night_without_new_images_is_a_complete_run(tmp_path):
+    samples.write_pictures(tmp_path / 'in', 2)
+    arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out', '--since', '2999-01-01')
+    done = support.invoke('label', *arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.endswith('lemmabeam: all 2 files are from before --since 2999-01-01\n')
+    assert support.rows(tmp_path / 'out', 'predictions') == []
+    page = next(tmp_path.glob('out/runs/*/report.html')).read_text()
+    assert 'All 2 files are from before --since 2999-01-01.' in page
+
+
 @pytest.mark.parametrize(
     ('name', 'code', 'message'),
     [('file', 2, 'a file; expected a folder'), ('file/x', 1, 'cannot write')],

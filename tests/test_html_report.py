@@ -279,10 +279,17 @@ def test_many_classes_that_appear_are_counted_beyond_the_first(tmp_path):
 
 
 def test_runs_that_have_little_to_show(tmp_path):
-    made_runs.write_run(tmp_path / 'empty', 'a', [], images_per_sec=None)
+    report = made_runs.write_run(tmp_path / 'empty', 'a', [], images_per_sec=None)
     page = page_of(tmp_path / 'empty')
     check_is_closed(page)
-    assert 'list no image at all' in page.text
+    assert 'No images found in the inputs.' in page.text
+
+    old = {
+        'counts': report['counts'] | {'skipped_before_since': 1_200},
+        'options': report['options'] | {'since': '7d'},
+    }
+    made_runs.write_run(tmp_path / 'old', 'a', [], images_per_sec=None, **old)
+    assert 'All 1,200 files are from before --since 7d.' in page_of(tmp_path / 'old').text
 
     failed = [(f'/{reason.value}.jpg', reason, 'a detail') for reason in Reason]
     made_runs.write_run(tmp_path / 'failed', 'a', [], failed * 2)

@@ -588,6 +588,19 @@ def test_prefixes_of_a_bucket_are_folders(bucket):
         resolve('gs://b-absent/x', PLAIN)
 
 
+@pytest.mark.parametrize('name', ['list.xlsx', 'LIST.ODS', 'photos.tar', 'list.csv.bz2', 'a.gz'])
+def test_a_file_that_is_no_list_is_not_taken_for_an_image(name, tmp_path):
+    (tmp_path / name).write_bytes(b'x')
+    with pytest.raises(UsageError, match=r'neither an image nor a list of images \(\.txt, \.csv'):
+        resolve(str(tmp_path / name), PLAIN)
+
+
+def test_a_file_of_any_other_name_is_an_image(tmp_path):
+    for name in ('photo', 'photo.dat', 'photo.JPG:large'):
+        (tmp_path / name).write_bytes(b'x')
+        assert resolve(str(tmp_path / name), PLAIN).kind == 'file'
+
+
 refs = st.builds(
     Ref,
     st.sampled_from(['/a', '/b', '/c', '/d', '/e']),

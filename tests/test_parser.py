@@ -9,7 +9,9 @@ from pipeline.main import main
     ('arguments', 'said'),
     [
         ('', 'the following arguments are required: COMMAND'),
-        ('frob', "COMMAND: invalid choice: 'frob'"),
+        ('frob', "unknown command 'frob'; lemmabeam --help tells more"),
+        ('Lable', "unknown command 'Lable'; did you mean label?"),
+        ('export_model', "unknown command 'export_model'; did you mean export-model?"),
         ('verify', 'the following arguments are required: DIR'),
         ('verify a b c', "'c': no option, and one value too many"),
         ('verify --output a', "unknown option '--output'; DIR is given without one"),

@@ -124,6 +124,11 @@ _BATCH_ROWS = 1000
 _MOST_PATTERNS, _MOST_BRACES = 1000, 50
 _MOST_SUFFIXES = 10  # in messages
 _BEFORE_SINCE = 'skipped_before_since'
+# What people have lists or many images in, and would be taken for one image that fails.
+_NO_IMAGES = frozenset(
+    '.7z .arrow .avro .bz2 .db .feather .gz .h5 .hdf5 .npy .npz .ods .orc .pdf .pkl .rar .sqlite '
+    '.tar .tfrecord .tgz .xls .xlsx .xml .xz .yaml .yml .zip .zst'.split()
+)
 
 
 def resolve(
@@ -187,7 +192,13 @@ def _meant(value: str) -> str:
 
 def _resolve(uri: str, store: Store) -> Input | None:
     if store.stat(uri) is not None:
-        return Input('manifest' if manifest.is_manifest(uri) else 'file', uri, '')
+        if manifest.is_manifest(uri):
+            return Input('manifest', uri, '')
+        if uris.suffix_of(uri) in _NO_IMAGES:
+            lists = ', '.join(manifest.KINDS)
+            shown = uris.printable(uri)
+            raise UsageError(f'--input {shown!r}: neither an image nor a list of images ({lists})')
+        return Input('file', uri, '')
     if store.is_folder(uri.rstrip('/') or '/'):
         return Input('folder', uri.rstrip('/') or '/', '')
     if _GLOB.search(uri) or len(expand_braces(uri)) > 1:

@@ -33,6 +33,7 @@ _OTHER_DELIMITERS = {
 }
 _OBJECTS = ('.jsonl', '.ndjson', '.json')
 _TEXT_KINDS = ('.txt', *_TABLES, *_OBJECTS)
+KINDS = (*_TEXT_KINDS, '.parquet')
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
 INPUTS = ('manifest', 'manifests')
 """Kinds of inputs that are read as such: one, or what a glob matches."""
