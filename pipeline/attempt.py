@@ -92,7 +92,7 @@ class Attempt:
                     result.wait_until_finish()
                 if wait and self._goes_on:
                     # The job has done so, unless it was faster than this process.
-                    lease.release_handed_over(layout, self._job)
+                    lease.release_handed_over(layout, self._lease_job())
         except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
             # Of a store that is gone nothing can be removed; the error itself is what matters.
             with contextlib.suppress(StoreError):
@@ -100,7 +100,7 @@ class Attempt:
                     discard(layout)
                     has_left = not work.leave_nothing(layout)
                 elif result is None or self._has_ended(result):
-                    lease.release_handed_over(layout, self._job)
+                    lease.release_handed_over(layout, self._lease_job())
                 else:
                     code, _ = _explain(e, is_verbose)
                     print(
@@ -125,12 +125,15 @@ class Attempt:
     def _long_texts(self) -> contextlib.AbstractContextManager[None]:
         return LONG_TEXTS.on_disk() if self._is_here else contextlib.nullcontext()
 
+    def _lease_job(self) -> dict[str, str] | None:
+        return None if self._job is None else self._job._asdict()
+
     def _announce(self) -> None:
         """From now on there may be such a job, whatever becomes of this process."""
         cloud = self._root.options.view_as(GoogleCloudOptions)
         endpoint = cloud.dataflow_endpoint.rstrip('/')
         self._job = Job(cloud.project, cloud.region, cloud.job_name, '', endpoint)
-        lease.hand_over(self._config.layout, self._job, is_submitted=False)
+        lease.hand_over(self._config.layout, self._lease_job(), is_submitted=False)
         self.is_submitted = True
 
     def _hand_over(self, result: PipelineResult) -> None:
@@ -141,7 +144,7 @@ class Attempt:
             if not self._root.options.view_as(GoogleCloudOptions).template_location:
                 self._job = self._job._replace(id=result.job_id())
             print(f'Job: {self._job}')
-        lease.hand_over(self._config.layout, self._job)
+        lease.hand_over(self._config.layout, self._lease_job())
 
     def _has_ended(self, result: PipelineResult) -> bool:
         if self._job is not None:

@@ -11,9 +11,9 @@ from transforms.chunks import DropDone, MakeChunks
 from transforms.finished import TakeFinished
 from transforms.history import ReadHistory
 from transforms.label import LabelImages
-from transforms.listing import ReadRefs
 from transforms.load import LoadImages
 from transforms.model.handler import load_soon
+from transforms.read import ReadRefs
 from transforms.rows import DeadLetter
 from transforms.write_dead_letters import WriteDeadLetters
 from transforms.write_predictions import WritePredictions

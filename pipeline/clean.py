@@ -8,9 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
+from pipeline.parser import Parser
 from pipeline.progress import tell_waiting
 from pipeline.signals import stopping_on_signals
 from transforms import lease, newest, outcomes, uris, work
+from transforms.dataflow_job import JOBS
 from transforms.dataset import Dataset, metadata_of, open_dataset
 from transforms.errors import UsageError
 from transforms.forget import finish, forget, is_pending
@@ -23,6 +25,12 @@ from transforms.work import Unfinished
 
 # What `--drop` may name.
 _SCORES, _FEATURES = 'scores', 'features'
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.drop and args.prune_before is None:
         raise UsageError(f'--drop {args.drop[0]} goes with --prune_before')
-    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
+    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
             work.remove_temporaries(layout, everywhere=True)

@@ -9,23 +9,23 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.options import describe_preprocessing, find_model, make_run_id, store_options
-from transforms import dead_letters, gone, listing, manifest, outcomes, uris, write
-from transforms.decode import PixelLimits
+from transforms import dead_letters, gone, outcomes, resolving, uris, write
+from transforms.earlier import HistoryFile
 from transforms.errors import UsageError
 from transforms.faults import FailFast
-from transforms.history import HistoryFile
+from transforms.inputs import Columns, Input, Listing, TooMany
 from transforms.layout import FOLDERS, SCHEMA_VERSION, Layout
-from transforms.listing import Columns, Input, Listing, TooMany
 from transforms.loading.options import LoadOptions
 from transforms.model import canary
 from transforms.model.checkpoint import Architecture
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, check_precision
 from transforms.model.sources import ModelSource, printable_location
+from transforms.pixel_limits import PixelLimits
 from transforms.preflight import Preflight
 from transforms.process import cpu_count
-from transforms.rows import FetchLimits
-from transforms.storage import StoreOptions
+from transforms.rows import MANIFESTS
+from transforms.store import FetchLimits, StoreOptions
 from transforms.versions import library_versions
 from transforms.waiting import LEAST_DEADLINE_SEC, within
 
@@ -124,7 +124,7 @@ class Retried(NamedTuple):
         return tuple(
             Input(source['kind'], source['uri'], source['pattern'], stores)
             for source in self.inputs
-            if source['kind'] in manifest.INPUTS
+            if source['kind'] in MANIFESTS
         )
 
 
@@ -192,7 +192,7 @@ def make_config(
         raise UsageError(f'{shown}: a file; expected a folder')
     if retried is None:
         inputs = tuple(
-            listing.resolve(value, columns, stores, deadline_sec) for value in args.input
+            resolving.resolve(value, columns, stores, deadline_sec) for value in args.input
         )
         for source in inputs:
             check_apart(source, '--output', layout.output)
@@ -278,7 +278,7 @@ def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) ->
     if text is None:
         return None
     for source in inputs:
-        if source.kind in manifest.INPUTS:
+        if source.kind in MANIFESTS:
             raise UsageError(
                 f'--since {text}: --input {source.uri} is a manifest, and tells no times; leave it '
                 'out: what has not changed is not read again anyway'

@@ -14,11 +14,11 @@ from transforms.errors import StoreError, UsageError
 from transforms.hashing import content_hash
 from transforms.model.card import Activation
 from transforms.outcomes import FEATURES
-from transforms.parquet_pages import rows_at_a_time
+from transforms.parquet_read import rows_at_a_time
 from transforms.partitions import unescape
 from transforms.runs import CompleteRun
 from transforms.sealed import Checksum, DamagedError, open_listed
-from transforms.storage import Store
+from transforms.store import Store
 
 BINS = 20
 _BATCH_ROWS = 4096

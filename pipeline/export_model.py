@@ -8,11 +8,12 @@ import shlex
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import options
+from pipeline.parser import Parser
 from pipeline.progress import DownloadReporter
 from transforms import uris
 from transforms.errors import ModelError, UsageError
@@ -31,6 +32,12 @@ from transforms.storage import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,8 @@ from transforms import uris, write
 from transforms.errors import StoreError, UsageError
 from transforms.reasons import Reason
 from transforms.runs import CompleteRun, complete_runs
-from transforms.storage import Store, StoreOptions, store_for
+from transforms.storage import store_for
+from transforms.store import Store, StoreOptions
 
 MAX_BYTES = 4 * 2**20
 

@@ -1,77 +1,32 @@
-"""`lemmabeam label` and `lemmabeam retry`: from arguments to an exit code."""
+"""`lemmabeam label`: from arguments to an exit code."""
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline import options
 from pipeline.dataflow_options import add_dataflow_arguments
-from pipeline.parser import Parser
-from transforms import uris
+from pipeline.parser import Parser, describe_stray
 from transforms.errors import UsageError
-from transforms.reasons import Reason
-from transforms.runs import CompleteRun, complete_runs
-from transforms.storage import StoreOptions, store_for
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
 
 _EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
 Beam's local engine.  No option may be abbreviated.
 """
 
-# What a retry takes over from the run it retries is everything but these.
-_OF_ONE_RUN = frozenset(
-    'accelerator accelerators_per_worker allow_empty break_lease explain force images_per_worker '
-    'input max_images no_wait output reasons relist retry_dead right_fitting run_id sample since '
-    'verbose wait_for_lease_sec'.split()
-)
-_NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 
-
-def label(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the inputs list."""
     add_arguments(parser)
-    args, beam_options = options.parse_label_arguments(parser, argv)
+    args, beam_options = parse_label_arguments(parser, argv)
     # As in all commands: what runs is imported when nothing is wrong with the command line.
     from pipeline import labelling
 
     return labelling.run(args, beam_options, parser.made_at)
-
-
-def retry(parser: Parser, argv: Sequence[str]) -> int:
-    """Labels what the last run could not, with the options of that run."""
-    finder = Parser(prog=parser.prog, add_help=False)
-    finder.add_argument('--output')
-    options.add_store_arguments(finder)
-    found, _ = finder.parse_known_args(argv)
-    add_arguments(parser)
-    for name in _NOT_IN_RETRY:
-        parser._option_string_actions[f'--{name}'].help = argparse.SUPPRESS
-    parser.add_argument(
-        '--reasons',
-        metavar='A,B',
-        help='reasons of the dead letters to try again; permanent ones only by name (default: '
-        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
-    )
-    parser.set_defaults(input=[])
-    run = None
-    if found.output is not None:
-        run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
-        parser.set_defaults(**_taken_over(run, parser))
-    args, beam_options = options.parse_label_arguments(parser, argv)
-    for name in _NOT_IN_RETRY:
-        if getattr(args, name):
-            raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
-    assert run is not None  # --output is missing otherwise
-    args.retry_dead = True
-    reasons = _reasons(args.reasons)
-    counts = run.report['counts']['dead_lettered_by_reason']
-    if not sum(counts.get(reason, 0) for reason in reasons):
-        failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
-        print(f'nothing to retry in run {run.id}; its dead letters: {failed}')
-        return 0
-    from pipeline import labelling
-
-    return labelling.run(args, beam_options, parser.made_at, run, reasons)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,32 +41,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
-    runs = complete_runs(output, store_for(output, stores))
-    found = [run for run in runs if run.report.get('command') != 'relabel']
-    if not found:
-        raise UsageError(f'--output {output}: there is no complete run to retry')
-    return found[-1]
+def parse_label_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, 'PipelineOptions']:
+    """Splits the command line into our options and Beam's.
+
+    Raises:
+      UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
+    """
+    args, rest = parser.parse_known_args(argv)
+    if not rest:
+        _check_complete(args, parser)
+    elif not rest[0].startswith('-'):
+        # A retry has no --input.
+        raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
+    # Takes seconds: not before it is known that Beam has to say anything.
+    from pipeline import beam_options
+
+    parsed = beam_options.parse(rest, parser)
+    _check_complete(args, parser)  # after the unknown ones: one of those may be meant for it
+    return args, parsed
 
 
-def _taken_over(run: CompleteRun, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    known = {action.dest for action in parser._actions} - _OF_ONE_RUN
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.report['options'].items()
-        if name in known
-    }
-
-
-def _reasons(text: str | None) -> list[str]:
-    if text is None:
-        return [reason.value for reason in Reason if reason.retryable]
-    for name in text.split(','):
-        if name not in {reason.value for reason in Reason}:
-            known = ', '.join(reason.value for reason in Reason)
-            raise UsageError(f'--reasons {name!r}: no such reason; there are {known}')
-        if Reason(name).about.of_listing:
-            raise UsageError(
-                f'--reasons {name}: such a line or name must be corrected, and labelled then'
-            )
-    return text.split(',')
+def _check_complete(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for flag, value in (('--input', args.input), ('--output', args.output)):
+        if value is None:
+            raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')

@@ -22,9 +22,10 @@ from pipeline.resume import settle
 from pipeline.signals import stopping_on_signals
 from pipeline.summary import describe_nothing, print_summary
 from transforms import dead_letters, lease, preflight, uris, work
+from transforms.dataflow_job import JOBS
 from transforms.errors import LemmabeamError, ModelError, StoreError, UsageError
+from transforms.inputs import DEAD_LETTERS, Input
 from transforms.layout import Layout
-from transforms.listing import DEAD_LETTERS, Input
 from transforms.model.choices import FINITE, OFF, STRICT
 from transforms.model.sources import is_on_this_machine, printable_location
 from transforms.process import shared
@@ -79,7 +80,7 @@ def run(
         root = beam.Pipeline(options=beam_options)
     except (ValueError, ImportError) as e:
         raise UsageError(f'--runner: {e}') from e
-    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
+    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
 
     attempt = Attempt(root, config)
     is_begun = False

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.options import add_store_arguments, store_options
+from pipeline.parser import Parser
 from transforms import gone, newest, outcomes, uris, write
 from transforms.dataset import (
     Dataset,
@@ -29,10 +30,17 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.newest import NewestRows, newest_rows
 from transforms.process import TEMPORARIES
 from transforms.runs import CompleteRun, complete_runs
-from transforms.storage import StoreOptions, store_for
+from transforms.storage import store_for
+from transforms.store import StoreOptions
 
 # Whoever opens a file of such a name expects something else.
 _OTHER_KINDS = frozenset('.csv .tsv .txt .json .jsonl .ndjson .xlsx .html .gz .zip'.split())
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,23 @@
 """`lemmabeam models`: what there is to label with, and what a model sees in a picture."""
 
 import argparse
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import options
+from pipeline.parser import Parser
 from transforms.errors import UsageError
 from transforms.model import registry
 from transforms.model.choices import AUTO, PRECISIONS
 from transforms.model.vocabulary import class_count
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,21 +5,17 @@ import datetime
 import math
 import re
 import secrets
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.parser import describe_stray
 from transforms import uris
 from transforms.errors import UsageError
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, CANARY_MODES, PRECISIONS
 from transforms.model.registry import EMBEDDED
-from transforms.storage import StoreOptions
+from transforms.store import StoreOptions
 from transforms.work import RUN_ID
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
     from transforms.model.download.http import Progress
     from transforms.model.sources import ModelSource
 
@@ -414,34 +410,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         'the same for two pictures; off: nothing (default: strict where the card says what must '
         'be seen, else finite)',
     )
-
-
-def parse_label_arguments(
-    parser: argparse.ArgumentParser, argv: Sequence[str]
-) -> tuple[argparse.Namespace, 'PipelineOptions']:
-    """Splits the command line into our options and Beam's.
-
-    Raises:
-      UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
-    """
-    args, rest = parser.parse_known_args(argv)
-    if not rest:
-        _check_complete(args, parser)
-    elif not rest[0].startswith('-'):
-        # A retry has no --input.
-        raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
-    # Takes seconds: not before it is known that Beam has to say anything.
-    from pipeline import beam_options
-
-    parsed = beam_options.parse(rest, parser)
-    _check_complete(args, parser)  # after the unknown ones: one of those may be meant for it
-    return args, parsed
-
-
-def _check_complete(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    for flag, value in (('--input', args.input), ('--output', args.output)):
-        if value is None:
-            raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')
 
 
 def find_model(args: argparse.Namespace, on_progress: 'Progress | None' = None) -> 'ModelSource':

@@ -30,6 +30,7 @@ from pipeline.options import (
     positive,
     store_options,
 )
+from pipeline.parser import Parser
 from pipeline.progress import tell_waiting
 from pipeline.signals import stopping_on_signals
 from pipeline.verdict import make_verdict
@@ -45,6 +46,7 @@ from transforms import (
     work,
     write,
 )
+from transforms.dataflow_job import JOBS
 from transforms.dataset import (
     Dataset,
     damaged,
@@ -62,7 +64,8 @@ from transforms.process import TEMPORARIES
 from transforms.publish import clean_up, discard, find_commit, publish
 from transforms.rows import WrittenFile
 from transforms.runs import CompleteRun, complete_runs, kind_of
-from transforms.storage import StoreOptions, store_for
+from transforms.storage import store_for
+from transforms.store import StoreOptions
 from transforms.versions import library_versions
 
 COMMAND = newest.RELABEL
@@ -110,6 +113,12 @@ class Thresholds:
     def lowest(self) -> float:
         """The lowest of all classes."""
         return float(self.values.min())
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
             _discard_begun(layout)
         lease.release(layout)
 
-    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting)
+    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
     with stopping_on_signals(lambda: advice, leave):
         try:
             report = _Relabeling(args, dataset, layout, stores, now).run()

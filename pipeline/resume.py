@@ -13,14 +13,14 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.new_run import next_sequence, refuse_complete, taken_for_another
-from transforms import finished, frozen, work, write
+from transforms import checkpoints, frozen, work, write
+from transforms.earlier import failed_files, has_listed, history_files
 from transforms.errors import StoreError, UsageError
-from transforms.history import failed_files, has_listed, history_files
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
-from transforms.listing import check_not_empty
 from transforms.publish import find_commit, remove_tree
 from transforms.reasons import Reason
+from transforms.resolving import check_not_empty
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import DamagedError
 from transforms.work import Begun, Unfinished
@@ -80,7 +80,7 @@ def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
         remove_tree(layout, frozen.folder(layout))
         if begun is None:
             # Of a run whose `run.json` is gone, nobody knows with what options they were made.
-            remove_tree(layout, finished.folder(layout))
+            remove_tree(layout, checkpoints.folder(layout))
         sequence = next_sequence(layout, runs, found)
         begun = Begun(config.started_at.isoformat(), sequence, [run.id for run in runs], options)
         work.begin(layout, begun)

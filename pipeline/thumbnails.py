@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 
 from transforms import rows
-from transforms.decode import PixelLimits
 from transforms.errors import LemmabeamError, LoaderError, StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
-from transforms.model.card import Resize
+from transforms.pixel_limits import PixelLimits
 from transforms.process import cpu_count, shared
-from transforms.rows import Chunk, Failure, FetchLimits, Item
-from transforms.storage import StoreOptions
+from transforms.resize import Resize
+from transforms.rows import Chunk, Failure, Item
+from transforms.store import FetchLimits, StoreOptions
 
 SIDE_PX = 160
 _RESIZE = Resize(SIDE_PX, SIDE_PX, 'bicubic')

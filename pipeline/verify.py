@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import dead_letters, forget, latest, uris, work, write
-from transforms.dataset import VOCABULARY_SHA256, Dataset, open_dataset, vocabulary_checksums
+from transforms.dataset import Dataset, open_dataset
 from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.hashing import uri_hash
 from transforms.model.card import Activation
@@ -28,7 +28,9 @@ from transforms.reasons import Reason
 from transforms.rows import Stage
 from transforms.runs import CompleteRun, kind_of
 from transforms.sealed import Checksum, DamagedError, open_json
-from transforms.storage import DEFAULT_OPTIONS, StoreOptions, has_folder, store_for
+from transforms.storage import has_folder, store_for
+from transforms.store import DEFAULT_OPTIONS, StoreOptions
+from transforms.vocabularies import VOCABULARY_SHA256, vocabulary_checksums
 
 _SHOWN = 10
 # What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.

@@ -7,8 +7,9 @@ import signal
 import time
 
 from transforms import decode
-from transforms.decode import OpenedImage, PixelLimits
-from transforms.model.card import Resize
+from transforms.decode import OpenedImage
+from transforms.pixel_limits import PixelLimits
+from transforms.resize import Resize
 
 _MARK = re.compile(rb'decoder:(\w+)$')
 

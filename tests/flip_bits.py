@@ -25,18 +25,21 @@ from pipeline.digest import read_digest
 from pipeline.latest import write_latest
 from pipeline.verify import notes, verify
 from tests.datasets import MODEL, VOCABULARY, Row, add_run
-from transforms import finished, frozen, outcomes, work
-from transforms.dataset import keep_vocabulary, open_dataset, read_vocabulary
+from transforms import checkpoints, frozen, outcomes, work
+from transforms.dataset import open_dataset, read_vocabulary
+from transforms.earlier import history_files, read_history
 from transforms.errors import LemmabeamError
-from transforms.history import history_files, read_history
+from transforms.inputs import DEAD_LETTERS, Columns, Input
 from transforms.latest import write_latest_sql
 from transforms.layout import Layout, check_dataset
-from transforms.listing import DEAD_LETTERS, Columns, Input, list_input
+from transforms.listing import list_input
 from transforms.outcomes import carried_text
 from transforms.rows import Chunk, DeadLetter, Image, Item, LabeledBatch, Ref
 from transforms.runs import complete_runs
 from transforms.sealed import DamagedError
-from transforms.storage import DEFAULT_OPTIONS, store_for
+from transforms.storage import store_for
+from transforms.store import DEFAULT_OPTIONS
+from transforms.vocabularies import keep_vocabulary
 
 _ROOT = Path(__file__).parents[1]
 _READ_SEC = 60
@@ -84,7 +87,7 @@ class Output:
         refs = [Ref(f'/in/{i}.jpg', f'v{i}', i, carried, '', '') for i in range(50)]
         frozen.freeze(self.layout, 0, [*refs, 'skipped_not_image'])
         for number, chunk in enumerate(self.chunks):
-            finished.keep(self.layout, chunk, _rows_of(chunk, number))
+            checkpoints.keep(self.layout, chunk, _rows_of(chunk, number))
 
     def files(self) -> list[str]:
         """Every file that decides rows, relative to the root; not of run a, which is like b."""
@@ -157,11 +160,11 @@ class Output:
         number = next(i for i, chunk in enumerate(self.chunks) if chunk.id in path)
         chunk = self.chunks[number]
         rows = _rows_of(chunk, number)
-        data, damaged = finished.find(self.layout, chunk)
+        data, damaged = checkpoints.find(self.layout, chunk)
         if data is not None:
             return _SAME if data == rows else 'other rows'
-        kept = finished.keep(self.layout, chunk, rows)
-        again = finished.find(self.layout, chunk)
+        kept = checkpoints.keep(self.layout, chunk, rows)
+        again = checkpoints.find(self.layout, chunk)
         (self.root / path).with_name(f'{chunk.id}-1.arrow').unlink()
         return _AGAIN if (damaged, kept, again) == (1, rows, (rows, 1)) else 'not done again'
 

@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from transforms import pixel_limits
+
 _ROOT = Path(__file__).parents[1]
 _SEED = 1
 _MAX_FILE_BYTES = 20_000
@@ -31,10 +33,10 @@ def fuzz(arguments: list[str]) -> None:
     ):
         from transforms import decode
     from transforms.errors import ImageError
-    from transforms.model.card import Resize
+    from transforms.resize import Resize
 
     resize = Resize(size_px=32, short_side_px=36, filter='bilinear')
-    limits = decode.PixelLimits(max_px=250_000, max_baseline_jpeg_px=1_000_000)
+    limits = pixel_limits.PixelLimits(max_px=250_000, max_baseline_jpeg_px=1_000_000)
 
     def decode_one(data: bytes) -> None:
         try:

@@ -9,15 +9,16 @@ import numpy as np
 
 from tests import crashing, samples
 from transforms import decode
-from transforms.decode import PixelLimits
 from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
 from transforms.loading.processes import Pool
-from transforms.model.card import Resize
+from transforms.pixel_limits import PixelLimits
 from transforms.reasons import Reason
-from transforms.rows import Chunk, Failure, FetchLimits, Image, Item
+from transforms.resize import Resize
+from transforms.rows import Chunk, Failure, Image, Item
+from transforms.store import FetchLimits
 
 RESIZE = Resize(size_px=16, short_side_px=None, filter='bilinear')
 OPTIONS = LoadOptions(

@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import options
+from pipeline import label, options
 from pipeline.config import RunConfig, make_config
 from pipeline.resume import settle
 from transforms import frozen
-from transforms.history import read_history
+from transforms.earlier import read_history
 from transforms.listing import list_input
 
 
@@ -55,7 +55,7 @@ def settled(*arguments: object) -> RunConfig:
     """The run that `lemmabeam label` would do now; it has begun, but has no graph yet."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
-    args, _ = options.parse_label_arguments(parser, [str(a) for a in arguments])
+    args, _ = label.parse_label_arguments(parser, [str(a) for a in arguments])
     return settle(make_config(args, datetime.datetime.now(datetime.UTC)), args)
 
 

@@ -22,6 +22,7 @@ from pipeline import options
 from pipeline.build import build
 from pipeline.config import RunConfig
 from pipeline.config import make_config as config_of
+from pipeline.label import parse_label_arguments
 from pipeline.main import main
 from pipeline.resume import settle
 from tests import quick_beam, without_model
@@ -49,9 +50,7 @@ class Done:
 def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineOptions]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
-    return options.parse_label_arguments(
-        parser, [str(a) for a in (*without_model.IN_THREADS, *arguments)]
-    )
+    return parse_label_arguments(parser, [str(a) for a in (*without_model.IN_THREADS, *arguments)])
 
 
 def make_config(*arguments: str) -> tuple[RunConfig, beam.pipeline.PipelineOptions]:

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from tests import bounded, corpus, jp2s
-from transforms import containers, decode, isobmff
+from transforms import containers, decode, isobmff, pixel_limits
 from transforms.errors import ImageError
-from transforms.model.card import Resize
+from transforms.resize import Resize
 
 CROP = Resize(224, 256, 'bicubic')
 
@@ -251,7 +251,7 @@ def test_a_qoi_is_decoded_as_by_pillow(mode):
         Image.new(mode, (300, 9), 'red'),
     ):
         data = corpus.encode(picture.convert(mode), 'QOI')
-        opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(data, CROP, pixel_limits.DEFAULT_LIMITS)
         assert decode._load(opened).tobytes() == picture.convert(mode).tobytes()
 
 
@@ -268,7 +268,7 @@ def test_a_qoi_of_any_operations_is_decoded_as_by_pillow():
             with pytest.raises(ImageError):
                 decode.decode(data, CROP)
             continue
-        opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(data, CROP, pixel_limits.DEFAULT_LIMITS)
         assert decode._load(opened).tobytes() == expected
 
 
@@ -286,7 +286,7 @@ def test_a_qoi_of_any_operations_is_decoded_as_by_pillow():
 )
 def test_what_encoders_write_is_labelled(options):
     data = corpus.encode(corpus.picture(700, 500), 'JPEG2000', **options)
-    opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+    opened = decode.open_image(data, CROP, pixel_limits.DEFAULT_LIMITS)
     assert decode.render(opened, CROP).shape == (224, 224, 3)
     assert opened.working_bytes < 12_000_000
 
@@ -371,7 +371,7 @@ def test_sizes_are_those_of_the_coded_data(suffix):
     assert files, 'what encodes them is among the locked packages'
     for case in files:
         coded = isobmff.coded_pictures(case.data, 'AVIF' if suffix == 'avif' else 'HEIF')
-        opened = decode.open_image(case.data, CROP, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(case.data, CROP, pixel_limits.DEFAULT_LIMITS)
         sizes = {(width, height) for width, height, _ in coded}
         if suffix == 'avif':
             assert sizes <= {opened.image.size, opened.image.size[::-1]}, case.name

@@ -7,7 +7,7 @@ import pytest
 from pipeline.html_report import write_html_report
 from tests import devtools, made_runs, samples, support
 from transforms.reasons import Reason
-from transforms.storage import DEFAULT_OPTIONS
+from transforms.store import DEFAULT_OPTIONS
 
 pytestmark = pytest.mark.slow
 

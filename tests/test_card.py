@@ -9,14 +9,7 @@ import pytest
 from tests import efficientnets
 from transforms.errors import ModelError, UsageError
 from transforms.model import registry
-from transforms.model.card import (
-    Activation,
-    Canary,
-    ModelCard,
-    Resize,
-    card_template,
-    parse_card,
-)
+from transforms.model.card import Activation, Canary, ModelCard, card_template, parse_card
 from transforms.model.registry import find_by_location, find_model, known_models
 from transforms.model.sources import printable_location, resolve_model
 from transforms.model.vocabulary import (
@@ -28,6 +21,7 @@ from transforms.model.vocabulary import (
     parse_labels,
     vocabulary_names,
 )
+from transforms.resize import Resize
 
 CARD = {
     'name': 'birds',

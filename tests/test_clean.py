@@ -18,7 +18,7 @@ from tests.datasets import add_run, edit_json
 from tests.kills import killed_behind
 from tests.states import Place, begin, known_to, settled
 from tests.support import label, stand_in
-from transforms import finished, frozen, outcomes, work
+from transforms import checkpoints, frozen, outcomes, work
 from transforms import publish as publishing
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
@@ -498,19 +498,19 @@ def test_of_two_that_finish_a_chunk_the_first_one_counts(tmp_path):
     layout = Layout(str(tmp_path), 'run', 'model', (), (), 1)
     chunk = Chunk('0123456789abcdef', [Item('/a.jpg', '1', 5, ['[]'])])
     ours, theirs = (_rows_of_chunk(chunk, score) for score in (0.25, 0.5))
-    assert finished.find(layout, chunk) == (None, 0)
-    assert finished.keep(layout, chunk, ours) == ours
-    assert finished.keep(layout, chunk, theirs) == ours
-    assert finished.find(layout, chunk) == (ours, 0)
+    assert checkpoints.find(layout, chunk) == (None, 0)
+    assert checkpoints.keep(layout, chunk, ours) == ours
+    assert checkpoints.keep(layout, chunk, theirs) == ours
+    assert checkpoints.find(layout, chunk) == (ours, 0)
     others = _rows_of_chunk(Chunk('0', [Item('/b.jpg', '1', 5, ['[]'])]), 1)
     sealed = [seal(each) for each in (ours, theirs, others)]
     for count, damaged in enumerate((sealed[0][:-50], b'', sealed[2], ours), 1):
-        layout.store.write(finished.chunk_uri(layout, chunk, count - 1), damaged)
-        assert finished.find(layout, chunk) == (None, count)
-        assert finished.keep(layout, chunk, theirs) == theirs
+        layout.store.write(checkpoints.chunk_uri(layout, chunk, count - 1), damaged)
+        assert checkpoints.find(layout, chunk) == (None, count)
+        assert checkpoints.keep(layout, chunk, theirs) == theirs
         # Of two that found it damaged, the first one counts.
-        assert finished.keep(layout, chunk, ours) == theirs
-        assert finished.find(layout, chunk) == (theirs, count)
+        assert checkpoints.keep(layout, chunk, ours) == theirs
+        assert checkpoints.find(layout, chunk) == (theirs, count)
 
 
 def _rows_of_chunk(chunk, score):

@@ -13,8 +13,8 @@ from tests import codings, corpus, jp2s, tiffs
 from tests.mutations import check_detail
 from transforms import decode
 from transforms.errors import ImageError
-from transforms.model.card import Resize
 from transforms.reasons import Reason
+from transforms.resize import Resize
 
 WHOLE = Resize(size_px=codings.SIDE, short_side_px=None, filter='bilinear')
 # Shares of 255.  Rounding, of alpha and of YCbCr above all.

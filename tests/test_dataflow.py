@@ -22,7 +22,7 @@ from apache_beam.runners.dataflow import dataflow_runner
 from apache_beam.runners.portability import stager
 from google.auth.exceptions import DefaultCredentialsError
 
-from pipeline import dataflow, engine, label, machines, options
+from pipeline import dataflow, engine, label, machines
 from pipeline.config import make_config
 from pipeline.dataflow import job_name
 from pipeline.image import BEAM_LABEL, PYTHON_LABEL, check_image
@@ -33,7 +33,7 @@ from tests.dataflow_server import DataflowServer, run_staged, staged_pipeline
 from tests.hub_server import body, status
 from tests.shuffles import pixel_faults
 from transforms import lease, process
-from transforms.dataflow_job import Job, has_ended, parse_job
+from transforms.dataflow_job import JOBS, Job, has_ended, parse_job
 from transforms.errors import UsageError
 from transforms.layout import Layout
 from transforms.listing import list_input
@@ -67,7 +67,7 @@ def arguments(**changes):
 def parsed(**changes):
     parser = argparse.ArgumentParser(allow_abbrev=False)
     label.add_arguments(parser)
-    return options.parse_label_arguments(parser, arguments(**changes))
+    return label.parse_label_arguments(parser, arguments(**changes))
 
 
 def configured(**changes):
@@ -388,7 +388,7 @@ def test_the_launcher_of_a_template_stages_the_job_and_knows_no_id(submit, servi
     assert 'run Night-1 is writing there (job of Dataflow nightly,' in capsys.readouterr().err
     service.state = 'JOB_STATE_FAILED'
     other = Layout(bucket.uri('out'), 'Other', '', (), (), 1)
-    lease.acquire(other, break_lease=False)
+    lease.acquire(other, break_lease=False, jobs=JOBS)
     assert json.loads(lease_of(bucket))['run_id'] == 'Other'
 
 
@@ -505,28 +505,28 @@ def test_a_launcher_that_died_while_it_submitted_may_have_left_a_job(
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', service.url)
     job = Job('my-project', 'europe-west4', 'nightly', '', service.endpoint)
     layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
-    lease.acquire(layout, break_lease=False)
-    lease.hand_over(layout, job, is_submitted=False)
+    lease.acquire(layout, break_lease=False, jobs=JOBS)
+    lease.hand_over(layout, job._asdict(), is_submitted=False)
     with pytest.raises(UsageError):  # it is alive: this process
-        lease.acquire(layout, break_lease=False)
+        lease.acquire(layout, break_lease=False, jobs=JOBS)
     path = tmp_path / '_work/_lease.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), 'started': 'before'}))
     service.jobs['1'] = {'id': '1', 'name': 'nightly'}
     service.state = 'JOB_STATE_RUNNING'
     with pytest.raises(UsageError, match='job of Dataflow nightly'):
-        lease.acquire(layout, break_lease=False)
+        lease.acquire(layout, break_lease=False, jobs=JOBS)
     service.jobs.clear()
-    lease.acquire(layout, break_lease=False)
+    lease.acquire(layout, break_lease=False, jobs=JOBS)
 
 
 def test_a_launcher_gives_back_the_lease_of_its_own_job_only(tmp_path):
     layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
     first, second = (Job('p', 'r', 'n', job_id) for job_id in ('job-1', 'job-2'))
-    lease.acquire(layout, break_lease=False)
-    lease.hand_over(layout, second)
-    lease.release_handed_over(layout, first)
+    lease.acquire(layout, break_lease=False, jobs=JOBS)
+    lease.hand_over(layout, second._asdict())
+    lease.release_handed_over(layout, first._asdict())
     assert (tmp_path / '_work/_lease.json').exists()
-    lease.release_handed_over(layout, second)
+    lease.release_handed_over(layout, second._asdict())
     assert not (tmp_path / '_work/_lease.json').exists()
 
 
@@ -554,16 +554,16 @@ def test_a_value_of_the_wrong_type_is_told_in_a_line(capsys):
 
 def test_a_lease_on_a_cluster_is_never_taken_over(tmp_path):
     layout = Layout(str(tmp_path), 'a', 'm', (), (), 1)
-    lease.acquire(layout, break_lease=False)
+    lease.acquire(layout, break_lease=False, jobs=JOBS)
     lease.hand_over(layout, None)
     lease.release(layout)  # of the launcher: no longer its own
     with pytest.raises(UsageError, match=r'run a is writing there \(on a cluster\)'):
-        lease.acquire(layout, break_lease=False)
+        lease.acquire(layout, break_lease=False, jobs=JOBS)
     lease.release_handed_over(Layout(str(tmp_path), 'b', 'm', (), (), 1))
     with pytest.raises(UsageError):
-        lease.acquire(layout, break_lease=False)
+        lease.acquire(layout, break_lease=False, jobs=JOBS)
     lease.release_handed_over(layout)
-    lease.acquire(layout, break_lease=False)
+    lease.acquire(layout, break_lease=False, jobs=JOBS)
 
 
 def image_of(server, labels):

@@ -25,7 +25,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import pipeline
-from pipeline import dataflow, flex, options
+from pipeline import dataflow, flex, label
 from tests.flex_metadata import METADATA, as_json, label_parser, template_options
 from tests.test_schedule import TEMPLATES as SCHEDULE
 from tests.test_schedule import launch_request
@@ -60,7 +60,7 @@ def parsed(parameters: list[str], **environment: str) -> tuple[argparse.Namespac
     """What `lemmabeam label` understands when a template is launched with the parameters."""
     argv = flex.command_line(parameters, environment)
     assert argv.pop() == '--no_wait'
-    return options.parse_label_arguments(label_parser(), argv)
+    return label.parse_label_arguments(label_parser(), argv)
 
 
 # The parameters on their way to the command line
@@ -617,7 +617,7 @@ def test_readme_launches_with_parameters_that_exist():
         check_parameters(parameters)
     # The same job without a template.
     (words,) = commands('lemmabeam label')
-    args, beam_options = options.parse_label_arguments(label_parser(), words)
+    args, beam_options = label.parse_label_arguments(label_parser(), words)
     dataflow.check(args, beam_options)
     same, _ = parsed([f'--{name}={value}' for name, value in launches[1].items()])
     assert vars(args) == vars(same)

@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 
 from tests import corpus
 from tests.mutations import check_detail
-from transforms import containers, decode
+from transforms import containers, decode, pixel_limits
 from transforms.errors import ImageError
-from transforms.model.card import Resize
+from transforms.resize import Resize
 
 CROP = Resize(size_px=224, short_side_px=256, filter='bicubic')
 SQUASH = Resize(size_px=224, short_side_px=None, filter='bilinear')
@@ -114,7 +114,7 @@ def test_equals_the_reference(resize, cases):
         except (OSError, ValueError, SyntaxError, struct.error):
             continue  # spoiled metadata, which is no obstacle to us
         compared += 1
-        opened = decode.open_image(case.data, resize, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(case.data, resize, pixel_limits.DEFAULT_LIMITS)
         got = decode.render(opened, resize).astype(int)
         if opened.scale == 1:
             is_same = np.abs(got - expected).max() <= 2
@@ -154,7 +154,7 @@ def test_reduced_jpegs_look_like_full_ones(resize):
     sizes = ((1023, 769), (770, 1027), (1201, 901), (803, 1601), (1903, 801), (1600, 1200))
     for (width, height), mode in itertools.product(sizes, ('RGB', 'L', 'CMYK')):
         data = corpus.encode(photo(width, height).convert(mode), 'JPEG', quality=90)
-        opened = decode.open_image(data, resize, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(data, resize, pixel_limits.DEFAULT_LIMITS)
         if opened.scale == 1:
             continue
         decibels.append(psnr(decode.render(opened, resize), reference(data, resize)))
@@ -168,7 +168,7 @@ def test_reduced_jpegs_are_oriented(resize):
     plain = corpus.encode(photo(803, 1601), 'JPEG', quality=95)
     for orientation in range(1, 9):
         data = corpus.with_exif_segment(plain, corpus.exif(orientation, '>'))
-        opened = decode.open_image(data, resize, decode.DEFAULT_LIMITS)
+        opened = decode.open_image(data, resize, pixel_limits.DEFAULT_LIMITS)
         assert opened.scale > 1
         assert (opened.width, opened.height) == (803, 1601)
         assert psnr(decode.render(opened, resize), reference(data, resize)) >= 40
@@ -178,7 +178,7 @@ def test_reduced_jpegs_are_oriented(resize):
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_orientation(suffix, orientation):
     data = corpus.oriented(suffix, orientation, '>')
-    opened = decode.open_image(data, SQUASH, decode.DEFAULT_LIMITS)
+    opened = decode.open_image(data, SQUASH, pixel_limits.DEFAULT_LIMITS)
     assert (opened.width, opened.height) == corpus.picture().size
 
     upright = decode.decode(corpus.oriented(suffix, 1), SQUASH)
@@ -203,7 +203,7 @@ def test_orientation(suffix, orientation):
 @pytest.mark.parametrize('suffix', corpus.samples_of_each_format())
 def test_width_height_and_format(suffix):
     data = corpus.samples_of_each_format()[suffix]
-    opened = decode.open_image(data, CROP, decode.DEFAULT_LIMITS)
+    opened = decode.open_image(data, CROP, pixel_limits.DEFAULT_LIMITS)
     size = (32, 32) if suffix == 'ico' else corpus.picture().size
     assert (opened.width, opened.height) == size
     names = {'jpg': 'JPEG', 'tif': 'TIFF', 'jp2': 'JPEG2000', 'j2k': 'JPEG2000'}
@@ -224,13 +224,13 @@ def test_transparent_grey_of_every_depth(depth, cases):
 
 
 def test_an_mpo_is_a_jpeg():
-    opened = decode.open_image(corpus.mpo(), CROP, decode.DEFAULT_LIMITS)
+    opened = decode.open_image(corpus.mpo(), CROP, pixel_limits.DEFAULT_LIMITS)
     assert opened.format == 'JPEG'
 
 
 def test_limits_are_inclusive():
-    limits = decode.PixelLimits(max_px=48 * 40, max_baseline_jpeg_px=48 * 40)
-    tight = decode.PixelLimits(max_px=48 * 40 - 1, max_baseline_jpeg_px=48 * 40 - 1)
+    limits = pixel_limits.PixelLimits(max_px=48 * 40, max_baseline_jpeg_px=48 * 40)
+    tight = pixel_limits.PixelLimits(max_px=48 * 40 - 1, max_baseline_jpeg_px=48 * 40 - 1)
     for data in corpus.samples_of_each_format().values():
         decode.decode(data, CROP, limits)
     for suffix, data in corpus.samples_of_each_format().items():
@@ -241,7 +241,7 @@ def test_limits_are_inclusive():
 
 
 def test_only_baseline_jpegs_have_the_higher_limit():
-    limits = decode.PixelLimits(max_px=100, max_baseline_jpeg_px=48 * 40)
+    limits = pixel_limits.PixelLimits(max_px=100, max_baseline_jpeg_px=48 * 40)
     image = corpus.picture()
     decode.decode(corpus.encode(image, 'JPEG'), CROP, limits)
     with pytest.raises(ImageError, match='too_many_pixels'):

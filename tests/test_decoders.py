@@ -14,7 +14,7 @@ import pytest
 from tests import codings
 from transforms import decode
 from transforms.errors import ImageError
-from transforms.model.card import Resize
+from transforms.resize import Resize
 
 pytestmark = pytest.mark.slow
 

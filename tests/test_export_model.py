@@ -18,9 +18,10 @@ from tests import forks, layouts
 from tests.data.bit_reference import synthetic_weights
 from tests.hub_server import body, put_hugging_face, stall, status
 from transforms.model import checkpoint, runtime
-from transforms.model.card import CARD_FILE, CAT, Activation, Resize
+from transforms.model.card import CARD_FILE, CAT, Activation
 from transforms.model.checkpoint import Architecture
 from transforms.model.sources import resolve_model
+from transforms.resize import Resize
 
 CLASSES = 100
 

@@ -13,15 +13,16 @@ import pytest
 from tests import forks, samples, states, support
 from tests.without_model import Predictor
 from transforms import decode, preflight
+from transforms.earlier import read_history
 from transforms.errors import DecodeError, ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy, fetch_policy
-from transforms.history import read_history
 from transforms.loading import loader, threads
 from transforms.loading.loader import Loader
 from transforms.process import shared
 from transforms.reasons import Reason
-from transforms.rows import Chunk, Failure, Fetched, Item, Stage
+from transforms.rows import Chunk, Failure, Item, Stage
 from transforms.storage_local import LocalStore
+from transforms.store import Fetched
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
 

@@ -23,16 +23,17 @@ from tests import samples, support
 from tests.conftest import Bucket, fresh_bucket
 from tests.fault_proxy import KINDS, Fault
 from transforms import decode, http_pool, storage, storage_gcs
-from transforms.decode import PixelLimits
 from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.options import LoadOptions
 from transforms.loading.threads import ThreadLoader
-from transforms.model.card import Resize
+from transforms.pixel_limits import PixelLimits
 from transforms.reasons import Reason
-from transforms.rows import Chunk, Failure, FetchLimits, Image, Item, Stage
+from transforms.resize import Resize
+from transforms.rows import Chunk, Failure, Image, Item, Stage
 from transforms.storage import store_for
+from transforms.store import FetchLimits
 
 COUNT = 100
 THREADS = 20  # as many as a fifth of them: what must be waited for is waited for at once

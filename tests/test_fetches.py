@@ -15,7 +15,7 @@ from tests.loadings import ANY_FAILURE, OPTIONS, good, within, write
 from transforms import preflight
 from transforms.errors import ImageError, StoreError
 from transforms.faults import FailFast, FaultPolicy
-from transforms.listing import Columns, Input
+from transforms.inputs import Columns, Input
 from transforms.loading import fetches as module
 from transforms.loading import image, loader
 from transforms.loading.buffers import MappedMemory, SharedMemory
@@ -24,8 +24,9 @@ from transforms.loading.fetches import Fetches, GivenUpError
 from transforms.loading.loader import Loader
 from transforms.process import LIVE
 from transforms.reasons import Reason
-from transforms.rows import Chunk, Failure, Fetched, FetchLimits, Image, Item
+from transforms.rows import Chunk, Failure, Image, Item
 from transforms.storage_local import LocalStore
+from transforms.store import Fetched, FetchLimits
 
 
 class Clock:

@@ -14,10 +14,12 @@ from pipeline.verify import compare, verify
 from tests import samples, states, support
 from transforms import write
 from transforms.hashing import content_hash
-from transforms.listing import Columns, list_input, resolve
+from transforms.inputs import Columns
+from transforms.listing import list_input
 from transforms.model import handler
 from transforms.model.predictor import Predictor
 from transforms.model.sources import resolve_model
+from transforms.resolving import resolve
 
 pytestmark = pytest.mark.usefixtures('stand_in')
 

@@ -24,18 +24,20 @@ from tests.states import Place, known_to, settled
 from tests.support import label, make_config, stand_in
 from transforms import write
 from transforms.chunks import merge
+from transforms.earlier import has_listed, read_history
 from transforms.errors import StoreError, UsageError
-from transforms.history import has_listed, read_history
-from transforms.listing import Columns, list_input, resolve
+from transforms.inputs import Columns
+from transforms.listing import list_input
 from transforms.model import handler
 from transforms.model.predictor import Predictor
-from transforms.rows import FetchLimits, NotModified
+from transforms.resolving import resolve
 from transforms.runs import CompleteRun
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
 from transforms.storage_http import HttpStore
 from transforms.storage_local import LocalStore
 from transforms.storage_s3 import S3Store
+from transforms.store import FetchLimits, NotModified
 
 LIMITS = FetchLimits(max_bytes=2**20, deadline_sec=10.0)
 

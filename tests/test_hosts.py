@@ -10,7 +10,7 @@ from tests.loopback import Handler, LoopbackServer
 from transforms.loading.hosts import Hosts
 from transforms.loading.loader import Loader
 from transforms.rows import Chunk, Image, Item
-from transforms.storage import StoreOptions
+from transforms.store import StoreOptions
 from transforms.uris import LOCAL, host_of
 
 

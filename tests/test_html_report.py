@@ -34,10 +34,10 @@ from transforms.decode import _refused_name
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.loading.options import LoadOptions
 from transforms.reasons import Reason
-from transforms.rows import FetchLimits
 from transforms.runs import complete_runs
-from transforms.storage import DEFAULT_OPTIONS, store_for
+from transforms.storage import store_for
 from transforms.storage_http import refusal
+from transforms.store import DEFAULT_OPTIONS, FetchLimits
 
 TAGS = set(
     """html head meta link title style body a header main footer nav section h1 h2 h3 p span div bdi

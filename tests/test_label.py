@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from tests import quick_beam
-from transforms import coders, finished, outcomes
+from transforms import checkpoints, coders, finished, outcomes
+from transforms.checkpoints import find
 from transforms.errors import InferenceError, ModelError
 from transforms.faults import FailFast
-from transforms.finished import find
 from transforms.label import LabelImages, _FinishChunksDoFn
 from transforms.layout import Layout
 from transforms.model import handler
@@ -278,7 +278,7 @@ def test_of_a_bundle_that_fails_the_chunk_on_its_way_to_the_store_is_kept(
     make, model, options, layout, monkeypatch
 ):
     """It is paid for, and a run that says that it has failed writes no more."""
-    failed, keep = threading.Event(), finished.keep
+    failed, keep = threading.Event(), checkpoints.keep
 
     def slow(*given):
         assert failed.wait(SOON)

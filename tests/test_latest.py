@@ -29,13 +29,15 @@ from tests.datasets import (
 )
 from transforms import latest as latest_view
 from transforms import newest
-from transforms.dataset import keep_vocabulary, open_dataset
+from transforms.dataset import open_dataset
 from transforms.errors import StoreError, UsageError
 from transforms.latest import latest_sql, write_latest_sql
 from transforms.model.vocabulary import hypernyms, is_under
 from transforms.rows import Note
 from transforms.runs import complete_runs
-from transforms.storage import DEFAULT_OPTIONS, store_for
+from transforms.storage import store_for
+from transforms.store import DEFAULT_OPTIONS
+from transforms.vocabularies import keep_vocabulary
 
 COLUMNS = 'uri object_version content_sha256 width height format labels'.split()
 OTHER = 'n-11111111'

@@ -131,9 +131,9 @@ def meanwhile(monkeypatch):
     def do(deed):
         is_gone = lease._is_gone
 
-        def asked(holder):
+        def asked(holder, jobs):
             monkeypatch.setattr(lease, '_is_gone', is_gone)
-            found = is_gone(holder)
+            found = is_gone(holder, jobs)
             deed()
             return found
 
@@ -164,7 +164,7 @@ def broken_by_another(output):
 
 def test_what_somebody_else_holds_by_now_is_left_to_it(output):
     broken_by_another(output)
-    job = Job('p', 'r', 'n', 'job-1')
+    job = Job('p', 'r', 'n', 'job-1')._asdict()
     with pytest.raises(StoreError, match='run run-1 holds the lease no more'):
         lease.rename(layout(output), 'night-1')
     with pytest.raises(StoreError, match='--break_lease'):

@@ -11,25 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transforms import frozen, listing
+from transforms import frozen, read
 from transforms.chunks import merge
 from transforms.dead_letters import dead_letter_schema, dead_letter_tables, version_table
 from transforms.errors import ManifestError, UsageError
+from transforms.globs import expand_braces, glob_regex
+from transforms.inputs import Columns, Input, Listing, TooMany
 from transforms.layout import Layout
-from transforms.listing import (
-    Columns,
-    Input,
-    Listing,
-    TooMany,
-    check_not_empty,
-    describe_suffixes,
-    expand_braces,
-    glob_regex,
-    list_input,
-    refuse_more,
-    resolve,
-    suffixes_of,
-)
+from transforms.listing import describe_suffixes, list_input, suffixes_of
+from transforms.read import refuse_more
+from transforms.resolving import check_not_empty, resolve
 from transforms.rows import Known, Ref
 from transforms.storage import store_for
 
@@ -616,7 +607,7 @@ refs = st.builds(
 @given(st.lists(refs, max_size=30), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_a_sample_depends_on_what_is_listed_not_on_its_order(listed, size, random):
     def sample(parts):
-        combine = listing._SampleFn(size)
+        combine = read._SampleFn(size)
         accumulators = []
         for part in parts:
             accumulator = combine.create_accumulator()

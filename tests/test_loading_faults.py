@@ -19,15 +19,15 @@ import pytest
 from tests import samples
 from tests.loadings import ANY_FAILURE, OPTIONS, begin, failed, load, processes, within, write
 from tests.misbehaving_server import Server, stall, stored
-from transforms.decode import PixelLimits
 from transforms.errors import LemmabeamError, StoreError, UsageError
 from transforms.loading.child import _portable
 from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool
+from transforms.pixel_limits import PixelLimits
 from transforms.process import shared
 from transforms.reasons import Reason
 from transforms.rows import Chunk, Image, Item, Stage
-from transforms.storage import StoreOptions
+from transforms.store import StoreOptions
 
 # Loads files within limits; says how each ended.
 CODE = """

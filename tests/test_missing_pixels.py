@@ -14,10 +14,10 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from tests import codings, corpus, jp2s, samples, tiffs
-from transforms import containers, decode
+from transforms import containers, decode, pixel_limits
 from transforms.errors import ImageError
-from transforms.model.card import Resize
 from transforms.reasons import Reason
+from transforms.resize import Resize
 
 CROP = Resize(size_px=224, short_side_px=256, filter='bicubic')
 END = b'\xff\xd9'
@@ -103,7 +103,7 @@ def test_a_jpeg_without_one_of_its_colours_is_truncated():
         grey = corpus.encode(plane, 'JPEG').partition(b'\xff\xda')[2][8:-2]
         whole += corpus.segment(0xDA, bytes((1, number, 0, 0, 63, 0))) + grey
         assert outcome(whole + END) == ('labeled' if number == 3 else 'truncated')
-    opened = decode.open_image(whole + END, CROP, decode.DEFAULT_LIMITS)
+    opened = decode.open_image(whole + END, CROP, pixel_limits.DEFAULT_LIMITS)
     opened.image.load()
     assert not opened.image.scans.is_single_pass
     for cut in (1000, 100, 20):
@@ -113,7 +113,7 @@ def test_a_jpeg_without_one_of_its_colours_is_truncated():
 def test_photographs_are_decoded_to_the_same_as_by_pillow():
     for path in samples.PHOTOGRAPHS:
         data = path.read_bytes()
-        opened = decode.open_image(data, Resize(64, None, 'bilinear'), decode.DEFAULT_LIMITS)
+        opened = decode.open_image(data, Resize(64, None, 'bilinear'), pixel_limits.DEFAULT_LIMITS)
         opened.image.load()
         with Image.open(path) as plain:
             plain.draft('RGB', (opened.width // opened.scale, opened.height // opened.scale))

@@ -3,9 +3,9 @@
 import pytest
 
 from transforms import decode
-from transforms.decode import DEFAULT_LIMITS
 from transforms.errors import ImageError
-from transforms.model.card import Resize
+from transforms.pixel_limits import DEFAULT_LIMITS
+from transforms.resize import Resize
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n'
 S3_ERROR = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>'

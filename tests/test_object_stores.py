@@ -11,11 +11,13 @@ import pytest
 from tests.fault_proxy import HINT, FaultProxy
 from transforms import uris
 from transforms.errors import ImageError
-from transforms.listing import Columns, list_input, resolve
-from transforms.rows import FetchLimits
+from transforms.inputs import Columns
+from transforms.listing import list_input
+from transforms.resolving import resolve
 from transforms.storage import store_for
 from transforms.storage_gcs import GcsStore
 from transforms.storage_s3 import S3Store
+from transforms.store import FetchLimits
 
 PLAIN = Columns('uri', (), ())
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)

@@ -8,7 +8,7 @@ import pytest
 from pipeline.verify import compare
 from tests import samples, states, support, without_model
 from tests.test_label import SLOTS, Make, Model, batches_of, chunk_of
-from transforms import finished, label, outcomes, work
+from transforms import checkpoints, label, outcomes, work
 from transforms.errors import ModelError, StoreError
 from transforms.faults import FailFast
 from transforms.label import _FinishChunksDoFn
@@ -78,13 +78,13 @@ def test_a_kill_costs_what_has_taken_less_than_that(layout, labelling, batch_sec
     first = labelling(batch_sec)
     first.label(end=4)
     first.die()
-    parts = finished.find_parts(layout, CHUNK)
+    parts = checkpoints.find_parts(layout, CHUNK)
     assert (parts.done, parts.damaged) == (4 * SLOTS, 0)
-    assert finished.find(layout, CHUNK) == (None, 0), 'it is not finished'
+    assert checkpoints.find(layout, CHUNK) == (None, 0), 'it is not finished'
     again = labelling(batch_sec)
     again.label(start=4)
     again.end()
-    assert labels_of(finished.find(layout, CHUNK).data) == ALL
+    assert labels_of(checkpoints.find(layout, CHUNK).data) == ALL
     assert parts_in(layout) == [f'{CHUNK.id}.arrow']
 
 
@@ -103,21 +103,21 @@ def killed_behind(labelling, batches):
 
 def test_a_damaged_part_is_worked_again_with_all_behind_it(layout, labelling):
     killed_behind(labelling, 3)
-    uri = finished.part_uri(layout, CHUNK, SLOTS)
+    uri = checkpoints.part_uri(layout, CHUNK, SLOTS)
     whole = layout.store.read(uri)
-    for damaged in (whole[:-9], b'', layout.store.read(finished.part_uri(layout, CHUNK, 0))):
+    for damaged in (whole[:-9], b'', layout.store.read(checkpoints.part_uri(layout, CHUNK, 0))):
         layout.store.write(uri, damaged)
-        parts = finished.find_parts(layout, CHUNK)
+        parts = checkpoints.find_parts(layout, CHUNK)
         assert (parts.done, parts.damaged) == (SLOTS, 1)
         assert layout.store.read(uri) is None, 'so that it can be kept again'
-        assert finished.find_parts(layout, CHUNK)[1:] == (0,)
+        assert checkpoints.find_parts(layout, CHUNK)[1:] == (0,)
         layout.store.write(uri, whole)
-    assert finished.find_parts(layout, CHUNK).done == 3 * SLOTS
+    assert checkpoints.find_parts(layout, CHUNK).done == 3 * SLOTS
 
 
 def test_what_was_read_and_is_gone_is_not_made_up(layout, labelling):
     killed_behind(labelling, 3)
-    layout.store.delete(finished.part_uri(layout, CHUNK, SLOTS))
+    layout.store.delete(checkpoints.part_uri(layout, CHUNK, SLOTS))
     made = labelling(0.0)
     made.label(start=3)
     with pytest.raises(StoreError, match=r'part-4\.arrow, of an unfinished chunk, is missing'):
@@ -129,11 +129,11 @@ def test_another_workers_parts_need_not_be_the_same(layout, labelling):
     other = labelling(label._PART_SEC / 2)
     other.label(end=5)  # of two batches each, where there are those of one
     other.die()
-    assert finished.find_parts(layout, CHUNK).done == 3 * SLOTS
+    assert checkpoints.find_parts(layout, CHUNK).done == 3 * SLOTS
     again = labelling(0.0)
     again.label(start=3)
     again.end()
-    assert labels_of(finished.find(layout, CHUNK).data) == ALL
+    assert labels_of(checkpoints.find(layout, CHUNK).data) == ALL
 
 
 class Failing(without_model.Predictor):

@@ -17,7 +17,8 @@ from tests.support import rows, stand_in
 from tests.without_model import in_threads
 from transforms import process
 from transforms.errors import StoreError
-from transforms.listing import DEAD_LETTERS, Columns, Input, list_input
+from transforms.inputs import DEAD_LETTERS, Columns, Input
+from transforms.listing import list_input
 
 
 @pytest.fixture(scope='module', autouse=True)

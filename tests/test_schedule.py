@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import config, flex, label, options
+from pipeline import config, flex, label
 
 TEMPLATES = Path(__file__).parent.parent / 'templates' / 'schedule'
 SAMPLE = Path(__file__).parent.parent / 'pipeline' / 'sample'
@@ -31,7 +31,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """What `lemmabeam label` makes of the arguments; raises UsageError for unknown ones."""
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     label.add_arguments(parser)
-    return options.parse_label_arguments(parser, arguments)[0]
+    return label.parse_label_arguments(parser, arguments)[0]
 
 
 def parsed_command(words: Sequence[str]) -> argparse.Namespace:

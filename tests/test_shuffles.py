@@ -15,7 +15,7 @@ from pipeline import build as graph
 from tests import samples, shuffles, support
 from tests.benchmarks.shape import labeled
 from transforms.chunks import cut, merge
-from transforms.history import HistoryFile
+from transforms.earlier import HistoryFile
 from transforms.label import LabelImages
 from transforms.layout import Layout
 from transforms.load import LoadImages

@@ -35,8 +35,8 @@ from tests.misbehaving_server import (
 )
 from transforms import http_pool, storage_gcs
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import FetchLimits
 from transforms.storage import store_for
+from transforms.store import FetchLimits
 
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
 SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)

@@ -32,9 +32,10 @@ from transforms import http_pool, storage_http
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.reasons import Reason
-from transforms.rows import Chunk, FetchLimits, Item
-from transforms.storage import StoreOptions, store_for
+from transforms.rows import Chunk, Item
+from transforms.storage import store_for
 from transforms.storage_http import HttpStore, refusal
+from transforms.store import FetchLimits, StoreOptions
 
 BODY = random.Random(0).randbytes(5000)
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=5.0)

@@ -14,9 +14,9 @@ import pytest
 
 from tests import attempts
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import FetchLimits
 from transforms.storage import store_for
 from transforms.storage_local import LocalStore
+from transforms.store import FetchLimits
 
 LIMITS = FetchLimits(max_bytes=1000, deadline_sec=5.0)
 ODD_NAMES = [

@@ -36,9 +36,9 @@ from tests.misbehaving_server import (
 )
 from transforms import http_pool, storage_s3
 from transforms.errors import ImageError, StoreError, UsageError
-from transforms.rows import FetchLimits, Seen
 from transforms.storage import store_for
 from transforms.storage_s3 import S3Store
+from transforms.store import FetchLimits, Seen
 
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
 SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)

@@ -10,8 +10,10 @@ import pytest
 from tests import support
 from transforms import manifest, storage_local
 from transforms.errors import ManifestError, StoreError
-from transforms.listing import Columns, list_input, resolve
+from transforms.inputs import Columns
+from transforms.listing import list_input
 from transforms.process import LIVE
+from transforms.resolving import resolve
 from transforms.runs import complete_runs
 from transforms.storage_local import LocalStore
 from transforms.waiting import alive, each_within, within

@@ -19,7 +19,8 @@ from transforms import listing, preflight, storage  # noqa: E402
 from transforms.loading import image  # noqa: E402
 from transforms.model import handler  # noqa: E402
 from transforms.model.predictor import Prediction  # noqa: E402
-from transforms.rows import Entry, Fetched, Image  # noqa: E402
+from transforms.rows import Image  # noqa: E402
+from transforms.store import Entry, Fetched  # noqa: E402
 
 IN_THREADS = ('--loader_processes', '0')
 """Of runs in this process: what is put in the place of something is there for its threads only.

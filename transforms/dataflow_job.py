@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from transforms.lease import NO_JOBS
+
 if TYPE_CHECKING:
     import requests
 
@@ -60,6 +62,25 @@ def parse_job(value: object) -> Job | None:
         return None
     is_good = all(map(_PART.fullmatch, job[:3])) and (not job.id or _PART.fullmatch(job.id))
     return job if is_good else None
+
+
+class DataflowJobs:
+    """What a lease asks of the jobs that hold it."""
+
+    def describe(self, job: object) -> str:
+        """What to call a job for people."""
+        known = parse_job(job)
+        return NO_JOBS.describe(job) if known is None else f'job of Dataflow {known}'
+
+    def has_ended(self, job: object, may_be_none: bool) -> bool:
+        """Whether it has; False where nobody can tell."""
+        known = parse_job(job)
+        if known is None:
+            return False
+        return has_none_active(known) if may_be_none else has_ended(known)
+
+
+JOBS = DataflowJobs()
 
 
 def has_ended(job: Job) -> bool:

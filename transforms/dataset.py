@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -11,14 +11,13 @@ import pyarrow.parquet as pq
 from transforms import uris, write
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.layout import SCHEMA_VERSION
-from transforms.model.vocabulary import ANCESTORS, Vocabulary, is_packaged_file
+from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.partitions import folder_of_values, unescape
 from transforms.runs import CompleteRun, complete_runs
 from transforms.sealed import Checksum, DamagedError, open_json
-from transforms.storage import Store, has_folder
-
-VOCABULARY_SHA256 = 'vocabulary_sha256'
-"""What the report has of the bytes of the vocabulary, beside its name."""
+from transforms.storage import has_folder
+from transforms.store import Store
+from transforms.vocabularies import vocabulary_checksums
 
 _VOCABULARY_COLUMNS = ['wnid', 'lemmas', 'definition']
 
@@ -154,40 +153,6 @@ def _check_vocabulary(dataset: Dataset, run: CompleteRun, file_name: str, data: 
     known = vocabulary_checksums(complete_runs(dataset.output, dataset.store), file_name)
     if sha256 not in known and not is_packaged_file(file_name, data):
         raise DamagedError('its bytes are not those its reports have')
-
-
-def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
-    """Writes the classes of a model beside its predictions, unless they are there already.
-
-    Runs share the file, and one that is damaged is written anew, as is one of an earlier version,
-    which lacks a column.
-
-    Returns:
-      The SHA-256 of the file, for the report of the run.
-    """
-    name = vocabulary.file_name
-    uri = uris.join(output, f'vocabularies/{name}')
-    ours = vocabulary.to_parquet()
-    there = ours if store.create(uri, ours) else store.read(uri) or b''
-    sha256 = hashlib.sha256(there).hexdigest()
-    # Other bytes may be those of another version of Arrow; then a report knows them.
-    known = vocabulary_checksums(complete_runs(output, store), name) if there != ours else {sha256}
-    if sha256 not in known or not _has_ancestors(there):
-        store.write(uri, ours)
-        sha256 = hashlib.sha256(ours).hexdigest()
-    return sha256
-
-
-def _has_ancestors(data: bytes) -> bool:
-    return ANCESTORS in pq.read_schema(io.BytesIO(data)).names
-
-
-def vocabulary_checksums(runs: Iterable[CompleteRun], file_name: str) -> set[str | None]:
-    """What reports have as the SHA-256 of a vocabulary; None is that of an earlier version."""
-    models = [run.report['model'] for run in runs]
-    return {
-        model.get(VOCABULARY_SHA256) for model in models if model.get('vocabulary') == file_name
-    }
 
 
 class StoredFile(NamedTuple):

@@ -50,10 +50,11 @@ from transforms.containers import (
     without_metadata,
 )
 from transforms.errors import ImageError
-from transforms.model.card import Resize
 from transforms.no_images import is_page, name_of
+from transforms.pixel_limits import DEFAULT_LIMITS, PixelLimits
 from transforms.qoi import qoi_pixels
 from transforms.reasons import Reason
+from transforms.resize import Resize
 from transforms.tiff import (
     Fax,
     colours_as_grey,
@@ -112,12 +113,6 @@ _FORMATS = (
     *_HEIF,
     TgaImagePlugin.TgaImageFile.format,
 )
-
-IMAGE_SUFFIXES = frozenset(
-    '.jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs .jp2 .j2k '
-    '.jpc .jpf .jpx .ico .ppm .pgm .pbm .pnm .qoi .tga .icb .vda .vst .heic .heif .hif'.split()
-)
-"""Suffixes (lower case) that a folder listing takes for images."""
 
 # What libraries say of memory where they say anything: libavif, libheif and Pillow's codecs.
 _MEMORY = re.compile('out of memory|memory allocation|cannot allocate', re.IGNORECASE)
@@ -251,18 +246,6 @@ _UNREAD_FRAMES = {0xF7: 'JPEG-LS'} | dict.fromkeys(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class PixelLimits:
-    """The most pixels an image may claim in its header.
-
-    A baseline JPEG is decoded at a reduced size, so that it costs little memory however large.  A
-    QOI may have 10 million, as it takes much time.
-    """
-
-    max_px: int = 50_000_000
-    max_baseline_jpeg_px: int = 200_000_000
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class OpenedImage:
     """An image whose header was read and found acceptable.
@@ -373,9 +356,6 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
         if isinstance(e.__cause__, MemoryError):
             raise MemoryError(f'no room to decode a {opened.format}') from e
         raise
-
-
-DEFAULT_LIMITS = PixelLimits()
 
 
 def decode(data: bytes, resize: Resize, limits: PixelLimits = DEFAULT_LIMITS) -> np.ndarray:

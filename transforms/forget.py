@@ -17,7 +17,7 @@ from transforms.errors import StoreError
 from transforms.hashing import uri_hash
 from transforms.runs import CompleteRun, complete_runs, kind_of
 from transforms.sealed import REPLACEMENT, Checksum, DamagedError, seal_json
-from transforms.storage import Store
+from transforms.store import Store
 
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 

@@ -26,7 +26,7 @@ from transforms import interim
 from transforms.content_coding import check_size, coding_of, unpack
 from transforms.errors import ImageError
 from transforms.reasons import Reason
-from transforms.rows import Fetched, FetchLimits
+from transforms.store import Fetched, FetchLimits
 
 POOL_SIZE = 64
 _READ_BYTES = 256 * 1024
@@ -268,7 +268,7 @@ def read_object(
       check: called with headers and body of an answer that came whole.
       version_of: the version of the object, by the headers of its answer.
       limits: refuse larger objects, give up later.
-      admit: see `transforms.storage.Store.fetch`.
+      admit: see `transforms.store.Store.fetch`.
       doubts_length: whether a Content-Length may be wrong: of two answers that end at the same
         byte before it, it is.
 

@@ -10,9 +10,9 @@ from apache_beam import coders
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.checkpoints import finish, keep_part
 from transforms.coders import InProcessCoder
 from transforms.faults import FailFast
-from transforms.finished import finish, keep_part
 from transforms.layout import Layout
 from transforms.metrics import distribution
 from transforms.model.handler import ImageModelHandler, LateBatch

@@ -8,7 +8,7 @@ from transforms.dataset import Dataset, files_of, metadata_of, open_dataset
 from transforms.errors import StoreError
 from transforms.rows import Note
 from transforms.runs import CompleteRun, complete_runs
-from transforms.storage import Store
+from transforms.store import Store
 
 PATH = 'latest.sql'
 

@@ -9,7 +9,8 @@ from transforms.errors import StoreError, UsageError
 from transforms.hashing import power_of_two, uri_hash
 from transforms.partitions import folder_of_values
 from transforms.sealed import DamagedError, open_json
-from transforms.storage import DEFAULT_OPTIONS, Store, StoreOptions, store_for
+from transforms.storage import store_for
+from transforms.store import DEFAULT_OPTIONS, Store, StoreOptions
 
 SCHEMA_VERSION = 1
 FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')

@@ -15,15 +15,41 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transforms import uris
-from transforms.dataflow_job import Job, has_ended, has_none_active, parse_job
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
-from transforms.rows import Seen
+from transforms.store import Seen
+
+
+class Jobs(Protocol):
+    """What is known of the jobs that hold a lease, by the runner that has submitted them."""
+
+    def describe(self, job: object) -> str:
+        """What to call a job for people; `job` is what a lease has, which may be anything."""
+
+    def has_ended(self, job: object, may_be_none: bool) -> bool:
+        """Whether a job is known to have ended.
+
+        Args:
+          job: what a lease has, which may be anything.
+          may_be_none: it was about to be submitted: none of its name may be at work.
+        """
+
+
+class _NoJobs:
+    def describe(self, job: object) -> str:
+        return 'on a cluster' if job is None else 'a job that cannot be asked for'
+
+    def has_ended(self, job: object, may_be_none: bool) -> bool:  # noqa: ARG002 (of no job)
+        return False
+
+
+NO_JOBS: Jobs = _NoJobs()
+"""Nobody can tell of any job whether it has ended."""
 
 _PATH = '_work/_lease.json'
 # What stands for no lease in a store that cannot delete on a condition.
@@ -38,6 +64,7 @@ def acquire(
     break_lease: bool,
     wait_sec: float = 0.0,
     on_wait: Callable[[str], None] = lambda _: None,
+    jobs: Jobs = NO_JOBS,
 ) -> None:
     """Takes the lease of the output folder.
 
@@ -46,6 +73,7 @@ def acquire(
       break_lease: take it whoever holds it.
       wait_sec: how long to wait for who holds it.
       on_wait: told once who that is.
+      jobs: tells whether the job that holds it has ended.
 
     Raises:
       UsageError: another run holds it and may be alive.
@@ -53,11 +81,11 @@ def acquire(
     ends_at = time.monotonic() + wait_sec
     is_told = False
     while True:
-        holder = _take(layout, break_lease)
+        holder = _take(layout, break_lease, jobs)
         if holder is None:
             return
         run_id = uris.printable(str(holder.get('run_id', '?')))
-        who = f'run {run_id} is writing there ({_name(holder)})'
+        who = f'run {run_id} is writing there ({_name(holder, jobs)})'
         left_sec = ends_at - time.monotonic()
         if left_sec <= 0:
             raise UsageError(
@@ -70,7 +98,7 @@ def acquire(
         time.sleep(min(_POLL_SEC, left_sec))
 
 
-def _take(layout: Layout, break_lease: bool) -> dict[str, Any] | None:
+def _take(layout: Layout, break_lease: bool, jobs: Jobs) -> dict[str, Any] | None:
     """Takes the lease if it is free; otherwise returns who holds it."""
     uri = layout.uri(_PATH)
     store = layout.store
@@ -85,7 +113,7 @@ def _take(layout: Layout, break_lease: bool) -> dict[str, Any] | None:
         if seen.data == ours:  # the store did as it was told, and its first answer was lost
             return None
         holder = _parse(seen.data)
-        is_free = break_lease or seen.data == _GIVEN_BACK or _is_gone(holder)
+        is_free = break_lease or seen.data == _GIVEN_BACK or _is_gone(holder, jobs)
         if not is_free:
             return holder
         if store.replace(uri, ours, seen):
@@ -103,12 +131,12 @@ def rename(layout: Layout, run_id: str) -> None:
         raise _lost(layout)
 
 
-def hand_over(layout: Layout, job: Job | None, *, is_submitted: bool = True) -> None:
+def hand_over(layout: Layout, job: Mapping[str, str] | None, *, is_submitted: bool = True) -> None:
     """Gives a lease that is held to what works on when this process is gone.
 
     Args:
       layout: the output, and the run.
-      job: the job of Dataflow; None for another engine, whose end nobody can prove.
+      job: what `Jobs` of its runner takes; None for an engine whose end nobody can prove.
       is_submitted: False while this process is about to submit it: when that is killed, there may
         be such a job or none.
 
@@ -116,7 +144,7 @@ def hand_over(layout: Layout, job: Job | None, *, is_submitted: bool = True) -> 
       StoreError: it is held no more, and nothing is submitted yet: somebody has broken it.
     """
     holder: dict[str, Any] = {} if is_submitted else _identity(os.getpid())
-    holder |= {'run_id': layout.run_id, 'job': None if job is None else job._asdict()}
+    holder |= {'run_id': layout.run_id, 'job': None if job is None else dict(job)}
     if not _pass_on(layout, json.dumps(holder).encode()) and not is_submitted:
         raise _lost(layout)
 
@@ -142,7 +170,7 @@ def _lost(layout: Layout) -> StoreError:
     )
 
 
-def release_handed_over(layout: Layout, job: Job | None = None) -> None:
+def release_handed_over(layout: Layout, job: Mapping[str, str] | None = None) -> None:
     """Gives back the lease of a run that was handed over, once the run is done.
 
     Args:
@@ -151,17 +179,14 @@ def release_handed_over(layout: Layout, job: Job | None = None) -> None:
     """
     seen = layout.store.look(layout.uri(_PATH))
     holder = {} if seen is None else _parse(seen.data)
-    is_ours = job is None or parse_job(holder.get('job')) == job
+    is_ours = job is None or holder.get('job') == job
     if seen and 'job' in holder and holder.get('run_id') == layout.run_id and is_ours:
         _give_back(layout, seen)
 
 
-def _name(holder: dict[str, Any]) -> str:
+def _name(holder: dict[str, Any], jobs: Jobs) -> str:
     if 'job' in holder:
-        job = parse_job(holder['job'])
-        if job is not None:
-            return f'job of Dataflow {job}'
-        return 'on a cluster' if holder['job'] is None else 'a job that cannot be asked for'
+        return jobs.describe(holder['job'])
     return uris.printable(f'process {holder.get("pid", "?")} on {holder.get("host", "?")}')
 
 
@@ -203,14 +228,14 @@ def _identity(pid: int) -> dict[str, Any]:
     }
 
 
-def _is_gone(holder: dict[str, Any]) -> bool:
+def _is_gone(holder: dict[str, Any], jobs: Jobs) -> bool:
     """Whether the holder has ended for sure: a job, or a process of this machine and boot."""
-    if 'job' in holder:
-        job = parse_job(holder['job'])
-        if 'pid' in holder:
-            return job is not None and _is_process_gone(holder) and has_none_active(job)
-        return job is not None and has_ended(job)
-    return _is_process_gone(holder)
+    if 'job' not in holder:
+        return _is_process_gone(holder)
+    is_submitting = 'pid' in holder
+    if is_submitting and not _is_process_gone(holder):
+        return False
+    return jobs.has_ended(holder['job'], may_be_none=is_submitting)
 
 
 def _is_process_gone(holder: dict[str, Any]) -> bool:

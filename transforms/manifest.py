@@ -22,7 +22,8 @@ from transforms import uris
 from transforms.arrow_text import check_type, is_time, least_chars, text_of, values_of
 from transforms.errors import ManifestError, UsageError
 from transforms.parquet_pages import read_pages
-from transforms.storage import DEFAULT_OPTIONS, StoreOptions, store_for
+from transforms.storage import store_for
+from transforms.store import DEFAULT_OPTIONS, StoreOptions
 from transforms.waiting import each_within
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
@@ -35,8 +36,6 @@ _OBJECTS = ('.jsonl', '.ndjson', '.json')
 _TEXT_KINDS = ('.txt', *_TABLES, *_OBJECTS)
 KINDS = (*_TEXT_KINDS, '.parquet')
 SUFFIXES = (*_TEXT_KINDS, *(f'{kind}.gz' for kind in _TEXT_KINDS), '.parquet')
-INPUTS = ('manifest', 'manifests')
-"""Kinds of inputs that are read as such: one, or what a glob matches."""
 
 _MAX_LINE_CHARS = 1_000_000
 _MAX_ROW_CHARS = 4 * _MAX_LINE_CHARS  # of a CSV, whose values may hold ends of lines

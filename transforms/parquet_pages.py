@@ -10,7 +10,6 @@ https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.m
 import enum
 from typing import Any, BinaryIO, NamedTuple
 
-_READ_BYTES = 16 * 2**20
 _WINDOW_BYTES = 256
 _MAX_HEADER_BYTES = 16 * 2**20  # as Arrow has it
 _MAX_DEPTH = 8
@@ -44,19 +43,6 @@ class Pages(NamedTuple):
 
     largest_bytes: int
     values: int
-
-
-def rows_at_a_time(metadata: Any, most: int) -> int:
-    """So many rows of a file of ours are read at a time that they fit into memory.
-
-    Args:
-      metadata: the `pyarrow.parquet.FileMetaData` of the file.
-      most: of short rows.
-    """
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    size_bytes = sum(group.total_byte_size for group in groups)
-    each_bytes: int = size_bytes // max(1, metadata.num_rows)
-    return max(1, min(most, _READ_BYTES // max(1, each_bytes)))
 
 
 def read_pages(stream: BinaryIO, chunk: Any) -> Pages:

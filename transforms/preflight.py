@@ -12,12 +12,14 @@ from typing import NamedTuple
 
 from transforms import uris
 from transforms.errors import ImageError, StoreError
+from transforms.inputs import Columns, Input
 from transforms.layout import Layout
-from transforms.listing import Columns, Input, list_input
+from transforms.listing import list_input
 from transforms.process import LIVE
 from transforms.reasons import Reason
-from transforms.rows import FetchLimits, Ref
-from transforms.storage import StoreOptions, store_for
+from transforms.rows import Ref
+from transforms.storage import store_for
+from transforms.store import FetchLimits, StoreOptions
 
 _TRIED = 3
 _SPREAD = 50

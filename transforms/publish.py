@@ -45,15 +45,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import dead_letters, write
-from transforms.dataset import VOCABULARY_SHA256, keep_vocabulary
 from transforms.errors import BooksError, StoreError, UsageError
 from transforms.layout import Layout, check_dataset, dataset_spec
 from transforms.model.vocabulary import Vocabulary
 from transforms.partitions import fold
-from transforms.rows import Entry
 from transforms.runs import kind_of
 from transforms.sealed import DamagedError, open_json, seal_json
-from transforms.storage import Store
+from transforms.store import Entry, Store
+from transforms.vocabularies import VOCABULARY_SHA256, keep_vocabulary
 
 _THREADS = 16
 _DELETE_BATCH = 1000

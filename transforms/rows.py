@@ -6,13 +6,15 @@ registers a deterministic coder for every row that crosses a shuffle.
 
 import dataclasses
 import enum
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from transforms.reasons import Reason
+
+MANIFESTS = ('manifest', 'manifests')
+"""Kinds of inputs that are read as such: one, or what a glob matches."""
 
 
 class Note(enum.Enum):
@@ -32,58 +34,6 @@ class Stage(enum.Enum):
     FETCH = 'fetch'
     DECODE = 'decode'
     INFER = 'infer'
-
-
-class Entry(NamedTuple):
-    """One object of a listing: its absolute URI, version and size.
-
-    `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
-    form of its name.  `modified_at` is when this version was written, in seconds since 1970 by the
-    clock of the store; NaN where it is not known.
-    """
-
-    uri: str
-    version: str
-    size_bytes: int
-    reason: str = ''
-    detail: str = ''
-    modified_at: float = math.nan
-
-
-class Fetched(NamedTuple):
-    """A whole object, the version that was read, and how many tries failed before.
-
-    `size_bytes` is its size as stored: less than that of `data` where it was stored as gzip.
-    """
-
-    data: bytes
-    version: str
-    size_bytes: int
-    retries: int = 0
-
-
-class Seen(NamedTuple):
-    """A small object as it was read: what a later write or delete of it is held against.
-
-    `version` is what the store goes by, '' where that is the bytes themselves.
-    """
-
-    data: bytes
-    version: str
-
-
-class NotModified(Exception):  # noqa: N818 (no error: nothing is wrong)
-    """The object still has the version that the caller knows; its bytes were not moved."""
-
-
-class FetchLimits(NamedTuple):
-    """What reading one object may take.
-
-    `deadline_sec` is total: it covers every retry and holds against a server that drips.
-    """
-
-    max_bytes: int
-    deadline_sec: float
 
 
 def _repr_without_access(row: 'Ref | Item') -> str:

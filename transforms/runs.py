@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from transforms import uris
 from transforms.errors import StoreError
 from transforms.sealed import Checksum, open_json
-from transforms.storage import Store, has_folder
+from transforms.storage import has_folder
+from transforms.store import Store
 from transforms.waiting import LEAST_DEADLINE_SEC, each_within
 
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')

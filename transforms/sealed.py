@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
-from transforms.storage import Store
+from transforms.store import Store
 
 IN_MEMORY_BYTES = 64 * 2**20
 """Larger published files are read twice: for their checksum, and then for what is wanted."""

@@ -33,7 +33,7 @@ from transforms.http_pool import (
     seconds_left,
 )
 from transforms.reasons import Reason
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.store import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
@@ -43,7 +43,7 @@ _NO_BUCKET = re.compile(rb'bucket does not exist', re.IGNORECASE)
 
 
 class GcsStore:
-    """Buckets of Google Cloud Storage; see `transforms.storage.Store`.
+    """Buckets of Google Cloud Storage; see `transforms.store.Store`.
 
     An object's version is its generation.  STORAGE_EMULATOR_HOST is honoured.
 

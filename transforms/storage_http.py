@@ -44,7 +44,7 @@ from transforms.http_pool import (
     seconds_left,
 )
 from transforms.reasons import Reason
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.store import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.uris import WebUrl
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
@@ -183,7 +183,7 @@ def _pool_class(
 
 
 class HttpStore:
-    """Web servers; see `transforms.storage.Store`.  Only `fetch` works.
+    """Web servers; see `transforms.store.Store`.  Only `fetch` works.
 
     An object's version is its ETag, or else its Last-Modified, or else ''.
 

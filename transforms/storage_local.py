@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 from transforms import uris
 from transforms.errors import ImageError, StoreError, UsageError
 from transforms.reasons import Reason
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.store import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
@@ -38,7 +38,7 @@ _COPY_BYTES = 2**20
 
 
 class LocalStore:
-    """The file system of this machine; see `transforms.storage.Store`.
+    """The file system of this machine; see `transforms.store.Store`.
 
     A file's version is its size and its modification time in ns: '<size>-<mtime>'.  `replace` and
     `delete` compare its bytes, under its lock; on a file system without locks (some network mounts)

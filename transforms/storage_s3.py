@@ -32,7 +32,7 @@ from transforms.http_pool import (
     seconds_left,
 )
 from transforms.reasons import Reason
-from transforms.rows import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.store import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.waiting import alive
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
@@ -86,7 +86,7 @@ _ARCHIVED = 'archived: restore it first'
 
 
 class S3Store:
-    """Buckets of S3; see `transforms.storage.Store`.
+    """Buckets of S3; see `transforms.store.Store`.
 
     An object's version is its ETag.  Credentials, region, profile, AWS_ENDPOINT_URL_S3 and
     AWS_CA_BUNDLE are found as botocore finds them.

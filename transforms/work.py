@@ -10,7 +10,7 @@ from transforms import uris
 from transforms.errors import StoreError, UsageError
 from transforms.layout import Layout
 from transforms.sealed import DamagedError, open_json, seal_json
-from transforms.storage import Store
+from transforms.store import Store
 
 FORMAT = 2
 """Of everything under `_work`; another one is neither read nor written to."""

@@ -19,9 +19,9 @@ from tests.benchmarks.images import link_jpegs, write_jpegs
 from tests.benchmarks.loading import OPTIONS, Bare
 from tests.benchmarks.measure import Row
 from transforms.faults import FailFast
+from transforms.inputs import Columns
 from transforms.label import LabelImages
 from transforms.layout import Layout
-from transforms.listing import Columns
 from transforms.load import LoadImages
 from transforms.model.predictor import InferenceOptions, Prediction
 from transforms.model.sources import resolve_model

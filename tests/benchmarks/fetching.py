@@ -13,8 +13,8 @@ import urllib3
 
 from tests.benchmarks.measure import Row, run_python
 from tests.servers import running_emulator
-from transforms.rows import FetchLimits
 from transforms.storage_gcs import GcsStore
+from transforms.store import FetchLimits
 
 _THREADS = 16
 _OBJECT_BYTES = 20_000

@@ -9,14 +9,15 @@ from statistics import median
 
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row
-from transforms.decode import PixelLimits
 from transforms.errors import StoreError
 from transforms.faults import FailFast, FaultPolicy
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
-from transforms.model.card import Resize
+from transforms.pixel_limits import PixelLimits
 from transforms.process import cpu_count
-from transforms.rows import Chunk, FetchLimits, Item
+from transforms.resize import Resize
+from transforms.rows import Chunk, Item
+from transforms.store import FetchLimits
 
 RESIZE = Resize(size_px=224, short_side_px=256, filter='bilinear')
 _BATCH = 32

@@ -27,20 +27,12 @@ from apache_beam.utils import windowed_value
 from pipeline.build import build
 from tests import samples, shuffles, support
 from tests.benchmarks.measure import Process, Row, run_python
-from transforms import chunks, frozen, listing, outcomes, write
+from transforms import chunks, frozen, inputs, listing, outcomes, write
 from transforms.layout import Layout
 from transforms.model.vocabulary import load_vocabulary
 from transforms.reasons import Reason
-from transforms.rows import (
-    Chunk,
-    Entry,
-    Failure,
-    Image,
-    Item,
-    Known,
-    LabeledBatch,
-    Stage,
-)
+from transforms.rows import Chunk, Failure, Image, Item, Known, LabeledBatch, Stage
+from transforms.store import Entry
 
 _PARTITIONS = 64
 _CAMERAS = 20
@@ -149,7 +141,7 @@ def simulate(images: int, folder: Path) -> dict:
     """Lists, drops, chunks, labels, routes and counts so many images; what it took and came to."""
     top = 'gs://synthetic/photos'
     # One camera is listed twice, and one was labelled by an earlier run.
-    inputs = [listing.Input('folder', uri, '') for uri in (top, f'{top}/camera-00')]
+    inputs = [inputs.Input('folder', uri, '') for uri in (top, f'{top}/camera-00')]
     layout = Layout(str(folder / 'output'), 'a', 'model-00000000', (), (), 1_000_000)
     config, _ = support.make_config('--input', samples.SAMPLE, '--output', folder / 'output')
     root = beam.Pipeline()
@@ -169,7 +161,7 @@ def simulate(images: int, folder: Path) -> dict:
         print(name, seconds[name], _peak_bytes(), flush=True)
 
     listing.store_for = lambda *_: _Store(images)
-    columns = listing.Columns('uri', (), ())
+    columns = inputs.Columns('uri', (), ())
     found = [
         frozen.freeze(layout, number, listing.list_input(source, columns))
         for number, source in enumerate(inputs)

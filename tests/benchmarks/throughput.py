@@ -17,7 +17,7 @@ from unittest import mock
 import apache_beam as beam
 import numpy as np
 
-from pipeline import options
+from pipeline import label, options
 from pipeline.build import build
 from pipeline.config import RunConfig, make_config
 from tests.benchmarks.images import write_jpegs
@@ -78,7 +78,7 @@ def run_pipeline(images: Path, output: Path, run_id: str, flags: Sequence[str]) 
     parser = ArgumentParser()
     options.add_label_arguments(parser)
     argv = ['--input', str(images), '--output', str(output), '--run_id', run_id, *flags]
-    args, beam_options = options.parse_label_arguments(parser, argv)
+    args, beam_options = label.parse_label_arguments(parser, argv)
     config = make_config(args, datetime.datetime.now(datetime.UTC))
     root = beam.Pipeline(options=beam_options)
     build(root, config)

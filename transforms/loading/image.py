@@ -14,17 +14,9 @@ from transforms.loading.budget import Budget, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
 from transforms.reasons import Reason
-from transforms.rows import (
-    Failure,
-    Fetched,
-    Image,
-    Item,
-    NotModified,
-    Outcome,
-    Stage,
-    Unchanged,
-)
+from transforms.rows import Failure, Image, Item, Outcome, Stage, Unchanged
 from transforms.storage import store_for
+from transforms.store import Fetched, NotModified
 
 NO_MEMORY = 'there was not enough memory for it'
 

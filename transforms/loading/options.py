@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from transforms import decode
-from transforms.decode import OpenedImage, PixelLimits
-from transforms.model.card import Resize
+from transforms.decode import OpenedImage
+from transforms.pixel_limits import PixelLimits
 from transforms.process import cpu_count
-from transforms.rows import FetchLimits
-from transforms.storage import DEFAULT_OPTIONS, StoreOptions
+from transforms.resize import Resize
+from transforms.store import DEFAULT_OPTIONS, FetchLimits, StoreOptions
 
 Open = Callable[[bytes, Resize, PixelLimits], OpenedImage]
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from transforms import uris
 from transforms.errors import UsageError
-from transforms.model.card import CAT, Activation, Canary, ModelCard, Resize
+from transforms.model.card import CAT, Activation, Canary, ModelCard
 from transforms.model.checkpoint import Architecture, multiply_adds, parameters
 from transforms.model.vocabulary import IMAGENET21K, load_vocabulary
+from transforms.resize import Resize
 
 EMBEDDED = 'embedded'
 PUBLISHED = {

@@ -8,17 +8,19 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.chunks import DropDone, MakeChunks
-from transforms.decode import DEFAULT_LIMITS
 from transforms.faults import FailFast
 from transforms.history import ReadHistory
+from transforms.inputs import Columns, Listing
 from transforms.layout import Layout
-from transforms.listing import Columns, Listing, ReadRefs, resolve
 from transforms.load import LoadImages
 from transforms.loading.options import LoadOptions
-from transforms.model.card import Resize
+from transforms.pixel_limits import DEFAULT_LIMITS
 from transforms.preflight import Preflight
-from transforms.rows import Batch, FetchLimits, Image
-from transforms.storage import StoreOptions
+from transforms.read import ReadRefs
+from transforms.resize import Resize
+from transforms.resolving import resolve
+from transforms.rows import Batch, Image
+from transforms.store import FetchLimits, StoreOptions
 
 _COLUMNS = Columns('uri', (), ())
 _OPTIONS = LoadOptions(

@@ -1,0 +1,1 @@
+"""The commands: each reads its arguments and says what came of it."""

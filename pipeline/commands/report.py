@@ -1,0 +1,50 @@
+"""`lemmabeam report`: the report of a run for people."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
+from pipeline.parser import Parser
+from transforms import uris
+from transforms.errors import UsageError
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam report`."""
+    parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
+    parser.add_argument('--run_id', metavar='ID', help='the run (default: the latest complete one)')
+    parser.add_argument(
+        '--output',
+        metavar='FILE',
+        help='where to write it, local, gs:// or s3:// (default: DIR/runs/<run_id>/report.html)',
+    )
+    add_thumbnail_argument(parser)
+    add_store_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page and prints where it lies.
+
+    Raises:
+      UsageError: there is no such output or run, or --output cannot be used.
+      StoreError: a file of the run is damaged, or the store does not answer.
+    """
+    # What runs is imported when nothing is wrong with the command line.
+    from pipeline.html_report import write_html_report
+
+    output = uris.absolute(args.folder).rstrip('/')
+    destination = None if args.output is None else uris.absolute(args.output)
+    if destination and not uris.scheme_of(destination) and Path(destination).is_dir():
+        raise UsageError(f'--output {args.output}: expected the name of a file, such as page.html')
+    written = write_html_report(
+        output, args.run_id, store_options(args), args.report_thumbnails, destination
+    )
+    print(uris.printable(written))
+    return 0

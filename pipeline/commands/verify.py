@@ -1,0 +1,83 @@
+"""`lemmabeam verify`: whether an output is whole and consistent, or the same as another one."""
+
+import argparse
+from collections.abc import Sequence
+
+from pipeline.options import add_store_arguments, number_not_negative, store_options
+from pipeline.parser import Parser
+from transforms import uris
+from transforms.errors import UsageError
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam verify`."""
+    parser.add_argument('folder', metavar='DIR', help='the output of `lemmabeam label`')
+    parser.add_argument(
+        'other',
+        metavar='OTHER',
+        nargs='?',
+        help='another one to compare it with: the newest row of each image and model, whatever '
+        'the runs are called',
+    )
+    parser.add_argument(
+        '--by_name',
+        action='store_true',
+        help='compare by object name below the common folder of each dataset, leaving out uri and '
+        'object_version: for the same images in two places',
+    )
+    parser.add_argument(
+        '--exact',
+        action='store_true',
+        help='compare run by run, by their ids, and the bytes of the files',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=number_not_negative,
+        default=0.0,
+        metavar='T',
+        help='largest difference of two scores that still counts as equal (default: 0)',
+    )
+    add_store_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is wrong, or what differs; 1 if there is anything, otherwise 0.
+
+    Raises:
+      UsageError: there is no such output, or it is one of another version.
+      StoreError: the store does not answer.
+    """
+    # What runs is imported when nothing is wrong with the command line.
+    from pipeline.verify import compare, notes, verify
+
+    compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
+    if args.other is None and compares:
+        raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
+    stores = store_options(args)
+    problems = verify(args.folder, stores)
+    said = 'whole and consistent'
+    if args.other is not None and not problems:
+        problems = verify(args.other, stores)
+    if args.other is not None and not problems:
+        problems, totals = compare(
+            args.folder,
+            args.other,
+            by_name=args.by_name,
+            exact=args.exact,
+            tolerance=args.tolerance,
+            stores=stores,
+        )
+        said = f'the same: {totals}' if not problems else totals
+    for problem in problems:
+        print(uris.printable(problem))
+    for note in notes(args.folder, stores):
+        print(uris.printable(f'note: {note}'))
+    if args.other is not None or not problems:
+        print(said)
+    return 1 if problems else 0

@@ -1,0 +1,22 @@
+"""How large a picture may be."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelLimits:
+    """The most pixels an image may claim in its header.
+
+    A baseline JPEG is decoded at a reduced size, so that it costs little memory however large.  A
+    QOI may have 10 million, as it takes much time.
+    """
+
+    max_px: int = 50_000_000
+    max_baseline_jpeg_px: int = 200_000_000
+
+
+DEFAULT_LIMITS = PixelLimits()
