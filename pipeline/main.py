@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import NamedTuple, NoReturn
 
-from pipeline import streams
+from pipeline.job import streams
 from pipeline.parser import Parser, describe_unknown
 
 
@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('transforms').setLevel(logging.WARNING)
     given = sys.argv[1:] if argv is None else list(argv)
     parser, command = _parse_command(given)
-    from pipeline.signals import stopping_on_signals
-    from transforms.errors import LemmabeamError, UsageError
-    from transforms.process import TEMPORARIES
+    from pipeline.job.signals import stopping_on_signals
+    from transforms.core.errors import LemmabeamError, UsageError
+    from transforms.core.resources import TEMPORARIES
 
     try:
         with stopping_on_signals(lambda: '', TEMPORARIES.remove_all):
@@ -58,7 +58,7 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
     streams.flush()
     if code == 1:
         # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
-        from pipeline.signals import exit_now
+        from pipeline.job.signals import exit_now
 
         exit_now(code)
     sys.exit(code)

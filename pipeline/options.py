@@ -7,17 +7,17 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from transforms import uris
-from transforms.errors import UsageError
+from transforms.core import uris
+from transforms.core.errors import UsageError
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, CANARY_MODES, PRECISIONS
 from transforms.model.registry import EMBEDDED
-from transforms.store import StoreOptions
-from transforms.work import RUN_ID
+from transforms.runs.in_progress import RUN_ID
+from transforms.storage.base import StoreOptions
 
 if TYPE_CHECKING:
     from transforms.model.download.http import Progress
-    from transforms.model.sources import ModelSource
+    from transforms.model.resolve import ModelSource
 
 MAX_THUMBNAILS = 200
 DEFAULT_THUMBNAILS = 24
@@ -419,7 +419,7 @@ def find_model(args: argparse.Namespace, on_progress: 'Progress | None' = None) 
       UsageError: there is no such model, or its card cannot be used.
       ModelError: it cannot be fetched, or has another hash.
     """
-    from transforms.model.sources import resolve_model
+    from transforms.model.resolve import resolve_model
 
     return resolve_model(
         args.model,

@@ -70,7 +70,7 @@ def with_help(said: str, prog: str) -> str:
 
 def describe_stray(value: str, flag: str) -> str:
     """What is said of a value without an option, of which `flag` is most likely meant, or ''."""
-    from transforms import uris  # late, as in all of this file: it takes longer than `--help`
+    from transforms.core import uris  # late, as in all of this file: it takes longer than `--help`
 
     shown = uris.printable(value)
     if not flag:
@@ -80,7 +80,7 @@ def describe_stray(value: str, flag: str) -> str:
 
 def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
     """What is said of an option or a command that is none of those known."""
-    from transforms import uris
+    from transforms.core import uris
 
     plain = {_plain(name): name for name in known}
     near = difflib.get_close_matches(_plain(given.partition('=')[0]), plain, 1)

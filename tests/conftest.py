@@ -1,13 +1,13 @@
 """What tests share.
 
 Table of contents:
-  emulator  a storage emulator, one for all test processes, see tests.servers
+  emulator  a storage emulator, one for all test processes, see tests.support.servers
   bucket    a fresh, empty bucket in it for one test, with `put` to fill it
-  proxy     a proxy before it that spoils reads for one test, see tests.fault_proxy
+  proxy     a proxy before it that spoils reads for one test, see tests.support.fault_proxy
   s3        an S3 server, one for all test processes
   s3_bucket a fresh, empty bucket in it for one test
-  server    a hub on loopback for one test, see tests.hub_server
-  stand_in_model  for one test, the model of tests.without_model: no TensorFlow, and no time
+  server    a hub on loopback for one test, see tests.support.hub_server
+  stand_in_model  for one test, the model of tests.support.without_model: no TensorFlow, and no time
 """
 
 import contextlib
@@ -21,19 +21,10 @@ from typing import Any
 import pytest
 import urllib3
 
-from tests import garbage, servers
-from tests.fault_proxy import FaultProxy
-from tests.hub_server import HubServer
-from tests.servers import pytest_configure_node, pytest_unconfigure  # noqa: F401 (hooks of pytest)
-from tests.tiers import (  # noqa: F401 (hooks of pytest)
-    pytest_addoption,
-    pytest_collection_modifyitems,
-    pytest_ignore_collect,
-    pytest_runtest_logreport,
-    pytest_runtest_teardown,
-    pytest_sessionfinish,
-    pytest_xdist_make_scheduler,
-)
+from tests.support import garbage, servers
+from tests.support.fault_proxy import FaultProxy
+from tests.support.hub_server import HubServer
+from tests.support.servers import pytest_configure_node, pytest_unconfigure  # noqa: F401 (hooks of pytest)
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
@@ -96,7 +87,7 @@ class Bucket:
 def emulator(request: pytest.FixtureRequest) -> Iterator[str]:
     """The endpoint of a running emulator, which STORAGE_EMULATOR_HOST names from now on.
 
-    One for the session, because a process keeps one client (`transforms.process.shared`).
+    One for the session, because a process keeps one client (`transforms.core.resources.shared`).
     """
     with (
         servers.address_of(servers.GCS, request.config) as address,
@@ -144,7 +135,7 @@ class S3Bucket:
 def s3(request: pytest.FixtureRequest) -> Iterator[str]:
     """The endpoint of a running S3 server, which AWS_ENDPOINT_URL_S3 names from now on.
 
-    One for the session, because a process keeps one client (`transforms.process.shared`).
+    One for the session, because a process keeps one client (`transforms.core.resources.shared`).
     """
     with (
         servers.address_of(servers.S3, request.config) as address,
@@ -192,7 +183,7 @@ def server() -> Iterator[HubServer]:
 @pytest.fixture
 def stand_in_model() -> Iterator[None]:
     """Labels without a network, in this process: what it sees in a picture is made of its bytes."""
-    from tests import support
+    from tests.support import app
 
-    with support.stand_in():
+    with app.stand_in():
         yield

@@ -8,16 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.datasets import Row, add_run
-from transforms.latest import write_latest_sql
-from transforms.storage import store_for
+from tests.support.datasets import Row, add_run
+from transforms.dataset.latest_sql import write_latest_sql
+from transforms.storage.registry import store_for
 
 ROOT = Path(__file__).parents[1]
 
 # What a process needs that fetches and decodes, and does nothing else; cheap ones first, as what
 # one has imported stays.
 LOADING = """
-    rows errors uris process model.card decode storage storage_local storage_http
+    core.elements core.errors core.uris core.resources model.card images.decode storage.registry
+    storage.local storage.http
 """.split()
 HEAVY = ['apache_beam', 'tensorflow', 'keras', 'pyarrow', 'pandas', 'grpc', 'google.cloud']
 
@@ -39,9 +40,13 @@ print(json.dumps(found))
 
 
 # What commands run that compute nothing, and their parsers.
-WITHOUT_BEAM = 'verify html_report clean latest relabel models export_model'.split()
+WITHOUT_BEAM = [
+    'transforms.dataset.verify',
+    'pipeline.report.html.report',
+    *(f'pipeline.commands.{name}' for name in 'clean latest relabel models export_model'.split()),
+]
 # What nobody needs who asks how a command is called, or has called it wrongly.
-UNASKED = [*HEAVY, 'PIL', 'requests', 'rich', 'transforms.decode']
+UNASKED = [*HEAVY, 'PIL', 'requests', 'rich', 'transforms.images.decode']
 SAID = {
     ('--version',): 0,
     ('--help',): 0,
@@ -77,10 +82,10 @@ def test_what_fetches_and_decodes_needs_no_beam_no_tensorflow_and_no_cloud():
 
 
 def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
-    stores = [f'transforms.storage_{name}' for name in ('local', 'http', 's3', 'gcs')]
+    stores = [f'transforms.storage.{name}' for name in ('local', 'http', 's3', 'gcs')]
     clients = ['urllib3', 'google.auth', 'botocore']
-    ask = 'from transforms.storage import store_for; store_for({!r})'.format
-    steps = ['import transforms.storage', ask('/a'), ask('https://example.com/a')]
+    ask = 'from transforms.storage.registry import store_for; store_for({!r})'.format
+    steps = ['import transforms.storage.registry', ask('/a'), ask('https://example.com/a')]
     assert list(found_after_each(steps, stores + clients).values()) == [
         [],
         stores[:1],
@@ -89,7 +94,7 @@ def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
 
 
 def test_commands_that_compute_nothing_need_no_beam_and_no_tensorflow():
-    steps = [f'import pipeline.{name}' for name in WITHOUT_BEAM]
+    steps = [f'import {name}' for name in WITHOUT_BEAM]
     unwanted = [name for name in HEAVY if name != 'pyarrow']
     assert found_after_each(steps, unwanted) == {step: [] for step in steps}
 

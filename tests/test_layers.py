@@ -1,4 +1,4 @@
-"""Imports go one way, and what must be documented is."""
+"""Imports go one way, folders of transforms know no Beam, and nothing loads TensorFlow early."""
 
 import ast
 import functools
@@ -7,52 +7,62 @@ from pathlib import Path
 from pipeline import main
 
 ROOT = Path(main.__file__).parents[1]
-PURE = """
-    arrow_text containers content_coding dataflow_job dataset dead_letters decode errors faults
-    forget frozen gone hashing http_pool interim isobmff jpeg2000 latest layout lease long_texts
-    manifest newest no_images outcomes parquet_pages partitions process publish qoi reasons relabel
-    rows runs sealed spool storage storage_gcs storage_http storage_local storage_s3 tell_apart tiff
-    uris versions waiting work write loading.batch loading.budget loading.buffers loading.child
-    loading.fetches loading.fork_server loading.hosts loading.image loading.loader
-    loading.options loading.processes loading.server loading.threads model.bit model.canary
-    model.card model.checkpoint model.device model.download.archive model.download.cache
-    model.download.fetch model.download.http model.download.huggingface model.download.kaggle
-    model.efficientnet_lite model.export model.network model.predictor model.rebuild
-    model.recognition model.registry model.rescue model.runtime model.saved_model model.sources
-    model.sparse model.vocabulary model.weights
-""".split()
-STEPS = ('transforms.write_dead_letters', 'transforms.write_predictions')
+# A room imports from itself and from what stands before its line.
+ORDER = [
+    'transforms.core',
+    'transforms.storage transforms.images',
+    'transforms.loading transforms.model',
+    'transforms.output',
+    'transforms.runs',
+    'transforms.sources',
+    'transforms.dataset',
+    'transforms',  # the steps
+    'pipeline.config pipeline.options pipeline.parser',
+    'pipeline.report pipeline.runners',
+    'pipeline.job',
+    'pipeline.commands',
+    'pipeline.main pipeline.flex_template pipeline.__main__',
+]
+ONE_ROOM = ('pipeline.config', 'pipeline.options', 'pipeline.parser')
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
 TENSORFLOW = {
-    'model.bit',
-    'model.efficientnet_lite',
-    'model.export',
-    'model.network',
-    'model.rebuild',
-    'model.saved_model',
-    'model.sparse',
+    'transforms.model.export',
+    'transforms.model.load',
+    'transforms.model.rebuild',
+    'transforms.model.saved_model',
+    'transforms.model.sparse',
+    'transforms.model.families.bit.export',
+    'transforms.model.families.bit.resnet',
+    'transforms.model.families.efficientnet_lite',
 }
-LATE = {'model.runtime'}
+LATE = {'transforms.model.runtime'}
+
+
+@functools.cache
+def modules():
+    """Each module by its name, packages under that of their folder."""
+    return {
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): path
+        for package in ('pipeline', 'transforms')
+        for path in (ROOT / package).rglob('*.py')
+    }
 
 
 @functools.cache
 def imports():
-    """(module, imported name, whether it is done while the module is imported), all of them."""
-    return list(_imports())
+    """(module, what it imports, whether that is done while the module is imported), all of them."""
+    return [found for name, path in modules().items() for found in _imports(name, path)]
 
 
-def _imports():
-    for package in ('pipeline', 'transforms'):
-        for path in (ROOT / package).rglob('*.py'):
-            module = '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-            for node, is_late in _statements(ast.parse(path.read_text())):
-                if isinstance(node, ast.Import):
-                    names = [alias.name for alias in node.names]
-                elif isinstance(node, ast.ImportFrom):
-                    names = [f'{node.module}.{alias.name}' for alias in node.names]
-                else:
-                    continue
-                yield from ((module, name, not is_late) for name in names)
+def _imports(module, path):
+    for node, is_late in _statements(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f'{node.module}.{alias.name}' for alias in node.names]
+        else:
+            continue
+        yield from ((module, name, not is_late) for name in names)
 
 
 def _statements(tree):
@@ -70,31 +80,48 @@ def _statements(tree):
         ]
 
 
-def test_transforms_never_import_pipeline():
+def room_of(name):
+    """The room of a module, or of a name in one; '' for what is not ours."""
+    package, _, rest = name.partition('.')
+    if package not in ('pipeline', 'transforms'):
+        return ''
+    head = rest.partition('.')[0]
+    if package == 'transforms' and not (ROOT / package / head / '__init__.py').exists():
+        return 'transforms'
+    return f'{package}.{head}' if head else package
+
+
+def place_of(room):
+    return next(i for i, line in enumerate(ORDER) if room in line.split())
+
+
+def test_imports_go_one_way():
+    wrong = []
+    for module, name, _ in imports():
+        here, there = room_of(module), room_of(name)
+        if not there or here == there or module in ('transforms', 'pipeline'):
+            continue
+        if there == 'pipeline' or {here, there} <= set(ONE_ROOM):  # its version
+            continue
+        if place_of(there) >= place_of(here):
+            wrong.append((module, name))
+    assert wrong == []
+
+
+def test_a_folder_of_transforms_knows_no_beam():
     assert [
         (module, name)
         for module, name, _ in imports()
-        if module.startswith('transforms') and name.split('.')[0] == 'pipeline'
+        if module.startswith('transforms.')
+        and room_of(module) != 'transforms'
+        and name.startswith('apache_beam')
     ] == []
 
 
-def test_pure_modules_know_no_beam():
-    pure = {f'transforms.{name}' for name in PURE}
-    found = [
-        (module, name)
-        for module, name, _ in imports()
-        if module in pure
-        and name.startswith(('apache_beam', 'transforms.coders', 'transforms.metrics', *STEPS))
-    ]
-    assert found == []
-    assert pure <= {module for module, _, _ in imports()}
-
-
 def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
-    eager = {f'transforms.{name}' for name in TENSORFLOW}
-    late = {f'transforms.{name}' for name in LATE}
+    assert modules().keys() >= TENSORFLOW | LATE
     for module, name, is_early in imports():
         if name.split('.')[0] in ('tensorflow', 'tensorflow_hub', 'keras'):
-            assert module in eager or (module in late and not is_early), (module, name)
-        if name.startswith(tuple(eager)) and module not in eager:
+            assert module in TENSORFLOW or (module in LATE and not is_early), (module, name)
+        if name.startswith(tuple(TENSORFLOW)) and module not in TENSORFLOW:
             assert not is_early, (module, name)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import apache_beam as beam
 
-from transforms.errors import UsageError
-from transforms.hashing import content_hash, power_of_two, uri_hash
-from transforms.long_texts import LONG_TEXTS
-from transforms.process import LIVE
-from transforms.reasons import Reason
-from transforms.rows import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
+from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
+from transforms.core.errors import UsageError
+from transforms.core.hashing import content_hash, power_of_two, uri_hash
+from transforms.core.long_texts import LONG_TEXTS
+from transforms.core.reasons import Reason
+from transforms.core.resources import LIVE
 
 
 class Merged(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 from apache_beam import coders
 
-from transforms.rows import Batch, Chunk, DeadLetter, Item, Known, Ref, WrittenFile
+from transforms.core.elements import Batch, Chunk, DeadLetter, Item, Known, Ref, WrittenFile
 
 
 class InProcessCoder(coders.Coder):

@@ -1,118 +1,93 @@
-"""Dead letters: the images that have no labels, and why."""
+"""The step that writes dead letters; what is in their files: `transforms.output.dead_letters`."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import pyarrow as pa
+import apache_beam as beam
 
-from transforms import outcomes
-from transforms.long_texts import LONG_TEXTS, in_order
-from transforms.reasons import Reason
-from transforms.rows import DeadLetter, Note, Stage
-from transforms.write import PIECE_ROWS, ROW_GROUP_ROWS
-
-KIND = 'dead_letters'
-VERSIONS = 'dead_versions'
-"""Which version of which object is not worth another try, and which row is gone: read by the next
-run, and by who looks for the newest rows.
-"""
-_NOTES = frozenset(note.value for note in Note)
-
-VERSION_SCHEMA = pa.schema(
-    [
-        pa.field('uri', pa.string(), nullable=False),
-        pa.field('object_version', pa.string(), nullable=False),
-        pa.field('reason', pa.string(), nullable=False),
-        pa.field('carried', pa.string(), nullable=False),
-    ]
+from transforms.core.elements import DeadLetter, WrittenFile
+from transforms.metrics import count_file, counter
+from transforms.output import results
+from transforms.output.dead_letters import (
+    KIND,
+    VERSION_SCHEMA,
+    VERSIONS,
+    dead_letter_schema,
+    dead_letter_tables,
+    is_note,
+    version_table,
 )
+from transforms.output.layout import Layout
+from transforms.output.predictions import write_file
 
 
-def dead_letter_schema(carry: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Schema of a dead-letter file; carried columns stand inside it, also partitions."""
-    fields = [
-        pa.field('uri', pa.string(), nullable=False),
-        pa.field('stage', pa.string(), nullable=False),
-        pa.field('reason', pa.string(), nullable=False),
-        pa.field('detail', pa.string(), nullable=False),
-        pa.field('retryable', pa.bool_(), nullable=False),
-        pa.field('size_bytes', pa.int64()),
-        *(pa.field(column, pa.string()) for column in carry),
-    ]
-    return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
+class _WriteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout, metadata: Mapping[str, str]):
+        self._layout = layout
+        self._metadata = metadata
+
+    def process(
+        self, element: tuple[str, Iterable[DeadLetter | None]], computed: Sequence[str]
+    ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
+        path, found = element
+        noted = [letter for letter in found if letter is not None]
+        letters = [letter for letter in noted if not is_note(letter)]
+        carry = self._layout.carry
+        schema = dead_letter_schema(carry, results.with_computed(self._metadata, computed))
+        tables = dead_letter_tables(letters, carry, schema)
+        yield count_file(write_file(path, self._layout, schema, tables))
+        # A file of its own: what a dead letter says is the same for all versions.
+        versions = self._layout.run_folder(VERSIONS) + path.removeprefix(
+            self._layout.run_folder(KIND)
+        )
+        noted_file = write_file(versions, self._layout, VERSION_SCHEMA, [version_table(noted)])
+        yield count_file(noted_file)
+        for reason, count in Counter(letter.reason for letter in letters).items():
+            counter(f'dead_letters_{reason}').inc(count)
+            yield beam.pvalue.TaggedOutput('counts', (f'dead_lettered/{reason}', count))
 
 
-def dead_letter_tables(
-    letters: Iterable[DeadLetter], carry: Sequence[str], schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """The rows of one file, sorted by URI and carried values, a part at a time."""
-    ordered = _ordered(letters)
-    for start in range(0, len(ordered), ROW_GROUP_ROWS):
-        yield _dead_letter_table(ordered[start : start + ROW_GROUP_ROWS], carry, schema)
+class WriteDeadLetters(beam.PTransform):
+    """Dead letters to Parquet files.
 
+    Expands (PCollection[DeadLetter], notes among them, singleton PCollection[int] of the most that
+    they can be, PCollection[str] of how the model computed) to
+    (PCollection[WrittenFile], of `KIND` and `VERSIONS`, PCollection[tuple[str, int]] of counts by
+    reason).
+    """
 
-def _dead_letter_table(
-    letters: Sequence[DeadLetter], carry: Sequence[str], schema: pa.Schema
-) -> pa.Table:
-    def row_of(letter: DeadLetter) -> dict[str, Any]:
-        row = {
-            'uri': letter.uri,
-            'stage': letter.stage,
-            'reason': letter.reason,
-            'detail': letter.detail,
-            'retryable': Reason(letter.reason).retryable,
-            'size_bytes': None if letter.size_bytes < 0 else letter.size_bytes,
-        }
-        carried = LONG_TEXTS.lengthen(letter.carried)
-        values = [_storable(value) for value in outcomes.carried_values(carried)]
-        return row | dict(zip(carry, values or [None] * len(carry), strict=True))
+    def __init__(self, layout: Layout, metadata: Mapping[str, str]):
+        super().__init__()
+        self._layout = layout
+        self._metadata = metadata
 
-    return _table(letters, row_of, schema)
-
-
-def _ordered(letters: Iterable[DeadLetter]) -> list[DeadLetter]:
-    return in_order(letters, lambda letter: letter.uri, lambda letter: letter.carried)
-
-
-def _table(
-    letters: Sequence[DeadLetter], row_of: Callable[[DeadLetter], dict[str, Any]], schema: pa.Schema
-) -> pa.Table:
-    pieces = [
-        pa.Table.from_pylist([row_of(each) for each in letters[start : start + PIECE_ROWS]], schema)
-        for start in range(0, len(letters), PIECE_ROWS)
-    ]
-    return pa.concat_tables([*pieces, schema.empty_table()]).combine_chunks()
-
-
-def _storable(value: str | None) -> str | None:
-    """A carried value; null where it is no UTF-8, for which it is a dead letter."""
-    try:
-        (value or '').encode()
-    except UnicodeEncodeError:
-        return None
-    return value
-
-
-def is_note(letter: DeadLetter) -> bool:
-    """Whether it is a `Note` in the shape of a dead letter."""
-    return letter.reason in _NOTES
-
-
-def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
-    """The dead letters that stay what they are as long as the object, or the line, stays; notes."""
-
-    def row_of(letter: DeadLetter) -> dict[str, Any]:
-        return {
-            'uri': letter.uri,
-            'object_version': letter.version,
-            'reason': letter.reason,
-            'carried': LONG_TEXTS.lengthen(letter.carried),
-        }
-
-    lasting = [
-        letter
-        for letter in _ordered(letters)
-        if is_note(letter)
-        or (Reason(letter.reason).lasting and (letter.version or letter.stage == Stage.LIST.value))
-    ]
-    return _table(lasting, row_of, VERSION_SCHEMA)
+    def expand(
+        self,
+        inputs: tuple[beam.PCollection[DeadLetter], beam.PCollection[int], beam.PCollection[str]],
+    ) -> tuple[beam.PCollection[WrittenFile], beam.PCollection[tuple[str, int]]]:
+        letters, most, computed = inputs
+        layout = self._layout
+        # As many files as could be needed, known before anything fails.
+        keyed = letters | 'KeyByFile' >> beam.Map(
+            lambda letter, refs: (
+                layout.path_for(KIND, '', letter.uri, layout.shards(refs)),
+                letter,
+            ),
+            beam.pvalue.AsSingleton(most),
+        ).with_output_types(tuple[str, DeadLetter | None])
+        expected = most | 'Expect' >> beam.FlatMap(
+            lambda refs: [
+                (layout.shard_path(KIND, '', shard, layout.shards(refs)), None)
+                for shard in range(layout.shards(refs))
+            ]
+        ).with_output_types(tuple[str, DeadLetter | None])
+        written = (
+            (keyed, expected)
+            | 'WithEmptyFiles' >> beam.Flatten()
+            | 'GroupByFile' >> beam.GroupByKey()
+            | 'Write'
+            >> beam.ParDo(_WriteDoFn(layout, self._metadata), beam.pvalue.AsList(computed))
+            .with_output_types(WrittenFile, counts=tuple[str, int])
+            .with_outputs('counts', main='files')
+        )
+        return written.files, written.counts

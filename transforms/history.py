@@ -1,13 +1,13 @@
-"""The step that reads what earlier runs made of each image; see `transforms.earlier`."""
+"""The step that reads what earlier runs made of each image; see `transforms.runs.history`."""
 
 from collections.abc import Iterator, Sequence
 
 import apache_beam as beam
 
-from transforms.earlier import HistoryFile, read_history
-from transforms.layout import Layout
-from transforms.long_texts import LONG_TEXTS
-from transforms.rows import Known
+from transforms.core.elements import Known
+from transforms.core.long_texts import LONG_TEXTS
+from transforms.output.layout import Layout
+from transforms.runs.history import HistoryFile, read_history
 
 
 class _ReadDoFn(beam.DoFn):

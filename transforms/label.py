@@ -10,16 +10,16 @@ from apache_beam import coders
 from apache_beam.ml.inference.base import RunInference
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.checkpoints import finish, keep_part
 from transforms.coders import InProcessCoder
-from transforms.faults import FailFast
-from transforms.layout import Layout
+from transforms.core.elements import Batch, Failure, Image, LabeledBatch, Stage
+from transforms.core.fail_fast import FailFast
+from transforms.core.resources import shared
+from transforms.inference import ImageModelHandler, LateBatch
 from transforms.metrics import distribution
-from transforms.model.handler import ImageModelHandler, LateBatch
 from transforms.model.predictor import InferenceOptions, MakeModel
-from transforms.outcomes import outcome_table, to_ipc, with_short_texts
-from transforms.process import shared
-from transforms.rows import Batch, Failure, Image, LabeledBatch, Stage
+from transforms.output.layout import Layout
+from transforms.output.results import outcome_table, to_ipc, with_short_texts
+from transforms.runs.checkpoints import finish, keep_part
 
 coders.registry.register_coder(LateBatch, InProcessCoder)
 
@@ -171,7 +171,7 @@ class LabelImages(beam.PTransform):
       make: what makes the model, by default `transforms.model.predictor.Predictor`.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
-    `transforms.outcomes.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
+    `transforms.output.results.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
     """
 
     def __init__(

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.faults import FailFast, fetch_policy
+from transforms.core.elements import Batch, Chunk, Failure
+from transforms.core.fail_fast import FailFast, fetch_policy
+from transforms.core.resources import LIVE, shared
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
 from transforms.metrics import counter, distribution
-from transforms.preflight import Preflight, check
-from transforms.process import LIVE, shared
-from transforms.rows import Batch, Chunk, Failure
+from transforms.sources.preflight import Preflight, check
 
 
 class _LoadDoFn(beam.DoFn):

@@ -4,7 +4,7 @@ from typing import Any
 
 from apache_beam.metrics import Metrics
 
-from transforms.rows import WrittenFile
+from transforms.core.elements import WrittenFile
 
 NAMESPACE = 'lemmabeam'
 

@@ -1,20 +1,20 @@
-"""The step that lists the inputs; `transforms.listing` says what an input lists."""
+"""The step that lists the inputs; `transforms.sources.listing` says what an input lists."""
 
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 
 import transforms.coders  # noqa: F401 (registers the coders of the rows)
-from transforms import frozen
-from transforms.errors import UsageError
-from transforms.hashing import content_hash, uri_hash
-from transforms.inputs import DEAD_LETTERS, Input, Listing, TooMany
-from transforms.layout import Layout
-from transforms.listing import list_input, manifest_access
-from transforms.long_texts import LONG_TEXTS
+from transforms.core.elements import Ref
+from transforms.core.errors import UsageError
+from transforms.core.hashing import content_hash, uri_hash
+from transforms.core.long_texts import LONG_TEXTS
+from transforms.core.resources import LIVE
 from transforms.metrics import counter
-from transforms.process import LIVE
-from transforms.rows import Ref
+from transforms.output.layout import Layout
+from transforms.sources import snapshot
+from transforms.sources.inputs import DEAD_LETTERS, Input, Listing, TooMany
+from transforms.sources.listing import list_input, manifest_access
 
 
 class _ListDoFn(beam.DoFn):
@@ -28,9 +28,9 @@ class _ListDoFn(beam.DoFn):
         self, element: tuple[int, Input]
     ) -> Iterable[tuple[str, str] | beam.pvalue.TaggedOutput]:
         number, source = element
-        found = frozen.find(self._layout, number)
+        found = snapshot.find(self._layout, number)
         if found is None:
-            found = frozen.freeze(self._layout, number, self._list(source))
+            found = snapshot.freeze(self._layout, number, self._list(source))
         yield from found.parts
         for count in found.left_out.items():
             yield beam.pvalue.TaggedOutput('counts', count)
@@ -76,7 +76,7 @@ class _ReadPartDoFn(beam.DoFn):
         self._listed = counter('listed_refs')
 
     def process(self, part: tuple[str, str]) -> Iterator[Ref]:
-        for ref in frozen.read_part(self._layout, *part):
+        for ref in snapshot.read_part(self._layout, *part):
             LIVE.add(listed=1)
             self._listed.inc()
             carried = LONG_TEXTS.shorten(ref.carried)

@@ -1,302 +1,132 @@
-"""Predictions as Parquet files, one a shard of a partition."""
+"""The step that writes predictions; what is in their files: `transforms.output.predictions`."""
 
-import hashlib
-import io
-import math
-import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
-import numpy as np
+import apache_beam as beam
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from transforms import outcomes
-from transforms.errors import StoreError
-from transforms.layout import Layout
-from transforms.long_texts import LONG_TEXTS, MARK, in_order
+from transforms.core.elements import Item, WrittenFile
+from transforms.core.long_texts import LONG_TEXTS
+from transforms.metrics import count_file
 from transforms.model.vocabulary import Vocabulary
-from transforms.rows import WrittenFile
-
-KIND = 'predictions'
-WITHOUT_LABEL = 'without_label'
-"""Count of the report: rows of predictions of which no class reached the threshold."""
-
-TOP_LABELS = 10
-"""Names of a report: those that are most often the first label of an image."""
-
-ROW_GROUP_ROWS = 65_536
-PIECE_ROWS = 256
-"""Rows that are made columns at a time: what they carry is in memory twice meanwhile."""
-
-_SCORE = pa.float32()
-_LABEL = pa.struct(
-    [
-        pa.field('index', pa.int32(), nullable=False),
-        pa.field('wnid', pa.string()),
-        pa.field('name', pa.string(), nullable=False),
-        pa.field('score', _SCORE, nullable=False),
-    ]
+from transforms.output import results, tell_apart
+from transforms.output.layout import Layout
+from transforms.output.predictions import (
+    WITHOUT_LABEL,
+    expected_paths,
+    first_names,
+    least_score,
+    prediction_schema,
+    prediction_tables,
+    route,
+    write_file,
 )
-_STORED = {b'description': b'pixels as stored, before the EXIF orientation is applied'}
-
-STORED_SCORES = 'stored_scores'
-"""Column of a snapshot of relabelled rows: all scores that are stored, also below their labels."""
-
-SCORES_FLOOR = 'scores_floor'
-"""Metadata of a run with `STORED_SCORES`: from where on they are complete."""
-
-SCORES_MAX = 'scores_max_labels'
-"""Metadata of a run with `STORED_SCORES`: how many an image has at most."""
-
-_STORED_SCORE = pa.struct(
-    [pa.field('index', pa.int32(), nullable=False), pa.field('score', _SCORE, nullable=False)]
-)
-_STORED_SCORES = pa.list_(pa.field('element', _STORED_SCORE, nullable=False))
-
-# What crosses the shuffle: no strings of labels, carried values still as JSON.
-_ROUTED_COLUMNS = 'uri object_version content_sha256 width height format indices scores'.split()
 
 
-def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Schema of a prediction file.
+def _told_apart(shards: dict[str, int], layout: Layout) -> dict[str, int]:
+    tell_apart.check(layout, shards)
+    return shards
+
+
+class _RouteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout):
+        self._layout = layout
+
+    def process(self, chunk: bytes, shards: dict[str, int]) -> Iterator[tuple[str, bytes]]:
+        for path, rows in route(results.from_ipc(chunk), self._layout, shards).items():
+            yield path, results.to_ipc(rows)
+
+
+class _WriteDoFn(beam.DoFn):
+    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
+        self._layout = layout
+        self._vocabulary = vocabulary
+        self._metadata = metadata
+
+    def process(
+        self, element: tuple[str, Iterable[bytes]], computed: Sequence[str]
+    ) -> Iterator[WrittenFile | beam.pvalue.TaggedOutput]:
+        path, parts = element
+        metadata = results.with_computed(self._metadata, computed)
+        schema = prediction_schema(self._layout.file_columns, metadata)
+        least = least_score(metadata)
+        names: Counter[str] = Counter()
+
+        def tables() -> Iterator[pa.Table]:
+            routed = [results.from_ipc(data) for data in parts if data]
+            for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
+                names.update(first_names(table, least))
+                yield table
+
+        file = write_file(path, self._layout, schema, tables())
+        yield count_file(file)
+        yield beam.pvalue.TaggedOutput('counts', ('labeled', file.rows))
+        without = file.rows - names.total()
+        yield beam.pvalue.TaggedOutput('counts', (WITHOUT_LABEL, without))
+        for pair in names.items():
+            yield beam.pvalue.TaggedOutput('top_labels', pair)
+
+
+class WritePredictions(beam.PTransform):
+    """Finished chunks to Parquet files.
 
     Args:
-      file_columns: carried columns that are not partitions.
-      metadata: what the scores are worth knowing by, as text; 'features' is the length of the
-        features, where they were asked for; with `SCORES_FLOOR` there are `STORED_SCORES`.
-    """
-    length = metadata.get(outcomes.FEATURES)
-    features = [pa.field(outcomes.FEATURES, pa.list_(pa.float16(), int(length)))] if length else []
-    has_scores = SCORES_FLOOR in metadata
-    scores = [pa.field(STORED_SCORES, _STORED_SCORES, nullable=False)] if has_scores else []
-    fields = [
-        pa.field('uri', pa.string(), nullable=False),
-        pa.field('object_version', pa.string()),
-        pa.field('content_sha256', pa.string()),
-        pa.field('width', pa.int32(), metadata=_STORED),
-        pa.field('height', pa.int32(), metadata=_STORED),
-        pa.field('format', pa.string()),
-        pa.field('labels', pa.list_(pa.field('element', _LABEL, nullable=False)), nullable=False),
-        *features,
-        *scores,
-        *(pa.field(column, pa.string()) for column in file_columns),
-    ]
-    return pa.schema(fields, {f'lemmabeam.{key}': value for key, value in metadata.items()})
-
-
-def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[str, pa.Table]:
-    """Splits the labelled rows of a finished chunk by the file they belong to.
-
-    Args:
-      table: rows of `transforms.outcomes.SCHEMA`.
       layout: the output.
-      shards: files a partition, by its folder.
-
-    Returns:
-      Tables by path; a row for each set of carried values, `carried` now a JSON text, or what
-      `transforms.long_texts` has for it.
-    """
-    labeled = outcomes.labeled(table)
-    carried = labeled['carried'].combine_chunks()
-    features = [name for name in table.column_names if name == outcomes.FEATURES]
-    rows = labeled.select([*_ROUTED_COLUMNS, *features]).take(pc.list_parent_indices(carried))
-    rows = rows.append_column('carried', outcomes.shortened(pc.list_flatten(carried)))
-    members = defaultdict(list)
-    pairs = zip(rows['uri'].to_pylist(), rows['carried'].to_pylist(), strict=True)
-    for i, (uri, values) in enumerate(pairs):
-        folder = layout.partition_folder(LONG_TEXTS.lengthen(values))
-        members[layout.path_for(KIND, folder, uri, shards[folder])].append(i)
-    if len(members) == 1:
-        return dict.fromkeys(members, rows)
-    return {path: rows.take(pa.array(indices)) for path, indices in members.items()}
-
-
-def expected_paths(layout: Layout, shards: Mapping[str, int]) -> list[str]:
-    """Every file of the run, also those that will stay empty.
-
-    A dataset without any row still has one, so that readers find its schema.
-    """
-    folders = shards or {layout.partition_folder(_no_values(layout)): 1}
-    return [
-        layout.shard_path(KIND, folder, shard, count)
-        for folder, count in folders.items()
-        for shard in range(count)
-    ]
-
-
-def _no_values(layout: Layout) -> str:
-    return outcomes.carried_text([None] * len(layout.carry))
-
-
-def prediction_tables(
-    routed: Sequence[pa.Table], vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
-) -> Iterator[pa.Table]:
-    """The rows of one file, sorted by URI and carried values, with the names of their labels.
-
-    One row group at a time: names and columns of a whole file would take as much memory again as
-    its rows.
-
-    Args:
-      routed: what `route` gave for the file.
       vocabulary: names of the labels.
-      layout: the output.
-      schema: of `prediction_schema`.
+      metadata: see `prediction_schema`; completed by what the workers know.
+
+    Expands (chunks, items, how they were computed) to (PCollection[WrittenFile],
+    PCollection[tuple[str, int]] of counts, PCollection[tuple[str, int]] of how often each label is
+    an image's first).
     """
-    if not routed:
-        return
-    rows = pa.concat_tables(routed)
-    if rows['uri'].num_chunks > 1:
-        rows = rows.combine_chunks()
-    order = _order(rows)
-    for start in range(0, len(order), ROW_GROUP_ROWS):
-        part = rows.take(order.slice(start, ROW_GROUP_ROWS))
-        yield _prediction_table(part, vocabulary, layout, schema)
 
+    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
+        super().__init__()
+        self._layout = layout
+        self._vocabulary = vocabulary
+        self._metadata = metadata
 
-def _order(rows: pa.Table) -> pa.Array:
-    """Places of rows, by URI and carried values."""
-    if not pc.any(pc.starts_with(rows['carried'], MARK)).as_py():
-        return pc.sort_indices(rows, [('uri', 'ascending'), ('carried', 'ascending')])
-    names, texts = rows['uri'].to_pylist(), rows['carried'].to_pylist()
-    order = in_order(range(len(rows)), names.__getitem__, texts.__getitem__)
-    return pa.array(order, pa.int64())
-
-
-def _prediction_table(
-    rows: pa.Table, vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
-) -> pa.Table:
-    columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
-    columns['labels'] = labels_of(rows, vocabulary, schema)
-    if outcomes.FEATURES in schema.names:
-        columns[outcomes.FEATURES] = rows[outcomes.FEATURES]
-    if layout.file_columns:
-        columns |= _carried_columns(rows['carried'], layout)
-    return pa.table(columns, schema)
-
-
-def _carried_columns(texts: pa.ChunkedArray, layout: Layout) -> dict[str, pa.ChunkedArray]:
-    """Carried columns of JSON texts."""
-    parts: dict[str, list[pa.Array]] = {column: [] for column in layout.file_columns}
-    for start in range(0, len(texts), PIECE_ROWS):
-        piece = texts.slice(start, PIECE_ROWS).to_pylist()
-        rows = [outcomes.carried_values(LONG_TEXTS.lengthen(text)) for text in piece]
-        for column, arrays in parts.items():
-            place = layout.carry.index(column)
-            arrays.append(pa.array([row[place] for row in rows], pa.string()))
-    # In one piece: pages may begin elsewhere where another one does.
-    return {
-        column: pa.chunked_array(parts.pop(column), pa.string()).combine_chunks()
-        for column in layout.file_columns
-    }
-
-
-def labels_of(rows: pa.Table, vocabulary: Vocabulary, schema: pa.Schema) -> pa.Array:
-    """The column 'labels' of `schema`, from the columns 'indices' and 'scores' of `rows`."""
-    indices = _single(rows['indices'])
-    index = pc.list_flatten(indices)
-    structs = pa.StructArray.from_arrays(
-        [
-            index,
-            pa.array(vocabulary.wnids, pa.string()).take(index),
-            pa.array(vocabulary.names, pa.string()).take(index),
-            pc.list_flatten(_single(rows['scores'])),
-        ],
-        fields=list(_LABEL),
-    )
-    lengths = pc.list_value_length(indices).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=schema.field('labels').type)
-
-
-def stored_scores_of(rows: pa.Table) -> pa.Array:
-    """The column `STORED_SCORES`, from the columns 'indices' and 'scores' of `rows`."""
-    indices = _single(rows['indices'])
-    values = [pc.list_flatten(indices), pc.list_flatten(_single(rows['scores']))]
-    structs = pa.StructArray.from_arrays(values, fields=list(_STORED_SCORE))
-    lengths = pc.list_value_length(indices).to_numpy(zero_copy_only=False)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), structs, type=_STORED_SCORES)
-
-
-def _single(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def least_score(metadata: Mapping[str, str]) -> float:
-    """What the first label of a row of predictions must reach to count as one.
-
-    With --keep_above, scores below the threshold are stored as well.  With --min_labels, the best
-    classes are labels whatever their scores, and so are all where classes have thresholds of their
-    own.
-
-    Args:
-      metadata: of the run.
-
-    Raises:
-      LookupError, ValueError: it is not metadata of ours.
-    """
-    if 'thresholds_sha256' in metadata or int(metadata.get('min_labels', '0')):
-        return -math.inf
-    return float(metadata['threshold'])
-
-
-def counted_from(report: Mapping[str, Any]) -> float:
-    """The least score that counts as a label in a report; those of old reports counted them all."""
-    is_counted = WITHOUT_LABEL in report['counts']
-    return least_score(report['metadata']) if is_counted else -math.inf
-
-
-def share_without_label(counts: Mapping[str, Any]) -> float | None:
-    """Of the rows that a report counts, from 0 to 1; None where nobody can say."""
-    without, labeled = counts.get(WITHOUT_LABEL), counts['labeled']
-    return None if without is None or not labeled else round(without / labeled, 4)
-
-
-def first_names(table: pa.Table, least: float) -> dict[str, int]:
-    """How often each name is the first label of a row of predictions, with at least this score."""
-    first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))
-    reaches = pc.greater_equal(pc.struct_field(first, 'score'), pa.scalar(least, _SCORE))
-    counts = pc.value_counts(pc.struct_field(first.filter(reaches), 'name')).to_pylist()
-    return {count['values']: count['counts'] for count in counts}
-
-
-def to_parquet(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
-    """Tables as one Parquet file; the same tables give the same bytes."""
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, schema, compression='zstd') as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-    return sink.getvalue()
-
-
-def write_file(
-    path: str, layout: Layout, schema: pa.Schema, tables: Iterable[pa.Table]
-) -> WrittenFile:
-    """Writes one file of a run to where it waits for publication.
-
-    Raises:
-      StoreError: another file has its name, or the store fails.
-    """
-    started = time.perf_counter()
-    rows = 0
-
-    def counted() -> Iterator[pa.Table]:
-        nonlocal rows
-        for table in tables:
-            rows += table.num_rows
-            yield table
-
-    data = to_parquet(schema, counted())
-    uri = layout.staged_uri(path)
-    # Once more, by an engine that repeats what may have failed, it is the same.
-    if not layout.store.create(uri, data) and layout.store.read(uri) != data:
-        raise StoreError(
-            f'{uri} is there already, with other rows: start the run again; if that does not help, '
-            'the file system takes the names of two partitions for one: choose another --output'
+    def expand(
+        self,
+        inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item], beam.PCollection[str]],
+    ) -> tuple[
+        beam.PCollection[WrittenFile],
+        beam.PCollection[tuple[str, int]],
+        beam.PCollection[tuple[str, int]],
+    ]:
+        chunks, items, computed = inputs
+        layout = self._layout
+        # Counted before inference, so that a row's file does not depend on what fails.
+        shards = (
+            items
+            | 'Partitions'
+            >> beam.FlatMap(
+                lambda item: [
+                    layout.partition_folder(LONG_TEXTS.lengthen(carried))
+                    for carried in item.carried
+                ]
+            ).with_output_types(str)
+            | 'CountRows' >> beam.combiners.Count.PerElement()
+            | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
+            | 'ShardsOfAll' >> beam.combiners.ToDict()
+            | 'TellApart' >> beam.Map(_told_apart, layout).with_output_types(dict[str, int])
         )
-    sha256 = hashlib.sha256(data).hexdigest()
-    write_sec = time.perf_counter() - started
-    return WrittenFile(path, rows, len(data), sha256, write_sec)
+        routed = chunks | 'Route' >> beam.ParDo(
+            _RouteDoFn(layout), beam.pvalue.AsSingleton(shards)
+        ).with_output_types(tuple[str, bytes])
+        expected = shards | 'Expect' >> beam.FlatMap(
+            lambda counts: [(path, b'') for path in expected_paths(layout, counts)]
+        ).with_output_types(tuple[str, bytes])
+        written = (
+            (routed, expected)
+            | 'WithEmptyFiles' >> beam.Flatten()
+            | 'GroupByFile' >> beam.GroupByKey()
+            | 'Write'
+            >> beam.ParDo(
+                _WriteDoFn(layout, self._vocabulary, self._metadata), beam.pvalue.AsList(computed)
+            )
+            .with_output_types(WrittenFile, counts=tuple[str, int], top_labels=tuple[str, int])
+            .with_outputs('counts', 'top_labels', main='files')
+        )
+        return written.files, written.counts, written.top_labels

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
 from pipeline.parser import Parser
-from transforms import uris
-from transforms.errors import UsageError
+from transforms.core import uris
+from transforms.core.errors import UsageError
 
 
 def main(parser: Parser, argv: Sequence[str]) -> int:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
       StoreError: a file of the run is damaged, or the store does not answer.
     """
     # What runs is imported when nothing is wrong with the command line.
-    from pipeline.html_report import write_html_report
+    from pipeline.report.html.report import write_html_report
 
     output = uris.absolute(args.folder).rstrip('/')
     destination = None if args.output is None else uris.absolute(args.output)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from pipeline.options import add_store_arguments, number_not_negative, store_options
 from pipeline.parser import Parser
-from transforms import uris
-from transforms.errors import UsageError
+from transforms.core import uris
+from transforms.core.errors import UsageError
 
 
 def main(parser: Parser, argv: Sequence[str]) -> int:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
       StoreError: the store does not answer.
     """
     # What runs is imported when nothing is wrong with the command line.
-    from pipeline.verify import compare, notes, verify
+    from transforms.dataset.verify import compare, notes, verify
 
     compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
     if args.other is None and compares:

@@ -1,8 +1,8 @@
-"""What the launcher of a Flex Template runs: see pipeline.flex.
+"""What the launcher of a Flex Template runs: see pipeline.flex_template.
 
 Nothing is defined here, because Beam pickles the main module of a Dataflow job for its workers.
 """
 
-from pipeline.flex import launch
+from pipeline.flex_template import launch
 
 launch()

@@ -20,7 +20,7 @@ MODULES = (
     'apache_beam.runners.dataflow.internal.apiclient',
     'boto3',
     'pillow_heif',
-    'pipeline.flex',
+    'pipeline.flex_template',
 )
 SEEN = {'coffee.jpg': 'espresso', 'cat.jpg': 'cat'}
 

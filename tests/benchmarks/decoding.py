@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.benchmarks.images import jpeg
 from tests.benchmarks.measure import Row, stopwatch
-from transforms.decode import decode
-from transforms.resize import Resize
+from transforms.images.decode import decode
+from transforms.images.resize import Resize
 
 _RESIZE = Resize(size_px=224, short_side_px=256, filter='bicubic')
 

@@ -18,16 +18,16 @@ import numpy as np
 from tests.benchmarks.images import link_jpegs, write_jpegs
 from tests.benchmarks.loading import OPTIONS, Bare
 from tests.benchmarks.measure import Row
-from transforms.faults import FailFast
-from transforms.inputs import Columns
+from transforms.core.elements import Batch, Chunk, Image, Item
+from transforms.core.fail_fast import FailFast
+from transforms.core.resources import shared
 from transforms.label import LabelImages
-from transforms.layout import Layout
 from transforms.load import LoadImages
 from transforms.model.predictor import InferenceOptions, Prediction
-from transforms.model.sources import resolve_model
-from transforms.preflight import Preflight
-from transforms.process import shared
-from transforms.rows import Batch, Chunk, Image, Item
+from transforms.model.resolve import resolve_model
+from transforms.output.layout import Layout
+from transforms.sources.inputs import Columns
+from transforms.sources.preflight import Preflight
 
 _BATCH = 128
 _CHUNK = 1024
@@ -42,7 +42,7 @@ _LOADED_TARGET = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Simulated:
-    """Makes a simulated accelerator; equal ones share it, see `transforms.process.shared`.
+    """Makes a simulated accelerator; equal ones share it, see `transforms.core.resources.shared`.
 
     Attributes:
       batch_msec: what a batch takes.

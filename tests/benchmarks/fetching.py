@@ -12,9 +12,9 @@ from statistics import median
 import urllib3
 
 from tests.benchmarks.measure import Row, run_python
-from tests.servers import running_emulator
-from transforms.storage_gcs import GcsStore
-from transforms.store import FetchLimits
+from tests.support.servers import running_emulator
+from transforms.storage.base import FetchLimits
+from transforms.storage.gcs import GcsStore
 
 _THREADS = 16
 _OBJECT_BYTES = 20_000
@@ -91,7 +91,7 @@ def whole_graph(folder: Path, few: int, many: int) -> list[Row]:
         manifest = folder / f'{count}.txt'
         manifest.write_text(''.join(f'gs://bench/{i:06d}.jpg\n' for i in range(count)))
         processes[count] = run_python(
-            *('-m', 'tests.without_model', '--real_fetch', 'label', '--input', manifest),
+            *('-m', 'tests.support.without_model', '--real_fetch', 'label', '--input', manifest),
             *('--output', folder / f'output-{count}'),
         )
     cpu_sec = processes[many].cpu_sec - processes[few].cpu_sec

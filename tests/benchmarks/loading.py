@@ -9,15 +9,15 @@ from statistics import median
 
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row
-from transforms.errors import StoreError
-from transforms.faults import FailFast, FaultPolicy
+from transforms.core.elements import Chunk, Item
+from transforms.core.errors import StoreError
+from transforms.core.fail_fast import FailFast, FaultPolicy
+from transforms.core.resources import cpu_count
+from transforms.images.limits import PixelLimits
+from transforms.images.resize import Resize
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
-from transforms.pixel_limits import PixelLimits
-from transforms.process import cpu_count
-from transforms.resize import Resize
-from transforms.rows import Chunk, Item
-from transforms.store import FetchLimits
+from transforms.storage.base import FetchLimits
 
 RESIZE = Resize(size_px=224, short_side_px=256, filter='bilinear')
 _BATCH = 32
@@ -29,7 +29,7 @@ _BARE = """
 import sys
 from pathlib import Path
 from tests.benchmarks.loading import RESIZE
-from transforms.decode import decode
+from transforms.images.decode import decode
 share, shares = int(sys.argv[2]), int(sys.argv[3])
 paths = sorted(Path(sys.argv[1]).iterdir())
 decode(paths[0].read_bytes(), RESIZE)

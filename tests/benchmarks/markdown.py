@@ -6,7 +6,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from transforms.process import cpu_count
+from transforms.core.resources import cpu_count
 
 
 def figure(value: float) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.benchmarks.images import jpeg, link_jpegs, photographs, write_jpegs
 from tests.benchmarks.measure import Process, Row, run_python
-from tests.servers import running_emulator
+from tests.support.servers import running_emulator
 
 _MB = 1e6
 # Of a loader process at rest.
@@ -37,8 +37,8 @@ import sys
 import apache_beam as beam
 from transforms.chunks import DropDone
 from transforms.history import ReadHistory
-from transforms.layout import Layout
-from transforms.listing import Columns, Listing, ReadRefs, resolve
+from transforms.output.layout import Layout
+from transforms.sources.listing import Columns, Listing, ReadRefs, resolve
 columns = Columns('uri', (), ())
 layout = Layout(sys.argv[2], 'list-only', 'none', (), (), 1)
 root = beam.Pipeline(runner='FnApiRunner')
@@ -55,7 +55,7 @@ import json, os, sys
 from tests.benchmarks.loading import OPTIONS, POLICY
 from tests.benchmarks.tree import children, pss_bytes, resident_bytes
 from transforms.loading.loader import Loader
-from transforms.rows import Chunk, Item
+from transforms.core.elements import Chunk, Item
 told, *uris = sys.argv[1:]
 loader = Loader(OPTIONS)
 loader.result(loader.begin(Chunk('c', [Item(uri, '', -1, ['[]']) for uri in uris]), 0, POLICY))

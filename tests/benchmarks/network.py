@@ -11,8 +11,8 @@ import numpy as np
 from pipeline import options
 from tests.benchmarks.measure import Row, run_python
 from tests.data.bit_reference import synthetic_weights
+from transforms.core.resources import cpu_count
 from transforms.model.checkpoint import Architecture
-from transforms.process import cpu_count
 
 _MB = 1e6
 _SIZE_PX = 224
@@ -31,15 +31,15 @@ def compare(cases: Sequence[tuple[str, int, int, float | None]]) -> list[Row]:
     from transforms.model.runtime import import_tensorflow
 
     tf = import_tensorflow(cpu_count())
-    from tests.published import PublishedModule
-    from transforms.model import bit
+    from tests.support.published import PublishedModule
+    from transforms.model.families.bit import resnet
 
     rows = []
     for name in dict.fromkeys(case[0] for case in cases):
         architecture = Architecture.parse(name)
         weights = synthetic_weights.make_weights(name, 0)
         published = PublishedModule(weights, architecture.depth)
-        network = bit.build(architecture, synthetic_weights.CLASSES_21K, weights)
+        network = resnet.build(architecture, synthetic_weights.CLASSES_21K, weights)
         del weights
         for _, batch_size, rounds, factor in (case for case in cases if case[0] == name):
             shape = (batch_size, _SIZE_PX, _SIZE_PX, 3)

@@ -7,7 +7,7 @@ from statistics import median
 
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row, run_python
-from transforms.process import cpu_count
+from transforms.core.resources import cpu_count
 
 _MIN_SHARE = 0.95
 _AT_WORK = ('infer', 'fetch_wait', 'decode_wait')

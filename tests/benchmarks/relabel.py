@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.benchmarks.measure import Process, Row, run_python, stopwatch
-from tests.datasets import MODEL, VOCABULARY, finish, metadata_of
-from transforms import write
-from transforms.latest import write_latest_sql
-from transforms.layout import Layout
-from transforms.storage import store_for
+from tests.support.datasets import MODEL, VOCABULARY, finish, metadata_of
+from transforms.dataset.latest_sql import write_latest_sql
+from transforms.output import predictions
+from transforms.output.layout import Layout
+from transforms.storage.registry import store_for
 
 _LABELS = 10
 _LEAST_LABELS_PER_SEC = 1_000_000
@@ -68,7 +68,7 @@ def write_run(folder: Path, run_id: str, rows: range, labels: int) -> Path:
     """A run of so many images with random labels; returns its only file."""
     layout = Layout(str(folder), run_id, MODEL, (), (), max(1, len(rows)))
     metadata = metadata_of(MODEL, stored_floor='0.0', threshold='0.0', max_labels=str(labels))
-    schema = write.prediction_schema((), metadata)
+    schema = predictions.prediction_schema((), metadata)
     chance = np.random.default_rng(0)
 
     def tables():
@@ -92,12 +92,12 @@ def write_run(folder: Path, run_id: str, rows: range, labels: int) -> Path:
                 'width': chance.integers(100, 5000, len(part), np.int32),
                 'height': chance.integers(100, 5000, len(part), np.int32),
                 'format': ['JPEG'] * len(part),
-                'labels': write.labels_of(lists, VOCABULARY, schema),
+                'labels': predictions.labels_of(lists, VOCABULARY, schema),
             }
             yield pa.table(columns, schema)
 
-    path = layout.shard_path(write.KIND, '', 0, 1)
-    finish(layout, [write.write_file(path, layout, schema, tables())], metadata)
+    path = layout.shard_path(predictions.KIND, '', 0, 1)
+    finish(layout, [predictions.write_file(path, layout, schema, tables())], metadata)
     return folder / path
 
 

@@ -22,7 +22,7 @@ def label_nothing(folder: Path, refs: int, *flags: str) -> tuple[Process, dict]:
             uri = f'/photos/2026/11/camera-{i % 97:02d}/image-{i:08d}.jpg'
             file.write(f'{uri},{split},c{i % 5000:05d}\n')
     process = run_python(
-        *('-m', 'tests.without_model', *flags, 'label', '--input', manifest),
+        *('-m', 'tests.support.without_model', *flags, 'label', '--input', manifest),
         *('--output', output, '--carry', 'split,customer_id', '--max_labels', '20'),
     )
     (report,) = (json.loads(path.read_text()) for path in output.glob('runs/*/report.json'))

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.benchmarks.markdown import aligned
-from transforms import frozen, publish
 from transforms.chunks import bucket_count
-from transforms.hashing import power_of_two
+from transforms.core.hashing import power_of_two
+from transforms.runs import publish
+from transforms.sources import snapshot
 
 _RESULTS = Path(__file__).with_name('RESULTS.md')
 DOCUMENT = Path(__file__).parents[2] / 'templates' / 'dataflow' / 'SCALE.md'
@@ -171,7 +172,7 @@ def _figures() -> list[_Figure]:
             'shape: list and freeze, read what is frozen',
         ),
         _each('frozen listing, GB', 'shape', 'frozen listing', 1 / _GB),
-        _Figure('frozen listing, files', lambda n: n / frozen._PART_REFS, 'computed', code),
+        _Figure('frozen listing, files', lambda n: n / snapshot._PART_REFS, 'computed', code),
         _each('shuffled by URI, GB', 'shape', group, 1 / _GB),
         _each(
             'the same, of earlier runs that labelled all of them, GB',
@@ -311,7 +312,7 @@ _LOCAL = 'peak, 100,000 to 1,000,000 refs'
 
 
 def _work_files(images: int) -> float:
-    return expect_chunks(images).chunks + images / frozen._PART_REFS
+    return expect_chunks(images).chunks + images / snapshot._PART_REFS
 
 
 def _class_a(images: int) -> float:

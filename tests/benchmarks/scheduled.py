@@ -8,7 +8,7 @@ from statistics import median
 
 from tests.benchmarks.images import jpeg, link_jpegs, write_jpegs
 from tests.benchmarks.measure import Process, Row, run_python
-from transforms.storage_local import LocalStore
+from transforms.storage.local import LocalStore
 
 _MOST_USEC = 150
 _START_SEC = 15
@@ -24,7 +24,7 @@ print('tensorflow' in sys.modules, file=sys.stderr)
 sys.exit(code)
 """
 _WITHOUT_PROGRESS = f"""
-from transforms import finished
+from transforms import restore as finished
 finished.find = lambda layout, chunk: finished.Found(None, 0)
 finished.find_parts = lambda layout, chunk, most=None: finished.Parts([], 0)
 finished.keep = lambda layout, chunk, data: data
@@ -48,7 +48,7 @@ def unchanged_files(folder: Path, images: int) -> list[Row]:
         path.write_bytes(jpeg(seed, 160, 120))
     link_jpegs(folder / 'in', images, paths)
     arguments = ('label', '--input', folder / 'in', '--output', folder / 'out')
-    run_python('-m', 'tests.without_model', '--real_fetch', *arguments)
+    run_python('-m', 'tests.support.without_model', '--real_fetch', *arguments)
     started = time.perf_counter()
     listed = sum(1 for _ in LocalStore().list(str(folder / 'in')))
     listing_sec = time.perf_counter() - started
@@ -67,7 +67,7 @@ def unchanged_files(folder: Path, images: int) -> list[Row]:
 def unchanged_objects(folder: Path, objects: int) -> list[Row]:
     """A second run over a synthetic listing."""
     label = ('label', '--input', 'gs://synthetic/photos', '--output', folder / 'objects')
-    arguments = ('-m', 'tests.without_model', '--objects', str(objects), *label)
+    arguments = ('-m', 'tests.support.without_model', '--objects', str(objects), *label)
     first = run_python(*arguments)
     second = run_python(*arguments)
     _second_run(folder / 'objects', second, objects)

@@ -24,15 +24,17 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.utils import windowed_value
 
-from pipeline.build import build
-from tests import samples, shuffles, support
+from pipeline.job.graph import build
 from tests.benchmarks.measure import Process, Row, run_python
-from transforms import chunks, frozen, inputs, listing, outcomes, write
-from transforms.layout import Layout
+from tests.support import app, samples, shuffles
+from transforms import chunks
+from transforms.core.elements import Chunk, Failure, Image, Item, Known, LabeledBatch, Stage
+from transforms.core.reasons import Reason
 from transforms.model.vocabulary import load_vocabulary
-from transforms.reasons import Reason
-from transforms.rows import Chunk, Failure, Image, Item, Known, LabeledBatch, Stage
-from transforms.store import Entry
+from transforms.output import predictions, results
+from transforms.output.layout import Layout
+from transforms.sources import inputs, listing, snapshot
+from transforms.storage.base import Entry
 
 _PARTITIONS = 64
 _CAMERAS = 20
@@ -143,7 +145,7 @@ def simulate(images: int, folder: Path) -> dict:
     # One camera is listed twice, and one was labelled by an earlier run.
     inputs = [inputs.Input('folder', uri, '') for uri in (top, f'{top}/camera-00')]
     layout = Layout(str(folder / 'output'), 'a', 'model-00000000', (), (), 1_000_000)
-    config, _ = support.make_config('--input', samples.SAMPLE, '--output', folder / 'output')
+    config, _ = app.make_config('--input', samples.SAMPLE, '--output', folder / 'output')
     root = beam.Pipeline()
     build(root, config)
     proto = root.to_runner_api()
@@ -163,7 +165,7 @@ def simulate(images: int, folder: Path) -> dict:
     listing.store_for = lambda *_: _Store(images)
     columns = inputs.Columns('uri', (), ())
     found = [
-        frozen.freeze(layout, number, listing.list_input(source, columns))
+        snapshot.freeze(layout, number, listing.list_input(source, columns))
         for number, source in enumerate(inputs)
     ]
     frozen_bytes = sum(path.stat().st_size for path in (folder / 'output').rglob('*.arrow'))
@@ -173,7 +175,7 @@ def simulate(images: int, folder: Path) -> dict:
     grouped = _Shuffle(folder, 'group', coders[_GROUP])
     for each in found:
         counts.update(each.left_out)
-        refs = (ref for part in each.parts for ref in frozen.read_part(layout, *part))
+        refs = (ref for part in each.parts for ref in snapshot.read_part(layout, *part))
         for ref in refs:
             counts['listed'] += 1
             grouped.write(ref.uri.encode(), (ref.uri, ('refs', ref)))
@@ -236,12 +238,12 @@ def simulate(images: int, folder: Path) -> dict:
     first: list[bytes] = []
     for partition in spread.partitions():
         for _, (chunk, _, _) in partition:
-            table = outcomes.outcome_table([labeled(chunk)])
-            finished_bytes += len(outcomes.to_ipc(table))
-            counts['dead_lettered'] += len(outcomes.dead_letters(table))
-            counts['unchanged'] += outcomes.count_unchanged(table)
-            for path, rows in write.route(table, layout, {'': shards}).items():
-                data = outcomes.to_ipc(rows)
+            table = results.outcome_table([labeled(chunk)])
+            finished_bytes += len(results.to_ipc(table))
+            counts['dead_lettered'] += len(results.dead_letters(table))
+            counts['unchanged'] += results.count_unchanged(table)
+            for path, rows in predictions.route(table, layout, {'': shards}).items():
+                data = results.to_ipc(rows)
                 by_file[path] += rows.num_rows
                 tables += 1
                 routed_bytes += len(data)
@@ -249,13 +251,13 @@ def simulate(images: int, folder: Path) -> dict:
                     first.append(data)
     phase('rows of chunks, routed to files')
 
-    schema = write.prediction_schema((), {})
-    parts = [outcomes.from_ipc(data) for data in first]
-    file = write.write_file(
+    schema = predictions.prediction_schema((), {})
+    parts = [results.from_ipc(data) for data in first]
+    file = predictions.write_file(
         next(iter(sorted(by_file))),
         layout,
         schema,
-        write.prediction_tables(parts, load_vocabulary(_VOCABULARY), layout, schema),
+        predictions.prediction_tables(parts, load_vocabulary(_VOCABULARY), layout, schema),
     )
     phase('write one file')
     counts['labeled'] = by_file.total()
@@ -300,18 +302,18 @@ def write_parts(rows: int, part_rows: int, folder: Path) -> dict:
     data = []
     while len(data) * part_rows < rows:
         part = list(itertools.islice(items, part_rows))
-        table = outcomes.outcome_table([labeled(Chunk(chunks.chunk_id(part), part))])
-        for path_rows in write.route(table, layout, {'': 1}).values():
-            data.append(outcomes.to_ipc(path_rows))
+        table = results.outcome_table([labeled(Chunk(chunks.chunk_id(part), part))])
+        for path_rows in predictions.route(table, layout, {'': 1}).values():
+            data.append(results.to_ipc(path_rows))
     size_bytes = sum(map(len, data))
     before_bytes, started = _peak_bytes(), time.perf_counter()
-    schema = write.prediction_schema((), {})
-    parts = [outcomes.from_ipc(each) for each in data]
-    file = write.write_file(
+    schema = predictions.prediction_schema((), {})
+    parts = [results.from_ipc(each) for each in data]
+    file = predictions.write_file(
         'part',
         layout,
         schema,
-        write.prediction_tables(parts, load_vocabulary(_VOCABULARY), layout, schema),
+        predictions.prediction_tables(parts, load_vocabulary(_VOCABULARY), layout, schema),
     )
     return {
         'rows': file.rows,

@@ -17,15 +17,16 @@ from unittest import mock
 import apache_beam as beam
 import numpy as np
 
-from pipeline import label, options
-from pipeline.build import build
+from pipeline import options
+from pipeline.commands import label
 from pipeline.config import RunConfig, make_config
+from pipeline.job.graph import build
 from tests.benchmarks.images import write_jpegs
 from tests.benchmarks.measure import Row, run_python
 from tests.data.bit_reference import synthetic_weights
-from transforms.decode import decode
+from transforms.core.resources import shared
+from transforms.images.decode import decode
 from transforms.model.predictor import Prediction, Predictor
-from transforms.process import shared
 
 _MIN_SHARE = 0.95
 # Of the time of one image in a fresh process, with loader processes to without.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from transforms.core.elements import Chunk, Image, Item
 from transforms.loading.image import Loaded
-from transforms.rows import Chunk, Image, Item
 
 
 class LoadingBatch:

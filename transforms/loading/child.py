@@ -27,16 +27,16 @@ from typing import Any, cast
 
 import numpy as np
 
-from transforms.errors import LemmabeamError, StoreError
+from transforms.core.elements import Failure, Item, Stage
+from transforms.core.errors import LemmabeamError, StoreError
+from transforms.core.reasons import Reason
+from transforms.core.uris import host_of
 from transforms.loading.budget import SharedBudget
 from transforms.loading.buffers import MappedMemory
 from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
-from transforms.reasons import Reason
-from transforms.rows import Failure, Item, Stage
-from transforms.uris import host_of
 
 NOTHING = -1
 """In place of a ticket: nothing is decoded."""

@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from transforms.errors import StoreError
-from transforms.uris import printable
+from transforms.core.errors import StoreError
+from transforms.core.uris import printable
 
 MOST_STUCK = 100
 """Threads of a process that may be stuck, beside those that are waited for; 8 MB of stack each."""

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import TypeVar
 
-from transforms.uris import LOCAL
+from transforms.core.uris import LOCAL
 
 T = TypeVar('T')
 
@@ -40,7 +40,7 @@ class Hosts:
 
         Args:
           waiting: in the order in which they are wanted.
-          host_of: the host of one of them, as `transforms.uris.host_of` has it.
+          host_of: the host of one of them, as `transforms.core.uris.host_of` has it.
           busy: how many of each host have begun, and are not done.
           places: how many may be so.
         """

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms import decode
-from transforms.errors import ImageError
+from transforms.core.elements import Failure, Image, Item, Outcome, Stage, Unchanged
+from transforms.core.errors import ImageError
+from transforms.core.reasons import Reason
+from transforms.images import decode
 from transforms.loading.budget import Budget, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
-from transforms.reasons import Reason
-from transforms.rows import Failure, Image, Item, Outcome, Stage, Unchanged
-from transforms.storage import store_for
-from transforms.store import Fetched, NotModified
+from transforms.storage.base import Fetched, NotModified
+from transforms.storage.registry import store_for
 
 NO_MEMORY = 'there was not enough memory for it'
 

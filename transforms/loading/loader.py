@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.faults import FaultPolicy
+from transforms.core.elements import Chunk
+from transforms.core.fail_fast import FaultPolicy
+from transforms.core.resources import LIVE
+from transforms.core.uris import printable
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
 from transforms.loading.processes import ProcessLoader
 from transforms.loading.threads import ThreadLoader
-from transforms.process import LIVE
-from transforms.rows import Chunk
-from transforms.uris import printable
 
 _WATCH_SEC = 1.0
 
 
 class Loader:
-    """Loads batches, in loader processes or in threads; make it with `transforms.process.shared`.
+    """Loads batches, in processes or in threads; make it with `transforms.core.resources.shared`.
 
     Args:
       options: how images are loaded.

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from transforms import decode
-from transforms.decode import OpenedImage
-from transforms.pixel_limits import PixelLimits
-from transforms.process import cpu_count
-from transforms.resize import Resize
-from transforms.store import DEFAULT_OPTIONS, FetchLimits, StoreOptions
+from transforms.core.resources import cpu_count
+from transforms.images import decode
+from transforms.images.decode import OpenedImage
+from transforms.images.limits import PixelLimits
+from transforms.images.resize import Resize
+from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits, StoreOptions
 
 Open = Callable[[bytes, Resize, PixelLimits], OpenedImage]
 

@@ -25,8 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transforms.errors import LoaderError
-from transforms.faults import FaultPolicy
+from transforms.core.elements import Failure, Item, Stage
+from transforms.core.errors import LoaderError
+from transforms.core.fail_fast import FaultPolicy
+from transforms.core.reasons import Reason
+from transforms.core.resources import open_standard_streams, shared
+from transforms.core.uris import host_of
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import Grants
 from transforms.loading.buffers import SharedMemory
@@ -35,11 +39,7 @@ from transforms.loading.fork_server import ForkServer, how_ended
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
-from transforms.process import open_standard_streams, shared
-from transforms.reasons import Reason
-from transforms.rows import Failure, Item, Stage
-from transforms.storage import modules_of
-from transforms.uris import host_of
+from transforms.storage.registry import modules_of
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class _Process:
 class Pool:
     """So many loader processes, started when there is something to load.
 
-    Make it with `transforms.process.shared`: runs with other options use the same ones.
+    Make it with `transforms.core.resources.shared`: runs with other options use the same ones.
 
     Args:
       count: how many.

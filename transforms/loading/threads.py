@@ -13,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.errors import DecodeError
-from transforms.faults import FaultPolicy
+from transforms.core.elements import Failure, Item
+from transforms.core.errors import DecodeError
+from transforms.core.fail_fast import FaultPolicy
+from transforms.core.resources import cpu_count
+from transforms.core.uris import host_of
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import ByteBudget, SharedBudget
 from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
-from transforms.process import cpu_count
-from transforms.rows import Failure, Item
-from transforms.uris import host_of
 
 _WATCH_SEC = 1.0
 _DECODE_DEADLINES = 10

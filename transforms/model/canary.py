@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.decode import decode
-from transforms.errors import ImageError, ModelError, UsageError
+from transforms.core.errors import ImageError, ModelError, UsageError
+from transforms.images.decode import decode
 from transforms.model.card import CAT, Activation, Canary, ModelCard
 from transforms.model.choices import FINITE, STRICT
-from transforms.model.sources import ModelSource
+from transforms.model.resolve import ModelSource
 from transforms.model.vocabulary import Vocabulary
 
 TOP = 5
@@ -88,9 +88,18 @@ def _expected(source: ModelSource) -> tuple[Canary, ...]:
     return (CAT,) if source.vocabulary.has(CAT.expected) else ()
 
 
+def pixels_of(data: bytes, source: ModelSource) -> np.ndarray:
+    """A picture as a model takes it: (S, S, 3) uint8 RGB in [0, 255].
+
+    Raises:
+      ImageError: it cannot be decoded.
+    """
+    return decode(data, source.card.resize)
+
+
 def _decode(source: ModelSource, name: str) -> np.ndarray:
     try:
-        return decode(source.picture(name), source.card.resize)
+        return pixels_of(source.picture(name), source)
     except ImageError as e:
         raise ModelError(f'the canary picture {name!r} cannot be decoded: {e}') from e
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from transforms.errors import UsageError
-from transforms.resize import FILTERS, MAX_SIZE_PX, MIN_SIZE_PX, Resize
+from transforms.core.errors import UsageError
+from transforms.images.resize import FILTERS, MAX_SIZE_PX, MIN_SIZE_PX, Resize
 
 CARD_FILE = 'model_card.json'
 

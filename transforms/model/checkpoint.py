@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.errors import ModelError
+from transforms.core.errors import ModelError
 from transforms.model.zips import open_zip
 
 ROOT_CHANNELS = 64

@@ -52,7 +52,7 @@ def _run(future: Future[T], work: Callable[[], T]) -> None:
 
 
 class Device:
-    """Lets one batch after the other have the model; make it with `transforms.process.shared`.
+    """Lets one batch after the other have the model; one a process, by `core.resources.shared`.
 
     A second one would only share the device and double its memory.  What is handed in is done in
     order by one thread, which starts with the first of it.  A call cannot be stopped, but whoever

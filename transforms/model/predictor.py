@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from transforms.errors import InferenceError, ModelError
+from transforms.core.errors import InferenceError, ModelError
 from transforms.model import canary
 from transforms.model.canary import Seen
 from transforms.model.choices import AUTO, OFF, STRICT
+from transforms.model.resolve import ModelSource
 from transforms.model.runtime import device_name, import_tensorflow
-from transforms.model.sources import ModelSource
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ comes out of that equals what went in, as with a class, a function or a frozen d
 
 
 class Predictor:
-    """A compiled model that has passed its canary; one a process, see `transforms.process.shared`.
+    """A compiled model that has passed its canary; one a process, by `core.resources.shared`.
 
     When the device runs out of memory, fewer images go into a call from then on, as many as it had
     room for.  Not thread-safe, see `transforms.model.device`.
@@ -107,7 +107,7 @@ class Predictor:
         self._tf = tf = import_tensorflow(options.intra_op_threads)
         self._options = options
         device = device_name(tf, options.require_gpu)
-        from transforms.model.network import load_network
+        from transforms.model.load import load_network
 
         source = options.model
         precision = options.precision

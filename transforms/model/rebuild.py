@@ -13,18 +13,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from transforms.errors import ModelError
-from transforms.model import bit, recognition, saved_model
+from transforms.core.errors import ModelError
+from transforms.model import recognition, saved_model
 from transforms.model.card import ModelCard
 from transforms.model.checkpoint import HEAD_KERNEL, Architecture, check, identify, layout
+from transforms.model.families.bit import resnet
+from transforms.model.resolve import ModelSource
 from transforms.model.saved_model import Tensors, Variables
-from transforms.model.sources import ModelSource
 from transforms.model.vocabulary import check_head
 
 _Range = tuple[float, float]
 _EXPORTED: _Range = (0.0, 1.0)
 OWN_RANGE: _Range = (-1.0, 1.0)
-"""What the networks of `transforms.model.bit` take for black and white."""
+"""What the networks of `transforms.model.families.bit.resnet` take for black and white."""
 _RANGES: tuple[_Range, ...] = (_EXPORTED, OWN_RANGE, (0.0, 255.0))
 _SIDE_PX = 64
 # The authors' own two implementations differ by a fifth of this on the largest networks.
@@ -35,7 +36,7 @@ class Rebuilt(NamedTuple):
     """A network with the weights of a SavedModel.
 
     Attributes:
-      network: what `transforms.model.bit.build` made.
+      network: what `transforms.model.families.bit.resnet.build` made.
       mean, std: of samples in [0, 255], for the [-1, 1] that it takes.
       range: what the SavedModel takes for black and white.
     """
@@ -115,7 +116,7 @@ def _exported(
     check(shapes, architecture, _classes(source))
     keys = {name: each.key for name, each in exported.items()}
     tensors = Tensors(variables.read, keys, shapes)
-    return bit.build(
+    return resnet.build(
         architecture, _classes(source), tensors, precision=precision, is_standardized=True
     )
 
@@ -188,9 +189,9 @@ def _networks(
     for keys in candidates:
         weights = Tensors(variables.read, keys, shapes)
         if network is None:
-            network = bit.build(architecture, classes, weights)
+            network = resnet.build(architecture, classes, weights)
         else:
-            bit.assign(network, weights, {name for name in keys if keys[name] != before[name]})
+            resnet.assign(network, weights, {name for name in keys if keys[name] != before[name]})
         before = keys
         yield network
 
@@ -207,13 +208,13 @@ def _copied(
     network: keras.Model, architecture: Architecture, classes: int | None, precision: str
 ) -> keras.Model:
     """The same network where TensorFlow puts it, in another precision."""
-    variables = bit.tensors(network)
+    variables = resnet.tensors(network)
     weights = Tensors(
         lambda name: np.asarray(variables[name]),
         {name: name for name in variables},
         layout(architecture, classes),
     )
-    return bit.build(architecture, classes, weights, precision=precision, is_standardized=True)
+    return resnet.build(architecture, classes, weights, precision=precision, is_standardized=True)
 
 
 def _range_of(card: ModelCard) -> _Range | None:

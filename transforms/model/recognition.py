@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from transforms.errors import ModelError
+from transforms.core.errors import ModelError
 from transforms.model.checkpoint import HEAD_KERNEL, Architecture, Shapes, check, layout
 
 # Layers of a class that is there several times may be numbered: standardized_conv2d_12.

@@ -5,12 +5,12 @@ import re
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from transforms import uris
-from transforms.errors import UsageError
+from transforms.core import uris
+from transforms.core.errors import UsageError
+from transforms.images.resize import Resize
 from transforms.model.card import CAT, Activation, Canary, ModelCard
 from transforms.model.checkpoint import Architecture, multiply_adds, parameters
 from transforms.model.vocabulary import IMAGENET21K, load_vocabulary
-from transforms.resize import Resize
 
 EMBEDDED = 'embedded'
 PUBLISHED = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from transforms.errors import InferenceError, ModelError
+from transforms.core.errors import InferenceError, ModelError
 from transforms.model.predictor import Prediction
 
 Predict = Callable[[np.ndarray], Prediction]

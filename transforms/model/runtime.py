@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from transforms.errors import ModelError
+from transforms.core.errors import ModelError
 
 # A machine without an NVIDIA driver is no error.  A progress line may stand before each.
 _CHATTER = re.compile(rb'(?:I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit).*\n')

@@ -12,13 +12,13 @@ import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from transforms.errors import ModelError
+from transforms.core.errors import ModelError
 from transforms.model.card import ModelCard
 from transforms.model.checkpoint import Shapes
 from transforms.model.recognition import Variable
 
 WEIGHTS = 'lemmabeam_standardized_tensors'
-"""Attribute of our exports with the tensors of `transforms.model.bit.tensors`."""
+"""Attribute of our exports with the tensors of `transforms.model.families.bit.resnet.tensors`."""
 
 LOGITS, FEATURES = 'logits', 'features'
 """Signatures and outputs by these names are found without being told."""

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Set
 from typing import Any
 
-from transforms.errors import ModelError, UsageError
+from transforms.core.errors import ModelError, UsageError
 
 NONE = 'none'
 """Name of the list without any class, of models that give features only."""

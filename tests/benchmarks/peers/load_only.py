@@ -8,19 +8,19 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from transforms.chunks import DropDone, MakeChunks
-from transforms.faults import FailFast
+from transforms.core.elements import Batch, Image
+from transforms.core.fail_fast import FailFast
 from transforms.history import ReadHistory
-from transforms.inputs import Columns, Listing
-from transforms.layout import Layout
+from transforms.images.limits import DEFAULT_LIMITS
+from transforms.images.resize import Resize
 from transforms.load import LoadImages
 from transforms.loading.options import LoadOptions
-from transforms.pixel_limits import DEFAULT_LIMITS
-from transforms.preflight import Preflight
+from transforms.output.layout import Layout
 from transforms.read import ReadRefs
-from transforms.resize import Resize
-from transforms.resolving import resolve
-from transforms.rows import Batch, Image
-from transforms.store import FetchLimits, StoreOptions
+from transforms.sources.inputs import Columns, Listing
+from transforms.sources.preflight import Preflight
+from transforms.sources.resolve import resolve
+from transforms.storage.base import FetchLimits, StoreOptions
 
 _COLUMNS = Columns('uri', (), ())
 _OPTIONS = LoadOptions(

@@ -12,8 +12,8 @@ import numpy as np
 from tests.data.bit_reference import synthetic_weights
 from transforms.model.card import ModelCard
 from transforms.model.registry import known_models
+from transforms.model.resolve import embedded_weights
 from transforms.model.runtime import import_tensorflow
-from transforms.model.sources import embedded_weights
 from transforms.model.vocabulary import load_vocabulary
 
 CARD = 'card.json'
@@ -23,7 +23,7 @@ SAVED_MODEL = 'saved_model'
 def write_embedded(folder: Path) -> ModelCard:
     """The network inside the package, with the same weights."""
     tf = import_tensorflow()
-    from transforms.model.efficientnet_lite import build
+    from transforms.model.families.efficientnet_lite import build
 
     card = known_models()['embedded'].card
     size = card.resize.size_px
@@ -47,7 +47,7 @@ def write_embedded(folder: Path) -> ModelCard:
 def write_bit(name: str, folder: Path) -> ModelCard:
     """A BiT network of synthetic weights in the published form."""
     import_tensorflow()
-    from tests.published import PublishedModule, save
+    from tests.support.published import PublishedModule, save
 
     card = known_models()[name].card
     weights = synthetic_weights.make_weights(card.architecture, 0)

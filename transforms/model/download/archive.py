@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from transforms import uris
-from transforms.errors import ModelError
+from transforms.core import uris
+from transforms.core.errors import ModelError
 from transforms.model.download.cache import GRAPH, model_in
 from transforms.model.download.http import PIECE_BYTES, Progress, cannot_write, sync
 from transforms.model.zips import open_zip

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from transforms import uris
-from transforms.errors import ModelError, UsageError
-from transforms.hashing import content_hash
+from transforms.core import uris
+from transforms.core.errors import ModelError, UsageError
+from transforms.core.hashing import content_hash
+from transforms.core.resources import TEMPORARIES
 from transforms.model.download.http import Progress
-from transforms.process import TEMPORARIES
 
 GRAPH = 'saved_model.pb'
 

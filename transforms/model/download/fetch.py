@@ -13,27 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from transforms import uris
-from transforms.errors import ModelError, StoreError, UsageError
-from transforms.hashing import content_hash
+from transforms.core import uris
+from transforms.core.errors import ModelError, StoreError, UsageError
+from transforms.core.hashing import content_hash
 from transforms.model.download import archive, huggingface, kaggle
 from transforms.model.download.archive import ARCHIVES, MOST_FILES
-from transforms.model.download.cache import (
-    GRAPH,
-    Entry,
-    cached,
-    key_of,
-    tfhub_key,
-)
-from transforms.model.download.http import (
-    PIECE_BYTES,
-    Progress,
-    compressed,
-    download,
-    shown,
-)
-from transforms.model.weights import SUFFIXES, check_weights
-from transforms.storage import store_for
+from transforms.model.download.cache import GRAPH, Entry, cached, key_of, tfhub_key
+from transforms.model.download.http import PIECE_BYTES, Progress, compressed, download, shown
+from transforms.model.families.bit.weights import SUFFIXES, check_weights
+from transforms.storage.registry import store_for
 
 _LOADED_FOLDERS = ('assets', 'variables')
 _EXPECTED = (

@@ -15,9 +15,10 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from transforms import interim, uris
-from transforms.errors import ModelError
-from transforms.process import TEMPORARIES
+from transforms.core import uris
+from transforms.core.errors import ModelError
+from transforms.core.resources import TEMPORARIES
+from transforms.storage import interim
 
 PIECE_BYTES = 256 * 2**10
 

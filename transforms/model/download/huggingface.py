@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transforms.errors import ModelError, UsageError
+from transforms.core.errors import ModelError, UsageError
 from transforms.model.download.cache import Entry, key_of
 from transforms.model.download.http import Progress
-from transforms.model.weights import check_weights
+from transforms.model.families.bit.weights import check_weights
 
 FILE = 'model.safetensors'
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from transforms.errors import ModelError, UsageError
+from transforms.core.errors import ModelError, UsageError
 from transforms.model.download import archive
 from transforms.model.download.cache import Entry, model_in, tfhub_key
 from transforms.model.download.http import Auth, Bearer, Progress, compressed, download, shown

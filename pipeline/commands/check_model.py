@@ -1,0 +1,118 @@
+"""`lemmabeam models --check`: what a model sees in a picture."""
+
+import argparse
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import options
+from pipeline.job.progress import DownloadReporter
+from transforms.core import uris
+from transforms.core.errors import ImageError, ModelError, UsageError
+from transforms.core.resources import cpu_count, shared
+from transforms.model import canary
+from transforms.model.choices import OFF
+from transforms.model.predictor import InferenceOptions, Predictor, check_precision, slower
+from transforms.model.rescue import predict_or_rescue
+from transforms.model.resolve import ModelSource, printable_location
+from transforms.storage.registry import store_for
+
+
+def run(args: argparse.Namespace) -> int:
+    """Loads a model, asks its canary, and shows what it sees.
+
+    Args:
+      args: of `pipeline.commands.models.add_arguments`, with `model`.
+
+    Raises:
+      UsageError, ModelError, StoreError: the model cannot be used, as its message says.
+    """
+    source = options.find_model(args, DownloadReporter())
+    card = source.card
+    console = Console(emoji=False)
+    for name, value in _facts(source).items():
+        _say(console, name, value)
+    mode = args.canary or canary.default_mode(card)
+    canary.check_mode(mode, source)
+    check_precision(args.precision, source)
+    inference = InferenceOptions(
+        model=source,
+        batch_size=card.batch_size,
+        threshold=card.threshold,
+        max_labels=min(card.max_labels, len(source.vocabulary)),
+        min_labels=0,
+        intra_op_threads=cpu_count(),
+        precision=args.precision,
+        canary=mode,
+        features=not card.has_classes,
+    )
+    pixels = _picture(args.image, source)
+    predictor = shared(Predictor, inference)
+    computed = predictor.computed
+    said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
+    _say(console, 'computed', said)
+    if why := computed.get('why_saved'):
+        _say(console, 'slower', slower(card.name, why))
+    _say(console, 'canary', mode if mode == OFF else f'{mode}, passed')
+    batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
+    batch[0] = pixels
+    found, guilty = predict_or_rescue(predictor, batch, [0])
+    _say(console, 'picture', args.image or 'the cat of the sample')
+    if guilty:
+        raise ModelError(f'the model fails on this picture: {guilty[0]}')
+    if found.features is not None:
+        length = np.linalg.norm(found.features[0].astype(np.float64))
+        _say(console, 'features', f'{found.features.shape[1]}, of length {length:.3f} as a vector')
+    if card.has_classes:
+        count = max(0, int(found.counts[0]))
+        _say(console, 'labels', f'{count}, marked *, and the classes next to them')
+        table = Table()
+        for column in ('', 'score', 'class', 'index', 'wnid'):
+            table.add_column(column)
+        for rank, (index, score) in enumerate(
+            zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
+        ):
+            table.add_row(
+                '*' if rank < count else '',
+                f'{score:.3f}',
+                uris.printable(source.vocabulary.names[index]),
+                str(index),
+                source.vocabulary.wnids[index] or '',
+            )
+        console.print(table, highlight=False, markup=False)
+    return 0
+
+
+def _say(console: Console, name: str, value: str) -> None:
+    text = f'{name + ":":10} {uris.printable(value)}'
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(source: ModelSource) -> dict[str, str]:
+    card = source.card
+    classes = f'{len(source.vocabulary):,} of {source.vocabulary.name}'
+    return {
+        'model': source.id,
+        **{f'not from {i}': why for i, why in enumerate(source.passed_over, 1)},
+        'location': printable_location(source.location),
+        'weights': f'{source.kind.value}, SHA-256 {source.weights_sha256}',
+        'input': options.describe_preprocessing(card),
+        'classes': classes if card.has_classes else 'none, features only',
+        'scores': f'{card.activation.value}, labels from {card.threshold:g}, {card.max_labels} '
+        'at most',
+        'source': card.source or '-',
+        'licence': card.licence or '-',
+    }
+
+
+def _picture(name: str | None, source: ModelSource) -> np.ndarray:
+    if name is None:
+        return canary.pixels_of(source.picture('cat.jpg'), source)
+    uri = uris.absolute(name)
+    with store_for(uri).open(uri) as file:
+        data = file.read()
+    try:
+        return canary.pixels_of(data, source)
+    except ImageError as e:
+        raise UsageError(f'--image {uris.printable(name)}: {e}') from e

@@ -1,0 +1,239 @@
+"""`lemmabeam export-model`: weights of a BiT in a file become a SavedModel to label with."""
+
+import argparse
+import contextlib
+import re
+import secrets
+import shlex
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline import options
+from pipeline.job.progress import DownloadReporter
+from pipeline.parser import Parser
+from transforms.core import uris
+from transforms.core.errors import ModelError, UsageError
+from transforms.core.resources import TEMPORARIES
+from transforms.model import registry
+from transforms.model.card import Activation, ModelCard
+from transforms.model.checkpoint import Architecture
+from transforms.model.download import huggingface
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model
+from transforms.model.download.http import download
+from transforms.model.families.bit.weights import SUFFIXES, Weights
+from transforms.model.resolve import printable_location, resolve_model
+from transforms.model.vocabulary import IMAGENET21K, names_by_length, parse_labels
+from transforms.storage.registry import store_for
+
+_OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
+_SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam export-model`."""
+    parser.add_argument(
+        '--weights',
+        required=True,
+        metavar='FILE',
+        help='an official BiT checkpoint, such as BiT-M-R101x3.npz or .h5, one in its layout, or '
+        "the .safetensors of timm's copy; local, gs://, https:// or hf://owner/name",
+    )
+    parser.add_argument(
+        '--output',
+        required=True,
+        metavar='DIR',
+        help='a local folder for the SavedModel; must be absent or empty',
+    )
+    parser.add_argument(
+        '--name',
+        help='short name of the model, the first part of its id (default: from the file)',
+    )
+    parser.add_argument(
+        '--labels',
+        metavar='FILE',
+        help='the classes of a head of your own: one name a line, or a .tsv table with the columns '
+        'wnid, lemmas and definition (default: imagenet21k for 21,843, imagenet22k for 21,841 and '
+        'ilsvrc2012 for 1,000 classes)',
+    )
+    parser.add_argument(
+        '--activation',
+        choices=[each.value for each in Activation],
+        help='what makes scores of the logits (default: sigmoid for ImageNet-21k, else softmax)',
+    )
+    parser.add_argument(
+        '--model_size',
+        type=options.positive,
+        metavar='PX',
+        help='side of the square images are resized to, in pixels (default: 384 for fine-tuned '
+        'heads of ILSVRC-2012, 480 with R152x4; 160 for R50x1_160.npz; else 224)',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes a SavedModel from a checkpoint.
+
+    Raises:
+      UsageError: the options do not fit the checkpoint, or the folder is taken.
+      ModelError: the file holds no such weights, or the folder cannot be written.
+    """
+    folder = _target(args.output)
+    where = printable_location(args.weights)
+    with _local_weights(args.weights, folder) as path, Weights(path, where) as weights:
+        architecture, classes = weights.architecture, weights.classes
+        card, labels = _describe(args, architecture, classes)
+        from transforms.model.runtime import import_tensorflow
+
+        import_tensorflow()
+        from transforms.model.families.bit.export import export
+
+        export(weights, card, classes, labels, folder)
+    source = resolve_model(str(folder))
+    print(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
+    print(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
+    print(
+        f'label with it: lemmabeam label --model {shlex.quote(str(folder))} --input X --output DIR'
+    )
+    return 0
+
+
+def _target(output: str) -> Path:
+    uri = uris.absolute(output)
+    if uris.scheme_of(uri):
+        raise UsageError(
+            f'--output {output}: expected a local folder; copy it to a bucket afterwards'
+        )
+    folder = Path(uri)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISLNK(folder.lstat().st_mode) or any(folder.iterdir()):
+                raise UsageError(f'--output {output}: is there already, and not an empty folder')
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UsageError(f'--output {output}: cannot be written: {e.strerror}') from e
+    return folder
+
+
+@contextlib.contextmanager
+def _local_weights(location: str, folder: Path) -> Iterator[Path]:
+    """The checkpoint as a local file; fetched ones lie beside the output and are removed."""
+    scheme = uris.scheme_of(location)
+    if scheme in ('', 'file'):
+        path = Path(uris.absolute(location))
+        if not path.is_file():
+            raise UsageError(f'--weights {printable_location(location)}: no such file')
+        yield path
+        return
+    if huggingface.parse(location):  # its pages, too
+        yield fetch_model(location, default_cache(), DownloadReporter())
+        return
+    if scheme not in ('gs', 'http', 'https'):
+        raise UsageError(
+            f'--weights {printable_location(location)}: local, gs://, https:// or hf:// only'
+        )
+    suffix = uris.suffix_of(printable_location(location))
+    name = f'.{folder.name}.{secrets.token_hex(4)}{suffix if suffix in SUFFIXES else ""}'
+    with TEMPORARIES.hold(folder.with_name(name)) as temporary:
+        if scheme == 'gs':
+            uri = uris.absolute(location)
+            try:
+                with store_for(uri).open(uri) as source, temporary.open('xb') as target:
+                    shutil.copyfileobj(source, target, 2**23)
+            except OSError as e:
+                why = e.strerror or 'the store cannot be reached'  # requests' errors have none
+                raise ModelError(f'{uris.printable(uri)}: cannot be copied: {why}') from e
+        else:
+            download(location, temporary, DownloadReporter())
+        yield temporary
+
+
+def _describe(
+    args: argparse.Namespace, architecture: Architecture, classes: int | None
+) -> tuple[ModelCard, bytes]:
+    """The card of a checkpoint, and the content of the class list it names."""
+    stem, name = _names(args.weights, architecture)
+    official, distilled = _OFFICIAL.fullmatch(name), registry.distilled_size_px(args.weights)
+    known = official or distilled
+    name = args.name or name
+    if not _SLUG.fullmatch(name):
+        if args.name:
+            raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
+        name = f'bit-{architecture}'.lower()
+    # Other names for the classes of a known head do not make it another head.
+    vocabulary = next(iter(names_by_length(classes or 0)), '')
+    is_whole = vocabulary == IMAGENET21K or distilled or (official and official[1].lower() == 's')
+    card = registry.bit_card(
+        name,
+        architecture,
+        vocabulary,
+        value_range=(0.0, 1.0),
+        is_fine_tuned=classes is not None and not is_whole,
+        source=stem,
+        licence='Apache-2.0' if known else '',
+    )
+    if distilled:
+        card = card.to_size(distilled)
+    changes: dict[str, Any] = {}
+    labels = b''
+    if classes is None:
+        if args.labels:
+            where = printable_location(args.labels)
+            raise UsageError(f'--labels {where}: this checkpoint has no head')
+    elif args.labels or not vocabulary:
+        labels, file_name = _labels(args, name, classes)
+        changes |= {'labels': file_name, 'vocabulary': '', 'canary': ()}
+        if not vocabulary:
+            changes |= {'activation': Activation.SOFTMAX, 'max_labels': min(5, classes)}
+    if args.activation is not None:
+        changes['activation'] = Activation(args.activation)
+    if args.model_size is not None:
+        changes['resize'] = card.resize.to_size(args.model_size)
+    return card.with_changes(**changes), labels
+
+
+def _names(location: str, architecture: Architecture) -> tuple[str, str]:
+    """What a file is called, and what its model is: as its name says, if the weights agree."""
+    stem = printable_location(location).rstrip('/').rpartition('/')[2]
+    for suffix in SUFFIXES:
+        stem = stem.removesuffix(suffix)
+    official = _OFFICIAL.fullmatch(stem)
+    known = None if official else registry.find_by_location(location)
+    name = official[0].lower() if official else known.card.name if known else stem
+    found = _OFFICIAL.match(name)
+    if found and found[2].lower() != str(architecture).lower():
+        print(
+            f'lemmabeam: {uris.printable(stem)} holds a BiT-{architecture}, whatever its name says;'
+            ' some published files are mixed up (BiT-S-R50x3.h5, BiT-S-R101x1.h5)',
+            file=sys.stderr,
+        )
+        name = name.replace(found[2], str(architecture).lower())
+    return stem, name
+
+
+def _labels(args: argparse.Namespace, name: str, classes: int) -> tuple[bytes, str]:
+    """Content and name of the file of class names; the content is kept as it is."""
+    if args.labels is None:
+        print(
+            f'lemmabeam: no known class list has {classes} classes: they are named class 0 to '
+            f'class {classes - 1}; --labels names them',
+            file=sys.stderr,
+        )
+        return ''.join(f'class {i}\n' for i in range(classes)).encode(), 'labels.txt'
+    where = printable_location(args.labels)
+    uri = uris.absolute(args.labels)
+    with store_for(uri).open(uri) as file:
+        data = file.read()
+    vocabulary = parse_labels(name, data, where)
+    if len(vocabulary) != classes:
+        raise UsageError(f'--labels {where}: {len(vocabulary)} classes, but the head has {classes}')
+    return data, 'labels.tsv' if where.endswith('.tsv') else 'labels.txt'

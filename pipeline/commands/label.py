@@ -1,0 +1,69 @@
+"""`lemmabeam label`: from arguments to an exit code."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline import options
+from pipeline.parser import Parser, describe_stray
+from pipeline.runners.dataflow.options import add_dataflow_arguments
+from transforms.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+_EPILOG = """\
+Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
+Beam's local engine.  No option may be abbreviated.
+"""
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Labels what the inputs list."""
+    add_arguments(parser)
+    args, beam_options = parse_label_arguments(parser, argv)
+    # As in all commands: what runs is imported when nothing is wrong with the command line.
+    from pipeline.job import labelling
+
+    return labelling.run(args, beam_options, parser.made_at)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam label`."""
+    parser.epilog = _EPILOG
+    options.add_label_arguments(parser)
+    add_dataflow_arguments(parser)
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help="show the engine's own messages, and where an error came from",
+    )
+
+
+def parse_label_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, 'PipelineOptions']:
+    """Splits the command line into our options and Beam's.
+
+    Raises:
+      UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
+    """
+    args, rest = parser.parse_known_args(argv)
+    if not rest:
+        _check_complete(args, parser)
+    elif not rest[0].startswith('-'):
+        # A retry has no --input.
+        raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
+    # Takes seconds: not before it is known that Beam has to say anything.
+    from pipeline.runners import beam_options
+
+    parsed = beam_options.parse(rest, parser)
+    _check_complete(args, parser)  # after the unknown ones: one of those may be meant for it
+    return args, parsed
+
+
+def _check_complete(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    for flag, value in (('--input', args.input), ('--output', args.output)):
+        if value is None:
+            raise UsageError(f'{flag} is missing; {parser.prog} --help tells more')

@@ -1,0 +1,96 @@
+"""`lemmabeam models`: what there is to label with, and what a model sees in a picture."""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import options
+from pipeline.parser import Parser
+from transforms.core.errors import UsageError
+from transforms.model import registry
+from transforms.model.choices import AUTO, PRECISIONS
+from transforms.model.vocabulary import class_count
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Runs the command; the exit code."""
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam models`."""
+    parser.add_argument(
+        '--check',
+        metavar='PATH',
+        help='load this model (whatever --model of `lemmabeam label` takes), ask its canary, and '
+        'show what it sees in a picture',
+    )
+    parser.add_argument(
+        '--image',
+        metavar='FILE',
+        help='with --check: the picture, local or gs:// (default: the cat of the sample)',
+    )
+    parser.add_argument(
+        '--precision',
+        choices=PRECISIONS,
+        default=AUTO,
+        help='with --check: as in `lemmabeam label` (default: auto)',
+    )
+    options.add_model_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists the known models, or checks one.
+
+    Raises:
+      UsageError, ModelError, StoreError: the model cannot be used, as its message says.
+    """
+    if args.check is not None:
+        args.model = args.check
+        from pipeline.commands import check_model  # needs much that the list does not
+
+        return check_model.run(args)
+    if args.image is not None:
+        raise UsageError('--image goes with --check')
+    _print_known(Console())
+    return 0
+
+
+def _print_known(console: Console) -> None:
+    models = registry.known_models()
+    # Without lines between its columns it fits into 80 of a terminal.
+    table = Table(box=None, pad_edge=False, collapse_padding=True)
+    table.add_column('model', no_wrap=True)
+    for column in ('parameters', 'px', 'GMAC', 'classes'):
+        table.add_column(column, justify='right')
+    for column in ('scores', 'licence'):
+        table.add_column(column)
+    for name, model in models.items():
+        card = model.card
+        classes = class_count(card.vocabulary) if card.has_classes else 0
+        table.add_row(
+            name,
+            f'{model.parameters / 1e6:,.1f} M',
+            str(card.resize.size_px),
+            f'{model.multiply_adds / 1e9:,.1f}',
+            f'{classes:,}' if classes else 'features',
+            card.activation.value,
+            card.licence,
+        )
+    console.print(table, highlight=False)
+    console.print(
+        '\npx: side of the square that it takes; --model_size sets another one, except for '
+        'efficientnetv2-*.  GMAC: billions of multiply-adds for an image of this size.  '
+        'bit-s-r50x1 is short for bit-s-r50x1-ilsvrc2012, as BiT-S knows no other classes, and '
+        'efficientnetv2-s for efficientnetv2-s-imagenet21k.\n',
+        highlight=False,
+    )
+    embedded = models[registry.EMBEDDED].card
+    sources = {registry.EMBEDDED: f'{embedded.source}, inside this package'}
+    sources |= {f'{family}-*': f'{start}…' for family, start in registry.PUBLISHED.items()}
+    for name, source in sources.items():
+        line = f'{name}:\n  {source}'
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

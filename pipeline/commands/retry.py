@@ -1,0 +1,91 @@
+"""`lemmabeam retry`: from arguments to an exit code."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import options
+from pipeline.commands.label import add_arguments, parse_label_arguments
+from pipeline.parser import Parser
+from transforms.core import uris
+from transforms.core.errors import UsageError
+from transforms.core.reasons import Reason
+from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.storage.base import StoreOptions
+from transforms.storage.registry import store_for
+
+# What a retry takes over from the run it retries is everything but these.
+_OF_ONE_RUN = frozenset(
+    'accelerator accelerators_per_worker allow_empty break_lease explain force images_per_worker '
+    'input max_images no_wait output reasons relist retry_dead right_fitting run_id sample since '
+    'verbose wait_for_lease_sec'.split()
+)
+_NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
+
+
+def main(parser: Parser, argv: Sequence[str]) -> int:
+    """Labels what the last run could not, with the options of that run."""
+    finder = Parser(prog=parser.prog, add_help=False)
+    finder.add_argument('--output')
+    options.add_store_arguments(finder)
+    found, _ = finder.parse_known_args(argv)
+    add_arguments(parser)
+    for name in _NOT_IN_RETRY:
+        parser._option_string_actions[f'--{name}'].help = argparse.SUPPRESS
+    parser.add_argument(
+        '--reasons',
+        metavar='A,B',
+        help='reasons of the dead letters to try again; permanent ones only by name (default: '
+        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
+    )
+    parser.set_defaults(input=[])
+    run = None
+    if found.output is not None:
+        run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
+        parser.set_defaults(**_taken_over(run, parser))
+    args, beam_options = parse_label_arguments(parser, argv)
+    for name in _NOT_IN_RETRY:
+        if getattr(args, name):
+            raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
+    assert run is not None  # --output is missing otherwise
+    args.retry_dead = True
+    reasons = _reasons(args.reasons)
+    counts = run.report['counts']['dead_lettered_by_reason']
+    if not sum(counts.get(reason, 0) for reason in reasons):
+        failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
+        print(f'nothing to retry in run {run.id}; its dead letters: {failed}')
+        return 0
+    from pipeline.job import labelling
+
+    return labelling.run(args, beam_options, parser.made_at, run, reasons)
+
+
+def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
+    runs = complete_runs(output, store_for(output, stores))
+    found = [run for run in runs if run.report.get('command') != 'relabel']
+    if not found:
+        raise UsageError(f'--output {output}: there is no complete run to retry')
+    return found[-1]
+
+
+def _taken_over(run: CompleteRun, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    known = {action.dest for action in parser._actions} - _OF_ONE_RUN
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in run.report['options'].items()
+        if name in known
+    }
+
+
+def _reasons(text: str | None) -> list[str]:
+    if text is None:
+        return [reason.value for reason in Reason if reason.retryable]
+    for name in text.split(','):
+        if name not in {reason.value for reason in Reason}:
+            known = ', '.join(reason.value for reason in Reason)
+            raise UsageError(f'--reasons {name!r}: no such reason; there are {known}')
+        if Reason(name).about.of_listing:
+            raise UsageError(
+                f'--reasons {name}: such a line or name must be corrected, and labelled then'
+            )
+    return text.split(',')

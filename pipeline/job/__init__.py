@@ -1,0 +1,1 @@
+"""One run, from its graph to its report."""

@@ -1,0 +1,214 @@
+"""A run of `lemmabeam label` or `lemmabeam retry`, from its options to its summary."""
+
+import argparse
+import contextlib
+import datetime
+import logging
+import sys
+from collections.abc import Sequence
+
+import apache_beam as beam
+from rich.console import Console
+
+from pipeline.config import Retried, RunConfig, make_config
+from pipeline.job.attempt import Attempt
+from pipeline.job.progress import DownloadReporter, reporting, tell_waiting
+from pipeline.job.resume import settle
+from pipeline.job.signals import stopping_on_signals
+from pipeline.options import store_options
+from pipeline.report.html.report import write_html_report
+from pipeline.report.summary import describe_nothing, print_summary
+from pipeline.runners import base
+from pipeline.runners.dataflow import job
+from pipeline.runners.dataflow.status import JOBS
+from pipeline.runners.explain import Setting, describe, not_looked_at, print_settings
+from pipeline.runners.flink import check_flink
+from transforms.core import uris
+from transforms.core.errors import LemmabeamError, ModelError, StoreError, UsageError
+from transforms.core.resources import shared
+from transforms.model.choices import FINITE, OFF, STRICT
+from transforms.model.resolve import is_on_this_machine, printable_location
+from transforms.output import dead_letters
+from transforms.output.layout import Layout
+from transforms.runs import in_progress, lease
+from transforms.runs.complete import CompleteRun, read_run
+from transforms.sources import preflight
+from transforms.sources.inputs import DEAD_LETTERS, Input
+
+
+def run(
+    args: argparse.Namespace,
+    beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
+    retried: CompleteRun | None = None,
+    reasons: Sequence[str] = (),
+) -> int:
+    """Labels.
+
+    Args:
+      args: of `pipeline.commands.label.add_arguments`.
+      beam_options: of Beam.
+      started_at: when the command began, UTC: what is imported for it takes seconds.
+      retried: label what failed in this run, instead of --input.
+      reasons: of the dead letters that are tried again.
+
+    Returns:
+      The exit code.
+    """
+    if args.verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    else:
+        # What matters of it is told by us; --verbose brings it back.
+        for name in ('apache_beam', 'PrismRunner'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    base.check_prism(beam_options)
+    check_flink(beam_options)
+    job.check(args, beam_options)
+    is_dataflow = base.is_dataflow(beam_options)
+    settings = job.complete(args, beam_options) if is_dataflow else []
+    base.divide_loaders(args, beam_options)
+    failed = retried and _dead_letters(args, retried, reasons)
+    if args.explain:
+        print_settings(beam_options, [*settings, *_explain(args, beam_options, started_at, failed)])
+        return 0
+    config = make_config(args, started_at, DownloadReporter(), failed)
+    if retried and config.layout.model_id != retried.model_id:
+        raise UsageError(
+            f'--model {args.model}: it is {config.layout.model_id} now, but run {retried.id} '
+            f'had {retried.model_id}; name that one with --model'
+        )
+    _tell_model(config)
+    if is_dataflow:
+        config, _ = job.fit(args, beam_options, config)
+    try:
+        root = beam.Pipeline(options=beam_options)
+    except (ValueError, ImportError) as e:
+        raise UsageError(f'--runner: {e}') from e
+    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
+
+    attempt = Attempt(root, config)
+    is_begun = False
+
+    def give_back() -> None:
+        if attempt.is_submitted:  # it is the job's
+            return
+        try:
+            if is_begun:
+                in_progress.leave_nothing(config.layout)
+        finally:
+            lease.release(config.layout)
+
+    with stopping_on_signals(lambda: attempt.advice(), give_back):
+        try:
+            settled = settle(config, args)
+            lease.rename(config.layout, settled.layout.run_id)
+            config, is_begun = settled, True
+            attempt = Attempt(root, config)
+            with reporting():
+                shared(preflight.check, config.preflight)
+            if is_dataflow:
+                job.prepare_submission(root.options, config)
+            code = attempt.run(not args.no_wait, args.verbose)
+        finally:
+            # A store that is gone has been reported already.
+            with contextlib.suppress(StoreError):
+                give_back()
+    if args.no_wait and not code:
+        report = config.layout.uri(config.layout.report_path)
+        print(f'Run {config.layout.run_id} is complete once there is {report}')
+        return 0
+    return code or _conclude(config, args.report_thumbnails)
+
+
+def _explain(
+    args: argparse.Namespace,
+    beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
+    failed: Retried | None,
+) -> list[Setting]:
+    """What follows from model and inputs; fetches no model, and tells what it cannot look at."""
+    model = f'--model={printable_location(args.model)}'
+    try:
+        if not is_on_this_machine(args.model, args.model_cache):
+            why = 'it is not on this machine, and fetched when a run begins'
+            return not_looked_at(args, model, why)
+        config = make_config(args, started_at, None, failed)
+    except ModelError as e:
+        return not_looked_at(args, model, str(e))
+    except StoreError as e:
+        return not_looked_at(args, '--input, --output', str(e))
+    _tell_model(config)
+    found: list[Setting] = []
+    if base.is_dataflow(beam_options):
+        try:
+            config, found = job.fit(args, beam_options, config)
+        except StoreError as e:
+            found = [Setting('--num_workers', f'not looked at: {e}')]
+    return [*found, *describe(config)]
+
+
+def _dead_letters(args: argparse.Namespace, run: CompleteRun, reasons: Sequence[str]) -> Retried:
+    output = uris.absolute(args.output).rstrip('/')
+    folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
+    source = Input(DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args))
+    return Retried(source, tuple(run.report['inputs']))
+
+
+def _conclude(config: RunConfig, thumbnails: int) -> int:
+    """Shows what came out; the exit code."""
+    layout = config.layout
+    run = read_run(layout.output, layout.run_id, layout.store)
+    if run is None:
+        raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
+    print_summary(run.report, layout, Console())
+    if layout.is_local:
+        _write_html_report(layout, thumbnails)
+    counts = run.report['counts']
+    if not counts['listed']:
+        why = describe_nothing(counts, config.options['since'])
+        print(f'lemmabeam: {why}', file=sys.stderr)
+    failed = counts['dead_lettered']
+    if failed and failed / counts['listed'] > config.max_failure_rate:
+        print(
+            f'lemmabeam: {failed} of {counts["listed"]} images failed, more than '
+            f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
+            file=sys.stderr,
+        )
+        return 3
+    return 0
+
+
+def _write_html_report(layout: Layout, thumbnails: int) -> None:
+    """Writes it beside a report that is complete without: whatever goes wrong is only said."""
+    try:
+        written = write_html_report(layout.output, layout.run_id, layout.stores, thumbnails)
+    except Exception as e:  # noqa: BLE001 (the run is done, and its results are kept)
+        reason = str(e) if isinstance(e, LemmabeamError) else f'{type(e).__name__}: {e}'
+        print(
+            f'lemmabeam: no report for people was written: {uris.printable(reason)}; the run is '
+            'complete',
+            file=sys.stderr,
+        )
+    else:
+        print(f'For people: {uris.printable(written)}')
+
+
+def _tell_model(config: RunConfig) -> None:
+    """Says what is not as everybody expects it: another model, and a canary that proves less."""
+    model = config.inference.model
+    if not model.is_embedded:
+        print(f'lemmabeam: model {model.id}', file=sys.stderr)
+        for why in model.passed_over:
+            print(f'lemmabeam: passed over: {why}', file=sys.stderr)
+        where = printable_location(model.location)
+        print(f'lemmabeam: its weights are the {model.kind.value} of {where}', file=sys.stderr)
+        print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
+    if not model.card.has_classes:
+        print('lemmabeam: this model has no classes: features only, no labels', file=sys.stderr)
+    mode = config.inference.canary
+    if mode != STRICT:
+        said = {
+            FINITE: 'it is not checked that the model sees in a picture what is there',
+            OFF: 'nothing is asked of the model before it labels',
+        }
+        print(f'lemmabeam: --canary {mode}: {said[mode]}', file=sys.stderr)

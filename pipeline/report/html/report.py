@@ -1,0 +1,209 @@
+"""The report of a run for people: one HTML file with its figures, charts and pictures.
+
+Nothing in it comes from elsewhere when it is opened, and nothing in it can run.
+"""
+
+import datetime
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.bottleneck import describe
+from pipeline.report.html.page import LEFT_OUT, Facts, Page, Since, to_html
+from pipeline.report.look_lower import look_lower
+from pipeline.report.statistics import Digest, Example, Failed, commonest, read_classes, read_digest
+from pipeline.report.thumbnails import Limits, Picture, read_thumbnails
+from transforms.core import uris
+from transforms.core.errors import StoreError, UsageError
+from transforms.core.reasons import Reason
+from transforms.output import predictions
+from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.storage.base import Store, StoreOptions
+from transforms.storage.registry import store_for
+
+MAX_BYTES = 4 * 2**20
+
+_FAILED_EXAMPLES = 6
+# What stands in place of a name cannot be read.
+_NAMELESS = {Reason.BAD_NAME.value, Reason.BAD_URI.value}
+
+
+def write_html_report(
+    output: str,
+    run_id: str | None,
+    stores: StoreOptions,
+    thumbnails: int,
+    destination: str | None = None,
+) -> str:
+    """Writes the report of a complete run for people.
+
+    Args:
+      output: absolute URI of the output folder.
+      run_id: the run, or None for the latest.
+      stores: how output and images are reached.
+      thumbnails: pictures a section, 0 for none.
+      destination: absolute URI of the file; runs/<run_id>/report.html without.
+
+    Returns:
+      The URI of the file, of about MAX_BYTES at most.
+
+    Raises:
+      UsageError: there is no such run, or it cannot be written there.
+      StoreError: the report or a file of the run is missing or damaged.
+    """
+    store = store_for(output, stores)
+    runs = complete_runs(output, store)
+    chosen = [run for run in runs if run_id in (None, run.id)]
+    if not chosen:
+        raise UsageError(
+            f'{output}: no complete run there'
+            if run_id is None
+            else f'--run_id {run_id}: no complete run of this id in {output}'
+        )
+    run = chosen[-1]
+    facts = _facts(output, run)
+    digest = read_digest(output, run, store, thumbnails, _FAILED_EXAMPLES)
+    page = Page(
+        run,
+        facts,
+        digest,
+        _since(output, runs, run, digest, store),
+        _common_folder(digest),
+        {},
+        thumbnails,
+    )
+    if thumbnails:
+        found = read_thumbnails(_wanted(digest), Limits.of_run(facts.options), stores)
+        room = MAX_BYTES - len(to_html(page).encode())
+        page = page._replace(pictures=_fitting(digest, found, room))
+    destination = destination or uris.join(output, f'runs/{run.id}/report.html')
+    store_for(destination, stores).write(destination, to_html(page).encode())
+    return destination
+
+
+def _facts(output: str, run: CompleteRun) -> Facts:
+    report = run.report
+    try:
+        counts = report['counts']
+        facts = Facts(
+            str(report.get('command', 'label')),
+            bool(report['balanced']),
+            {name: int(n) for name, n in counts.items() if isinstance(n, int)},
+            {name: int(n) for name, n in counts.get('dead_lettered_by_reason', {}).items()},
+            datetime.datetime.fromisoformat(report['started_at']).astimezone(datetime.UTC),
+            datetime.datetime.fromisoformat(report['finished_at']).astimezone(datetime.UTC),
+            float(report['wall_sec']),
+            _number(report.get('images_per_sec')),
+            {name: float(sec) for name, sec in report.get('stage_thread_sec', {}).items()},
+            describe(report['verdict']) if report.get('verdict') else '',
+            int(report.get('batches') or 0),
+            _number(report.get('batch_fill')),
+            [str(each['pattern'] or each['uri']) for each in report.get('inputs', [])],
+            any(each.get('kind') == 'manifest' for each in report.get('inputs', [])),
+            dict(report['options']),
+            {**report['model'], 'card': dict(report['model']['card'])},
+            [
+                f'{way["network"]}, {way["precision"]} on {way["device"]}'
+                for way in report['model'].get('computed') or []
+            ],
+            {name: str(value) for name, value in report['metadata'].items()},
+            {name: str(version) for name, version in report['versions'].items()},
+        )
+        # What is looked up later must be there now.
+        _ = (
+            facts.failure,
+            facts.threshold,
+            facts.has_classes,
+            facts.counts['listed'],
+            facts.counts['labeled'],
+        )
+        _ = (facts.metadata['activation'], Limits.of_run(facts.options))
+        _ = (predictions.least_score(facts.metadata), look_lower(1, 1, facts.metadata))
+        _ = [file['rows'] + 0 for file in run.report['files']]
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
+        uri = uris.join(output, f'runs/{run.id}/report.json')
+        raise StoreError(
+            f'{uri} is damaged ({type(e).__name__}): restore it from a backup, or make the report '
+            'of another run'
+        ) from e
+    return facts
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _since(
+    output: str, runs: Sequence[CompleteRun], run: CompleteRun, digest: Digest, store: Store
+) -> Since | None:
+    """Compares with the latest run before, of the same model and with rows of its own."""
+    before = [
+        other
+        for other in itertools.takewhile(lambda other: other.id != run.id, runs)
+        if other.model_id == run.model_id
+        and any(file.get('rows') for file in other.files(predictions.KIND))
+    ]
+    if not before or not digest.rows:
+        return None
+    last = before[-1]
+    threshold = _facts(output, last).threshold
+    theirs = read_classes(output, last, store)
+    appeared = [digest.classes[index] for index in digest.classes.keys() - theirs.keys()]
+    vanished = [theirs[index] for index in theirs.keys() - digest.classes.keys()]
+    return Since(
+        last.id,
+        sum(file['rows'] for file in last.files(predictions.KIND)),
+        threshold,
+        commonest(appeared),
+        commonest(vanished),
+    )
+
+
+def _sections(digest: Digest) -> list[Sequence[Example | Failed]]:
+    return [*digest.failed.values(), digest.random, digest.least_certain, digest.unlabeled]
+
+
+def _in_turn(digest: Digest) -> list[Example | Failed]:
+    """The first of each section, then the second ones: so that none goes without."""
+    turns = itertools.zip_longest(*_sections(digest))
+    return [each for turn in turns for each in turn if each is not None]
+
+
+def _wanted(digest: Digest) -> list[str]:
+    return list(
+        dict.fromkeys(
+            each.uri
+            for each in _in_turn(digest)
+            if isinstance(each, Example) or each.reason not in _NAMELESS
+        )
+    )
+
+
+def _fitting(digest: Digest, found: Mapping[str, Picture], room: int) -> dict[str, Picture]:
+    """The pictures for which there is room; each takes it as often as it is shown."""
+    shown = [each.uri for each in _in_turn(digest)]
+    fitting = {}
+    for uri in dict.fromkeys(shown):
+        picture = found.get(uri)
+        if picture is None:
+            continue
+        size = shown.count(uri) * len(picture.data_uri)
+        if size <= room:
+            room -= size
+            fitting[uri] = picture
+        else:
+            fitting[uri] = LEFT_OUT
+    return fitting
+
+
+def _common_folder(digest: Digest) -> str:
+    """The longest folder, slash included, that all pictures that are shown lie in."""
+    names = [each.uri for section in _sections(digest)[-3:] for each in section]
+    names = names or [each.uri for section in digest.failed.values() for each in section]
+    if not names:
+        return ''
+    first, last = min(names), max(names)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    folder = ''.join(char for char, _ in same).rpartition('/')[0]
+    # '/' and 'gs://' are no folders worth telling.
+    return f'{folder}/' if folder.strip('/') and not folder.endswith('/') else ''

@@ -1,0 +1,78 @@
+"""The options of Beam and its runners, which `lemmabeam label` takes beside its own."""
+
+import argparse
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+
+from pipeline.parser import describe_unknown, with_help
+from transforms.core.errors import UsageError
+
+_PRISM_JOB_SEC = 366 * 86400
+
+
+def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptions:
+    """The options that Beam is given.
+
+    Args:
+      rest: what is left of the command line.
+      parser: the one that has left it, for what may have been meant.
+
+    Raises:
+      UsageError: Beam does not know an option either, or it is one for S3.
+    """
+    beam_parser = make_beam_parser()
+    try:
+        beam_args, unknown = beam_parser.parse_known_args(rest)
+    except argparse.ArgumentError as e:
+        raise UsageError(str(e)) from e
+    if unknown:
+        flags = [
+            flag
+            for each in (parser, beam_parser)
+            for flag in each._option_string_actions
+            if flag.startswith('--')
+        ]
+        said = describe_unknown('option', unknown[0], flags)
+        raise UsageError(with_help(said, parser.prog))
+    for name, value in vars(beam_args).items():
+        if name.startswith('s3_') and value:
+            # Beam would put the keys into the description of the job, for all to read.
+            raise UsageError(
+                f'--{name} is not read: keys come from the environment (AWS_ACCESS_KEY_ID, '
+                'AWS_PROFILE) or the role of the machine, other settings from ~/.aws/config; '
+                '--s3_endpoint_url and --s3_region_name say where S3 is'
+            )
+    given = {flag.partition('=')[0] for flag in rest}
+    runner = _runner_name(beam_args.runner)
+    rest = [*rest, f'--runner={runner}']  # the last one counts
+    # DirectRunner takes Prism where it can.  Beam's help says that the limit is not one for jobs,
+    # but it waits for the end of a job on Prism by a call that has it, 300 s if nothing is said.
+    is_prism = runner in ('PrismRunner', 'DirectRunner')
+    if is_prism and not given & {'--job_server_timeout', '--job-server-timeout'}:
+        rest = [*rest, f'--job_server_timeout={_PRISM_JOB_SEC}']
+    return PipelineOptions(rest)
+
+
+def _runner_name(given: str | None) -> str:
+    """The name of a runner as its class has it; Beam takes it in any case, 'Runner' left out."""
+    if given is None:
+        # Plain DirectRunner picks another engine depending on whether a download works.
+        return 'FnApiRunner'
+    module, _, name = given.rpartition('.')
+    known = {each.lower(): each for each in StandardOptions.KNOWN_RUNNER_NAMES}
+    if module and not module.startswith('apache_beam'):
+        return given
+    return known.get(name.lower()) or known.get(f'{name.lower()}runner') or given
+
+
+def make_beam_parser() -> argparse.ArgumentParser:
+    """Knows the options of Beam and its runners, and no others."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for group in _option_classes(PipelineOptions):
+        group._add_argparse_args(parser)
+    return parser
+
+
+def _option_classes(base: type[PipelineOptions]) -> list[type[PipelineOptions]]:
+    return [each for child in base.__subclasses__() for each in (child, *_option_classes(child))]

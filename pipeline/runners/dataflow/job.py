@@ -1,0 +1,480 @@
+"""What a job of Dataflow needs beside what was asked for, and what it cannot do."""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.util
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+
+from pipeline.config import RunConfig, check_apart
+from pipeline.runners import base
+from pipeline.runners.dataflow import machine_types
+from pipeline.runners.dataflow.container_image import check_image, is_of_apache
+from pipeline.runners.dataflow.status import parse_job
+from pipeline.runners.explain import Setting
+from transforms.core import uris
+from transforms.core.elements import Ref
+from transforms.core.errors import UsageError
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model
+from transforms.model.resolve import ModelSource
+from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.sources import preflight
+from transforms.sources.listing import list_input
+
+IN_IMAGE = '/opt/lemmabeam/'
+"""Where the image of templates/dataflow has what its workers need not fetch."""
+
+_GB = 10**9
+_IMAGE_GB = 50
+_MODEL_COPIES = 3
+_MIN_THREADS = 4
+_PRIME_THREADS = 12
+_PLAIN_JOB_NAME = 54
+_MAX_WORKERS = 4000
+_MIN_DISK_GB, _MAX_DISK_GB = 30, 64_000
+_MAX_THREADS = 1000
+_JOB_NAME = re.compile(r'[a-z]([-a-z0-9]{0,61}[a-z0-9])?')
+_ANY_JOB = {'project': 'p', 'region': 'r', 'name': 'n'}
+_REGION = re.compile(r'[a-z]+-[a-z]+\d+')
+_ZONE = re.compile(r'([a-z]+-[a-z]+\d+)-[a-z]')
+_PROJECT = re.compile(r'[a-z][-a-z0-9:.]{4,}[a-z0-9]')
+_BUCKET = re.compile(r'gs://[a-z0-9][-_.a-z0-9]{1,}[a-z0-9](/.*)?')
+_ONE_PROCESS = 'no_use_multiple_sdk_containers'
+_MANY_PROCESSES = 'use_multiple_sdk_containers'
+_PRIME = 'enable_prime'
+_WORKER_ACCELERATOR = 'worker_accelerator='
+
+
+def check(args: argparse.Namespace, options: PipelineOptions) -> None:
+    """Refuses what cannot become a job, all of it at once, before anything is fetched or spent.
+
+    Raises:
+      UsageError: an option is missing, contradicts another, or leads to this machine only.
+    """
+    problems = list(
+        _job_problems(args, options) if base.is_dataflow(options) else _elsewhere(args, options)
+    )
+    if problems:
+        raise UsageError('\n  '.join(['the job cannot be submitted:', *problems]))
+
+
+def _elsewhere(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    runner = base.runner_of(options)
+    for name in ('accelerator', 'right_fitting'):
+        if getattr(args, name):
+            yield (
+                f'--{name}: only Dataflow provides machines (--runner=DataflowRunner); with '
+                f'{runner} the workers are yours: --require_gpu makes sure that they have a GPU'
+            )
+    if args.no_wait and not base.outlives_launcher(options):
+        yield f'--no_wait: {runner} works only as long as this command runs'
+
+
+def _job_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    yield from _missing(options)
+    yield from _local(args)
+    worker = options.view_as(WorkerOptions)
+    yield from _accelerator_problems(args, options)
+    yield from _odd_values(options)
+    # That of a template's launch may stand in its environment only.
+    is_template = options.view_as(GoogleCloudOptions).template_location is not None
+    if worker.num_workers is None and worker.max_num_workers is None:
+        if not (args.right_fitting or is_template):
+            yield (
+                '--max_num_workers is missing: how many workers may be paid for at a time; '
+                '--num_workers alone starts exactly so many'
+            )
+    elif (worker.num_workers or 0) > (worker.max_num_workers or math.inf):
+        yield (
+            f'--num_workers {worker.num_workers} is above --max_num_workers '
+            f'{worker.max_num_workers}'
+        )
+
+
+def _odd_values(options: PipelineOptions) -> Iterator[str]:
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    for view, name, least, most in (
+        (worker, 'num_workers', 1, _MAX_WORKERS),
+        (worker, 'max_num_workers', 1, _MAX_WORKERS),
+        (worker, 'disk_size_gb', _MIN_DISK_GB, _MAX_DISK_GB),
+        (debug, 'number_of_worker_harness_threads', 1, _MAX_THREADS),
+    ):
+        value = getattr(view, name)
+        if value is not None and not least <= value <= most:
+            yield f'--{name} {value}: expected a whole number from {least} to {most}'
+    if worker.machine_type:
+        try:
+            machine_types.vcpus(worker.machine_type)
+        except UsageError as e:
+            yield str(e)
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    if cloud.job_name and not _JOB_NAME.fullmatch(cloud.job_name):
+        yield (
+            f'--job_name {uris.printable(cloud.job_name)!r}: expected a letter, then at most 62 '
+            'lower-case letters, digits and -, the last one no -'
+        )
+    if worker.worker_zone and not _ZONE.fullmatch(worker.worker_zone):
+        yield f'--worker_zone {worker.worker_zone!r}: expected a zone, such as europe-west4-a'
+    if worker.worker_zone and worker.worker_region:
+        yield '--worker_zone and --worker_region exclude each other: give one'
+    for name in ('setup_file', 'sdk_location'):
+        value = getattr(setup, name)
+        is_path = value and value not in ('default', 'container') and '://' not in value
+        if is_path and not Path(value).is_file():
+            yield f'--{name} {value}: no such file'
+    for flag, is_given in (
+        ('--streaming', options.view_as(StandardOptions).streaming),
+        ('--update', cloud.update),
+    ):
+        if is_given:
+            yield f'{flag}: a run is a batch, which ends by itself; leave it out'
+    if parse_job({**_ANY_JOB, 'endpoint': cloud.dataflow_endpoint.rstrip('/')}) is None:
+        yield f'--dataflow_endpoint {cloud.dataflow_endpoint!r}: expected one of Google'
+
+
+def _missing(options: PipelineOptions) -> Iterator[str]:
+    if importlib.util.find_spec('google.cloud.dataflow') is None:
+        yield "the client of Dataflow is missing: pip install 'lemmabeam[gcp]'"
+    cloud = options.view_as(GoogleCloudOptions)
+    if not cloud.project:
+        yield '--project is missing: the id of the Google Cloud project that runs the job'
+    elif not _PROJECT.fullmatch(cloud.project):
+        yield f'--project {cloud.project!r}: expected a project id, not its number or title'
+    for flag, region in (
+        ('--region', cloud.region),
+        ('--worker_region', options.view_as(WorkerOptions).worker_region),
+    ):
+        zone = _ZONE.fullmatch(region or '')
+        if zone:
+            yield f'{flag} {region} is a zone: pass {flag} {zone[1]} --worker_zone {region}'
+        elif region and not _REGION.fullmatch(region):
+            yield f'{flag} {region!r}: expected the name of a region, such as europe-west4'
+    if not cloud.region:
+        yield '--region is missing: such as europe-west4; it must have the GPUs'
+    if not (cloud.temp_location or cloud.staging_location):
+        yield '--temp_location is missing: gs://BUCKET/FOLDER for temporary files of the job'
+    for name in ('temp_location', 'staging_location', 'template_location'):
+        value = getattr(cloud, name)
+        if value and not _BUCKET.fullmatch(value):
+            yield f'--{name} {value!r}: expected gs://BUCKET/FOLDER'
+    worker, setup = options.view_as(WorkerOptions), options.view_as(SetupOptions)
+    image = worker.sdk_container_image
+    if not (setup.setup_file or setup.extra_packages):
+        if not image:
+            yield (
+                '--sdk_container_image is missing: an image with Lemmabeam in it, such as '
+                'templates/dataflow/Dockerfile makes'
+            )
+        elif is_of_apache(image):
+            yield (
+                f'--sdk_container_image {image}: the images of Beam have no Lemmabeam; take one '
+                'that templates/dataflow/Dockerfile makes'
+            )
+
+
+def _local(args: argparse.Namespace) -> Iterator[str]:
+    for flag, values in (('input', args.input), ('output', [args.output])):
+        for value in values:
+            if uris.scheme_of(value) == '':
+                yield (
+                    f'--{flag} {uris.printable(value)}: a path of this machine, which the workers '
+                    'do not see; copy it to a bucket (gs:// or s3://)'
+                )
+    is_path = uris.scheme_of(args.model) == '' and Path(args.model).exists()
+    if is_path and not args.model.startswith(IN_IMAGE):
+        yield (
+            f'--model {uris.printable(args.model)}: a path of this machine, which the workers do '
+            f'not see; copy it to a bucket, or into the image, below {IN_IMAGE}'
+        )
+
+
+def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+    worker = options.view_as(WorkerOptions)
+    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    debug = options.view_as(DebugOptions)
+    if _PRIME in service or debug.lookup_experiment(_PRIME):
+        yield f'{_PRIME}: ask for it with --right_fitting, which sets what belongs to it'
+    by_hand = [option for option in service if option.startswith(_WORKER_ACCELERATOR)]
+    if args.accelerator is None:
+        if args.right_fitting:
+            yield '--right_fitting needs --accelerator: which GPU the workers that infer have'
+        if by_hand:
+            yield (
+                f'--dataflow_service_options={by_hand[0]}: ask for it with --accelerator, which '
+                'sets what belongs to it and makes sure that it is used'
+            )
+        elif args.require_gpu:
+            yield '--require_gpu: no worker has a GPU without --accelerator, such as nvidia-l4'
+        return
+    if by_hand:
+        yield f'--accelerator and --dataflow_service_options={by_hand[0]} say the same: give one'
+    given = worker.machine_type
+    if args.right_fitting:
+        if given:
+            yield (
+                f'--right_fitting and --machine_type {given}: with it, Dataflow chooses the '
+                'machines; leave one out'
+            )
+        given = ''
+    count = args.accelerators_per_worker
+    problem = machine_types.accelerator_problem(args.accelerator, count, given)
+    if problem is not None:
+        yield problem
+    if debug.lookup_experiment(_MANY_PROCESSES):
+        yield (
+            f'--experiments={_MANY_PROCESSES}: each process of a worker would load the model into '
+            'the memory of its one GPU; leave it out'
+        )
+    if worker.sdk_container_image is None or is_of_apache(worker.sdk_container_image):
+        yield '--accelerator: the images of Beam have no CUDA; --sdk_container_image must'
+
+
+def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting]:
+    """Sets what follows from the options alone, in both; the listing's part is `set_workers`.
+
+    Returns:
+      What was set, with the reasons.
+    """
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    settings = []
+
+    def default(view: Any, name: str, value: Any, why: str) -> None:
+        if getattr(view, name) in (None, 'default'):  # how Beam says that it was not given
+            setattr(view, name, value)
+            settings.append(Setting(f'--{name}={value}', why))
+        else:
+            settings.append(Setting(f'--{name}={getattr(view, name)}', 'given'))
+
+    if cloud.template_location:
+        args.no_wait = True  # the service submits what is staged, and this command ends
+    service = list(cloud.dataflow_service_options or [])
+    accelerator = args.accelerator
+    if accelerator is not None:
+        args.require_gpu = True
+        settings.append(Setting('--require_gpu', 'a worker whose GPU does not work stops the job'))
+    if args.right_fitting:
+        service.append(_PRIME)
+        settings.append(
+            Setting(f'--dataflow_service_options={_PRIME}', 'hints need Dataflow Prime')
+        )
+        settings.append(
+            Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only')
+        )
+        default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known')
+        # Not those of the launcher: the last bits of scores depend on it.
+        args.intra_op_threads = args.intra_op_threads or _PRIME_THREADS
+    else:
+        if accelerator is not None:
+            service.append(f'{_WORKER_ACCELERATOR}{hint(args)}')
+            settings.append(
+                Setting(
+                    f"--dataflow_service_options='{service[-1]}'",
+                    f'--accelerator {accelerator}, and a driver for CUDA 12',
+                )
+            )
+        machine = machine_types.machine_for(
+            accelerator if accelerator in machine_types.ACCELERATORS else None
+        )
+        default(
+            worker,
+            'machine_type',
+            machine,
+            f'takes one {accelerator}' if accelerator else 'memory for TensorFlow and a model',
+        )
+        cores = machine_types.vcpus(worker.machine_type)
+        default(
+            debug,
+            'number_of_worker_harness_threads',
+            max(_MIN_THREADS, cores),
+            f'{worker.machine_type} has {cores} virtual cores; each thread loads images ahead',
+        )
+        if args.intra_op_threads is None:
+            args.intra_op_threads = cores
+    cloud.dataflow_service_options = service
+    if debug.lookup_experiment(_MANY_PROCESSES):
+        settings.append(Setting(f'--experiments={_MANY_PROCESSES}', 'given'))
+        if args.loader_processes is None:
+            args.loader_processes = 1  # beside each of as many processes as there are cores
+    else:
+        debug.add_experiment(_ONE_PROCESS)
+        settings.append(
+            Setting(f'--experiments={_ONE_PROCESS}', 'one process a worker, so one model')
+        )
+    if setup.save_main_session is None:
+        setup.save_main_session = False  # workers need nothing of this process's main module
+    if worker.sdk_container_image:
+        default(setup, 'sdk_location', 'container', 'the image has Beam')
+        settings.append(Setting(f'--sdk_container_image={worker.sdk_container_image}', 'given'))
+    return settings
+
+
+def hint(args: argparse.Namespace) -> str:
+    """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
+    return f'type:{args.accelerator};count:{args.accelerators_per_worker};{machine_types.DRIVER}'
+
+
+def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
+    """Makes the boot disk large enough for the image and the model."""
+    worker = options.view_as(WorkerOptions)
+    if worker.disk_size_gb:
+        return Setting(f'--disk_size_gb={worker.disk_size_gb}', 'given')
+    size = _model_bytes(model)
+    worker.disk_size_gb = _IMAGE_GB + math.ceil(_MODEL_COPIES * size / _GB)
+    why = f'{_IMAGE_GB} for system and image'
+    if size:
+        why += f', {_MODEL_COPIES} times the model of {size / _GB:.2f} GB (packed, unpacked, spare)'
+    return Setting(f'--disk_size_gb={worker.disk_size_gb}', why)
+
+
+def _model_bytes(model: ModelSource) -> int:
+    if model.is_embedded:
+        return 0
+    found = fetch_model(model.location, model.cache or default_cache())
+    files = [found] if found.is_file() else found.rglob('*')
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def set_workers(
+    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
+) -> list[Setting]:
+    """Sets the number of workers from the listing, and switches autoscaling off.
+
+    To Dataflow's autoscaling, chunks of URIs look like no work at all.
+
+    Raises:
+      StoreError: the inputs cannot be listed.
+      ManifestError: one is a broken manifest.
+    """
+    worker = options.view_as(WorkerOptions)
+    if args.right_fitting or (worker.num_workers is None and worker.max_num_workers is None):
+        return []
+    at_least, at_most = worker.num_workers or 1, worker.max_num_workers or worker.num_workers
+    if at_least == at_most:
+        why = 'given'
+        worker.num_workers = at_most
+    else:
+        worker.num_workers, why = _workers(args, at_least, at_most, config)
+    settings = [Setting(f'--num_workers={worker.num_workers}', why)]
+    if worker.autoscaling_algorithm is None:
+        worker.autoscaling_algorithm = 'NONE'
+        settings.append(
+            Setting('--autoscaling_algorithm=NONE', 'it takes chunks of URIs for next to no work')
+        )
+    else:
+        settings.append(Setting(f'--autoscaling_algorithm={worker.autoscaling_algorithm}', 'given'))
+    return settings
+
+
+def _workers(
+    args: argparse.Namespace, at_least: int, at_most: int, config: RunConfig
+) -> tuple[int, str]:
+    """How many workers, and why; the listing is read only as far as it matters."""
+    per_worker = args.images_per_worker
+    done = 0 if args.force else _done(config)
+    enough = done + at_most * per_worker
+    listed = _count(config, enough)
+    if config.listing.sample is not None:
+        listed = min(listed, config.listing.sample)
+    new = max(0, listed - done)
+    count = max(at_least, min(at_most, math.ceil(new / per_worker)))
+    more = 'at least ' if listed >= enough else ''
+    known = f', {done:,} of them done by earlier runs' if done else ''
+    return count, (
+        f'{more}{listed:,} images listed{known}; one for each {per_worker:,} '
+        f'(--images_per_worker), {at_least} at least, {at_most} at most'
+    )
+
+
+def _count(config: RunConfig, enough: int) -> int:
+    listing = config.listing
+    refs = (
+        ref
+        for source in listing.inputs
+        for ref in list_input(source, listing.columns, listing.since)
+        if isinstance(ref, Ref)
+    )
+    return sum(1 for _ in itertools.islice(refs, enough))
+
+
+def _done(config: RunConfig) -> int:
+    """Images of these inputs that complete runs of the model have dealt with."""
+    layout = config.layout
+    runs: Sequence[CompleteRun] = [
+        run
+        for run in complete_runs(layout.output, layout.store)
+        if run.model_id == layout.model_id and run.report['inputs'] == list(config.inputs)
+    ]
+    if config.command != 'label' or not runs:
+        return 0
+    return int(runs[-1].report['counts']['labeled'] + runs[-1].report['counts']['unchanged'])
+
+
+def fit(
+    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
+) -> tuple[RunConfig, list[Setting]]:
+    """Sets what follows from image, model and listing.
+
+    Returns:
+      The config as the workers need it, and what was set.
+
+    Raises:
+      UsageError: the image has another Beam or Python than this launcher, or is not there.
+      StoreError: the inputs cannot be listed.
+      ManifestError: one is a broken manifest.
+    """
+    image = options.view_as(WorkerOptions).sdk_container_image
+    if image:
+        check_image(image)
+    cloud = options.view_as(GoogleCloudOptions)
+    for source in config.listing.inputs:
+        for name in ('temp_location', 'staging_location'):
+            if getattr(cloud, name):
+                check_apart(source, f'--{name}', getattr(cloud, name))
+    settings = [size_disk(options, config.inference.model), *set_workers(args, options, config)]
+    config = dataclasses.replace(
+        config,
+        listing=config.listing._replace(is_remote=True),
+        preflight=config.preflight._replace(is_remote=True),
+        accelerator=hint(args) if args.right_fitting else '',
+    )
+    return config, settings
+
+
+def prepare_submission(options: PipelineOptions, config: RunConfig) -> None:
+    """Names the job after the run, and makes sure that it can be staged.
+
+    Raises:
+      StoreError, UsageError: nothing can be written to where the job is staged.
+    """
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.job_name = cloud.job_name or job_name(config.layout.run_id)
+    cloud.temp_location = cloud.temp_location or cloud.staging_location
+    template = cloud.template_location and uris.folder_of(cloud.template_location)
+    for place in {cloud.temp_location, cloud.staging_location, template} - {None}:
+        preflight.check_writable(place, config.load.stores)
+
+
+def job_name(run_id: str) -> str:
+    """The name of a run's job: Dataflow refuses a second active one of a name."""
+    name = f'lemmabeam-{run_id}'
+    if _JOB_NAME.fullmatch(name.lower()):
+        return name.lower()
+    # No other run has this name, whatever is left of its own.
+    plain = re.sub(r'[^a-z0-9-]', '-', name.lower())[:_PLAIN_JOB_NAME].rstrip('-')
+    return f'{plain}-{hashlib.sha256(run_id.encode()).hexdigest()[:8]}'

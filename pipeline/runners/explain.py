@@ -1,0 +1,81 @@
+"""What a run is given, and why, for people: `lemmabeam label --explain`."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from pipeline.config import RunConfig
+from pipeline.runners import base
+from transforms.model import registry
+
+_BESIDE = 'fetch and decode beside the process of the model'
+
+
+class Setting(NamedTuple):
+    """One option of the job.
+
+    Attributes:
+      option: as on the command line, such as '--num_workers=4'.
+      why: where it comes from.
+    """
+
+    option: str
+    why: str
+
+
+def describe(config: RunConfig) -> list[Setting]:
+    """How the model is called, whatever the engine."""
+    inference = config.inference
+    return [
+        Setting(f'--model={config.options["model"]}', f'it is {config.layout.model_id}'),
+        Setting(f'--batch_size={inference.batch_size}', 'images a call of the model'),
+        Setting(f'--chunk_size={config.chunk_size}', 'images a unit of work, kept when finished'),
+        Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
+        Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
+        _loaders(config.load.processes),
+    ]
+
+
+def not_looked_at(args: argparse.Namespace, what: str, why: str) -> list[Setting]:
+    """What is known without the model or the inputs.
+
+    Args:
+      args: of `lemmabeam label`.
+      what: which of them was not looked at.
+      why: the reason.
+    """
+    known = registry.find_model(args.model)
+    card = known.card if known else None
+    batch_size = args.batch_size
+    if card is not None:
+        batch_size = batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
+    return [
+        Setting(what, f'not looked at: {why}'),
+        *([Setting(f'--batch_size={batch_size}', 'images a call of the model')] * bool(batch_size)),
+        Setting(f'--chunk_size={args.chunk_size}', 'images a unit of work, kept when finished'),
+        _loaders(args.loader_processes),
+    ]
+
+
+def _loaders(processes: int | None) -> Setting:
+    if processes is None:
+        return Setting('one loader process a core', f'{_BESIDE}; 45 to 90 MB each at rest')
+    if processes:
+        return Setting(f'--loader_processes={processes}', _BESIDE)
+    return Setting('--loader_processes=0', 'images are fetched and decoded beside the model')
+
+
+def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:
+    """Prints what the run is given, a line each."""
+    if base.is_dataflow(options):
+        cloud = options.view_as(GoogleCloudOptions)
+        print(f'job of Dataflow in project {cloud.project}, region {cloud.region}:')
+    elif base.outlives_launcher(options):
+        print(f'job for {base.runner_of(options)}:')
+    else:
+        print(f'run on this machine, by {base.runner_of(options)}:')
+    width = min(60, max(len(setting.option) for setting in settings))
+    for setting in settings:
+        print(f'  {setting.option:<{width}}  {setting.why}')

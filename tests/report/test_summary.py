@@ -1,0 +1,60 @@
+"""What a person sees at the end of a run."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from pipeline.job.finish import images_per_sec
+from pipeline.report.summary import describe_nothing, print_summary
+from tests.support import made_runs
+from transforms.core.reasons import Reason
+from transforms.output.layout import Layout
+
+
+def said(folder, predictions, failed=(), width=120, **changes):
+    """The summary of such a run, a line each."""
+    changes = {'labeled_by_earlier_attempts': 0, 'damaged_chunks': 0} | changes
+    report = made_runs.write_run(folder, 'a', predictions, failed, **changes)
+    report['top_labels'] = []
+    for name in ('gone', 'skipped_before_since'):
+        report['counts'][name] = 0
+    console = Console(file=io.StringIO(), width=width)
+    print_summary(report, Layout(str(folder), 'a', 'birds-12345678', (), (), 1), console)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(('images', 'sec', 'rate'), [(0, 9.0, None), (3, 0.0, None), (3, 2.0, 1.5)])
+def test_there_is_no_rate_where_nothing_was_done(images, sec, rate):
+    assert images_per_sec(images, sec) == rate
+
+
+@pytest.mark.parametrize('rate', [None, 0.0, 2.5])
+def test_a_rate_is_told_where_there_is_one(tmp_path, rate):
+    lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], images_per_sec=rate)
+    assert ('labelled images/s, all included' in lines) == bool(rate)
+
+
+def test_one_spelling_and_names_with_blanks(tmp_path):
+    failed = [('/ b.jpg ', Reason.EMPTY, '0 bytes')]
+    lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], failed, labeled_by_earlier_attempts=7)
+    assert 'labeled' not in lines
+    for shown in ("│ ' b.jpg ' ", '│ a.jpg ', '│ labelled ', 'labelled by earlier attempts'):
+        assert shown in lines
+
+
+def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp_path):
+    failed = [('https://example.com/gallery/', Reason.EMPTY, '0 bytes')]
+    long = f'/{"f" * 64}.jpg'
+    lines = said(tmp_path, [(long, [(0, 'owl', 0.9)])], failed, width=70)
+    assert 'owl 0.90' in lines
+    assert 'DEAD LETTER empty: 0 bytes' in lines
+    assert "''" not in lines
+    assert 'gallery/' in lines
+
+
+def test_pictures_that_are_all_too_old_are_told_as_such():
+    assert describe_nothing({'skipped_before_since': 2}, '7d') == (
+        'all 2 files are from before --since 7d'
+    )
+    assert describe_nothing({'skipped_before_since': 0}, None) == 'no images found in the inputs'

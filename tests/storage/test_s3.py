@@ -1,0 +1,561 @@
+"""S3: against moto's server, and against a server that misbehaves.
+
+Not checked here: the whole pipeline (test_gcs); real credentials, TLS, archives and regions of the
+real service.
+"""
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import io
+import logging
+import random
+import threading
+import time
+import urllib.parse
+import zlib
+
+import botocore.session
+import google_crc32c
+import pytest
+
+from tests.conftest import AWS_ENVIRONMENT, AWS_SECRETS
+from tests.support import app, samples
+from tests.support.misbehaving_server import (
+    BODY,
+    Server,
+    good,
+    reset,
+    reset_within,
+    rubbish,
+    stall,
+    status,
+    truncated,
+    wrong_bytes,
+)
+from transforms.core.errors import ImageError, StoreError, UsageError
+from transforms.storage import http_fetch, s3
+from transforms.storage.base import FetchLimits, Seen
+from transforms.storage.registry import store_for
+from transforms.storage.s3 import S3Store
+
+LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
+SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)
+ODD_NAMES = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.jpg', '.h.jpg']
+ODD_NAMES += ['[1]*.jpg', 'a//b.jpg', '/lead.jpg', 'x/../y.jpg', './z', 'a&alt=json.jpg']
+ODD_NAMES += ['control\x01.jpg', 'no-character\ufffe.jpg']  # which XML cannot hold
+
+
+@pytest.fixture
+def store(s3):
+    return store_for('s3://')
+
+
+def fetch(store, uri, limits=LIMITS):
+    return store.fetch(uri, limits, lambda size_bytes: None)
+
+
+def md5(data):
+    return hashlib.md5(data).hexdigest()
+
+
+# --- against a server
+
+
+def test_odd_names_are_listed_looked_at_and_fetched(store, s3_bucket):
+    for name in ODD_NAMES:
+        s3_bucket.put(name, name.encode())
+    entries = {entry.uri: entry for entry in store.list(s3_bucket.uri())}
+    assert sorted(entries) == sorted(s3_bucket.uri(name) for name in ODD_NAMES)
+    for name in ODD_NAMES:
+        entry = entries[s3_bucket.uri(name)]
+        assert entry == store.stat(entry.uri)
+        assert entry.size_bytes == len(name.encode())
+        assert fetch(store, entry.uri)[:2] == (name.encode(), entry.version)
+
+
+def test_a_listing_of_several_pages_is_whole(store, s3_bucket):
+    names = {f'many/{i:04}+.jpg' for i in range(25)}
+    for name in (*names, 'many2/x.jpg'):
+        s3_bucket.put(name, b'x')
+    pages = []
+
+    def ask_for_ten(params, **_):
+        pages.append(params)
+        params['MaxKeys'] = 10
+
+    event = 'provide-client-params.s3.ListObjectsV2'
+    store._client.meta.events.register(event, ask_for_ten)
+    try:
+        found = [entry.uri for entry in store.list(s3_bucket.uri('many'))]
+        assert len(pages) == 3
+        assert len(list(store.list(s3_bucket.uri('many'), 1))) == 25
+        assert len(pages) == 6
+    finally:
+        store._client.meta.events.unregister(event, ask_for_ten)
+    assert len(found) == 25
+    assert set(found) == {s3_bucket.uri(name) for name in names}
+
+
+@pytest.mark.parametrize('is_payer', [False, True])
+def test_who_asks_pays_if_they_say_so(s3_bucket, monkeypatch, is_payer):
+    uri = s3_bucket.put('a.jpg', BODY)
+    store = S3Store(is_payer=is_payer)
+    paid = []
+
+    def note(request, **_):
+        paid.append(request.headers.get('x-amz-request-payer'))
+
+    store._client.meta.events.register('before-send.s3', note)
+    get = store._pool.request
+
+    def note_get(method, url, headers, **options):
+        paid.append(headers.get('x-amz-request-payer'))
+        assert ('x-amz-request-payer' in url) == is_payer, 'it is signed'
+        return get(method, url, headers=headers, **options)
+
+    monkeypatch.setattr(store._pool, 'request', note_get)
+    assert fetch(store, uri).data == BODY
+    assert [entry.uri for entry in store.list(s3_bucket.uri())] == [uri]
+    assert store.stat(uri).size_bytes == len(BODY)
+    assert store.read(uri) == BODY
+    assert store.create(s3_bucket.uri('b'), b'x')
+    assert store.delete(s3_bucket.uri('b'))
+    who = 'requester' if is_payer else None
+    assert [each.decode() if isinstance(each, bytes) else each for each in paid] == [who] * 6
+
+
+def test_depth_and_the_literal_part_of_a_glob_bound_a_listing(store, s3_bucket):
+    for name in ('a.jpg', 'x/b.jpg', 'x/y/c.jpg', 'x2/d.jpg'):
+        s3_bucket.put(name, b'x')
+    assert [entry.uri for entry in store.list(s3_bucket.uri(), 1)] == [s3_bucket.uri('a.jpg')]
+    assert [entry.uri for entry in store.list(s3_bucket.uri('x'), 1)] == [s3_bucket.uri('x/b.jpg')]
+    found = {entry.uri for entry in store.list(s3_bucket.uri(), starts_with='x')}
+    assert found == {s3_bucket.uri(name) for name in ('x/b.jpg', 'x/y/c.jpg', 'x2/d.jpg')}
+
+
+def test_the_version_is_the_etag(store, s3_bucket):
+    uri = s3_bucket.put('a', b'1')
+    assert fetch(store, uri).version == store.stat(uri).version == md5(b'1')
+    s3_bucket.put('a', b'2')
+    assert fetch(store, uri)[:2] == (b'2', md5(b'2'))
+
+
+def test_what_is_not_there_is_said(store, s3_bucket):
+    with pytest.raises(UsageError, match='no such object'):
+        store.open(s3_bucket.uri('absent'))
+    with pytest.raises(StoreError, match='s3://b-absent: no such bucket'):
+        fetch(store, 's3://b-absent/a')
+    for call in (
+        lambda: list(store.list('s3://b-absent')),
+        lambda: store.write('s3://b-absent/a', b'x'),
+        lambda: store.read('s3://b-absent/a'),
+    ):
+        with pytest.raises(UsageError, match='no such bucket b-absent'):
+            call()
+
+
+def test_open_is_a_seekable_stream(store, s3_bucket, monkeypatch):
+    monkeypatch.setattr(s3, '_STREAM_BYTES', 30_000)
+    data = random.Random(1).randbytes(100_000)
+    with store.open(s3_bucket.put('a', data)) as stream:
+        assert stream.read(10) == data[:10]
+        assert stream.tell() == 10
+        stream.seek(-10, io.SEEK_END)
+        assert stream.read() == data[-10:]
+        assert stream.read(1) == b''
+        stream.seek(0)
+        assert stream.read() == data
+    with store.open(s3_bucket.put('empty', b'')) as stream:
+        assert stream.read() == b''
+
+
+def test_a_stream_never_mixes_two_versions(store, s3_bucket, monkeypatch):
+    monkeypatch.setattr(s3, '_STREAM_BYTES', 10)
+    with store.open(s3_bucket.put('a', bytes(100))) as stream:
+        stream.read(10)
+        s3_bucket.put('a', b'x' * 100)
+        with pytest.raises(StoreError, match='changed while it was read'):
+            stream.read(10)
+
+
+def test_objects_stored_as_gzip_are_unpacked(store, s3_bucket):
+    uri = s3_bucket.put('a.jpg', gzip.compress(BODY), ContentEncoding='gzip')
+    assert fetch(store, uri)[:2] == (BODY, store.stat(uri).version)
+
+
+def test_too_many_bytes_are_never_asked_for(store, s3_bucket):
+    asked = []
+    with pytest.raises(ImageError, match='too_many_bytes: 10001 bytes, limit 10000'):
+        store.fetch(s3_bucket.put('a', bytes(10_001)), LIMITS, asked.append)
+    assert asked == []
+    assert fetch(store, s3_bucket.put('a', b'')).data == b''
+
+
+def test_signed_urls_are_not_logged(store, s3_bucket, caplog):
+    caplog.set_level(logging.DEBUG)
+    fetch(store, s3_bucket.put('a', b'1'))
+    assert 'X-Amz-Signature' not in caplog.text
+    assert not any(secret in caplog.text for secret in AWS_SECRETS)
+
+
+# --- against a server that misbehaves
+
+
+@pytest.fixture(scope='module')
+def loader():
+    """What botocore knows about its services, read from its files once."""
+    return botocore.session.Session().get_component('data_loader')
+
+
+@pytest.fixture
+def serve(monkeypatch, loader):
+    """Starts a server with these answers; returns it and a store in front of it."""
+
+    class Session(botocore.session.Session):
+        def __init__(self):
+            super().__init__()
+            self.register_component('data_loader', loader)
+
+    monkeypatch.setattr(botocore.session, 'Session', Session)
+    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with contextlib.ExitStack() as stack:
+
+        def start(*answers):
+            server = Server(answers)
+            stack.callback(server.close)
+            store = S3Store(server.url)
+            stack.callback(store._client.close)
+            stack.callback(store._pool.clear)
+            return server, store
+
+        yield start
+
+
+def refusal(code, name, more='', **headers):
+    body = f'<?xml version="1.0"?><Error><Code>{name}</Code>{more}<Key>0x7f s3cr3t</Key></Error>'
+    return status(code, body.encode(), Content_Type='application/xml', **headers)
+
+
+def answer(data=BODY, etag='"x-2"', code=200, **headers):
+    def send(handler, stopping):
+        handler.send_response(code)
+        handler.send_header('Content-Length', str(len(data)))
+        handler.send_header('ETag', etag)
+        for name, value in headers.items():
+            handler.send_header(name.replace('_', '-'), value)
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    'fault',
+    [
+        *(status(code) for code in (408, 429, 500, 503)),
+        *(refusal(503, 'SlowDown'), refusal(400, 'RequestTimeout')),
+        *(reset, reset_within, truncated, wrong_bytes, rubbish),
+    ],
+    ids=lambda fault: fault.__qualname__.partition('.')[0],
+)
+def test_passing_faults_are_retried(serve, fault):
+    server, store = serve(fault, fault, good)
+    assert fetch(store, 's3://bucket/a.jpg') == (BODY, md5(BODY), len(BODY), 2)
+    assert server.requests == 3
+
+
+@pytest.mark.parametrize(
+    ('fault', 'reason'),
+    [
+        (refusal(404, 'NoSuchKey'), 'not_found: HTTP 404'),
+        (refusal(403, 'AccessDenied'), 'forbidden: HTTP 403'),
+        (refusal(403, 'InvalidObjectState'), 'forbidden: archived: restore it first'),
+        (refusal(400, 'KeyTooLongError'), 'store_error: HTTP 400'),
+        (status(404), 'not_found: HTTP 404'),
+    ],
+)
+def test_lasting_answers_are_not_asked_again(serve, fault, reason):
+    server, store = serve(fault)
+    with pytest.raises(ImageError) as caught:
+        fetch(store, 's3://bucket/a.jpg')
+    assert str(caught.value) == reason
+    assert caught.value.is_its_own == ('archived' in reason)
+    assert server.requests == 1
+
+
+@pytest.mark.parametrize(
+    ('code', 'name', 'told'),
+    [
+        (400, 'ExpiredToken', 'have expired: log in again'),
+        (400, 'TokenRefreshRequired', 'have expired: log in again'),
+        (400, 'InvalidToken', 'does not know the AWS access key'),
+        (403, 'InvalidAccessKeyId', 'does not know the AWS access key'),
+        (403, 'SignatureDoesNotMatch', 'does not belong to the access key'),
+        (403, 'RequestTimeTooSkewed', 'set its clock'),
+        (404, 'NoSuchBucket', 'no such bucket'),
+    ],
+)
+def test_faults_of_all_are_no_images_fault(serve, code, name, told):
+    server, store = serve(refusal(code, name))
+    with pytest.raises(StoreError, match=told) as caught:
+        fetch(store, 's3://bucket/a.jpg')
+    assert server.requests == 1
+    with pytest.raises((StoreError, UsageError), match=told):
+        list(store.list('s3://bucket/x'))
+    assert 's3cr3t' not in str(caught.value)
+
+
+def test_a_signature_out_of_its_time_is_the_clocks_fault(serve):
+    _, store = serve(refusal(403, 'AccessDenied', '<ServerTime>2026</ServerTime>'))
+    with pytest.raises(StoreError, match='set its clock'):
+        fetch(store, 's3://bucket/a.jpg')
+
+
+def test_the_region_of_a_bucket_is_asked_for_once(serve):
+    wrong = refusal(400, 'AuthorizationHeaderMalformed', '<Region>eu-west-1</Region>')
+    server, store = serve(wrong, answer(), answer())
+    asked = []
+    store._client.meta.events.register('before-call.s3.HeadBucket', lambda **_: asked.append(1))
+    # The little server answers no HEAD: what matters is that it was asked, and the next try.
+    assert fetch(store, 's3://bucket/a.jpg').data == BODY
+    server.answers[:] = [refusal(301, 'PermanentRedirect')]
+    with pytest.raises(StoreError, match='--s3_region_name'):
+        fetch(store, 's3://bucket/a.jpg')
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(
+    'code', ['AccessDenied', 'SignatureDoesNotMatch', 'InvalidObjectState', 'InternalError']
+)
+def test_the_client_explains_itself(serve, monkeypatch, code):
+    monkeypatch.setattr(s3, '_ATTEMPTS', 1)
+    number = 500 if code == 'InternalError' else 403
+    _, store = serve(refusal(number, code))
+    told = {
+        'AccessDenied': 's3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject',
+        'SignatureDoesNotMatch': 'secret access key',
+        'InvalidObjectState': 'archived: restore it first',
+        'InternalError': r'does not answer properly \(HTTP 500\)',
+    }[code]
+    with pytest.raises(StoreError, match=told):
+        store.read('s3://bucket/a')
+
+
+@pytest.mark.parametrize('fault', [reset_within, truncated, rubbish, reset])
+def test_streams_and_small_objects_survive_or_say_so_properly(serve, monkeypatch, fault):
+    monkeypatch.setattr(s3, '_ATTEMPTS', 2)
+    _, store = serve(fault, good)
+    if fault is not rubbish:
+        assert store.read('s3://bucket/a') == BODY
+    _, store = serve(fault)
+    with pytest.raises(StoreError):
+        store.read('s3://bucket/a')
+    stream = s3._Stream(store._client, s3.Entry('s3://bucket/a', 'x', 5000))
+    with pytest.raises(StoreError), io.BufferedReader(stream, 100) as reader:
+        reader.read()
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'x_amz_checksum_crc32c': base64.b64encode(bytes(4)).decode()},
+        {'x_amz_checksum_crc32': base64.b64encode(bytes(4)).decode()},
+        {'x_amz_checksum_sha256': base64.b64encode(bytes(32)).decode()},
+        {'x_amz_checksum_sha1': base64.b64encode(bytes(20)).decode()},
+        {'etag': f'"{"0" * 32}"'},
+        {'etag': f'"{"0" * 32}"', 'x_amz_checksum_crc64nvme': 'AAAA'},
+    ],
+)
+def test_wrong_checksums_are_found(serve, wrong):
+    _, store = serve(answer(**wrong))
+    with pytest.raises(ImageError, match=r'checksum: .* the store says otherwise, until'):
+        fetch(store, 's3://bucket/a.jpg', SHORT._replace(deadline_sec=0.1))
+
+
+CRC32C = base64.b64encode(google_crc32c.value(BODY).to_bytes(4, 'big')).decode()
+
+
+@pytest.mark.parametrize(
+    'right',
+    [
+        {'x_amz_checksum_crc32c': CRC32C, 'etag': f'"{"0" * 32}"'},
+        {'x_amz_checksum_crc32': base64.b64encode(zlib.crc32(BODY).to_bytes(4, 'big')).decode()},
+        {'x_amz_checksum_sha256': base64.b64encode(hashlib.sha256(BODY).digest()).decode()},
+        {'x_amz_checksum_sha1': base64.b64encode(hashlib.sha1(BODY).digest()).decode()},
+        {'x_amz_checksum_crc32c': 'AAAAAA==-2'},
+        {'x_amz_checksum_crc32c': 'AAAAAA==', 'x_amz_checksum_type': 'COMPOSITE'},
+        {'etag': f'"{"0" * 32}"', 'x_amz_server_side_encryption': 'aws:kms'},
+        {
+            'etag': f'"{"0" * 32}"',
+            'x_amz_server_side_encryption_customer_algorithm': 'AES256',
+        },
+        {'etag': f'"{md5(BODY)}"', 'x_amz_server_side_encryption': 'AES256'},
+    ],
+)
+def test_checksums_are_held_against_what_they_are_of(serve, right):
+    server, store = serve(answer(**right))
+    assert fetch(store, 's3://bucket/a.jpg').data == BODY
+    assert server.requests == 1
+
+
+def test_the_deadline_holds(serve):
+    _, store = serve(stall)
+    started = time.monotonic()
+    with pytest.raises(ImageError, match=r'deadline: no answer, until 0\.5 s were over$'):
+        fetch(store, 's3://bucket/a.jpg', SHORT)
+    assert time.monotonic() - started < 4
+
+
+def test_details_never_hold_what_a_server_says_nor_secrets(serve):
+    faults = [refusal(code, 'Other', Location='/s3cr3t') for code in (302, 400, 403, 404, 503)]
+    for fault in (*faults, rubbish, reset, truncated, wrong_bytes, stall):
+        _, store = serve(fault)
+        with pytest.raises((ImageError, StoreError)) as caught:
+            fetch(store, 's3://bucket/a.jpg', SHORT._replace(deadline_sec=0.1))
+        told = str(caught.value)
+        assert not any(word in told for word in (*AWS_SECRETS, 's3cr3t', '0x', '127.0.0.1'))
+
+
+# --- creating, when others do so as well
+
+
+class _Racing:
+    """A client whose PutObject fails with these codes first."""
+
+    def __init__(self, *codes):
+        self._codes = list(codes)
+        self.puts = 0
+
+    def put_object(self, **options):
+        from botocore.exceptions import ClientError
+
+        assert options['IfNoneMatch'] == '*'
+        self.puts += 1
+        if self._codes:
+            code, number = self._codes.pop(0)
+            meta = {'HTTPStatusCode': number}
+            raise ClientError({'Error': {'Code': code}, 'ResponseMetadata': meta}, 'PutObject')
+
+
+def test_a_conflict_of_two_creates_is_tried_again(serve, monkeypatch):
+    monkeypatch.setattr(s3, '_CONFLICT_SEC', (0.0, 0.0))
+    _, store = serve(good)
+    conflict = ('ConditionalRequestConflict', 409)
+    for codes, outcome in (
+        ([conflict], True),
+        ([conflict, conflict], True),
+        ([conflict, ('PreconditionFailed', 412)], False),
+    ):
+        monkeypatch.setattr(store, '_client', _Racing(*codes))
+        assert store.create('s3://bucket/a', b'x') is outcome
+    for codes in ([conflict] * 3, [('NotImplemented', 501)]):
+        monkeypatch.setattr(store, '_client', _Racing(*codes))
+        with pytest.raises(StoreError):
+            store.create('s3://bucket/a', b'x')
+
+
+def test_a_store_without_conditional_deletes_deletes_nothing(serve):
+    _, store = serve(status(501))
+    assert not store.delete('s3://bucket/a', Seen(b'x', 'etag'))
+    with pytest.raises(StoreError, match='lacks conditional writes'):
+        store.delete('s3://bucket/a')
+
+
+def test_only_one_of_many_creates(store, s3_bucket):
+    uri = s3_bucket.uri('lease')
+    won = []
+    threads = [
+        threading.Thread(target=lambda: won.append(store.create(uri, b'x'))) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert won.count(True) == 1
+    assert not store.create(uri, b'y')
+
+
+# --- addresses and credentials
+
+
+@pytest.mark.parametrize(
+    ('bucket', 'region', 'head'),
+    [
+        ('bucket', 'eu-west-1', 'https://bucket.s3.eu-west-1.amazonaws.com/a%20b?'),
+        ('dotted.bucket', 'eu-west-1', 'https://s3.eu-west-1.amazonaws.com/dotted.bucket/a%20b?'),
+        ('bucket', None, 'https://bucket.s3.amazonaws.com/a%20b?'),
+    ],
+)
+def test_urls_name_the_regions_own_host(serve, monkeypatch, bucket, region, head):
+    asked = []
+    monkeypatch.delenv('AWS_ENDPOINT_URL_S3', raising=False)
+    serve(good)
+    store = S3Store(region_name=region)
+    monkeypatch.setattr(store._pool, 'request', lambda method, url, **_: asked.append(url))
+    store._get(bucket, 'a b')
+    assert asked[0].startswith(head)
+    query = dict(urllib.parse.parse_qsl(asked[0].partition('?')[2]))
+    assert query['X-Amz-Credential'].split('/')[2] == (region or 'us-east-1')
+
+
+def test_no_credentials_is_said_in_one_line(serve, monkeypatch):
+    serve(good)
+    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'):
+        monkeypatch.delenv(name)
+    with pytest.raises(StoreError, match='aws sso login'):
+        S3Store()
+
+
+def test_wrong_settings_are_named(serve, monkeypatch):
+    serve(good)
+    with pytest.raises(UsageError, match='--s3_region_name'):
+        S3Store(region_name='no region!')
+    with pytest.raises(UsageError, match='--s3_endpoint_url'):
+        S3Store('host:9000')
+    monkeypatch.setenv('AWS_PROFILE', 'absent')
+    with pytest.raises(UsageError, match='AWS_PROFILE'):
+        S3Store()
+
+
+def test_a_store_that_is_not_there_is_said(serve, monkeypatch):
+    monkeypatch.setattr(s3, '_ATTEMPTS', 1)
+    server, store = serve(good)
+    server.close()
+    with pytest.raises(StoreError, match='cannot be reached'):
+        store.stat('s3://bucket/a')
+
+
+def test_without_boto3_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__('sys').modules, 'botocore.session', None)
+    with pytest.raises(UsageError, match=r"pip install 'lemmabeam\[aws\]'"):
+        S3Store()
+
+
+@pytest.mark.parametrize(
+    ('flag', 'told'),
+    [
+        ('--s3_secret_access_key=s3cr3t', '--s3_secret_access_key is not read'),
+        ('--s3_access_key_id=s3cr3t', 'AWS_PROFILE'),
+        ('--s3_session_token=s3cr3t', 'environment'),
+        ('--s3_disable_ssl', '--s3_disable_ssl is not read'),
+        ('--s3_endpoint_url=https://me:s3cr3t@host', '--s3_endpoint_url'),
+        ('--s3_endpoint_url=host:9000', 'expected http'),
+    ],
+)
+def test_options_that_are_not_read_are_refused(flag, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        app.make_config('--input', samples.SAMPLE, '--output', 'out', flag)
+    assert 's3cr3t' not in str(caught.value)
+
+
+def test_buckets_that_are_not_there_are_found_out_first(s3, tmp_path):
+    for source, output in (
+        (samples.SAMPLE, 's3://no-such-bucket/o'),
+        ('s3://no-such-bucket', 'o'),
+    ):
+        with pytest.raises(UsageError, match='no such bucket no-such-bucket'):
+            app.label('--input', source, '--output', output)

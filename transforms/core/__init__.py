@@ -1,0 +1,1 @@
+"""What everything else is built on: elements, reasons, errors, URIs."""

@@ -1,0 +1,1 @@
+"""An output as its readers see it."""

@@ -1,0 +1,418 @@
+"""The newest row of every image, among runs that each add files and leave the others' alone.
+
+Rows are spread over shards by the hash of their URI.  Above `ROWS_AT_ONCE` rows the shards lie on
+disk, and one is in memory at a time.
+"""
+
+import bisect
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from transforms.core import uris
+from transforms.core.errors import DamagedError, StoreError
+from transforms.core.hashing import uri_hash
+from transforms.dataset import gone
+from transforms.dataset.reader import Dataset, StoredFile, damaged, files_of, metadata_of
+from transforms.dataset.spill import Spool, spooling
+from transforms.model.vocabulary import Vocabulary
+from transforms.output import predictions, results
+from transforms.runs.complete import CompleteRun
+from transforms.storage.sealed import open_listed
+
+ROWS_AT_ONCE = 1_000_000
+FEATURES_AT_ONCE_BYTES = 256 * 2**20
+RELABEL = 'relabel'
+"""The command of a run whose rows are made of those of others."""
+
+PLACE = 'place'
+"""Column with the place of a row's run among the runs that were asked for, from 0; int32."""
+
+STORED = tuple('uri object_version content_sha256 width height format'.split())
+_THREADS = 4  # files read at a time; each holds one row group
+_SAMPLE_ROWS = 1024
+_PARTS = 4
+_GONE = pa.field(predictions.GONE_SINCE, gone.TYPE)
+
+
+class Shard(NamedTuple):
+    """Rows that belong together.
+
+    Attributes:
+      folder: their partition folders, 'split=train/' or ''.
+      part, parts: their part of that partition, by the hash of the URI modulo `parts`.
+    """
+
+    folder: str
+    part: int
+    parts: int
+
+
+class NewestRows:
+    """The newest row of each (uri, carried columns); see `newest_rows`.
+
+    Attributes:
+      shards: where they are, partition by partition.
+      features: length of the features, 0 where no run has any.
+      gone: how many of the rows are gone.
+      rows_by_run: rows of each run that are the newest.
+      rows_read: rows of all runs, the superseded ones included.
+    """
+
+    def __init__(self, dataset: Dataset, features: int, spool: Spool, rows_per_part: int):
+        self._spool = spool
+        self._schema = _row_schema(len(dataset.carry), features).append(_GONE)
+        self._keys = ['uri', *carry_names(len(dataset.carry))]
+        self._rows_per_part = rows_per_part
+        self.features = features
+        self.shards: list[Shard] = []
+        self.rows_by_run: list[int] = []
+        self.rows_read = 0
+        self.gone = 0
+
+    def table(self, shard: Shard) -> pa.Table:
+        """The rows of a shard, sorted by URI and carried columns, nulls last.
+
+        Returns:
+          A table with the columns uri, object_version, content_sha256, width, height, format,
+          indices list<int32>, scores list<float32>, features if there are any, 'carry0' and so on
+          with the carried columns in order, `PLACE`, and `predictions.GONE_SINCE`.
+        """
+        table = self._spool.get(shard)
+        return self._schema.empty_table() if table is None else table
+
+    def in_order(self) -> Iterator[pa.Table]:
+        """All rows, over all shards, sorted by URI and carried columns; a part at a time."""
+        tables = [table for shard in self.shards if (table := self.table(shard)).num_rows]
+        if len(tables) < 2:
+            for table in tables:
+                yield from row_groups(table)
+            return
+        names = [_Names(table) for table in tables]
+        starts = [0] * len(tables)
+        for bound in _bounds(names, self._rows_per_part):
+            ends = [each.end_of(bound) for each in names]
+            parts = [
+                table.slice(start, end - start)
+                for table, start, end in zip(tables, starts, ends, strict=True)
+            ]
+            starts = ends
+            part = pa.concat_tables(parts).combine_chunks()
+            order = pc.sort_indices(part, [(key, 'ascending') for key in self._keys])
+            yield from row_groups(part.take(order))
+
+
+@contextlib.contextmanager
+def newest_rows(
+    dataset: Dataset,
+    runs: Sequence[CompleteRun],
+    rows_per_shard: int | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+    stored_scores: bool = False,
+) -> Iterator[NewestRows]:
+    """Finds the newest row of each (uri, carried columns) among some runs of one model.
+
+    Args:
+      dataset: the folder.
+      runs: a row of a later one supersedes those of earlier ones.
+      rows_per_shard: rows of all runs that a shard has, about; by default as they are handled best.
+      rows_at_once: above so many rows in all, or fewer with features, they are spilled to a
+        temporary folder.
+      stored_scores: give all scores that are stored of a row, those below its labels included.
+
+    Raises:
+      StoreError: a file or report is damaged.
+      UsageError: a file is missing.
+    """
+    features = _features(dataset, runs)
+    files = [
+        file
+        for place, run in enumerate(runs)
+        for file in files_of(dataset, run, place)
+        if file.rows
+    ]
+    rows_by_folder: Counter[str] = Counter()
+    for file in files:
+        rows_by_folder[file.folder] += file.rows
+    total = rows_by_folder.total()
+    if features:
+        rows_at_once = max(1, min(rows_at_once, FEATURES_AT_ONCE_BYTES // (2 * features)))
+    is_large = total > rows_at_once
+    # Sorting a shard takes several times its memory.
+    rows_per_part = max(1, rows_at_once // _PARTS)
+    if rows_per_shard is None:
+        rows_per_shard = rows_per_part if is_large else rows_at_once
+    else:  # the rows of copies are those of their sources
+        copies = copies_among(runs)
+        for file in files:
+            if file.run.id in copies:
+                rows_by_folder[file.folder] -= file.rows
+    counts = {folder: max(1, -(-rows // rows_per_shard)) for folder, rows in rows_by_folder.items()}
+    with spooling(is_large) as spool:
+        found = NewestRows(dataset, features, spool, rows_per_part)
+        found.shards = [
+            Shard(folder, index, counts[folder])
+            for folder in sorted(counts)
+            for index in range(counts[folder])
+        ]
+        found.rows_read = total
+
+        schema = _row_schema(len(dataset.carry), features)
+        in_time = {id(run): i for i, run in enumerate(sorted(runs, key=lambda run: run[:3]))}
+        ranks = np.array([in_time[id(run)] for run in runs], np.int64)
+
+        def load(file: StoredFile) -> None:
+            for rows in _read(dataset, file, schema, stored_scores):
+                for index, part in _split(rows, counts[file.folder]):
+                    spool.add(Shard(file.folder, index, counts[file.folder]), part)
+
+        def load_notes(run: CompleteRun) -> None:
+            for noted in gone.note_files(run):
+                for folder, notes in gone.read_notes(dataset, noted, in_time[id(run)], found._keys):
+                    if folder in counts:
+                        for index, part in _split(notes, counts[folder]):
+                            spool.add(('notes', Shard(folder, index, counts[folder])), part)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in itertools.chain(pool.map(load, files), pool.map(load_notes, runs)):
+                pass
+        by_run = np.zeros(len(runs), np.int64)
+        for shard in found.shards:
+            added = spool.take(shard)
+            if added is not None:
+                rows = _newest(added, found._keys)
+                places = rows[PLACE].to_numpy()
+                by_run += np.bincount(places, minlength=len(runs))
+                notes = spool.take(('notes', shard))
+                since = gone.gone_since(rows, ranks[places], notes, found._keys)
+                found.gone += len(since) - since.null_count
+                spool.put(shard, rows.append_column(_GONE, since))
+        found.rows_by_run = by_run.tolist()
+        yield found
+
+
+def by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    """The runs that scores are read from, in the order in which their rows supersede others'.
+
+    Those of a relabelling come first, because the scores that it dropped are still in its sources;
+    where all of these are there, it has nothing to add.
+    """
+    copies = copies_among(runs)
+    relabellings = [
+        run for run in runs if run.report.get('command') == RELABEL and run.id not in copies
+    ]
+    return [*relabellings, *(run for run in runs if run.report.get('command') != RELABEL)]
+
+
+def copies_among(runs: Sequence[CompleteRun]) -> set[str]:
+    """The ids of the relabellings whose sources are all there."""
+    ids = {run.id for run in runs}
+    relabellings = [run for run in runs if run.report.get('command') == RELABEL]
+    return {run.id for run in relabellings if ids.issuperset(_sources_of(run))}
+
+
+def _sources_of(run: CompleteRun) -> list[str]:
+    metadata = run.report.get('metadata')
+    text = metadata.get('relabeled_from') if isinstance(metadata, dict) else None
+    return text.split(',') if isinstance(text, str) else ['']
+
+
+def floor_of(dataset: Dataset, run: CompleteRun) -> float:
+    """From which score on the rows of a run have all that there were, but for `limit_of`.
+
+    Raises:
+      StoreError: its report is damaged.
+    """
+    try:
+        return floor_in(metadata_of(dataset, run))
+    except (LookupError, ValueError) as e:
+        raise StoreError(damaged(dataset, run)) from e
+
+
+def limit_of(dataset: Dataset, run: CompleteRun) -> int:
+    """How many scores a row of a run may have; errors as in `floor_of`."""
+    try:
+        return limit_in(metadata_of(dataset, run))
+    except (LookupError, ValueError) as e:
+        raise StoreError(damaged(dataset, run)) from e
+
+
+def floor_in(metadata: Mapping[str, str]) -> float:
+    """`floor_of`, from metadata; LookupError or ValueError where they are not ours."""
+    labels = metadata.get('complete_from', metadata['stored_floor'])
+    return float(metadata.get(predictions.SCORES_FLOOR, labels))
+
+
+def limit_in(metadata: Mapping[str, str]) -> int:
+    """`limit_of`, from metadata; LookupError or ValueError where they are not ours."""
+    return int(metadata.get(predictions.SCORES_MAX, metadata['max_labels']))
+
+
+def carry_names(count: int) -> list[str]:
+    """Names of the carried columns in our tables: theirs might be those of other columns."""
+    return [f'carry{i}' for i in range(count)]
+
+
+def check_indices(rows: pa.Table, vocabulary: Vocabulary) -> None:
+    """Finds labels that can have no name.
+
+    Raises:
+      StoreError: a label is of none of the classes.
+    """
+    lowest, highest = pc.min_max(pc.list_flatten(rows['indices'])).as_py().values()
+    if lowest is not None and not 0 <= lowest <= highest < len(vocabulary):
+        raise StoreError(
+            f'labels of class {lowest} to {highest} are stored, but {vocabulary.file_name} has '
+            f'{len(vocabulary)} classes; `lemmabeam verify` tells where'
+        )
+
+
+def row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in parts of the size of a row group."""
+    for start in range(0, table.num_rows, predictions.ROW_GROUP_ROWS):
+        yield table.slice(start, predictions.ROW_GROUP_ROWS)
+
+
+def _row_schema(carried: int, features: int) -> pa.Schema:
+    fields = [(name, results.SCHEMA.field(name).type) for name in (*STORED, 'indices', 'scores')]
+    if features:
+        fields.append((results.FEATURES, pa.list_(pa.float16(), features)))
+    fields += [(name, pa.string()) for name in carry_names(carried)]
+    return pa.schema([*fields, (PLACE, pa.int32())])
+
+
+def _features(dataset: Dataset, runs: Sequence[CompleteRun]) -> int:
+    try:
+        lengths = {int(metadata_of(dataset, run).get(results.FEATURES, 0)) for run in runs} - {0}
+    except ValueError as e:
+        raise StoreError(
+            f'a report.json below {dataset.output}/runs has no length of features'
+        ) from e
+    if len(lengths) > 1:  # a model has one
+        raise StoreError(f'the features of {runs[0].model_id} have the lengths {sorted(lengths)}')
+    return next(iter(lengths), 0)
+
+
+def _read(
+    dataset: Dataset, file: StoredFile, schema: pa.Schema, stored_scores: bool
+) -> Iterator[pa.Table]:
+    """The rows of a file, a row group at a time, of the schema of `NewestRows.table`."""
+    uri = uris.join(dataset.output, file.path)
+    advice = 'restore it from a backup, or remove its run as the README says'
+    expected = predictions.prediction_schema(dataset.file_columns, metadata_of(dataset, file.run))
+    # Without the names of labels, which their indices imply: most of the bytes of a row.
+    lists = ('labels', predictions.STORED_SCORES)
+    scored = lists[stored_scores and predictions.STORED_SCORES in expected.names]
+    wanted = [*STORED, f'{scored}.list.element.index', f'{scored}.list.element.score']
+    wanted += [name for name in expected.names if name not in (*STORED, *lists)]
+    try:
+        with open_listed(dataset.store, uri, file.checksum) as stream:
+            parquet = pq.ParquetFile(stream)
+            if not parquet.schema_arrow.equals(expected):
+                raise StoreError(
+                    f'{uri} has other columns than its run: {parquet.schema_arrow.names} instead '
+                    f'of {expected.names}; {advice}'
+                )
+            if parquet.metadata.num_rows != file.rows:
+                raise StoreError(
+                    f'{uri} has {parquet.metadata.num_rows} rows, its report lists {file.rows}; '
+                    f'{advice}'
+                )
+            for i in range(parquet.num_row_groups):
+                stored = parquet.read_row_group(i, wanted)
+                yield _rows(stored, scored, dataset, file, schema)
+    except DamagedError as e:
+        raise StoreError(f'{uri} is damaged: {e}; {advice}') from e
+    except (pa.ArrowException, OSError) as e:
+        raise StoreError(f'{uri} cannot be read as Parquet; {advice}') from e
+
+
+def _rows(
+    stored: pa.Table, scored: str, dataset: Dataset, file: StoredFile, schema: pa.Schema
+) -> pa.Table:
+    """Rows of `schema`, of a file whose column `scored` has the scores."""
+    count = stored.num_rows
+    columns: dict[str, Any] = {name: stored[name] for name in STORED}
+    labels = stored[scored].combine_chunks()
+    lengths = pc.list_value_length(labels).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    index, score = pc.list_flatten(labels).flatten()
+    columns['indices'] = pa.ListArray.from_arrays(offsets, index)
+    columns['scores'] = pa.ListArray.from_arrays(offsets, score)
+    if results.FEATURES in schema.names:
+        kind = schema.field(results.FEATURES).type
+        has_some = results.FEATURES in stored.column_names
+        columns[results.FEATURES] = stored[results.FEATURES] if has_some else pa.nulls(count, kind)
+    for name, column, value in zip(
+        carry_names(len(dataset.carry)), dataset.carry, file.values, strict=True
+    ):
+        is_inside = column in dataset.file_columns
+        columns[name] = (
+            stored[column] if is_inside else pa.repeat(pa.scalar(value, pa.string()), count)
+        )
+    columns[PLACE] = pa.repeat(pa.scalar(file.place, pa.int32()), count)
+    return pa.table(columns, schema)
+
+
+def _split(rows: pa.Table, count: int) -> Iterator[tuple[int, pa.Table]]:
+    if count == 1:
+        yield 0, rows
+        return
+    names = rows['uri'].to_pylist()
+    parts = np.fromiter((uri_hash(uri) % count for uri in names), np.int64, len(names))
+    for index in np.unique(parts).tolist():
+        yield index, rows.take(pa.array(np.flatnonzero(parts == index)))
+
+
+def _newest(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """The row of the last place for each value of the keys, sorted by them."""
+    names = rows['uri']
+    # A single file is like this, and most datasets are one.
+    if pc.all(pc.less(names.slice(0, len(names) - 1), names.slice(1))).as_py() in (True, None):
+        return rows
+    rows = rows.combine_chunks()
+    order = pc.sort_indices(rows, [*((key, 'ascending') for key in keys), (PLACE, 'descending')])
+    is_same = np.ones(max(0, len(order) - 1), bool)
+    for key in keys:
+        codes = _chunk(rows[key].dictionary_encode()).indices.fill_null(-1).to_numpy()
+        codes = codes[order.to_numpy()]
+        is_same &= codes[1:] == codes[:-1]
+    return rows.take(order.filter(pa.array(np.concatenate([[True], ~is_same]))))
+
+
+def _chunk(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+class _Names:
+    """The URIs of a sorted table."""
+
+    def __init__(self, table: pa.Table):
+        self._uris = _chunk(table['uri'])
+
+    def __len__(self) -> int:
+        return len(self._uris)
+
+    def __getitem__(self, place: int) -> str:
+        name: str = self._uris[place].as_py()
+        return name
+
+    def end_of(self, bound: str | None) -> int:
+        """How many lie before a bound; all, where it is None."""
+        return len(self) if bound is None else bisect.bisect_left(self, bound)
+
+
+def _bounds(names: Sequence[_Names], rows: int) -> list[str | None]:
+    """URIs that cut sorted tables into parts of so many rows of all, about; None at the end."""
+    step = max(1, min(_SAMPLE_ROWS, rows // _PARTS))
+    samples = sorted(each[i] for each in names for i in range(0, len(each), step))
+    stride = max(1, rows // step)
+    return [*dict.fromkeys(samples[stride::stride]), None]

@@ -1,0 +1,319 @@
+"""The ModelHandler by which Beam's RunInference calls the model.
+
+Beam's own TensorFlow handlers cannot load what Keras 3 makes, attach the input image to each
+result, pickle every batch for a metric, and leave the device idle between two batches.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler
+
+from transforms.core import uris
+from transforms.core.elements import Batch, Failure, Image, LabeledBatch, Stage
+from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
+from transforms.core.reasons import Reason
+from transforms.core.resources import LIVE, shared
+from transforms.core.versions import library_versions
+from transforms.model.device import Device
+from transforms.model.predictor import InferenceOptions, MakeModel, Model, Prediction, Predictor
+from transforms.model.rescue import predict_or_rescue
+from transforms.output.results import NOT_COMPUTED
+
+_NO_PIXELS = np.zeros((0, 0, 0, 3), np.uint8)
+_NOTHING = np.zeros((0, 0), np.float32)
+_WAITS = ('fetch_wait', 'decode_wait')
+
+
+class LazyPredictor:
+    """The model of this process, loaded when the first image wants it, or a little before.
+
+    A run that has nothing to label does not even import TensorFlow.
+
+    Args:
+      options: the model, and how it is called.
+      device: who may call it; by default the one of this process.
+      make: what makes it, by default `Predictor`.
+    """
+
+    def __init__(
+        self,
+        options: InferenceOptions,
+        device: Device | None = None,
+        make: MakeModel | None = None,
+    ):
+        self._options = options
+        self._make = make or Predictor
+        self.device = device or shared(Device, options.model.id)
+        self._loading: Future[Model] | None = None
+        self._model: Model | None = None
+
+    def get(self) -> Model:
+        """Loads and checks the model, once a process.
+
+        Raises:
+          ModelError: it cannot be loaded; also if that was found by `load_soon`.  Who asks again
+            has it tried again.
+        """
+        if self._model is None:
+            loading, self._loading = self._loading, None
+            self._model = loading.result() if loading is not None else self._load()
+        return self._model
+
+    def load_soon(self) -> None:
+        """Has the device load the model, and does not wait for it."""
+        is_loading = self._loading is not None and not self._loading.done()
+        if self._model is None and not is_loading:
+            # If other work waits for the device, that will load it.
+            self._loading = self.device.submit_if_free(self._load)
+
+    def _load(self) -> Model:
+        model = shared(self._make, self._options)
+        LIVE.has_model = True
+        return model
+
+
+def _lazy(key: tuple[MakeModel, InferenceOptions]) -> LazyPredictor:
+    make, options = key
+    return LazyPredictor(options, make=make)
+
+
+def lazy_predictor(options: InferenceOptions, make: MakeModel | None = None) -> LazyPredictor:
+    """The one of this process, see `LazyPredictor`."""
+    return shared(_lazy, (make or Predictor, options))
+
+
+def load_soon(options: InferenceOptions, make: MakeModel | None = None) -> None:
+    """Begins to load the model in this process, and does not wait for it.
+
+    To be called as soon as there is something to label: the model loads while the first batch is
+    fetched and decoded.  What goes wrong is raised when that batch asks for the model.
+
+    Args:
+      options, make: as `transforms.label.LabelImages` has them.
+    """
+    lazy_predictor(options, make).load_soon()
+
+
+class _Computed(NamedTuple):
+    """What the device has to say of a batch.
+
+    Attributes:
+      found: what the model says.
+      guilty: as `predict_or_rescue` gives it.
+      facts: how it was computed; None if it was not.
+      infer_sec: how long that took.
+      idle_sec: how long the device had nothing to do before.
+    """
+
+    found: Prediction
+    guilty: dict[int, str]
+    facts: dict[str, Any] | None
+    infer_sec: float
+    idle_sec: float
+
+
+_NOT_CALLED = _Computed(
+    Prediction(_NOTHING.astype(np.int32), _NOTHING, np.zeros(0, np.int32), None), {}, None, 0.0, 0.0
+)
+"""Of a batch without any image, which is not worth a call."""
+
+
+def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor) -> _Computed:
+    predictor = model.get()
+    idle_sec = model.device.idle_sec
+    with model.device.at_work_on(lambda: _describe(batch, slots)):
+        started = time.perf_counter()
+        found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
+        infer_sec = time.perf_counter() - started
+    return _Computed(found, guilty, predictor.computed, infer_sec, idle_sec)
+
+
+def _slots(batch: Batch) -> list[int]:
+    """Where images lie."""
+    return [slot for slot, each in enumerate(batch.outcomes) if isinstance(each, Image)]
+
+
+def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
+    """Puts together what there is of a batch; its pixels are not looked at."""
+    found, guilty = computed.found, computed.guilty
+    outcomes = list(batch.outcomes)
+    # Mostly there are none, and then no image is looked at.
+    infinite = np.flatnonzero(found.counts[: len(outcomes)] < 0)
+    for slot in sorted({*guilty, *infinite.tolist()}):
+        image = outcomes[slot]
+        if not isinstance(image, Image):
+            continue
+        if slot in guilty:
+            reason, detail = Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}'
+        else:
+            reason, detail = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
+        outcomes[slot] = Failure(
+            Stage.INFER, reason, detail, image.size_bytes, image.object_version
+        )
+    how = NOT_COMPUTED
+    if computed.facts is not None:
+        how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
+    timings = {
+        **_waits_of_the_device(batch.timings, computed.idle_sec),
+        'infer': computed.infer_sec,
+    }
+    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how)
+
+
+def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[str, float]:
+    """Timings of a batch, of whose waits only those are left in which the device had to wait, too.
+
+    The loader is waited for while the device is still at work, which holds nothing up.
+    """
+    waited_sec = sum(timings.get(name, 0.0) for name in _WAITS)
+    share = min(1.0, idle_sec / waited_sec) if waited_sec else 1.0
+    return {
+        name: share * seconds if name in _WAITS else seconds for name, seconds in timings.items()
+    }
+
+
+def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
+    """Calls the model on a batch and waits for it; one without any image is not worth a call.
+
+    Raises:
+      ModelError: the model fails, and no image is to blame.
+    """
+    slots = _slots(batch)
+    return _labeled(batch, _compute(batch, slots, model) if slots else _NOT_CALLED)
+
+
+class LateBatch:
+    """A batch after it was handed to the device: its labels are still to come.
+
+    It stays in its process.  Where a runner takes it out nonetheless, it is waited for.
+    """
+
+    def __init__(self, future: Future[Any], finish: Callable[[Any], LabeledBatch]):
+        self._future = future
+        self._finish = finish
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._future.done()
+
+    def result(self) -> LabeledBatch:
+        """Waits for the device; to be called once.
+
+        Raises:
+          ModelError: the model fails, and no image is to blame, or it fails on nearly all of them.
+        """
+        return self._finish(self._future.result())
+
+    def cancel(self) -> None:
+        """Nobody wants it any more; what has begun is done to its end."""
+        self._future.cancel()
+
+    def __reduce__(self) -> tuple[Callable[..., 'LateBatch'], tuple[LabeledBatch]]:
+        return _on_time, (self.result(),)
+
+
+def _on_time(labeled: LabeledBatch) -> LateBatch:
+    future: Future[LabeledBatch] = Future()
+    future.set_result(labeled)
+    return LateBatch(future, lambda result: result)
+
+
+def _hand_in(batch: Batch, model: LazyPredictor, policy: FaultPolicy) -> LateBatch:
+    """Hands a batch to the device; waits while another one waits for it."""
+    slots = _slots(batch)
+    if slots:
+        future = model.device.submit(functools.partial(_compute, batch, slots, model))
+    else:
+        future = Future()
+        future.set_result(_NOT_CALLED)
+    # The pixels go when the device is done with them.
+    rest = dataclasses.replace(batch, pixels=_NO_PIXELS)
+
+    def finish(computed: _Computed) -> LabeledBatch:
+        labeled = _labeled(rest, computed)
+        _take_note(labeled, policy)
+        return labeled
+
+    return LateBatch(future, finish)
+
+
+def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
+    """Counts how images ended.
+
+    Raises:
+      ModelError: the model fails on nearly all of them.
+    """
+    labeled = failed = 0
+    try:
+        for item, outcome in zip(batch.items, batch.outcomes, strict=True):
+            if isinstance(outcome, Image):
+                labeled += 1
+                policy.record(item.uri, None)
+            elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
+                failed += 1
+                policy.record(item.uri, outcome, item.failed)
+    finally:
+        LIVE.add(labeled=labeled, failed=failed)
+
+
+def _describe(batch: Batch, slots: Sequence[int]) -> str:
+    """A batch, for people."""
+    first, last = (
+        uris.printable(batch.chunk.items[batch.start + slot].uri) for slot in (slots[0], slots[-1])
+    )
+    return f'{len(slots)} images of the chunk {batch.chunk.id}, from {first} to {last}'
+
+
+class ImageModelHandler(ModelHandler[Batch, LateBatch, LazyPredictor]):
+    """Takes whole batches as single elements: chunks have cut them already.
+
+    What it gives for one is a `LateBatch`, so that the next one is handed in while the device
+    computes.  Beam's metrics of RunInference count how long that takes, not how long the device.
+
+    Args:
+      options: the model, and how it is called.
+      fail_fast: when a failing model stops the run.
+      make: what makes the model, by default `Predictor`.
+    """
+
+    def __init__(
+        self, options: InferenceOptions, fail_fast: FailFast, make: MakeModel | None = None
+    ):
+        super().__init__()
+        self._options = options
+        self._fail_fast = fail_fast
+        self._make = make
+
+    def load_model(self) -> LazyPredictor:
+        """The model of this process, not loaded yet."""
+        return lazy_predictor(self._options, self._make)
+
+    def run_inference(
+        self,
+        batch: Sequence[Batch],
+        model: LazyPredictor,
+        inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
+    ) -> list[LateBatch]:
+        """Hands each batch to the device."""
+        policy = inference_policy(self._fail_fast)
+        return [_hand_in(each, model, policy) for each in batch]
+
+    def get_num_bytes(self, batch: Sequence[Batch]) -> int:
+        """Bytes of pixels; Beam's default pickles the batch to know."""
+        return sum(each.pixels.nbytes for each in batch)
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        """One of our batches a call."""
+        return {'min_batch_size': 1, 'max_batch_size': 1}
+
+    def get_metrics_namespace(self) -> str:
+        """Where Beam counts."""
+        return 'lemmabeam'

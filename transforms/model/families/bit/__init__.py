@@ -1,0 +1,1 @@
+"""BiT: ResNet-v2 with group normalization and weight standardization."""

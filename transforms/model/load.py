@@ -1,0 +1,206 @@
+"""Loads a model: as a network of ours where its weights allow it, else as the SavedModel it is."""
+
+import io
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from transforms.core.errors import InferenceError, ModelError
+from transforms.model import saved_model
+from transforms.model.card import BGR, ModelCard
+from transforms.model.checkpoint import Architecture
+from transforms.model.families import efficientnet_lite
+from transforms.model.families.bit import resnet
+from transforms.model.families.bit.weights import Kind, Weights
+from transforms.model.rebuild import OWN_RANGE, NotRebuiltError, check_range, normalization, rebuild
+from transforms.model.resolve import ModelSource, embedded_weights, printable_location
+from transforms.model.vocabulary import check_head
+
+FLOAT32 = 'float32'
+
+BUILT, SAVED = 'built from its weights', 'as it was saved'
+"""How a network came to be: by our code, or as the graph of a SavedModel."""
+
+_NO_NAME = 'its card names no architecture, and it is a BiT: add "architecture": "{}"'
+
+
+class Output(NamedTuple):
+    """What a network must give with every call, whatever is in the images.
+
+    Attributes:
+      name: as the model has it.
+      length: numbers an image.
+    """
+
+    name: str
+    length: int
+
+    def check(self, found: Any, images: int) -> None:
+        """Holds what a call gave against what it was given.
+
+        A row more or less would shift the labels of all images behind it.
+
+        Raises:
+          InferenceError: it is not (images, length).
+        """
+        shape = tuple(found.shape)
+        if shape != (images, self.length):
+            what = _misfit(self.name, shape, images, str(self.length))
+            raise InferenceError(f'{what}; {_ONE_ROW}', what)
+
+
+_ONE_ROW = (
+    'a model must give one row an image and one number a class, whatever the images show: export '
+    'it without what drops or adds some'
+)
+
+
+def _misfit(name: str, shape: tuple[int, ...], images: int, length: str) -> str:
+    return f'{name!r} of the shape {shape} for {images} images, expected ({images}, {length})'
+
+
+class Network(NamedTuple):
+    """What a loaded model computes.
+
+    Attributes:
+      call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features
+        (N, length) float32; each is None where the model has none or none was asked for.
+      logits, features: what `call` must give, None likewise.  A SavedModel may give something else.
+      mean, std: of the normalization (x - mean) / std of samples x in [0, 255].
+      is_bgr: whether blue comes first.
+      precision: type in which it computes most, 'float32', 'bfloat16' or 'float16'.
+      route: `BUILT` or `SAVED`.
+      why_saved: of a BiT network that is used as it was saved, why; '' for all others.
+      owner: to be kept as long as `call`, which holds its variables weakly.
+    """
+
+    call: Callable[[Any], tuple[Any, Any]]
+    logits: Output | None
+    features: Output | None
+    mean: Any
+    std: Any
+    is_bgr: bool
+    precision: str
+    route: str
+    why_saved: str
+    owner: Any
+
+
+def load_network(
+    source: ModelSource,
+    precision: str,
+    batch_size: int,
+    with_features: bool,
+    may_be_float32: bool = False,
+    must_be_rebuilt: bool = False,
+) -> Network:
+    """Loads a model.
+
+    Args:
+      source: the model.
+      precision: type to compute in.
+      batch_size: images a call.
+      with_features: whether features are wanted.
+      may_be_float32: whether float32 will do where the precision cannot be had.
+      must_be_rebuilt: whether a BiT network that can only be used as it was saved is an error.
+
+    Raises:
+      ModelError: it cannot be loaded, or not in this precision, or not rebuilt, or has no features.
+    """
+    card = source.card
+    if source.is_embedded:
+        with np.load(io.BytesIO(embedded_weights()), allow_pickle=False) as file:
+            weights = {name: file[name] for name in file.files}
+        model = efficientnet_lite.build(
+            weights, card.resize.size_px, len(source.vocabulary), precision=precision
+        )
+        return _of_keras(model, card, precision, with_features)
+    folder = source.path()
+    if source.kind is not Kind.SAVED_MODEL:
+        architecture, classes = Architecture.parse(card.architecture), len(source.vocabulary)
+        with Weights(folder, printable_location(source.location)) as tensors:
+            model = resnet.build(architecture, classes or None, tensors, precision=precision)
+        mean, std = normalization(card, OWN_RANGE)
+        return _of_keras(model, card, precision, with_features)._replace(mean=mean, std=std)
+    try:
+        if not card.architecture:
+            found = check_range(source, folder, batch_size)
+            raise NotRebuiltError(_NO_NAME.format(found) if found else '')
+        built = rebuild(source, folder, precision, batch_size)
+        network = _of_keras(built.network, card, precision, with_features)
+        return network._replace(mean=built.mean, std=built.std)
+    except NotRebuiltError as e:
+        why = str(e)
+    if why and must_be_rebuilt:
+        raise ModelError(f'--require_rebuilt: {card.name} is used as it was saved: {why}')
+    if precision != FLOAT32 and not may_be_float32:
+        raise ModelError(
+            f'--precision {precision}: {card.name} is used as it was saved, in float32: {why}'
+        )
+    size = card.resize.size_px
+    loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
+    seen = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
+    logits, features = _outputs(*seen, source, batch_size, with_features)
+
+    def call(images: Any) -> tuple[Any, Any]:
+        found = loaded.call(images)
+        return found[0], found[1] if with_features else None
+
+    is_bgr = card.channels == BGR
+    return Network(
+        call, logits, features, card.mean, card.std, is_bgr, FLOAT32, SAVED, why, loaded.model
+    )
+
+
+def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features: bool) -> Network:
+    outputs = {}
+    if card.has_classes:
+        outputs[saved_model.LOGITS] = model.output
+    if with_features:
+        outputs[saved_model.FEATURES] = model.get_layer(resnet.FEATURES).output
+    whole = keras.Model(model.input, outputs)
+    logits, features = (
+        Output(name, outputs[name].shape[-1]) if name in outputs else None
+        for name in (saved_model.LOGITS, saved_model.FEATURES)
+    )
+
+    def call(images: Any) -> tuple[Any, Any]:
+        found = whole(images, training=False)
+        return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
+
+    is_bgr = card.channels == BGR
+    return Network(call, logits, features, card.mean, card.std, is_bgr, precision, BUILT, '', whole)
+
+
+def _outputs(
+    logits: Any, features: Any, source: ModelSource, batch_size: int, with_features: bool
+) -> tuple[Output | None, Output | None]:
+    """What a SavedModel must give from now on, by what it gave once."""
+    name = source.card.output
+    outputs = (
+        _output(name or saved_model.LOGITS, logits, batch_size),
+        # Named by the card only where there are no logits.
+        _output(name if name and logits is None else saved_model.FEATURES, features, batch_size)
+        if with_features
+        else None,
+    )
+    if outputs[0]:
+        check_head(source.vocabulary, outputs[0].length, source.card.name)
+    if with_features and features is None:
+        raise ModelError(
+            f'--features: {source.card.name} is a SavedModel without an output named '
+            f'{saved_model.FEATURES!r}'
+        )
+    return outputs
+
+
+def _output(name: str, found: Any, images: int) -> Output | None:
+    if found is None:
+        return None
+    shape = tuple(found.shape)
+    if len(shape) != 2 or shape[0] != images or shape[1] == 0:
+        what = _misfit(name, shape, images, 'number')
+        raise ModelError(f'the SavedModel gives {what}; {_ONE_ROW}')
+    return Output(name, shape[1])

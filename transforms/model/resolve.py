@@ -1,0 +1,405 @@
+"""From the value of --model to a model that a worker can load: weights, card and class list."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from transforms.core import uris
+from transforms.core.errors import ModelError, UsageError
+from transforms.model import registry
+from transforms.model.card import CARD_FILE, ModelCard, card_template, parse_card
+from transforms.model.checkpoint import Architecture
+from transforms.model.download.cache import default_cache
+from transforms.model.download.fetch import fetch_model, is_fetched, sha256_of
+from transforms.model.download.http import Progress, shown
+from transforms.model.families.bit.weights import Kind, Weights, kind_of
+from transforms.model.registry import KnownModel
+from transforms.model.vocabulary import (
+    IMAGENET21K,
+    NONE,
+    Vocabulary,
+    load_vocabulary,
+    names_by_length,
+    parse_labels,
+)
+
+_DATA = importlib.resources.files('transforms.model') / 'data'
+_SHA256 = re.compile(r'[0-9a-f]{64}')
+_MAX_SMALL_FILE_BYTES = 16 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSource:
+    """A model that a worker can load.
+
+    Attributes:
+      card: what the model is.
+      vocabulary: its classes.
+      location: where its weights are, as given; may hold a secret.
+      weights_sha256: hex hash over the weights, see `transforms.model.download.fetch.sha256_of`.
+      cache: folder on each machine that holds what was downloaded; None for the default there.
+      pictures: those of its canary that lie beside its card, by name.
+      kind: how its weights are kept.
+      passed_over: why the places that were to be tried before this one did not do, in their order.
+    """
+
+    card: ModelCard
+    vocabulary: Vocabulary
+    location: str
+    weights_sha256: str
+    cache: str | None
+    pictures: tuple[tuple[str, bytes], ...] = ()
+    kind: Kind = Kind.SAVED_MODEL
+    passed_over: tuple[str, ...] = dataclasses.field(default=(), compare=False)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over weights and card, see `ModelCard.fingerprint`."""
+        return self.card.fingerprint(self.weights_sha256, self.vocabulary.sha256)
+
+    @property
+    def id(self) -> str:
+        """The name under which its predictions stand."""
+        return f'{self.card.name}-{self.fingerprint[:8]}'
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it lies inside the package."""
+        return self.location == registry.EMBEDDED
+
+    @property
+    def can_be_rebuilt(self) -> bool:
+        """Whether its network is one of ours, which can be computed in any precision."""
+        return self.is_embedded or self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
+
+    def path(self) -> Path:
+        """The folder of the SavedModel or the file of weights on this machine, fetched if need be.
+
+        Raises:
+          ModelError: it cannot be fetched, or is not what the launcher saw.
+          UsageError: there is nothing at its location.
+        """
+        path = fetch_model(self.location, self.cache or default_cache())
+        found = sha256_of(path)
+        if found != self.weights_sha256:
+            raise ModelError(
+                f'the model at {printable_location(self.location)} has the SHA-256 {found} here, '
+                f'{self.weights_sha256} was expected; it was changed, or {path} is damaged: '
+                'delete it to fetch it again'
+            )
+        return path
+
+    def picture(self, name: str) -> bytes:
+        """A canary's picture: one from beside the card, or one that comes with the package."""
+        own = dict(self.pictures)
+        return own[name] if name in own else (_DATA / 'canary' / name).read_bytes()
+
+
+def resolve_model(
+    name: str,
+    *,
+    card: str | None = None,
+    size_px: int | None = None,
+    cache: str | None = None,
+    sha256: str | None = None,
+    on_progress: Progress | None = None,
+) -> ModelSource:
+    """Finds a model, and fetches it if it is not on this machine.
+
+    A model that is known by name may be had from several places.  What is on this machine already
+    is taken, so that it stays the same model from run to run; else the first place that gives it.
+
+    Args:
+      name: the value of --model: a name, a handle, a URL or a path.
+      card: for a model that brings no card: the name of a known model whose card it has, or a
+        file.
+      size_px: side of the square it is to take, instead of the card's.
+      cache: folder for downloads; None for `default_cache`.
+      sha256: what the hash of the weights must be.
+      on_progress: told how far a download is.
+
+    Raises:
+      UsageError: there is no such model, its card or class list cannot be used, or it does not take
+        squares of this size.
+      ModelError: it cannot be fetched, or has another hash.
+    """
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
+    local = _local(name)
+    known = None if local else registry.find_model(name)
+    if known is not None and size_px is not None:
+        _check_size(known.card, size_px)  # before it is fetched
+    if known is not None and known.location == registry.EMBEDDED:
+        if card is not None:
+            raise UsageError(f'--model_card {card!r}: the model {name!r} has a card of its own')
+        source = _embedded(known.card, cache)
+        _check_sha256(source, name, sha256)
+    else:
+        if local:
+            locations: tuple[str, ...] = (local,)
+        else:
+            locations = known.locations if known else registry.locations_of(name)
+
+        def resolve(location: str) -> ModelSource:
+            found = _resolve(location, known, card, cache, on_progress)
+            _check_sha256(found, name, sha256)
+            return found
+
+        source = _first(locations, cache, resolve, name)
+    if size_px is not None:
+        _check_size(source.card, size_px)
+        source = dataclasses.replace(source, card=source.card.to_size(size_px))
+    return source
+
+
+def is_on_this_machine(name: str, cache: str | None) -> bool:
+    """Whether `resolve_model` would have nothing to fetch for a value of --model.
+
+    Raises:
+      UsageError: there is no such model.
+      StoreError: it lies in a bucket that cannot be read.
+    """
+    if _local(name):
+        return True
+    known = registry.find_model(name)
+    if known is not None and known.location == registry.EMBEDDED:
+        return True
+    locations = known.locations if known else registry.locations_of(name)
+    return any(is_fetched(location, cache or default_cache()) for location in locations)
+
+
+def _check_size(card: ModelCard, size_px: int) -> None:
+    """Refuses what the graph of a published model would only refuse on the workers.
+
+    Raises:
+      UsageError: the card is that of a model that takes squares of one other size.
+    """
+    own_px = card.resize.size_px
+    known = registry.known_models().get(card.name)
+    if known and known.card == card and not known.takes_any_size and size_px != own_px:
+        raise UsageError(
+            f'--model_size {size_px}: {card.name} takes squares of {own_px} px and no others'
+        )
+
+
+def _first(
+    locations: Sequence[str],
+    cache: str | None,
+    resolve: Callable[[str], ModelSource],
+    name: str,
+) -> ModelSource:
+    """Of the places of one model what is here already, else the first that does."""
+    if len(locations) == 1:
+        try:
+            return resolve(locations[0])
+        except ModelError as e:
+            if is_fetched(locations[0], cache or default_cache()):
+                raise  # it is here, and not as it should be
+            raise ModelError(f'{e}. {_by_hand(name)}') from e
+    folder = cache or default_cache()
+    problems: list[str] = []
+    for location in sorted(locations, key=lambda each: not is_fetched(each, folder)):
+        try:
+            return dataclasses.replace(resolve(location), passed_over=tuple(problems))
+        except ModelError as e:
+            problems.append(str(e))
+    raise ModelError(
+        f'--model {printable_location(name)}: cannot be had from any of its {len(locations)} '
+        f'sources: {"; ".join(problems)}. {_by_hand(name)}'
+    )
+
+
+def _by_hand(name: str) -> str:
+    shown_name = printable_location(name)
+    return (
+        'Download it by hand and give its folder, archive or file to --model; or run `lemmabeam '
+        f'models --check {shown_name} --model_cache DIR` where it can be downloaded, bring that '
+        'folder here, and give --model_cache DIR'
+    )
+
+
+def _check_sha256(source: ModelSource, name: str, wanted: str | None) -> None:
+    if wanted not in (None, source.weights_sha256):
+        raise ModelError(
+            f'--model {printable_location(name)!r} has the SHA-256 {source.weights_sha256}, '
+            f'--model_sha256 wants {wanted}'
+        )
+
+
+def _embedded(card: ModelCard, cache: str | None) -> ModelSource:
+    vocabulary = load_vocabulary(card.vocabulary)
+    return ModelSource(
+        card, vocabulary, registry.EMBEDDED, _embedded_sha256(), cache, kind=Kind.NPZ
+    )
+
+
+def _resolve(
+    location: str,
+    known: KnownModel | None,
+    given: str | None,
+    cache: str | None,
+    on_progress: Progress | None,
+) -> ModelSource:
+    """The model at one place.
+
+    Args:
+      location: of it.
+      known: whose card it has where it brings none; None for what its location says.
+      given: the value of --model_card.
+      cache, on_progress: see `resolve_model`.
+    """
+    path = fetch_model(location, cache or default_cache(), on_progress)
+    kind = kind_of(path)
+    if kind is Kind.SAVED_MODEL:
+        card, beside = _find_card(path, location, known, given)
+        vocabulary = _find_vocabulary(beside, card)
+    else:
+        with Weights(path, printable_location(location)) as weights:
+            beside = path.parent
+            if found := _written_card(beside, location, known, given):
+                card, beside = found
+            else:
+                card = _card_of(weights, location)
+            vocabulary = _find_vocabulary(beside, card)
+            architecture = card.architecture or str(weights.architecture)
+            weights.check(Architecture.parse(architecture), len(vocabulary) or None, card.name)
+            card = card.with_changes(architecture=architecture)
+    pictures = _find_pictures(beside, card, vocabulary)
+    return ModelSource(card, vocabulary, location, sha256_of(path), cache, pictures, kind)
+
+
+def _local(name: str) -> str | None:
+    """The absolute path of a local model, which wins over a name or handle that looks alike."""
+    if uris.scheme_of(name) or name in ('', registry.EMBEDDED):
+        return None
+    return uris.absolute(name) if os.path.exists(name) else None  # noqa: PTH110 (never an error)
+
+
+def printable_location(location: str) -> str:
+    """A location fit for messages and reports.
+
+    Of a URL without userinfo and query: nobody can tell which parameters are secret.
+    """
+    is_url = uris.scheme_of(location) in ('http', 'https', 'hf')
+    return shown(location) if is_url else uris.printable(location)
+
+
+def embedded_weights() -> bytes:
+    """The .npz file of the embedded model."""
+    return (_DATA / 'efficientnet_lite0_ilsvrc2012_fp16.npz').read_bytes()
+
+
+@functools.cache
+def _embedded_sha256() -> str:
+    return hashlib.sha256(embedded_weights()).hexdigest()
+
+
+def _find_card(
+    folder: Path, location: str, known: KnownModel | None, given: str | None
+) -> tuple[ModelCard, Path]:
+    """The card of a SavedModel, and the folder in which its class list and pictures lie."""
+    if found := _written_card(folder, location, known, given):
+        return found
+    raise UsageError(
+        f'--model {printable_location(location)!r} brings no {CARD_FILE}: write one into its '
+        f'folder, such as {card_template()}, or pass --model_card with a file or, for a copy of a '
+        'published model, its name'
+    )
+
+
+def _written_card(
+    folder: Path, location: str, known: KnownModel | None, given: str | None
+) -> tuple[ModelCard, Path] | None:
+    """The card that was given, lies beside a model, or is that of a published one."""
+    if given is not None:
+        if os.path.isfile(given):  # noqa: PTH113 (false, not an error, for impossible names)
+            where = f'--model_card {uris.named(given)}'
+            return _parse_card(Path(given), where), Path(given).parent
+        named = registry.find_model(given)
+        if named is None:
+            raise UsageError(
+                f'--model_card {printable_location(given)!r}: neither a known model nor a file'
+            )
+        return named.card, folder
+    own = folder / CARD_FILE
+    if own.is_file():
+        return _parse_card(own, f'{printable_location(location)}: {CARD_FILE}'), folder
+    published = known or registry.find_by_location(location)
+    return (published.card, folder) if published else None
+
+
+def _card_of(weights: Weights, location: str) -> ModelCard:
+    """The card of weights that nobody has described, by the classes of their head."""
+    where = printable_location(location)
+    vocabulary = next(iter(names_by_length(weights.classes or 0)), '')
+    if weights.classes is not None and not vocabulary:
+        raise UsageError(
+            f'--model {where}: no known class list has {weights.classes} classes: pass '
+            f'--model_card with a file such as {card_template()}, or make a SavedModel of it with '
+            '`lemmabeam export-model --labels`'
+        )
+    return registry.bit_card(
+        f'bit-{weights.architecture}'.lower(),
+        weights.architecture,
+        vocabulary,
+        value_range=(0.0, 1.0),
+        # As `lemmabeam export-model` has it for files that nobody knows.
+        is_fine_tuned=vocabulary not in ('', IMAGENET21K),
+        source=where.rpartition('/')[2],
+    )
+
+
+def _parse_card(path: Path, where: str) -> ModelCard:
+    card = parse_card(_small_file(path), where)
+    if card.architecture:
+        try:
+            Architecture.parse(card.architecture)
+        except ModelError as e:
+            raise UsageError(f'{where}: {e}') from e
+    return card
+
+
+def _find_vocabulary(beside: Path, card: ModelCard) -> Vocabulary:
+    if card.labels:
+        path = beside / card.labels
+        if not path.is_file():
+            raise UsageError(f'the file {card.labels!r} that the model card names is not beside it')
+        return parse_labels(card.name, _small_file(path), card.labels)
+    return load_vocabulary(card.vocabulary or NONE)
+
+
+def _find_pictures(
+    beside: Path, card: ModelCard, vocabulary: Vocabulary
+) -> tuple[tuple[str, bytes], ...]:
+    """The pictures of a canary that are no packaged ones.
+
+    Raises:
+      UsageError: one is missing, or must show what no class of the model is.
+    """
+    pictures = {}
+    for canary in card.canary:
+        path = beside / canary.image
+        if path.is_file():
+            pictures[canary.image] = _small_file(path)
+        elif not (_DATA / 'canary' / canary.image).is_file():
+            raise UsageError(
+                f'the canary picture {canary.image!r} that the model card names is not beside it'
+            )
+        if not vocabulary.has(canary.expected):
+            raise UsageError(
+                f'the canary of the model card expects {canary.expected!r} in {canary.image!r}, '
+                'but no class of the model has this name or lies below this WordNet id'
+            )
+    return tuple(sorted(pictures.items()))
+
+
+def _small_file(path: Path) -> bytes:
+    size = path.stat().st_size
+    if size > _MAX_SMALL_FILE_BYTES:
+        raise UsageError(f'{path}: {size} bytes, expected {_MAX_SMALL_FILE_BYTES} at most')
+    return path.read_bytes()

@@ -1,0 +1,1 @@
+"""What the files of an output look like."""

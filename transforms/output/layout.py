@@ -1,0 +1,153 @@
+"""Where the files of a run lie, and what its datasets look like."""
+
+import dataclasses
+import json
+from typing import Any
+
+from transforms.core import uris
+from transforms.core.errors import DamagedError, StoreError, UsageError
+from transforms.core.hashing import power_of_two, uri_hash
+from transforms.output.partitions import folder_of_values
+from transforms.storage.base import DEFAULT_OPTIONS, Store, StoreOptions
+from transforms.storage.registry import store_for
+from transforms.storage.sealed import open_json
+
+SCHEMA_VERSION = 1
+FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')
+"""All that lie in an output."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The output of one run.
+
+    Attributes:
+      output: absolute URI of the output folder.
+      run_id: id of the run.
+      model_id: id of the model.
+      carry: carried columns, in order.
+      partition_by: those of them that are folders.
+      rows_per_file: rows a Parquet file, about.
+      stores: how the output is reached.
+      attempt: which attempt at the run this is, as part of a path; what it stages is its own.
+    """
+
+    output: str
+    run_id: str
+    model_id: str
+    carry: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    rows_per_file: int
+    stores: StoreOptions = DEFAULT_OPTIONS
+    attempt: str = '0'
+
+    @property
+    def store(self) -> Store:
+        """The store of the output."""
+        return store_for(self.output, self.stores)
+
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """Carried columns that stand inside the prediction files."""
+        return tuple(column for column in self.carry if column not in self.partition_by)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the output is a local folder, where a run is published by renaming."""
+        return uris.scheme_of(self.output) == ''
+
+    def run_folder(self, kind: str) -> str:
+        """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'.
+
+        What only the next runs read lies beside the report: 'runs/<id>/dead_versions'.
+        """
+        if kind == 'dead_versions':
+            return f'runs/{self.run_id}/{kind}'
+        return f'{kind}/model={self.model_id}/run={self.run_id}'
+
+    @property
+    def work_folder(self) -> str:
+        """Where unpublished files of this run lie, relative to the output."""
+        return f'_work/{self.run_id}'
+
+    @property
+    def staging_folder(self) -> str:
+        """Where this attempt keeps the files that it has written, relative to the output."""
+        return f'{self.work_folder}/staged/{self.attempt}'
+
+    @property
+    def report_path(self) -> str:
+        """The file that makes a run complete."""
+        return f'runs/{self.run_id}/report.json'
+
+    @property
+    def commit_path(self) -> str:
+        """The file that decides which attempt's files are those of the run."""
+        return f'{self.work_folder}/commit.json'
+
+    def uri(self, path: str) -> str:
+        """The URI of a path below the output folder."""
+        return uris.join(self.output, path)
+
+    def staged_uri(self, path: str) -> str:
+        """Where a file is written before the run is published."""
+        return self.uri(f'{self.staging_folder}/{path}')
+
+    def partition_folder(self, carried: str) -> str:
+        """'split=train/' for a row's carried columns; '' without partitions."""
+        if not self.partition_by:
+            return ''
+        values = json.loads(carried)
+        chosen = [values[self.carry.index(column)] for column in self.partition_by]
+        return folder_of_values(self.partition_by, chosen)
+
+    def shards(self, rows: int) -> int:
+        """How many files hold so many rows: a power of two, as the number of buckets is.
+
+        So the rows of a chunk go to one file of a partition, however many files there are.
+        """
+        return power_of_two(-(-rows // self.rows_per_file))
+
+    def shard_path(self, kind: str, folder: str, shard: int, shards: int) -> str:
+        """Path of one file of a partition."""
+        return f'{self.run_folder(kind)}/{folder}part-{shard:05d}-of-{shards:05d}.parquet'
+
+    def path_for(self, kind: str, folder: str, uri: str, shards: int) -> str:
+        """Path of the file a row belongs to, by the hash of its URI."""
+        return self.shard_path(kind, folder, uri_hash(uri) % shards, shards)
+
+
+def dataset_spec(layout: Layout) -> dict[str, Any]:
+    """The content of dataset.json: what every run into the folder shares."""
+    return {
+        'schema_version': SCHEMA_VERSION,
+        'partition_by': list(layout.partition_by),
+        'carry': list(layout.carry),
+    }
+
+
+def check_dataset(layout: Layout) -> bool:
+    """Compares the run with what earlier runs have pinned.
+
+    Returns:
+      Whether the folder has a dataset.json.
+
+    Raises:
+      UsageError: the run does not fit; both layouts are named.
+    """
+    uri = layout.uri('dataset.json')
+    data = layout.store.read(uri)
+    if data is None:
+        return False
+    try:
+        there, _ = open_json(data)
+    except DamagedError as e:
+        raise StoreError(f'{uri} is damaged: restore it, or choose another --output') from e
+    ours = dataset_spec(layout)
+    if there != ours:
+        raise UsageError(
+            f'--output {layout.output}: this run does not fit the dataset there; the dataset has '
+            f'{json.dumps(there)}, this run {json.dumps(ours)}; use the same --carry and '
+            '--partition_by, or another --output'
+        )
+    return True

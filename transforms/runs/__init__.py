@@ -1,0 +1,1 @@
+"""The runs of an output: in progress, complete, and who may write."""

@@ -1,0 +1,163 @@
+"""Checkpoints: what the next attempt of a run need not do again.
+
+A finished chunk's file is named by its content, created only if it is absent and looked for before
+the chunk is worked; whoever comes second uses the winner's, so that its rows are the same for all.
+
+Of a chunk that takes long there are parts meanwhile: the rows of whole batches that follow each
+other, each named by the place of its first one.  They go when the chunk is finished.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from transforms.core.elements import Chunk
+from transforms.core.errors import DamagedError, StoreError
+from transforms.output import results
+from transforms.output.layout import Layout
+from transforms.storage.sealed import seal, unseal
+
+
+def folder(layout: Layout) -> str:
+    """Where they lie, relative to the output."""
+    return f'{layout.work_folder}/chunks'
+
+
+def chunk_uri(layout: Layout, chunk: Chunk, place: int = 0) -> str:
+    """Where the rows of a finished chunk lie; at another place, where the ones before are damaged.
+
+    What is damaged stays, and is never written over: of two workers that find it, one would
+    otherwise remove what the other has just finished.
+    """
+    name = f'{chunk.id}-{place}' if place else chunk.id
+    return layout.uri(f'{folder(layout)}/{name}.arrow')
+
+
+class Found(NamedTuple):
+    """What there is of a chunk.
+
+    Attributes:
+      data: its rows, an Arrow stream of `outcomes.SCHEMA`, or None if it is not finished.
+      damaged: files of it that are not as they were written, and count as none.
+    """
+
+    data: bytes | None
+    damaged: int
+
+
+class Parts(NamedTuple):
+    """What there is of a chunk that is not finished.
+
+    Attributes:
+      tables: the rows of its first images, in order.
+      damaged: whether the next file is not as it was written; it is removed.
+    """
+
+    tables: list[pa.Table]
+    damaged: int
+
+    @property
+    def done(self) -> int:
+        """How many images that is."""
+        return sum(map(len, self.tables))
+
+
+def part_uri(layout: Layout, chunk: Chunk, start: int) -> str:
+    """Where rows of an unfinished chunk lie, those from an image on."""
+    return layout.uri(f'{folder(layout)}/{chunk.id}.part-{start}.arrow')
+
+
+def keep_part(layout: Layout, chunk: Chunk, start: int, data: bytes) -> None:
+    """Keeps rows of an unfinished chunk, unless another worker has done so."""
+    layout.store.create(part_uri(layout, chunk, start), seal(data))
+
+
+def find_parts(layout: Layout, chunk: Chunk, most: int | None = None) -> Parts:
+    """Reads the rows of an unfinished chunk, as far as they follow each other.
+
+    Args:
+      layout: the output.
+      chunk: which.
+      most: no more images than this.
+    """
+    parts = Parts([], 0)
+    while parts.done < (len(chunk.items) if most is None else most):
+        uri = part_uri(layout, chunk, parts.done)
+        seen = layout.store.look(uri)
+        if seen is None:
+            break
+        rows = _rows(seen.data, chunk, parts.done)
+        if rows is None:
+            # Unlike a chunk's, it would never be reached again.
+            layout.store.delete(uri, seen)
+            return parts._replace(damaged=1)
+        parts.tables.append(results.from_ipc(rows))
+    return parts
+
+
+def finish(
+    layout: Layout, chunk: Chunk, start: int, table: pa.Table, parts: Sequence[int]
+) -> bytes:
+    """Keeps the rows of a chunk, and removes what there is of its parts.
+
+    Args:
+      layout: the output.
+      chunk: which.
+      start: its images before have been finished by an earlier attempt.
+      table: the rows of the others.
+      parts: where those begin that this attempt has kept.
+
+    Returns:
+      What counts, which may be another worker's.
+
+    Raises:
+      StoreError: the rows of the earlier attempt are not there any more.
+    """
+    before = find_parts(layout, chunk, start) if start else Parts([], 0)
+    if before.done != start:
+        raise StoreError(
+            f'{part_uri(layout, chunk, before.done)}, of an unfinished chunk, is missing or '
+            'damaged since it was read: the same command does it again'
+        )
+    if start:
+        table = results.join([*before.tables, table])
+    data = keep(layout, chunk, results.to_ipc(table))
+    starts = itertools.accumulate(map(len, before.tables[:-1]), initial=0) if start else ()
+    for each in (*starts, *parts):
+        layout.store.delete(part_uri(layout, chunk, each))
+    return data
+
+
+def find(layout: Layout, chunk: Chunk) -> Found:
+    """Looks for the rows of a chunk."""
+    damaged = 0
+    while (data := layout.store.read(chunk_uri(layout, chunk, damaged))) is not None:
+        rows = _rows(data, chunk)
+        if rows is not None:
+            return Found(rows, damaged)
+        damaged += 1
+    return Found(None, damaged)
+
+
+def keep(layout: Layout, chunk: Chunk, data: bytes) -> bytes:
+    """Keeps the rows of a chunk; returns what counts, which may be another worker's."""
+    winner, damaged = None, 0
+    while winner is None:
+        if layout.store.create(chunk_uri(layout, chunk, damaged), seal(data)):
+            return data
+        winner, damaged = find(layout, chunk)
+    return winner
+
+
+def _rows(data: bytes, chunk: Chunk, start: int | None = None) -> bytes | None:
+    """What is in a file, unless it is damaged, or another chunk's; of a part, or of all of it."""
+    try:
+        rows = unseal(data)
+        found: list[str] = results.from_ipc(rows)['uri'].to_pylist()
+    except (DamagedError, pa.ArrowException, OSError, LookupError):
+        return None
+    items = chunk.items if start is None else chunk.items[start : start + len(found)]
+    is_it = found == [item.uri for item in items] and (start is None or len(found) > 0)
+    return rows if is_it else None

@@ -1,0 +1,232 @@
+"""What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
+
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transforms.core import uris
+from transforms.core.errors import DamagedError, StoreError, UsageError
+from transforms.output.layout import Layout
+from transforms.storage.base import Store
+from transforms.storage.sealed import open_json, seal_json
+
+FORMAT = 2
+"""Of everything under `_work`; another one is neither read nor written to."""
+
+RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
+_FOLDER = '_work'
+_PUBLISHED_IN = ('predictions', 'dead_letters', 'runs')
+_PUBLISHED = re.compile(
+    r'(?:predictions|dead_letters)/model=[^/]+/run=([^/]+)/(?:.+/)?part-\d{5,}-of-\d{5,}\.parquet'
+    r'|runs/([^/]+)/dead_versions/part-\d{5,}-of-\d{5,}\.parquet'
+)
+_CHUNKS = 'chunks/'
+_CHUNK = re.compile(_CHUNKS + r'[0-9a-f]{16}\.arrow')
+_TEMPORARY = re.compile(
+    r'\.(dataset\.json|latest\.sql|report\.json|report\.html|_lease\.json|[\w-]+\.parquet)'
+    r'\.[0-9a-f]{8}\.tmp'
+)
+_OURS = re.compile(
+    r'(run|commit)\.json|probe-[0-9a-f]{12}(/.+)?|chunks/[0-9a-f]{16}(\.part)?(-\d+)?\.arrow|staged/.+'
+    r'|listing/(input-\d{5}\.json|\d{5}-[0-9a-f]{8}-\d{5}\.arrow)'
+    # What a killed process leaves of a local file that was not whole yet.
+    r'|(.*/)?\.[^/]+\.[0-9a-f]{8}\.tmp'
+)
+
+
+class Begun(NamedTuple):
+    """How a run was begun; all its attempts share it.
+
+    Attributes:
+      started_at: when, UTC, in ISO 8601.
+      sequence: its place among the runs of the output.
+      earlier: ids of the runs whose results it takes into account.
+      options: what decides on its output.
+    """
+
+    started_at: str
+    sequence: int
+    earlier: list[str]
+    options: dict[str, Any]
+
+
+class Unfinished(NamedTuple):
+    """The work of a run.
+
+    Attributes:
+      run_id: its id.
+      paths: every file of it, relative to the output.
+      size_bytes: of all of them.
+      chunks: how many of its chunks are finished.
+      has_begun: whether it has written how it was begun.
+    """
+
+    run_id: str
+    paths: list[str]
+    size_bytes: int
+    chunks: int
+    has_begun: bool
+
+    @property
+    def has_results(self) -> bool:
+        """Whether anything is finished, be it a part of a chunk."""
+        return any(f'/{_CHUNKS}' in path for path in self.paths)
+
+    def __str__(self) -> str:
+        chunks = f'{self.chunks:,} finished chunk{"s" if self.chunks != 1 else ""}'
+        if self.has_results and not self.chunks:
+            chunks = 'parts of a chunk'
+        return f'{chunks}, {self.size_bytes / 1e6:,.1f} MB'
+
+
+def unfinished(output: str, store: Store) -> list[Unfinished]:
+    """The work that lies below an output, by run id; what no run has written is left out."""
+    folder = uris.join(output, _FOLDER)
+    if not store.is_folder(folder):
+        return []
+    prefix = len(uris.join(folder, ''))
+    found: dict[str, Unfinished] = {}
+    for entry in store.list(folder):
+        run_id, _, name = entry.uri[prefix:].partition('/')
+        if not RUN_ID.fullmatch(run_id) or not _OURS.fullmatch(name):
+            continue
+        run = found.get(run_id, Unfinished(run_id, [], 0, 0, False))
+        run.paths.append(f'{_FOLDER}/{run_id}/{name}')
+        found[run_id] = run._replace(
+            size_bytes=run.size_bytes + max(0, entry.size_bytes),
+            chunks=run.chunks + bool(_CHUNK.fullmatch(name)),
+            has_begun=run.has_begun or name == 'run.json',
+        )
+    return [found[run_id] for run_id in sorted(found)]
+
+
+def run_of(path: str) -> str | None:
+    """The run that has published a file, relative to the output; None if it is no such file."""
+    match = _PUBLISHED.fullmatch(path)
+    run_id = match and (match[1] or match[2])
+    return run_id if run_id and RUN_ID.fullmatch(run_id) else None
+
+
+def published(output: str, store: Store) -> dict[str, set[str]]:
+    """The folders of what runs have published, or half so, by run id; relative to the output."""
+    found: dict[str, set[str]] = {}
+    prefix = len(uris.join(output, ''))
+    for folder in _PUBLISHED_IN:
+        if store.is_folder(uris.join(output, folder)):
+            for entry in store.list(uris.join(output, folder)):
+                path = entry.uri[prefix:]
+                run_id = run_of(path)
+                if run_id is not None:
+                    found.setdefault(run_id, set()).add('/'.join(path.split('/')[:3]))
+    return found
+
+
+def _uri(layout: Layout) -> str:
+    return layout.uri(f'{layout.work_folder}/run.json')
+
+
+def begun(layout: Layout) -> Begun | None:
+    """How a run was begun; None if it was not.
+
+    Raises:
+      UsageError: by another version of Lemmabeam.
+      StoreError: the file is damaged.
+    """
+    uri = _uri(layout)
+    data = layout.store.read(uri)
+    if data is None:
+        return None
+    try:
+        found, is_sealed = open_json(data)
+        there = found.pop('format')
+        if there == FORMAT:
+            if not is_sealed:
+                raise DamagedError('its checksum is missing')
+            return Begun(
+                str(found['started_at']),
+                int(found['sequence']),
+                [str(run_id) for run_id in found['earlier']],
+                dict(found['options']),
+            )
+    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        raise StoreError(
+            f'{uri} is damaged, so run {layout.run_id} cannot be gone on with: choose another '
+            f'--run_id, or remove its work with `lemmabeam clean {layout.output}`'
+        ) from e
+    raise UsageError(
+        f'{uri}: run {layout.run_id} was begun by another version of Lemmabeam (format {there} of '
+        f'its work, this one has {FORMAT}): finish it with that version, choose another --run_id, '
+        f'or remove its work with `lemmabeam clean {layout.output}`'
+    )
+
+
+def begin(layout: Layout, run: Begun) -> None:
+    """Writes down how a run is begun."""
+    content = {'format': FORMAT, **run._asdict()}
+    layout.store.write(_uri(layout), seal_json(content))
+
+
+def leave_nothing(layout: Layout) -> bool:
+    """Removes the work of a run of which no chunk is finished and nothing is decided on.
+
+    Only for who holds the lease.
+
+    Returns:
+      Whether nothing of it is there now.
+    """
+    folder = layout.uri(layout.work_folder)
+    if not layout.store.is_folder(folder):
+        return True
+    found = [entry.uri for entry in layout.store.list(folder)]
+    names = [uri[len(uris.join(folder, '')) :] for uri in found]
+    if any(name.startswith(_CHUNKS) or name == 'commit.json' for name in names):
+        return False
+    # What is left when this is interrupted belongs to no run that has begun.
+    for uri in sorted(found, key=lambda uri: uri != _uri(layout)):
+        layout.store.delete(uri)
+    if layout.is_local:
+        for path, _, _ in os.walk(folder, topdown=False):
+            with contextlib.suppress(OSError):  # something is there that is not ours
+                Path(path).rmdir()
+    return True
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file is one that was to be renamed, once it was whole, to one of ours."""
+    return _TEMPORARY.fullmatch(path.rpartition('/')[2]) is not None
+
+
+def remove_temporaries(layout: Layout, *, everywhere: bool = False) -> None:
+    """Removes local files that a killed process had not put in their place yet.
+
+    Only for who holds the lease: anybody else's may be under way.
+
+    Args:
+      layout: the output.
+      everywhere: also those beside published files, which only `forget` writes one by one: there
+        may be many folders.
+    """
+    if not layout.is_local:
+        return
+    top = Path(layout.output)
+    folders = [top, top / 'vocabularies', top / _FOLDER, *top.glob('runs'), *top.glob('runs/*')]
+    pattern = '**/.*.tmp' if everywhere else '.*.tmp'
+    for folder in [top] if everywhere else folders:
+        for path in folder.glob(pattern):
+            if is_temporary(path.name):
+                path.unlink(missing_ok=True)
+
+
+def remove_empty_folders(layout: Layout) -> None:
+    """Removes empty folders of runs, as a kill may leave them; object stores have none.
+
+    Only for who holds the lease.
+    """
+    if not layout.is_local:
+        return
+    for name in (_FOLDER, *_PUBLISHED_IN):
+        for folder, _, _ in os.walk(layout.uri(name), topdown=False):
+            with contextlib.suppress(OSError):  # most are not
+                Path(folder).rmdir()

@@ -1,0 +1,1 @@
+"""What is labelled, and how it is listed."""

@@ -1,0 +1,82 @@
+"""What a run labels: inputs that are resolved, and what is read of them."""
+
+from typing import NamedTuple
+
+from transforms.core import uris
+from transforms.core.waiting import LEAST_DEADLINE_SEC
+from transforms.storage.base import DEFAULT_OPTIONS, StoreOptions
+
+
+class Input(NamedTuple):
+    """One resolved --input.
+
+    Attributes:
+      kind: 'folder', 'glob', 'manifest', 'manifests', 'file', or 'dead_letters' of an earlier run.
+      uri: absolute; for a glob its folder, up to the first part with a wildcard.
+      pattern: the whole glob, of images or manifests; for dead letters the reasons that are wanted;
+        otherwise ''.
+      stores: how it is reached.
+      deadline_sec: so long it may take to list the next entry, or to read the next line.
+    """
+
+    kind: str
+    uri: str
+    pattern: str
+    stores: StoreOptions = DEFAULT_OPTIONS
+    deadline_sec: float = LEAST_DEADLINE_SEC
+
+    @property
+    def shown(self) -> str:
+        """For messages."""
+        return uris.printable(self.pattern or self.uri)
+
+
+class Columns(NamedTuple):
+    """Which columns of a manifest are read.
+
+    Attributes:
+      uri: the column of the URIs.
+      carry: columns carried along as text.
+      partition_by: those of them that become folders of the output.
+    """
+
+    uri: str
+    carry: tuple[str, ...]
+    partition_by: tuple[str, ...]
+
+
+class TooMany(NamedTuple):
+    """From when on it is known that a run would label too many images.
+
+    Attributes:
+      max_images: so many it may label.
+      known: so many, at most, have been dealt with by earlier runs, and may be left unchanged.
+    """
+
+    max_images: int
+    known: int
+
+
+class Listing(NamedTuple):
+    """What a run labels.
+
+    Attributes:
+      inputs: what is listed.
+      columns: what is read of manifests.
+      sample: label only so many images, or None.
+      since: leave out what was written before, in seconds since 1970, or None.
+      originals: the manifests of the run that is retried, if this is a retry.
+      is_remote: the images are read by other machines, which see no local path.
+      most: refuse an input of more distinct images than `TooMany` allows, while it is listed.
+    """
+
+    inputs: tuple[Input, ...]
+    columns: Columns
+    sample: int | None = None
+    since: float | None = None
+    originals: tuple[Input, ...] = ()
+    is_remote: bool = False
+    most: TooMany | None = None
+
+
+DEAD_LETTERS = 'dead_letters'

@@ -1,0 +1,1 @@
+"""Stores by scheme, and how to read and write them."""

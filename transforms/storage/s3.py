@@ -1,0 +1,563 @@
+"""Amazon S3 and what speaks its protocol.
+
+botocore gives credentials, listing and conditional writes.  Images are read over one HTTP pool of
+our own, from URLs that it signs: with a deadline that is total, and somewhat less CPU.
+"""
+
+import base64
+import contextlib
+import hashlib
+import io
+import logging
+import re
+import threading
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import google_crc32c
+import urllib3
+
+from transforms.core import uris
+from transforms.core.errors import ImageError, LemmabeamError, StoreError, UsageError
+from transforms.core.reasons import Reason
+from transforms.core.waiting import alive
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.storage.http_fetch import (
+    POOL_SIZE,
+    TransientError,
+    heed_retry_after,
+    make_pool,
+    read_error,
+    read_object,
+    seconds_left,
+)
+
+# Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
+_SIGNED_SEC = 3600
+_STREAM_BYTES = 8 * 2**20
+_ATTEMPTS = 5
+_CONFLICT_SEC = (0.1, 0.3, 1.0, 2.0)
+_CONNECT_SEC, _READ_SEC = 10, 60
+
+_CODE = re.compile(rb'<Code>\s*(\w{1,64})\s*</Code>')
+_MD5 = re.compile(r'[0-9a-f]{32}')
+_CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
+    'crc32c': lambda data: google_crc32c.value(data).to_bytes(4, 'big'),
+    'crc32': lambda data: zlib.crc32(data).to_bytes(4, 'big'),
+    'sha256': lambda data: hashlib.sha256(data).digest(),
+    'sha1': lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
+}
+
+_NO_KEYS = (
+    'no usable AWS credentials: run `aws sso login` or `aws configure`, or set AWS_PROFILE or '
+    'AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY'
+)
+_EXPIRED = 'the AWS credentials have expired: log in again, or renew AWS_SESSION_TOKEN'
+_UNKNOWN_KEY = (
+    'the store does not know the AWS access key or session token: check AWS_PROFILE, '
+    'AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN'
+)
+_CLOCK = 'the store refuses the time of this machine: set its clock'
+_CREDENTIALS = {
+    'ExpiredToken': _EXPIRED,
+    'ExpiredTokenException': _EXPIRED,
+    'TokenRefreshRequired': _EXPIRED,
+    'InvalidAccessKeyId': _UNKNOWN_KEY,
+    'InvalidToken': _UNKNOWN_KEY,
+    'SignatureDoesNotMatch': 'the AWS secret access key does not belong to the access key: check '
+    'AWS_PROFILE or AWS_SECRET_ACCESS_KEY',
+    'RequestTimeTooSkewed': _CLOCK,
+}
+_ELSEWHERE = frozenset(
+    'AuthorizationHeaderMalformed AuthorizationQueryParametersError PermanentRedirect '
+    'TemporaryRedirect IllegalLocationConstraintException'.split()
+)
+_MOVED = (301, 302, 307, 308)
+_OTHER_REGION = 'the bucket is in another region: name it with --s3_region_name'
+_PERMISSIONS = (
+    'access denied; the account needs s3:ListBucket, s3:GetObject, s3:PutObject and '
+    's3:DeleteObject there'
+)
+_PAYER = 'requester'
+_ARCHIVED = 'archived: restore it first'
+
+
+class S3Store:
+    """Buckets of S3; see `transforms.storage.base.Store`.
+
+    An object's version is its ETag.  Credentials, region, profile, AWS_ENDPOINT_URL_S3 and
+    AWS_CA_BUNDLE are found as botocore finds them.
+
+    Args:
+      endpoint_url: another address than Amazon's.
+      region_name: region of the buckets; that of a bucket elsewhere is asked for once.
+      is_payer: pay for requests to requester-pays buckets.
+
+    Raises:
+      UsageError: boto3 is not installed, or region, endpoint or profile cannot be used.
+      StoreError: there are no credentials.
+    """
+
+    def __init__(
+        self,
+        endpoint_url: str | None = None,
+        region_name: str | None = None,
+        is_payer: bool = False,
+    ) -> None:
+        try:
+            import botocore.session
+        except ImportError as e:
+            raise UsageError("s3:// needs boto3: pip install 'lemmabeam[aws]'") from e
+        session = botocore.session.Session()
+        with _systemic('s3://'):
+            if session.get_credentials() is None:
+                raise StoreError(_NO_KEYS)
+            self._client = _make_client(session, endpoint_url, region_name)
+            ca_certs = session.get_config_variable('ca_bundle')
+        # As stored: the checksum is of the stored bytes.
+        self._headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
+        if is_payer:
+            self._client.meta.events.register('provide-client-params.s3', _pay)
+            self._headers['x-amz-request-payer'] = _PAYER
+        self._pool = make_pool(self._client.meta.endpoint_url, ca_certs)
+        # At DEBUG they log signed URLs, which are as good as a password for an hour, and tokens.
+        logging.getLogger('urllib3.connectionpool').addFilter(_is_unsigned)
+        logging.getLogger('botocore').setLevel(logging.INFO)
+        self._lock = threading.Lock()
+        self._located: set[str] = set()
+
+    def stat(self, uri: str) -> Entry | None:
+        from botocore.exceptions import ClientError
+
+        bucket, key = uris.split_object(uri)
+        if not key or key.endswith('/'):  # a console's marker of an empty folder
+            return None
+        with _systemic(uri):
+            try:
+                found = self._client.head_object(Bucket=bucket, Key=key)
+            except ClientError as e:
+                if _status_of(e) == 404:
+                    return None
+                self.is_folder(uri)  # says why: the answer to HEAD has no body that could
+                raise
+        if uris.may_mark_folder(found['ContentLength'], found.get('ContentType')) and (
+            self.is_folder(uri)
+        ):
+            return None
+        modified_at = found['LastModified'].timestamp()
+        return Entry(
+            uri, _version(found.get('ETag')), found['ContentLength'], modified_at=modified_at
+        )
+
+    def is_folder(self, uri: str) -> bool:
+        bucket, prefix = _folder(uri)
+        with _systemic(uri):
+            page = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        return bool(page.get('Contents')) or not prefix  # an empty bucket is one, too
+
+    def list(
+        self,
+        folder: str,
+        max_depth: int | None = None,
+        by_every_name: bool = False,  # noqa: ARG002 (there are no links)
+        starts_with: str = '',
+    ) -> Iterator[Entry]:
+        bucket, prefix = _folder(folder)
+        options = {'Delimiter': '/'} if max_depth == 1 else {}
+        paginator = self._client.get_paginator('list_objects_v2')
+        with _systemic(folder):
+            for page in paginator.paginate(Bucket=bucket, Prefix=prefix + starts_with, **options):
+                alive()  # markers of folders are not given on
+                for found in page.get('Contents', ()):
+                    if not found['Key'].endswith('/'):
+                        uri = f's3://{bucket}/{found["Key"]}'
+                        modified_at = found['LastModified'].timestamp()
+                        version = _version(found.get('ETag'))
+                        yield Entry(uri, version, found['Size'], modified_at=modified_at)
+
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
+        bucket, key = uris.split_object(uri)
+        if key.endswith('/'):
+            raise ImageError(Reason.NOT_A_FILE, 'a folder')
+        return read_object(
+            lambda: self._ask(bucket, key, unless),
+            _check,
+            lambda headers: _version(headers.get('ETag')),
+            limits,
+            admit,
+        )
+
+    def _ask(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
+        response = self._get(bucket, key, unless)
+        if response.status == 200:
+            return response
+        error = _error_of(bucket, response, unless)
+        if isinstance(error, _ElsewhereError):
+            self._locate(bucket)
+            response = self._get(bucket, key, unless)
+            if response.status == 200:
+                return response
+            error = _error_of(bucket, response, unless)
+        raise error
+
+    def _get(self, bucket: str, key: str, unless: str = '') -> urllib3.BaseHTTPResponse:
+        with _signing():
+            url = self._client.generate_presigned_url(
+                'get_object',
+                Params={'Bucket': bucket, 'Key': key, 'ChecksumMode': 'ENABLED'},
+                ExpiresIn=_SIGNED_SEC,
+            )
+        headers = self._headers
+        if unless:
+            headers = {**headers, 'If-None-Match': f'"{unless}"'}
+        return self._pool.request(
+            'GET', _keep_dots(url), headers=headers, preload_content=False, timeout=seconds_left()
+        )
+
+    def _locate(self, bucket: str) -> None:
+        """Has the client find out the region of a bucket, with which it signs from then on."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        with self._lock:
+            if bucket not in self._located:
+                # Whatever else is wrong, the next request tells it.
+                with contextlib.suppress(BotoCoreError, ClientError):
+                    self._client.head_bucket(Bucket=bucket)
+                self._located.add(bucket)
+
+    def open(self, uri: str) -> BinaryIO:
+        entry = self.stat(uri)
+        if entry is None:
+            raise UsageError(f'cannot read {uri}: no such object')
+        return io.BufferedReader(_Stream(self._client, entry), _STREAM_BYTES)
+
+    def read(self, uri: str) -> bytes | None:
+        seen = self.look(uri)
+        return None if seen is None else seen.data
+
+    def look(self, uri: str) -> Seen | None:
+        from botocore.exceptions import ClientError
+
+        with _systemic(uri):
+            try:
+                return _read(self._client, uri)
+            except ClientError as e:
+                if _code_of(e) == 'NoSuchKey':
+                    return None
+                raise
+
+    def write(self, uri: str, data: bytes) -> None:
+        with _systemic(uri):
+            self._put(uri, data)
+
+    def create(self, uri: str, data: bytes) -> bool:
+        with _systemic(uri):
+            # Gone again: a delete of this name at the same time.
+            return self._try(lambda: self._put(uri, data, IfNoneMatch='*'), 'NoSuchKey')
+
+    def place(self, uri: str, target: str) -> bool:
+        source, copy = map(uris.split_object, (uri, target))
+        with _systemic(uri):
+            return self._try(
+                lambda: self._client.copy_object(
+                    Bucket=copy[0],
+                    Key=copy[1],
+                    CopySource=dict(zip(('Bucket', 'Key'), source, strict=True)),
+                )
+            )
+
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        with _systemic(uri):
+            return self._try(lambda: self._put(uri, data, IfMatch=f'"{seen.version}"'))
+
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
+        from botocore.exceptions import ClientError
+
+        bucket, key = uris.split_object(uri)
+        conditions = {} if seen is None else {'IfMatch': f'"{seen.version}"'}
+        with _systemic(uri):
+            try:
+                return self._try(
+                    lambda: self._client.delete_object(Bucket=bucket, Key=key, **conditions)
+                )
+            except ClientError as e:
+                # Amazon's has conditions for it since 2025, others not yet.
+                if seen is None or _status_of(e) != 501:
+                    raise
+                return False
+
+    def _try(self, request: Callable[[], object], another_try: str = '') -> bool:
+        """Sends a request that the store may refuse because of its condition; whether it did it.
+
+        Args:
+          request: to be sent.
+          another_try: the code of an error that is none, but a race nobody has won yet.
+        """
+        from botocore.exceptions import ClientError
+
+        for delay_sec in (*_CONFLICT_SEC, None):
+            try:
+                request()
+                return True
+            except ClientError as e:
+                code = _code_of(e)
+                is_race = _status_of(e) == 409 or code == another_try
+                if not is_race and (_status_of(e) == 412 or code == 'NoSuchKey'):
+                    return False
+                if not is_race or delay_sec is None:
+                    raise
+            time.sleep(delay_sec)
+        raise AssertionError('unreachable')
+
+    def _put(self, uri: str, data: bytes, **conditions: str) -> None:
+        bucket, key = uris.split_object(uri)
+        self._client.put_object(
+            Bucket=bucket, Key=key, Body=data, ContentType='application/octet-stream', **conditions
+        )
+
+
+class _Stream(io.RawIOBase):
+    """Reads one version of an object in ranges; to be buffered."""
+
+    def __init__(self, client: Any, entry: Entry):
+        self._client = client
+        self._entry = entry
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = (0, self._position, self._entry.size_bytes)[whence] + offset
+        if start < 0:
+            raise ValueError(f'a position below 0: {start}')
+        self._position = start
+        return start
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._entry.size_bytes)
+        if end <= self._position:
+            return 0
+        span = f'bytes={self._position}-{end - 1}'
+        with _systemic(self._entry.uri):
+            data, _ = _read(self._client, self._entry.uri, Range=span, IfMatch=self._entry.version)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _make_client(session: Any, endpoint_url: str | None, region_name: str | None) -> Any:
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        signature_version='s3v4',
+        retries={'mode': 'standard', 'total_max_attempts': _ATTEMPTS},
+        connect_timeout=_CONNECT_SEC,
+        read_timeout=_READ_SEC,
+        max_pool_connections=POOL_SIZE,
+    )
+
+    def make(config: Any) -> Any:
+        return session.create_client(
+            's3', region_name=region_name, endpoint_url=endpoint_url, config=config
+        )
+
+    try:
+        client = make(config)
+    except ValueError as e:
+        if isinstance(e, BotoCoreError):  # about something else, of which `_systemic` knows
+            raise
+        raise UsageError('--s3_endpoint_url or AWS_ENDPOINT_URL_S3: not a URL') from e
+    ours = client.meta.config.s3 or {}
+    host = urllib.parse.urlsplit(client.meta.endpoint_url).hostname or ''
+    if '.amazonaws.' in host and ours.get('addressing_style') != 'path':
+        # Otherwise URLs are signed for the global host, which is slower and redirects new buckets.
+        client = make(config.merge(Config(s3={**ours, 'addressing_style': 'virtual'})))
+    return client
+
+
+def _pay(params: dict[str, Any], model: Any, **_: object) -> None:
+    """Has whoever asks pay, in each kind of request that can say so."""
+    if 'RequestPayer' in model.input_shape.members:
+        params['RequestPayer'] = _PAYER
+
+
+def _folder(uri: str) -> tuple[str, str]:
+    bucket, prefix = uris.split_object(uri)
+    return bucket, f'{prefix.rstrip("/")}/' if prefix else ''
+
+
+def _read(client: Any, uri: str, **options: str) -> Seen:
+    """Reads an object or a range of it; a body that breaks off is read again."""
+    from botocore.exceptions import BotoCoreError
+
+    bucket, key = uris.split_object(uri)
+    for attempt in range(_ATTEMPTS):
+        answer = client.get_object(Bucket=bucket, Key=key, **options)
+        with contextlib.closing(answer['Body']) as body:
+            try:
+                return Seen(body.read(), _version(answer.get('ETag')))
+            except BotoCoreError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+    raise AssertionError('unreachable')
+
+
+def _version(etag: str | None) -> str:
+    return (etag or '').strip('"')
+
+
+def _keep_dots(url: str) -> str:
+    """Percent-encodes parts '.' and '..' of the path, which a client would resolve."""
+    head, mark, query = url.partition('?')
+    parts = [part.replace('.', '%2E') if part in ('.', '..') else part for part in head.split('/')]
+    return '/'.join(parts) + mark + query
+
+
+def _is_unsigned(record: logging.LogRecord) -> bool:
+    return 'X-Amz-Signature' not in record.getMessage()
+
+
+def _check(headers: Any, data: bytes) -> None:
+    if headers.get('x-amz-checksum-type', '').upper() != 'COMPOSITE':
+        for name, digest in _CHECKSUMS.items():
+            expected = headers.get(f'x-amz-checksum-{name}', '')
+            if expected and '-' not in expected:  # else of the parts' checksums
+                _compare(name, base64.b64encode(digest(data)).decode(), expected)
+                return
+    etag = _version(headers.get('ETag'))
+    # Encrypted with a key of one's own, the ETag is of something else.
+    has_own_key = 'kms' in headers.get('x-amz-server-side-encryption', '') or (
+        'x-amz-server-side-encryption-customer-algorithm' in headers
+    )
+    if _MD5.fullmatch(etag) and not has_own_key:
+        _compare('md5', hashlib.md5(data, usedforsecurity=False).hexdigest(), etag)
+
+
+def _compare(name: str, actual: str, expected: str) -> None:
+    if actual != expected:
+        raise TransientError(Reason.CHECKSUM, f'{name} is {actual}, the store says otherwise')
+
+
+class _ElsewhereError(StoreError):
+    """The bucket is in another region than the request was made for."""
+
+
+def _error_of(bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> Exception:
+    body = read_error(response)
+    match = _CODE.search(body)
+    code = match[1].decode('ascii', 'replace') if match else ''
+    status = response.status
+    if status == 304 and unless:
+        return NotModified()
+    error = _systemic_error(f's3://{bucket}', code, status)
+    if error is not None:
+        return error
+    if code == 'InvalidObjectState':
+        archived = ImageError(Reason.FORBIDDEN, _ARCHIVED)
+        archived.is_its_own = True  # told to those only who may read it
+        return archived
+    if code in ('RequestTimeout', 'SlowDown') or status in (408, 429) or status >= 500:
+        heed_retry_after(response.headers, f'HTTP {status}')
+        return TransientError(Reason.STORE_ERROR, f'HTTP {status}')
+    if status == 403 and b'<ServerTime>' in body:  # 'expired' or 'not yet valid': neither is ours
+        return StoreError(f's3://{bucket}: {_CLOCK}')
+    reasons = {401: Reason.FORBIDDEN, 403: Reason.FORBIDDEN, 404: Reason.NOT_FOUND}
+    return ImageError(reasons.get(status, Reason.STORE_ERROR), f'HTTP {status}')
+
+
+def _systemic_error(uri: str, code: str, status: int) -> LemmabeamError | None:
+    """What is wrong with credentials, region or bucket, for a code of S3; None if it is neither."""
+    if code in _CREDENTIALS:
+        return StoreError(f'{uri}: {_CREDENTIALS[code]}')
+    if code == 'NoSuchBucket':
+        return StoreError(f'{uri}: no such bucket')
+    if code in _ELSEWHERE or status in _MOVED:
+        return _ElsewhereError(f'{uri}: {_OTHER_REGION}')
+    return None
+
+
+def _status_of(error: Any) -> int:
+    return int(error.response.get('ResponseMetadata', {}).get('HTTPStatusCode', 0))
+
+
+def _code_of(error: Any) -> str:
+    return str(error.response.get('Error', {}).get('Code', ''))
+
+
+@contextlib.contextmanager
+def _systemic(uri: str) -> Iterator[None]:
+    """Turns what the client library raises into an error about the whole store."""
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+
+    try:
+        yield
+    except exceptions.ClientError as e:
+        raise _explain(uri, _code_of(e), _status_of(e)) from e
+    except (exceptions.ProfileNotFound, exceptions.ConfigParseError) as e:
+        raise UsageError('AWS_PROFILE: no such profile, or ~/.aws/config is damaged') from e
+    except exceptions.InvalidRegionError as e:
+        raise UsageError('--s3_region_name or AWS_REGION: no name of a region') from e
+    except exceptions.ParamValidationError as e:
+        raise UsageError(f'{uris.printable(uri)}: no name S3 allows') from e
+    except (exceptions.HTTPClientError, exceptions.ConnectionError, OSError) as e:
+        raise StoreError(f'{uri}: the store cannot be reached') from e
+    except (exceptions.BotoCoreError, ResponseParserError, RuntimeError) as e:
+        if _is_about_credentials(e):
+            raise StoreError(f'{uri}: {_NO_KEYS}') from e
+        raise StoreError(f'{uri}: the store does not answer properly') from e
+
+
+def _explain(uri: str, code: str, status: int) -> LemmabeamError:
+    if code == 'NoSuchBucket':
+        return UsageError(f'{uri}: no such bucket {uris.split_object(uri)[0]}')
+    if error := _systemic_error(uri, code, status):
+        return error
+    if code == 'InvalidObjectState':
+        return StoreError(f'{uri}: {_ARCHIVED}')
+    match status:
+        case 403:
+            return StoreError(f'{uri}: {_PERMISSIONS}')
+        case 404:
+            return UsageError(f'{uri}: no such bucket or object')
+        case 412:
+            return StoreError(f'{uri}: changed while it was read')
+        case 501:
+            return StoreError(f'{uri}: the store lacks conditional writes, or else what we need')
+    return StoreError(f'{uri}: the store does not answer properly (HTTP {status})')
+
+
+def _is_about_credentials(error: Exception) -> bool:
+    # RuntimeError: refreshed, and expired all the same.
+    name = type(error).__name__
+    return isinstance(error, RuntimeError) or any(
+        word in name for word in ('Credential', 'Token', 'SSO', 'Login', 'MFA')
+    )
+
+
+@contextlib.contextmanager
+def _signing() -> Iterator[None]:
+    """While a URL is signed only credentials can be missing, or the region of an odd endpoint."""
+    from botocore import exceptions
+
+    try:
+        yield
+    except (exceptions.HTTPClientError, exceptions.ConnectionError) as e:
+        raise TransientError(Reason.STORE_ERROR, 'no AWS credentials: no connection') from e
+    except exceptions.ParamValidationError as e:
+        raise ImageError(Reason.BAD_URI, 'no name S3 allows') from e
+    except (exceptions.BotoCoreError, exceptions.ClientError, RuntimeError) as e:
+        raise StoreError(_NO_KEYS) from e
