@@ -408,7 +408,7 @@ def test_a_later_run_over_something_else_changes_nothing(place, changes, capsys)
     path = folder.parent / 'out/runs/night-1/report.json'
 
     def change(report):
-        report |= changes | {'options': finish['options'] | changes.get('options', {})}
+        report |= changes | {'options': report['options'] | changes.get('options', {})}
 
     edit_json(path, change)
     config = settled(*arguments_for(folder, '--max_bytes', '100'))

@@ -280,7 +280,7 @@ class TestDecoderThatHangs:
 
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
-            'import sys, time; from tests.support.app import without_model\n'
+            'import sys, time; from tests.support import without_model\n'
             'from transforms.images import decode; from transforms.loading import loader, threads\n'
             'from transforms import inference as handler\n'
             'handler.Predictor = without_model.Predictor\n'

@@ -123,7 +123,7 @@ def test_the_engine_holds_no_long_text_and_files_are_the_same(manifest, tmp_path
         found = _run(manifest, tmp_path / 'out')
     assert 0 < largest < 3 * LONG
     manifest.write_text(lines)
-    monkeypatch.setattr(attempt.engine, 'is_this_process', lambda _: False)
+    monkeypatch.setattr(attempt.base, 'is_this_process', lambda _: False)
     assert _run(manifest, tmp_path / 'out2') == found
     kinds = {kind for kind, *_ in (path.partition('/') for path in found)}
     assert {'predictions', 'dead_letters'} <= kinds

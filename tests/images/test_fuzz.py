@@ -23,14 +23,15 @@ _MAX_CPU_SEC = 5.0
 _DECODE = """
 import collections, json, sys, time
 from pathlib import Path
-from tests.support.app import mutations
+from tests.support import mutations
 from transforms.images import decode
 from transforms.core.errors import ImageError
-from transforms.model.card import Resize
+from transforms.images.limits import PixelLimits
+from transforms.images.resize import Resize
 
 COUNT, SEED = map(int, sys.argv[1:])
 RESIZE = Resize(224, 256, 'bicubic')
-LIMITS = decode.PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
+LIMITS = PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
 
 def resident_bytes():
     return int(Path('/proc/self/statm').read_text().split()[1]) * 4096
@@ -63,13 +64,14 @@ import hashlib, json, resource, sys
 from pathlib import Path
 from transforms.images import decode
 from transforms.core.errors import ImageError
-from transforms.model.card import Resize
+from transforms.images.limits import PixelLimits
+from transforms.images.resize import Resize
 
 # What is asked for and never used, as the canvas of a WebP, would be filled, too.
 most_bytes = int(Path('/proc/self/statm').read_text().split()[0]) * 4096 + (512 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
 RESIZE = Resize(64, None, 'bilinear')
-LIMITS = decode.PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
+LIMITS = PixelLimits(max_px=1_000_000, max_baseline_jpeg_px=4_000_000)
 pixels = {}
 for path in Path(sys.argv[1]).iterdir():
     try:

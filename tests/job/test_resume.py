@@ -25,7 +25,7 @@ quick_beam.install()
 # A run that waits to be killed in the first call of the model behind so many finished chunks.
 HELD = """
 import pathlib, sys, threading
-from tests.support.app import counted
+from tests.support import counted
 from transforms import inference as handler
 
 count, chunks, wanted, *argv = sys.argv[1:]

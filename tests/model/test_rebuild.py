@@ -215,14 +215,14 @@ def test_one_that_computes_something_else_is_used_as_it_is(tf, weights, pictures
 
 def refuse_as_found(why_saved, source):
     """Asks for a network that is built, where it was found out already why there is none."""
-    from transforms.model import load
+    from transforms.model import load as loading
 
     def rebuild(*_):
-        raise load.NotRebuiltError(why_saved)
+        raise loading.NotRebuiltError(why_saved)
 
     message = f'--require_rebuilt: m is used as it was saved: {re.escape(why_saved)}'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(load, 'rebuild', rebuild)
+        patch.setattr(loading, 'rebuild', rebuild)
         with pytest.raises(ModelError, match=message):
             load(source, must_be_rebuilt=True)
 

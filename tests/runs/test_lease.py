@@ -65,7 +65,7 @@ def test_other_folders_are_free(output):
 
 def test_a_lease_of_a_process_that_has_ended_is_taken_over(tmp_path):
     code = (
-        'from transforms.runs.complete import lease; from transforms.output.layout import Layout; '
+        'from transforms.runs import lease; from transforms.output.layout import Layout; '
         f"lease.acquire(Layout({str(tmp_path)!r}, 'run-1', 'm', (), (), 10), False)"
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
@@ -177,10 +177,10 @@ def test_what_somebody_else_holds_by_now_is_left_to_it(output):
 
 def test_a_job_that_was_faster_than_its_launcher_has_given_the_lease_back(output):
     lease.acquire(layout(output), False)
-    job = Job('p', 'r', 'n')
+    job = Job('p', 'r', 'n')._asdict()
     lease.hand_over(layout(output), job, is_submitted=False)
     lease.release_handed_over(layout(output))
-    lease.hand_over(layout(output), job._replace(id='job-1'))
+    lease.hand_over(layout(output), job | {'id': 'job-1'})
     assert store_for(str(output)).read(lease_uri(output)) is None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import quick_beam
-from transforms import coders, inference, restore
+from transforms import coders, inference
 from transforms.core.elements import Batch, Chunk, Failure, Image, Item, Stage
 from transforms.core.errors import InferenceError, ModelError
 from transforms.core.fail_fast import FailFast
@@ -252,7 +252,7 @@ def test_a_store_that_keeps_nothing_ends_the_run(make, model, options, layout, m
         raise OSError('no room')
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restore, 'keep', fail)
+        patch.setattr(checkpoints, 'keep', fail)
         with pytest.raises(Exception, match='no room'):
             run(LabelImages(options, FailFast(0, make.test), layout, make))
     run(LabelImages(options, FailFast(0, make.test), layout, make))
@@ -292,7 +292,7 @@ def test_of_a_bundle_that_fails_the_chunk_on_its_way_to_the_store_is_kept(
         failed.set()
         return InferenceError('lost')
 
-    monkeypatch.setattr(restore, 'keep', slow)
+    monkeypatch.setattr(checkpoints, 'keep', slow)
     model.fails = fails
     with pytest.raises(Exception, match='lost'):
         run(LabelImages(options, FailFast(0, make.test), layout, make))
@@ -310,7 +310,7 @@ def test_one_chunk_is_on_its_way_to_the_store_while_the_next_is_labelled(
         assert may_keep.acquire(timeout=SOON)
         return chunk.id.encode()
 
-    monkeypatch.setattr(restore, 'keep', keep)
+    monkeypatch.setattr(checkpoints, 'keep', keep)
     lazy = stage.load_model()
     finish = _FinishChunksDoFn(layout)
     finish.setup()

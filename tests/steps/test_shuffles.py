@@ -211,5 +211,6 @@ def test_an_image_is_some_hundred_bytes_wherever_it_is_shuffled(real):
         'WritePredictions/GroupByFile': sum(len(to_ipc(table)) for table in tables.values())
         / len(items),
     }
-    at_most = dict(zip(found, (300, 150, 150, 250), strict=True))
+    # Beam writes the name of the class of a ref, module and all, beside each of the first.
+    at_most = dict(zip(found, (310, 150, 150, 250), strict=True))
     assert {name: size for name, size in found.items() if size > at_most[name]} == {}

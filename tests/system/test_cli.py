@@ -157,10 +157,10 @@ def test_a_night_without_new_images_is_a_complete_run(tmp_path):
     arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out', '--since', '2999-01-01')
     done = app.invoke('label', *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.endswith('lemmabeam: all 2 files are from before --since 2999-01-01\n')
+    assert done.stderr.endswith('lemmabeam: all 5 files are from before --since 2999-01-01\n')
     assert app.rows(tmp_path / 'out', 'predictions') == []
     page = next(tmp_path.glob('out/runs/*/report.html')).read_text()
-    assert 'All 2 files are from before --since 2999-01-01.' in page
+    assert 'All 5 files are from before --since 2999-01-01.' in page
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def start(tmp_path):
 # Labels one batch, and is at the next one for as long as a test may last.
 SLOW = """
 import time
-from tests.support.app import without_model
+from tests.support import without_model
 from transforms import inference as handler
 class Predictor(without_model.Predictor):
     calls = 0
@@ -269,7 +269,8 @@ handler.Predictor = Predictor
 # The line that tells of progress comes in seconds on a terminal only.
 LOUD = """
 import sys
-from pipeline import main, progress
+from pipeline import main
+from pipeline.job import progress
 progress._LOG_SEC = 0.2
 sys.exit(main.main(sys.argv[1:]))
 """

@@ -386,12 +386,12 @@ TWO_RUNS = """
 import contextlib, logging, os, subprocess, sys
 logging.basicConfig(level=logging.ERROR)
 from apache_beam.runners.portability.fn_api_runner import fn_runner
-from pipeline.job import labelling, report
-from tests.support.app import quick_beam, without_model
+from pipeline.job import finish, labelling
+from tests.support import quick_beam, without_model
 
 quick_beam.install()
 disk, fills_at = os.environ['disk'], int(os.environ['fills_at'])
-make_report = report.make_report
+make_report = finish.make_report
 made = 0
 
 def make_report_late(*arguments):
@@ -411,7 +411,7 @@ def run(name, make):
     if not child:
         for number, kind in ((1, 'out'), (2, 'err')):
             os.dup2(os.open(f'{name}.{kind}', os.O_WRONLY | os.O_CREAT), number)
-        report.make_report = make
+        finish.make_report = make
         try:
             code = without_model.run()
             sys.stdout.flush()

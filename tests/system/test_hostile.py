@@ -24,7 +24,7 @@ _PROGRESS = re.compile(r'lemmabeam: (working|[0-9,]+ (listed|images|of) ).*')
 _WITHOUT_NETWORK = """
 import sys
 from pipeline.main import main
-from tests.support.app import without_model
+from tests.support import without_model
 from transforms import inference as handler
 handler.Predictor = without_model.Predictor
 sys.exit(main())
