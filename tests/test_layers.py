@@ -21,7 +21,8 @@ ORDER = [
     'pipeline.report pipeline.runners',
     'pipeline.job',
     'pipeline.commands',
-    'pipeline.main pipeline.flex_template pipeline.__main__',
+    'pipeline.main',
+    'pipeline.flex_template pipeline.__main__',
 ]
 ONE_ROOM = ('pipeline.config', 'pipeline.options', 'pipeline.parser')
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
