@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import apache_beam as beam
 import pyarrow as pa
 
-from transforms.core.elements import Item, WrittenFile
-from transforms.core.long_texts import LONG_TEXTS
+from transforms.core.elements import WrittenFile
 from transforms.metrics import count_file
 from transforms.model.vocabulary import Vocabulary
-from transforms.output import results, tell_apart
+from transforms.output import results
 from transforms.output.layout import Layout
 from transforms.output.predictions import (
     WITHOUT_LABEL,
@@ -19,23 +18,8 @@ from transforms.output.predictions import (
     least_score,
     prediction_schema,
     prediction_tables,
-    route,
     write_file,
 )
-
-
-def _told_apart(shards: dict[str, int], layout: Layout) -> dict[str, int]:
-    tell_apart.check(layout, shards)
-    return shards
-
-
-class _RouteDoFn(beam.DoFn):
-    def __init__(self, layout: Layout):
-        self._layout = layout
-
-    def process(self, chunk: bytes, shards: dict[str, int]) -> Iterator[tuple[str, bytes]]:
-        for path, rows in route(results.from_ipc(chunk), self._layout, shards).items():
-            yield path, results.to_ipc(rows)
 
 
 class _WriteDoFn(beam.DoFn):
@@ -69,16 +53,16 @@ class _WriteDoFn(beam.DoFn):
 
 
 class WritePredictions(beam.PTransform):
-    """Finished chunks to Parquet files.
+    """Labelled rows to Parquet files.
 
     Args:
       layout: the output.
       vocabulary: names of the labels.
       metadata: see `prediction_schema`; completed by what the workers know.
 
-    Expands (chunks, items, how they were computed) to (PCollection[WrittenFile],
-    PCollection[tuple[str, int]] of counts, PCollection[tuple[str, int]] of how often each label is
-    an image's first).
+    Expands (rows by the path of their file, what `transforms.split.CountShards` gave, how they were
+    computed) to (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
+    PCollection[tuple[str, int]] of how often each label is an image's first).
     """
 
     def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
@@ -89,32 +73,18 @@ class WritePredictions(beam.PTransform):
 
     def expand(
         self,
-        inputs: tuple[beam.PCollection[bytes], beam.PCollection[Item], beam.PCollection[str]],
+        inputs: tuple[
+            beam.PCollection[tuple[str, bytes]],
+            beam.PCollection[dict[str, int]],
+            beam.PCollection[str],
+        ],
     ) -> tuple[
         beam.PCollection[WrittenFile],
         beam.PCollection[tuple[str, int]],
         beam.PCollection[tuple[str, int]],
     ]:
-        chunks, items, computed = inputs
+        routed, shards, computed = inputs
         layout = self._layout
-        # Counted before inference, so that a row's file does not depend on what fails.
-        shards = (
-            items
-            | 'Partitions'
-            >> beam.FlatMap(
-                lambda item: [
-                    layout.partition_folder(LONG_TEXTS.lengthen(carried))
-                    for carried in item.carried
-                ]
-            ).with_output_types(str)
-            | 'CountRows' >> beam.combiners.Count.PerElement()
-            | 'Shards' >> beam.MapTuple(lambda folder, rows: (folder, layout.shards(rows)))
-            | 'ShardsOfAll' >> beam.combiners.ToDict()
-            | 'TellApart' >> beam.Map(_told_apart, layout).with_output_types(dict[str, int])
-        )
-        routed = chunks | 'Route' >> beam.ParDo(
-            _RouteDoFn(layout), beam.pvalue.AsSingleton(shards)
-        ).with_output_types(tuple[str, bytes])
         expected = shards | 'Expect' >> beam.FlatMap(
             lambda counts: [(path, b'') for path in expected_paths(layout, counts)]
         ).with_output_types(tuple[str, bytes])

@@ -7,15 +7,14 @@ import apache_beam as beam
 from pipeline.config import RunConfig
 from pipeline.job.finish import RunReport
 from transforms.chunks import DropDone, MakeChunks
-from transforms.core.elements import DeadLetter
 from transforms.dead_letters import WriteDeadLetters
 from transforms.history import ReadHistory
 from transforms.inference import load_soon
 from transforms.label import LabelImages
 from transforms.load import LoadImages
-from transforms.output import results
 from transforms.read import ReadRefs
 from transforms.restore import TakeFinished
+from transforms.split import CountShards, SplitChunks
 from transforms.write import WritePredictions
 
 
@@ -51,25 +50,15 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     labeled_now, label_stats = batches | 'LabelImages' >> label
     finished = (resumed, labeled_now) | 'AllChunks' >> beam.Flatten()
 
-    # Only the workers know in what precision, and on what, they computed.
-    computed = (
-        finished
-        | 'HowComputed' >> beam.FlatMap(results.computed).with_output_types(str)
-        | 'EachOnce' >> beam.Distinct()
-    )
+    shards = items | 'CountShards' >> CountShards(layout)
+    rows, failed, unchanged, computed = (finished, shards) | 'SplitChunks' >> SplitChunks(layout)
     labeled_files, labeled, top_labels = (
-        finished,
-        items,
+        rows,
+        shards,
         computed,
     ) | 'WritePredictions' >> WritePredictions(
         layout, config.inference.model.vocabulary, config.metadata
     )
-    failed = finished | 'TakeFailures' >> beam.FlatMap(
-        lambda chunk: results.dead_letters(results.from_ipc(chunk))
-    ).with_output_types(DeadLetter)
-    unchanged = finished | 'CountUnchanged' >> beam.Map(
-        lambda chunk: ('unchanged', results.count_unchanged(results.from_ipc(chunk)))
-    ).with_output_types(tuple[str, int])
     # All that is listed may fail, and what is gone comes on top.
     most = (
         (listed, notes | 'OneEach' >> beam.Map(lambda _: 1).with_output_types(int))

@@ -11,7 +11,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import translations
 from apache_beam.utils.windowed_value import PANE_INFO_UNKNOWN
 
-from pipeline.job import graph as graph
+from pipeline.job import graph
 from tests.benchmarks.shape import labeled
 from tests.support import app, samples, shuffles
 from transforms.chunks import cut, merge
@@ -31,7 +31,7 @@ EXPECTED = {
     'CountMost': ('combine', '(pickled, int)'),
     'CountMost < CountMost': ('side input', 'pickled'),
     'DropDone/GroupByUri': ('group', '(str, pickled)'),
-    'EachOnce/Group': ('combine', '(str, pickled)'),
+    'SplitChunks/EachOnce/Group': ('combine', '(str, pickled)'),
     'MakeChunks/CountImages': ('combine', '(pickled, Item)'),
     'MakeChunks/CountImages < MakeChunks/CountImages': ('side input', 'int'),
     'MakeChunks/GroupByBucket': ('group', '(int, Item)'),
@@ -43,7 +43,7 @@ EXPECTED = {
     ),
     'ReadRefs/SpreadParts': ('reshuffle', '(int, ((str, str), pickled or None, PaneInfo))'),
     'RunReport/Publish < AllFiles': ('side input', 'WrittenFile'),
-    'RunReport/Publish < EachOnce/Distinct/Keys': ('side input', 'str'),
+    'RunReport/Publish < SplitChunks/EachOnce/Distinct/Keys': ('side input', 'str'),
     'RunReport/Publish < RunReport/SumCounts': ('side input', '(str, pickled)'),
     'RunReport/Publish < RunReport/SumLabels': ('side input', '(str, pickled)'),
     'RunReport/Publish < RunReport/SumStats': ('side input', '(str, pickled)'),
@@ -52,16 +52,16 @@ EXPECTED = {
     'RunReport/SumStats': ('combine', '(str, float)'),
     'WriteDeadLetters/GroupByFile': ('group', '(str, DeadLetter or None)'),
     'WriteDeadLetters/KeyByFile < CountMost': ('side input', 'int'),
-    'WriteDeadLetters/Write < EachOnce/Distinct/Keys': ('side input', 'str'),
-    'WritePredictions/CountRows': ('combine', '(str, pickled)'),
+    'WriteDeadLetters/Write < SplitChunks/EachOnce/Distinct/Keys': ('side input', 'str'),
+    'CountShards/CountRows': ('combine', '(str, pickled)'),
     'WritePredictions/GroupByFile': ('group', '(str, bytes)'),
-    'WritePredictions/Route < WritePredictions/TellApart': ('side input', 'Map'),
-    'WritePredictions/ShardsOfAll/ShardsOfAll': ('combine', '(pickled, (str, pickled))'),
-    'WritePredictions/ShardsOfAll/ShardsOfAll < WritePredictions/ShardsOfAll/ShardsOfAll': (
+    'SplitChunks/Split < CountShards/TellApart': ('side input', 'Map'),
+    'CountShards/ShardsOfAll/ShardsOfAll': ('combine', '(pickled, (str, pickled))'),
+    'CountShards/ShardsOfAll/ShardsOfAll < CountShards/ShardsOfAll/ShardsOfAll': (
         'side input',
         'Map',
     ),
-    'WritePredictions/Write < EachOnce/Distinct/Keys': ('side input', 'str'),
+    'WritePredictions/Write < SplitChunks/EachOnce/Distinct/Keys': ('side input', 'str'),
 }
 
 

@@ -93,7 +93,7 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
     )
     if length:
         joined = joined.append_column(FEATURES, _joined_features(tables, length))
-    ways = {way for table in tables for way in _computed_of(table)}
+    ways = {way for table in tables for way in computed(table)}
     return joined.replace_schema_metadata({_COMPUTED: json.dumps(sorted(ways))})
 
 
@@ -114,11 +114,6 @@ def _joined_features(tables: Sequence[pa.Table], length: int) -> pa.Array:
             values[start:end][is_there[start:end]] = found.reshape(-1, length)
         start = end
     return _list_column(values, is_there)
-
-
-def _computed_of(table: pa.Table) -> list[str]:
-    ways: list[str] = json.loads((table.schema.metadata or {}).get(_COMPUTED, b'[]'))
-    return ways
 
 
 class _Nothing(NamedTuple):
@@ -175,10 +170,9 @@ def _list_column(values: np.ndarray, is_there: np.ndarray) -> pa.Array:
     )
 
 
-def computed(data: bytes) -> list[str]:
-    """How the model computed a finished chunk: one JSON object for each way."""
-    metadata = pa.ipc.open_stream(data).schema.metadata or {}
-    ways: list[str] = json.loads(metadata.get(_COMPUTED, b'[]'))
+def computed(table: pa.Table) -> list[str]:
+    """How the model computed the rows of a chunk: one JSON object for each way."""
+    ways: list[str] = json.loads((table.schema.metadata or {}).get(_COMPUTED, b'[]'))
     return ways
 
 

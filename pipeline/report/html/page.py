@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.report.html import charts as charts
+from pipeline.report.html import charts
 from pipeline.report.html.charts import Column, Tick
 from pipeline.report.html.markup import Markup, element, escape, join, untrusted, visible
 from pipeline.report.look_lower import look_lower
