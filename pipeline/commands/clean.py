@@ -19,7 +19,7 @@ from transforms.dataset.forget import finish, forget, is_pending
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.reader import Dataset, metadata_of, open_dataset
 from transforms.output import results
-from transforms.output.layout import Layout
+from transforms.output.layout import RunPaths
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.in_progress import Unfinished
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
       StoreError: a file or report is damaged, or a store fails.
     """
     output = uris.absolute(args.folder).rstrip('/')
-    layout = Layout(output, 'clean', '', (), (), 1, store_options(args))
+    layout = RunPaths(output, 'clean', '', stores=store_options(args))
     if not has_folder(layout.store, output):
         raise UsageError(f'{uris.named(args.folder)}: no such folder')
     if args.forget and args.run_id is not None:
@@ -118,7 +118,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool) -> Iterator[str]:
+def _remove_work(
+    layout: RunPaths, run_ids: Sequence[str] | None, is_dry_run: bool
+) -> Iterator[str]:
     done = {each.id for each in complete_runs(layout.output, layout.store)}
     found = {each.run_id: each for each in in_progress.unfinished(layout.output, layout.store)}
     # Of a run whose work is gone already, too: its rows would stay for whoever reads by a pattern.
@@ -142,7 +144,7 @@ def _remove_work(layout: Layout, run_ids: Sequence[str] | None, is_dry_run: bool
 
 
 def _prune(
-    layout: Layout, before: str | None, drop: Sequence[str], is_dry_run: bool
+    layout: RunPaths, before: str | None, drop: Sequence[str], is_dry_run: bool
 ) -> Iterator[str]:
     if before is None:
         return
@@ -241,7 +243,7 @@ def _options_of(run: CompleteRun) -> dict[str, str]:
     return {'command': 'prune', 'model': run.model_id}
 
 
-def _remove_published(run: Layout, folders: Iterable[str]) -> None:
+def _remove_published(run: RunPaths, folders: Iterable[str]) -> None:
     for folder in folders:
         remove_tree(run, folder)
     run.store.delete(run.uri(f'runs/{run.run_id}/report.html'))
@@ -250,7 +252,7 @@ def _remove_published(run: Layout, folders: Iterable[str]) -> None:
             Path(run.uri(f'runs/{run.run_id}')).rmdir()
 
 
-def _finish_forgetting(layout: Layout, is_dry_run: bool) -> Iterator[str]:
+def _finish_forgetting(layout: RunPaths, is_dry_run: bool) -> Iterator[str]:
     for run in complete_runs(layout.output, layout.store):
         if is_pending(run.report):
             if not is_dry_run:
@@ -261,7 +263,7 @@ def _finish_forgetting(layout: Layout, is_dry_run: bool) -> Iterator[str]:
             )
 
 
-def _forget(layout: Layout, uri: str, is_dry_run: bool) -> list[str]:
+def _forget(layout: RunPaths, uri: str, is_dry_run: bool) -> list[str]:
     """A line for each run that knew the image."""
     gone = forget(layout.output, layout.store, uri, is_dry_run)
     verb = _verb(is_dry_run)

@@ -18,43 +18,45 @@ FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
-    """The output of one run.
+class Output:
+    """An output folder.
 
     Attributes:
-      output: absolute URI of the output folder.
-      run_id: id of the run.
-      model_id: id of the model.
-      carry: carried columns, in order.
-      partition_by: those of them that are folders.
-      rows_per_file: rows a Parquet file, about.
-      stores: how the output is reached.
-      attempt: which attempt at the run this is, as part of a path; what it stages is its own.
+      output: its absolute URI.
+      stores: how it is reached.
     """
 
     output: str
-    run_id: str
-    model_id: str
-    carry: tuple[str, ...]
-    partition_by: tuple[str, ...]
-    rows_per_file: int
-    stores: StoreOptions = DEFAULT_OPTIONS
-    attempt: str = '0'
+    stores: StoreOptions = dataclasses.field(default=DEFAULT_OPTIONS, kw_only=True)
 
     @property
     def store(self) -> Store:
-        """The store of the output."""
+        """Its store."""
         return store_for(self.output, self.stores)
 
     @property
-    def file_columns(self) -> tuple[str, ...]:
-        """Carried columns that stand inside the prediction files."""
-        return tuple(column for column in self.carry if column not in self.partition_by)
-
-    @property
     def is_local(self) -> bool:
-        """Whether the output is a local folder, where a run is published by renaming."""
+        """Whether it is a local folder, where a run is published by renaming."""
         return uris.scheme_of(self.output) == ''
+
+    def uri(self, path: str) -> str:
+        """The URI of a path below it."""
+        return uris.join(self.output, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPaths(Output):
+    """Where the files of a run lie, relative to the output.
+
+    Attributes:
+      run_id: id of the run.
+      model_id: id of the model.
+      attempt: which attempt at the run this is, as part of a path; what it stages is its own.
+    """
+
+    run_id: str
+    model_id: str
+    attempt: str = dataclasses.field(default='0', kw_only=True)
 
     def run_folder(self, kind: str) -> str:
         """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'.
@@ -67,12 +69,12 @@ class Layout:
 
     @property
     def work_folder(self) -> str:
-        """Where unpublished files of this run lie, relative to the output."""
+        """Where unpublished files of this run lie."""
         return f'_work/{self.run_id}'
 
     @property
     def staging_folder(self) -> str:
-        """Where this attempt keeps the files that it has written, relative to the output."""
+        """Where this attempt keeps the files that it has written."""
         return f'{self.work_folder}/staged/{self.attempt}'
 
     @property
@@ -85,13 +87,37 @@ class Layout:
         """The file that decides which attempt's files are those of the run."""
         return f'{self.work_folder}/commit.json'
 
-    def uri(self, path: str) -> str:
-        """The URI of a path below the output folder."""
-        return uris.join(self.output, path)
-
     def staged_uri(self, path: str) -> str:
         """Where a file is written before the run is published."""
         return self.uri(f'{self.staging_folder}/{path}')
+
+    def shard_path(self, kind: str, folder: str, shard: int, shards: int) -> str:
+        """Path of one file of a partition."""
+        return f'{self.run_folder(kind)}/{folder}part-{shard:05d}-of-{shards:05d}.parquet'
+
+    def path_for(self, kind: str, folder: str, uri: str, shards: int) -> str:
+        """Path of the file a row belongs to, by the hash of its URI."""
+        return self.shard_path(kind, folder, uri_hash(uri) % shards, shards)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout(RunPaths):
+    """Where the rows of a run go.
+
+    Attributes:
+      carry: carried columns, in order.
+      partition_by: those of them that are folders.
+      rows_per_file: rows a Parquet file, about.
+    """
+
+    carry: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    rows_per_file: int
+
+    @property
+    def file_columns(self) -> tuple[str, ...]:
+        """Carried columns that stand inside the prediction files."""
+        return tuple(column for column in self.carry if column not in self.partition_by)
 
     def partition_folder(self, carried: str) -> str:
         """'split=train/' for a row's carried columns; '' without partitions."""
@@ -107,14 +133,6 @@ class Layout:
         So the rows of a chunk go to one file of a partition, however many files there are.
         """
         return power_of_two(-(-rows // self.rows_per_file))
-
-    def shard_path(self, kind: str, folder: str, shard: int, shards: int) -> str:
-        """Path of one file of a partition."""
-        return f'{self.run_folder(kind)}/{folder}part-{shard:05d}-of-{shards:05d}.parquet'
-
-    def path_for(self, kind: str, folder: str, uri: str, shards: int) -> str:
-        """Path of the file a row belongs to, by the hash of its URI."""
-        return self.shard_path(kind, folder, uri_hash(uri) % shards, shards)
 
 
 def dataset_spec(layout: Layout) -> dict[str, Any]:

@@ -16,16 +16,16 @@ import pyarrow as pa
 from transforms.core.elements import Chunk
 from transforms.core.errors import DamagedError, StoreError
 from transforms.output import results
-from transforms.output.layout import Layout
+from transforms.output.layout import RunPaths
 from transforms.storage.sealed import seal, unseal
 
 
-def folder(layout: Layout) -> str:
+def folder(layout: RunPaths) -> str:
     """Where they lie, relative to the output."""
     return f'{layout.work_folder}/chunks'
 
 
-def chunk_uri(layout: Layout, chunk: Chunk, place: int = 0) -> str:
+def chunk_uri(layout: RunPaths, chunk: Chunk, place: int = 0) -> str:
     """Where the rows of a finished chunk lie; at another place, where the ones before are damaged.
 
     What is damaged stays, and is never written over: of two workers that find it, one would
@@ -64,17 +64,17 @@ class Parts(NamedTuple):
         return sum(map(len, self.tables))
 
 
-def part_uri(layout: Layout, chunk: Chunk, start: int) -> str:
+def part_uri(layout: RunPaths, chunk: Chunk, start: int) -> str:
     """Where rows of an unfinished chunk lie, those from an image on."""
     return layout.uri(f'{folder(layout)}/{chunk.id}.part-{start}.arrow')
 
 
-def keep_part(layout: Layout, chunk: Chunk, start: int, data: bytes) -> None:
+def keep_part(layout: RunPaths, chunk: Chunk, start: int, data: bytes) -> None:
     """Keeps rows of an unfinished chunk, unless another worker has done so."""
     layout.store.create(part_uri(layout, chunk, start), seal(data))
 
 
-def find_parts(layout: Layout, chunk: Chunk, most: int | None = None) -> Parts:
+def find_parts(layout: RunPaths, chunk: Chunk, most: int | None = None) -> Parts:
     """Reads the rows of an unfinished chunk, as far as they follow each other.
 
     Args:
@@ -98,7 +98,7 @@ def find_parts(layout: Layout, chunk: Chunk, most: int | None = None) -> Parts:
 
 
 def finish(
-    layout: Layout, chunk: Chunk, start: int, table: pa.Table, parts: Sequence[int]
+    layout: RunPaths, chunk: Chunk, start: int, table: pa.Table, parts: Sequence[int]
 ) -> bytes:
     """Keeps the rows of a chunk, and removes what there is of its parts.
 
@@ -130,7 +130,7 @@ def finish(
     return data
 
 
-def find(layout: Layout, chunk: Chunk) -> Found:
+def find(layout: RunPaths, chunk: Chunk) -> Found:
     """Looks for the rows of a chunk."""
     damaged = 0
     while (data := layout.store.read(chunk_uri(layout, chunk, damaged))) is not None:
@@ -141,7 +141,7 @@ def find(layout: Layout, chunk: Chunk) -> Found:
     return Found(None, damaged)
 
 
-def keep(layout: Layout, chunk: Chunk, data: bytes) -> bytes:
+def keep(layout: RunPaths, chunk: Chunk, data: bytes) -> bytes:
     """Keeps the rows of a chunk; returns what counts, which may be another worker's."""
     winner, damaged = None, 0
     while winner is None:

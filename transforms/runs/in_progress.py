@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
-from transforms.output.layout import Layout
+from transforms.output.layout import RunPaths
 from transforms.storage.base import Store
 from transforms.storage.sealed import open_json, seal_json
 
@@ -123,11 +123,11 @@ def published(output: str, store: Store) -> dict[str, set[str]]:
     return found
 
 
-def _uri(layout: Layout) -> str:
+def _uri(layout: RunPaths) -> str:
     return layout.uri(f'{layout.work_folder}/run.json')
 
 
-def begun(layout: Layout) -> Begun | None:
+def begun(layout: RunPaths) -> Begun | None:
     """How a run was begun; None if it was not.
 
     Raises:
@@ -162,13 +162,13 @@ def begun(layout: Layout) -> Begun | None:
     )
 
 
-def begin(layout: Layout, run: Begun) -> None:
+def begin(layout: RunPaths, run: Begun) -> None:
     """Writes down how a run is begun."""
     content = {'format': FORMAT, **run._asdict()}
     layout.store.write(_uri(layout), seal_json(content))
 
 
-def leave_nothing(layout: Layout) -> bool:
+def leave_nothing(layout: RunPaths) -> bool:
     """Removes the work of a run of which no chunk is finished and nothing is decided on.
 
     Only for who holds the lease.
@@ -198,7 +198,7 @@ def is_temporary(path: str) -> bool:
     return _TEMPORARY.fullmatch(path.rpartition('/')[2]) is not None
 
 
-def remove_temporaries(layout: Layout, *, everywhere: bool = False) -> None:
+def remove_temporaries(layout: RunPaths, *, everywhere: bool = False) -> None:
     """Removes local files that a killed process had not put in their place yet.
 
     Only for who holds the lease: anybody else's may be under way.
@@ -219,7 +219,7 @@ def remove_temporaries(layout: Layout, *, everywhere: bool = False) -> None:
                 path.unlink(missing_ok=True)
 
 
-def remove_empty_folders(layout: Layout) -> None:
+def remove_empty_folders(layout: RunPaths) -> None:
     """Removes empty folders of runs, as a kill may leave them; object stores have none.
 
     Only for who holds the lease.

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from transforms.core import uris
 from transforms.core.errors import StoreError, UsageError
-from transforms.output.layout import Layout
+from transforms.output.layout import RunPaths
 from transforms.storage.base import Seen
 
 
@@ -60,7 +60,7 @@ _TRIES = 10
 
 
 def acquire(
-    layout: Layout,
+    layout: RunPaths,
     break_lease: bool,
     wait_sec: float = 0.0,
     on_wait: Callable[[str], None] = lambda _: None,
@@ -98,7 +98,7 @@ def acquire(
         time.sleep(min(_POLL_SEC, left_sec))
 
 
-def _take(layout: Layout, break_lease: bool, jobs: Jobs) -> dict[str, Any] | None:
+def _take(layout: RunPaths, break_lease: bool, jobs: Jobs) -> dict[str, Any] | None:
     """Takes the lease if it is free; otherwise returns who holds it."""
     uri = layout.uri(_PATH)
     store = layout.store
@@ -121,7 +121,7 @@ def _take(layout: Layout, break_lease: bool, jobs: Jobs) -> dict[str, Any] | Non
     return holder
 
 
-def rename(layout: Layout, run_id: str) -> None:
+def rename(layout: RunPaths, run_id: str) -> None:
     """Says in a lease that is held which run it is, once that is known.
 
     Raises:
@@ -131,7 +131,9 @@ def rename(layout: Layout, run_id: str) -> None:
         raise _lost(layout)
 
 
-def hand_over(layout: Layout, job: Mapping[str, str] | None, *, is_submitted: bool = True) -> None:
+def hand_over(
+    layout: RunPaths, job: Mapping[str, str] | None, *, is_submitted: bool = True
+) -> None:
     """Gives a lease that is held to what works on when this process is gone.
 
     Args:
@@ -149,7 +151,7 @@ def hand_over(layout: Layout, job: Mapping[str, str] | None, *, is_submitted: bo
         raise _lost(layout)
 
 
-def _pass_on(layout: Layout, content: bytes) -> bool:
+def _pass_on(layout: RunPaths, content: bytes) -> bool:
     """Writes something else into the lease, if this process holds it; whether it does."""
     uri = layout.uri(_PATH)
     store = layout.store
@@ -163,14 +165,14 @@ def _pass_on(layout: Layout, content: bytes) -> bool:
     return seen is not None and seen.data == content
 
 
-def _lost(layout: Layout) -> StoreError:
+def _lost(layout: RunPaths) -> StoreError:
     return StoreError(
         f'{layout.uri(_PATH)}: run {layout.run_id} holds the lease no more: somebody has broken it '
         'with --break_lease; start this run again once the other one is done'
     )
 
 
-def release_handed_over(layout: Layout, job: Mapping[str, str] | None = None) -> None:
+def release_handed_over(layout: RunPaths, job: Mapping[str, str] | None = None) -> None:
     """Gives back the lease of a run that was handed over, once the run is done.
 
     Args:
@@ -190,11 +192,11 @@ def _name(holder: dict[str, Any], jobs: Jobs) -> str:
     return uris.printable(f'process {holder.get("pid", "?")} on {holder.get("host", "?")}')
 
 
-def _content(layout: Layout) -> bytes:
+def _content(layout: RunPaths) -> bytes:
     return json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
 
 
-def release(layout: Layout) -> None:
+def release(layout: RunPaths) -> None:
     """Gives the lease back, if it is ours."""
     seen = layout.store.look(layout.uri(_PATH))
     if seen and _parse(seen.data) == {'run_id': layout.run_id, **_identity(os.getpid())}:
@@ -204,7 +206,7 @@ def release(layout: Layout) -> None:
                 Path(layout.uri(_PATH)).parent.rmdir()
 
 
-def _give_back(layout: Layout, seen: Seen) -> None:
+def _give_back(layout: RunPaths, seen: Seen) -> None:
     uri = layout.uri(_PATH)
     if not layout.store.delete(uri, seen):
         layout.store.replace(uri, _GIVEN_BACK, seen)

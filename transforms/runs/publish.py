@@ -47,7 +47,7 @@ import pyarrow.parquet as pq
 from transforms.core.errors import BooksError, DamagedError, StoreError, UsageError
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import dead_letters, predictions
-from transforms.output.layout import Layout, check_dataset, dataset_spec
+from transforms.output.layout import Layout, RunPaths, check_dataset, dataset_spec
 from transforms.output.partitions import fold
 from transforms.runs.complete import kind_of
 from transforms.runs.vocabularies import VOCABULARY_SHA256, keep_vocabulary
@@ -137,7 +137,7 @@ def _publish(
     return done
 
 
-def find_commit(layout: Layout) -> Commit | None:
+def find_commit(layout: RunPaths) -> Commit | None:
     """What an attempt has committed of a run that is not complete.
 
     Raises:
@@ -156,12 +156,12 @@ def find_commit(layout: Layout) -> Commit | None:
     return commit
 
 
-def clean_up(layout: Layout) -> None:
+def clean_up(layout: RunPaths) -> None:
     """Removes the work of a run that has its report."""
     remove_tree(layout, layout.work_folder)
 
 
-def discard(layout: Layout) -> None:
+def discard(layout: RunPaths) -> None:
     """Removes what an attempt has staged, unless it is what the run will have."""
     data = layout.store.read(layout.uri(layout.commit_path))
     commit = None if data is None else _parse_commit(data)
@@ -169,7 +169,7 @@ def discard(layout: Layout) -> None:
         remove_tree(layout, layout.staging_folder)
 
 
-def remove_tree(layout: Layout, path: str) -> None:
+def remove_tree(layout: RunPaths, path: str) -> None:
     """Removes everything below a path of the output; nothing there is fine, too."""
     if layout.is_local:
         shutil.rmtree(layout.uri(path), ignore_errors=True)
@@ -177,7 +177,7 @@ def remove_tree(layout: Layout, path: str) -> None:
     _delete(layout.store, layout.store.list(layout.uri(path)))
 
 
-def _read_report(layout: Layout) -> Report | None:
+def _read_report(layout: RunPaths) -> Report | None:
     uri = layout.uri(layout.report_path)
     data = layout.store.read(uri)
     if data is None:
@@ -196,7 +196,7 @@ def _read_report(layout: Layout) -> Report | None:
     return report
 
 
-def _commit(layout: Layout, report: Report) -> Commit:
+def _commit(layout: RunPaths, report: Report) -> Commit:
     """Decides which attempt's files are those of the run: ours, unless another was faster."""
     uri = layout.uri(layout.commit_path)
     store = layout.store
@@ -229,7 +229,7 @@ def _parse_commit(data: bytes) -> Commit | None:
     return commit
 
 
-def _place(layout: Layout, paths: Collection[str]) -> None:
+def _place(layout: RunPaths, paths: Collection[str]) -> None:
     """Puts what an attempt has staged in its places, as far as that was not done yet."""
     if layout.is_local:
         for kind in KINDS:
@@ -242,7 +242,7 @@ def _place(layout: Layout, paths: Collection[str]) -> None:
         )
 
 
-def _rename(layout: Layout, kind: str) -> None:
+def _rename(layout: RunPaths, kind: str) -> None:
     """Makes all files of a kind visible at once, where there is no folder yet."""
     staged = Path(layout.staged_uri(layout.run_folder(kind)))
     final = Path(layout.uri(layout.run_folder(kind)))
@@ -258,7 +258,7 @@ def _rename(layout: Layout, kind: str) -> None:
             raise StoreError(f'cannot publish {final}: {e.strerror}') from e
 
 
-def _remove_others(layout: Layout, paths: Collection[str]) -> None:
+def _remove_others(layout: RunPaths, paths: Collection[str]) -> None:
     """Removes from the folders of a run what its commit does not list."""
     store = layout.store
     # Some file systems list a name in another spelling than the one it was given.
@@ -270,7 +270,7 @@ def _remove_others(layout: Layout, paths: Collection[str]) -> None:
             _delete(store, (each for each in store.list(folder) if key(each.uri) not in listed))
 
 
-def _read_back(layout: Layout, paths: Collection[str]) -> dict[str, int]:
+def _read_back(layout: RunPaths, paths: Collection[str]) -> dict[str, int]:
     """How many rows lie in each file, by what stands at its end."""
     store = layout.store
 

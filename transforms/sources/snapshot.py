@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from transforms.core.elements import Ref
 from transforms.core.errors import DamagedError, StoreError
-from transforms.output.layout import Layout
+from transforms.output.layout import RunPaths
 from transforms.output.results import from_ipc, to_ipc
 from transforms.storage.sealed import open_json, seal_json
 
@@ -51,21 +51,21 @@ class Frozen(NamedTuple):
     is_signed: bool
 
 
-def folder(layout: Layout) -> str:
+def folder(layout: RunPaths) -> str:
     """Where it lies, relative to the output."""
     return f'{layout.work_folder}/listing'
 
 
-def _index_uri(layout: Layout, number: int) -> str:
+def _index_uri(layout: RunPaths, number: int) -> str:
     return layout.uri(f'{folder(layout)}/{_INDEX}{number:05d}.json')
 
 
-def is_listed(layout: Layout, paths: Iterable[str]) -> bool:
+def is_listed(layout: RunPaths, paths: Iterable[str]) -> bool:
     """Whether the listing of any input is finished, by the paths of a run's work."""
     return any(path.startswith(f'{folder(layout)}/{_INDEX}') for path in paths)
 
 
-def find(layout: Layout, number: int) -> Frozen | None:
+def find(layout: RunPaths, number: int) -> Frozen | None:
     """The listing of an input, or None where none was finished.
 
     Raises:
@@ -77,7 +77,7 @@ def find(layout: Layout, number: int) -> Frozen | None:
         raise _damaged(str(e)) from e
 
 
-def freeze(layout: Layout, number: int, refs: Iterable[Ref | str]) -> Frozen:
+def freeze(layout: RunPaths, number: int, refs: Iterable[Ref | str]) -> Frozen:
     """Writes the listing of an input; of two that try, the first one's counts for both.
 
     Args:
@@ -126,7 +126,7 @@ def _parts(refs: Iterable[Ref]) -> Iterator[list[Ref]]:
         yield part
 
 
-def read_part(layout: Layout, name: str, sha256: str) -> Iterator[Ref]:
+def read_part(layout: RunPaths, name: str, sha256: str) -> Iterator[Ref]:
     """The refs of a part of a frozen listing, without their `access`.
 
     Raises:
@@ -140,7 +140,7 @@ def read_part(layout: Layout, name: str, sha256: str) -> Iterator[Ref]:
     yield from itertools.starmap(Ref, zip(*columns, strict=True))
 
 
-def check(layout: Layout, inputs: int) -> None:
+def check(layout: RunPaths, inputs: int) -> None:
     """Reads what is frozen of a run, as whoever goes on with it will.
 
     Args:
@@ -158,7 +158,7 @@ def check(layout: Layout, inputs: int) -> None:
                     pass
 
 
-def _read_index(layout: Layout, number: int) -> Frozen | None:
+def _read_index(layout: RunPaths, number: int) -> Frozen | None:
     uri = _index_uri(layout, number)
     data = layout.store.read(uri)
     if data is None:
@@ -174,7 +174,7 @@ def _read_index(layout: Layout, number: int) -> Frozen | None:
     return found
 
 
-def _read_part(layout: Layout, name: str, sha256: str) -> bytes:
+def _read_part(layout: RunPaths, name: str, sha256: str) -> bytes:
     uri = layout.uri(f'{folder(layout)}/{name}')
     data = layout.store.read(uri)
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
