@@ -9,7 +9,16 @@ from typing import Any
 
 from apache_beam import coders
 
-from transforms.core.elements import Batch, Chunk, DeadLetter, Item, Known, Ref, WrittenFile
+from transforms.core.elements import (
+    Batch,
+    Chunk,
+    DeadLetter,
+    Item,
+    Known,
+    LateBatch,
+    Ref,
+    WrittenFile,
+)
 
 
 class InProcessCoder(coders.Coder):
@@ -31,4 +40,5 @@ class InProcessCoder(coders.Coder):
 
 for _row in (Ref, Item, Known, Chunk, DeadLetter, WrittenFile):
     coders.registry.register_coder(_row, coders.RowCoder)
-coders.registry.register_coder(Batch, InProcessCoder)
+for _handed_on in (Batch, LateBatch):
+    coders.registry.register_coder(_handed_on, InProcessCoder)

@@ -1,164 +1,289 @@
-"""Inference, and the seam at which the rows of a finished chunk are handed on."""
+"""The ModelHandler by which Beam's RunInference calls the model.
 
-import collections
+Beam's own TensorFlow handlers cannot load what Keras 3 makes, attach the input image to each
+result, pickle every batch for a metric, and leave the device idle between two batches.
+"""
+
+import dataclasses
+import functools
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam import coders
-from apache_beam.ml.inference.base import RunInference
-from apache_beam.utils.windowed_value import WindowedValue
+import numpy as np
+from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from transforms.coders import InProcessCoder
-from transforms.core.elements import Batch, Failure, Image, LabeledBatch, Stage
-from transforms.core.fail_fast import FailFast
-from transforms.core.resources import shared
-from transforms.inference import ImageModelHandler, LateBatch
-from transforms.metrics import distribution
-from transforms.model.predictor import InferenceOptions, MakeModel
+import transforms.coders  # noqa: F401 (registers the coders of the elements)
+from transforms.core import uris
+from transforms.core.elements import Batch, Failure, Image, LabeledBatch, LateBatch, Stage
+from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
+from transforms.core.reasons import Reason
+from transforms.core.resources import LIVE, shared
+from transforms.core.versions import library_versions
+from transforms.model.device import Device
+from transforms.model.predictor import InferenceOptions, MakeModel, Model, Prediction, Predictor
+from transforms.model.rescue import predict_or_rescue
 from transforms.output.layout import Layout
-from transforms.output.results import outcome_table, to_ipc, with_short_texts
-from transforms.runs.checkpoints import finish, keep_part
+from transforms.output.results import NOT_COMPUTED
+from transforms.resume import FinishChunksDoFn
 
-coders.registry.register_coder(LateBatch, InProcessCoder)
-
-_KEEPING_THREADS = 16
-"""More than bundles a process: each has one chunk on its way to the store at most."""
-
-_PART_SEC = 20.0
-"""So much time a kill costs, beside that of the batches that the device has."""
+_NO_PIXELS = np.zeros((0, 0, 0, 3), np.uint8)
+_NOTHING = np.zeros((0, 0), np.float32)
+_WAITS = ('fetch_wait', 'decode_wait')
 
 
-def _finish(
-    layout: Layout, batches: Sequence[LabeledBatch], parts: Sequence[tuple[int, Future[None]]]
-) -> bytes:
-    """Makes the rows of a chunk and keeps them; see `finish`."""
-    for _, kept in parts:
-        kept.result()
-    first = batches[0]
-    starts = [start for start, _ in parts]
-    return finish(layout, first.chunk, first.start, outcome_table(batches), starts)
+class LazyPredictor:
+    """The model of this process, loaded when the first image wants it, or a little before.
 
+    A run that has nothing to label does not even import TensorFlow.
 
-def _keep_part(layout: Layout, batches: Sequence[LabeledBatch]) -> None:
-    first = batches[0]
-    keep_part(layout, first.chunk, first.start, to_ipc(outcome_table(batches)))
-
-
-def _keeping_threads(_: str) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_KEEPING_THREADS, 'keep')
-
-
-class _FinishChunksDoFn(beam.DoFn):
-    """Gathers the batches of a chunk and emits its rows when they are kept.
-
-    The batches of a chunk follow each other within one bundle, because everything since the chunk
-    is fused and one to one.  All of it comes late, for the device is never waited for but at the
-    end of a bundle: what it has done is taken when further batches come, and while a chunk is on
-    its way to the store, the next one is computed.  More than one is never on its way, for a
-    process that is killed then pays for it again.  Of a chunk that takes long, what is done is kept
-    in parts.
+    Args:
+      options: the model, and how it is called.
+      device: who may call it; by default the one of this process.
+      make: what makes it, by default `Predictor`.
     """
 
-    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
-        self._layout = layout
-        self._clock = clock
-        self._infer_msec = distribution('infer_msec')
-        self._batch_images = distribution('batch_images')
-        self._late: collections.deque[LateBatch] = collections.deque()
-        self._keeping: Future[bytes] | None = None
-        self._parts: list[tuple[int, Future[None]]] = []
-
-    def setup(self) -> None:
-        self._threads = shared(_keeping_threads, 'keep')
-
-    def start_bundle(self) -> None:
-        self._drop()  # of a bundle that has failed
-        self._begin_chunk()
-
-    def _begin_chunk(self) -> None:
-        self._batches: list[LabeledBatch] = []
-        self._parts = []
-        self._in_parts = 0
-        self._kept_at = self._clock()
-
-    def process(
+    def __init__(
         self,
-        batch: LateBatch,
-        window: object = beam.DoFn.WindowParam,
-        timestamp: object = beam.DoFn.TimestampParam,
-    ) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
-        self._window, self._timestamp = window, timestamp
-        self._late.append(batch)
-        while self._late and self._late[0].is_done:
-            yield from self._next()
-        if self._keeping is not None and self._keeping.done():
-            yield from self._kept()
+        options: InferenceOptions,
+        device: Device | None = None,
+        make: MakeModel | None = None,
+    ):
+        self._options = options
+        self._make = make or Predictor
+        self.device = device or shared(Device, options.model.id)
+        self._loading: Future[Model] | None = None
+        self._model: Model | None = None
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for output in self._rest():
-            if isinstance(output, beam.pvalue.TaggedOutput):
-                value = WindowedValue(output.value, self._timestamp, [self._window])
-                yield beam.pvalue.TaggedOutput(output.tag, value)
-            else:
-                yield WindowedValue(output, self._timestamp, [self._window])
+    def get(self) -> Model:
+        """Loads and checks the model, once a process.
 
-    def teardown(self) -> None:
-        self._drop()
+        Raises:
+          ModelError: it cannot be loaded; also if that was found by `load_soon`.  Who asks again
+            has it tried again.
+        """
+        if self._model is None:
+            loading, self._loading = self._loading, None
+            self._model = loading.result() if loading is not None else self._load()
+        return self._model
 
-    def _rest(self) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
-        while self._late:
-            yield from self._next()
-        if self._batches:
-            raise RuntimeError(f'a bundle ends within the chunk {self._batches[0].chunk.id}')
-        yield from self._kept()
+    def load_soon(self) -> None:
+        """Has the device load the model, and does not wait for it."""
+        is_loading = self._loading is not None and not self._loading.done()
+        if self._model is None and not is_loading:
+            # If other work waits for the device, that will load it.
+            self._loading = self.device.submit_if_free(self._load)
 
-    def _next(self) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
-        """Takes the next batch from the device."""
-        try:
-            batch = self._late.popleft().result()
-        except BaseException:
-            self._drop()
-            raise
-        self._batches.append(batch)
-        for name, seconds in batch.timings.items():
-            yield beam.pvalue.TaggedOutput('stats', (f'{name}_sec', seconds))
-        filled = sum(
-            isinstance(outcome, Image)
-            or (isinstance(outcome, Failure) and outcome.stage is Stage.INFER)
-            for outcome in batch.outcomes
+    def _load(self) -> Model:
+        model = shared(self._make, self._options)
+        LIVE.has_model = True
+        return model
+
+
+def _lazy(key: tuple[MakeModel, InferenceOptions]) -> LazyPredictor:
+    make, options = key
+    return LazyPredictor(options, make=make)
+
+
+def lazy_predictor(options: InferenceOptions, make: MakeModel | None = None) -> LazyPredictor:
+    """The one of this process, see `LazyPredictor`."""
+    return shared(_lazy, (make or Predictor, options))
+
+
+def load_soon(options: InferenceOptions, make: MakeModel | None = None) -> None:
+    """Begins to load the model in this process, and does not wait for it.
+
+    To be called as soon as there is something to label: the model loads while the first batch is
+    fetched and decoded.  What goes wrong is raised when that batch asks for the model.
+
+    Args:
+      options, make: as `transforms.label.LabelImages` has them.
+    """
+    lazy_predictor(options, make).load_soon()
+
+
+class _Computed(NamedTuple):
+    """What the device has to say of a batch.
+
+    Attributes:
+      found: what the model says.
+      guilty: as `predict_or_rescue` gives it.
+      facts: how it was computed; None if it was not.
+      infer_sec: how long that took.
+      idle_sec: how long the device had nothing to do before.
+    """
+
+    found: Prediction
+    guilty: dict[int, str]
+    facts: dict[str, Any] | None
+    infer_sec: float
+    idle_sec: float
+
+
+_NOT_CALLED = _Computed(
+    Prediction(_NOTHING.astype(np.int32), _NOTHING, np.zeros(0, np.int32), None), {}, None, 0.0, 0.0
+)
+"""Of a batch without any image, which is not worth a call."""
+
+
+def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor) -> _Computed:
+    predictor = model.get()
+    idle_sec = model.device.idle_sec
+    with model.device.at_work_on(lambda: _describe(batch, slots)):
+        started = time.perf_counter()
+        found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
+        infer_sec = time.perf_counter() - started
+    return _Computed(found, guilty, predictor.computed, infer_sec, idle_sec)
+
+
+def _slots(batch: Batch) -> list[int]:
+    """Where images lie."""
+    return [slot for slot, each in enumerate(batch.outcomes) if isinstance(each, Image)]
+
+
+def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
+    """Puts together what there is of a batch; its pixels are not looked at."""
+    found, guilty = computed.found, computed.guilty
+    outcomes = list(batch.outcomes)
+    # Mostly there are none, and then no image is looked at.
+    infinite = np.flatnonzero(found.counts[: len(outcomes)] < 0)
+    for slot in sorted({*guilty, *infinite.tolist()}):
+        image = outcomes[slot]
+        if not isinstance(image, Image):
+            continue
+        if slot in guilty:
+            reason, detail = Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}'
+        else:
+            reason, detail = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
+        outcomes[slot] = Failure(
+            Stage.INFER, reason, detail, image.size_bytes, image.object_version
         )
-        self._infer_msec.update(round(1000 * batch.timings['infer']))
-        self._batch_images.update(filled)
-        yield beam.pvalue.TaggedOutput('stats', ('batches', 1.0))
-        yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
-        if batch.start + len(batch.outcomes) == len(batch.chunk.items):
-            yield from self._kept()
-            self._keeping = self._threads.submit(_finish, self._layout, self._batches, self._parts)
-            self._begin_chunk()
-        elif self._clock() - self._kept_at >= _PART_SEC:
-            part = self._batches[self._in_parts :]
-            kept = self._threads.submit(_keep_part, self._layout, part)
-            self._parts.append((part[0].start, kept))
-            self._in_parts = len(self._batches)
-            self._kept_at = self._clock()
+    how = NOT_COMPUTED
+    if computed.facts is not None:
+        how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
+    timings = {
+        **_waits_of_the_device(batch.timings, computed.idle_sec),
+        'infer': computed.infer_sec,
+    }
+    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how)
 
-    def _kept(self) -> Iterator[bytes]:
-        """The chunk that is on its way to the store, as soon as it is there."""
-        keeping, self._keeping = self._keeping, None
-        if keeping is not None:
-            yield with_short_texts(keeping.result())
 
-    def _drop(self) -> None:
-        """Lets the device do no more of a bundle that has failed; what it has done is kept."""
-        while self._late:
-            self._late.pop().cancel()
-        keeping, self._keeping = self._keeping, None
-        parts, self._parts = self._parts, []
-        wait([kept for _, kept in parts])
-        if keeping is not None:
-            wait([keeping])
+def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[str, float]:
+    """Timings of a batch, of whose waits only those are left in which the device had to wait, too.
+
+    The loader is waited for while the device is still at work, which holds nothing up.
+    """
+    waited_sec = sum(timings.get(name, 0.0) for name in _WAITS)
+    share = min(1.0, idle_sec / waited_sec) if waited_sec else 1.0
+    return {
+        name: share * seconds if name in _WAITS else seconds for name, seconds in timings.items()
+    }
+
+
+def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
+    """Calls the model on a batch and waits for it; one without any image is not worth a call.
+
+    Raises:
+      ModelError: the model fails, and no image is to blame.
+    """
+    slots = _slots(batch)
+    return _labeled(batch, _compute(batch, slots, model) if slots else _NOT_CALLED)
+
+
+def _hand_in(batch: Batch, model: LazyPredictor, policy: FaultPolicy) -> LateBatch:
+    """Hands a batch to the device; waits while another one waits for it."""
+    slots = _slots(batch)
+    if slots:
+        future = model.device.submit(functools.partial(_compute, batch, slots, model))
+    else:
+        future = Future()
+        future.set_result(_NOT_CALLED)
+    # The pixels go when the device is done with them.
+    rest = dataclasses.replace(batch, pixels=_NO_PIXELS)
+
+    def finish(computed: _Computed) -> LabeledBatch:
+        labeled = _labeled(rest, computed)
+        _take_note(labeled, policy)
+        return labeled
+
+    return LateBatch(future, finish)
+
+
+def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
+    """Counts how images ended.
+
+    Raises:
+      ModelError: the model fails on nearly all of them.
+    """
+    labeled = failed = 0
+    try:
+        for item, outcome in zip(batch.items, batch.outcomes, strict=True):
+            if isinstance(outcome, Image):
+                labeled += 1
+                policy.record(item.uri, None)
+            elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
+                failed += 1
+                policy.record(item.uri, outcome, item.failed)
+    finally:
+        LIVE.add(labeled=labeled, failed=failed)
+
+
+def _describe(batch: Batch, slots: Sequence[int]) -> str:
+    """A batch, for people."""
+    first, last = (
+        uris.printable(batch.chunk.items[batch.start + slot].uri) for slot in (slots[0], slots[-1])
+    )
+    return f'{len(slots)} images of the chunk {batch.chunk.id}, from {first} to {last}'
+
+
+class ImageModelHandler(ModelHandler[Batch, LateBatch, LazyPredictor]):
+    """Takes whole batches as single elements: chunks have cut them already.
+
+    What it gives for one is a `LateBatch`, so that the next one is handed in while the device
+    computes.  Beam's metrics of RunInference count how long that takes, not how long the device.
+
+    Args:
+      options: the model, and how it is called.
+      fail_fast: when a failing model stops the run.
+      make: what makes the model, by default `Predictor`.
+    """
+
+    def __init__(
+        self, options: InferenceOptions, fail_fast: FailFast, make: MakeModel | None = None
+    ):
+        super().__init__()
+        self._options = options
+        self._fail_fast = fail_fast
+        self._make = make
+
+    def load_model(self) -> LazyPredictor:
+        """The model of this process, not loaded yet."""
+        return lazy_predictor(self._options, self._make)
+
+    def run_inference(
+        self,
+        batch: Sequence[Batch],
+        model: LazyPredictor,
+        inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
+    ) -> list[LateBatch]:
+        """Hands each batch to the device."""
+        policy = inference_policy(self._fail_fast)
+        return [_hand_in(each, model, policy) for each in batch]
+
+    def get_num_bytes(self, batch: Sequence[Batch]) -> int:
+        """Bytes of pixels; Beam's default pickles the batch to know."""
+        return sum(each.pixels.nbytes for each in batch)
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        """One of our batches a call."""
+        return {'min_batch_size': 1, 'max_batch_size': 1}
+
+    def get_metrics_namespace(self) -> str:
+        """Where Beam counts."""
+        return 'lemmabeam'
 
 
 class LabelImages(beam.PTransform):
@@ -195,7 +320,7 @@ class LabelImages(beam.PTransform):
             batches
             | 'Infer' >> RunInference(handler).with_output_types(LateBatch)
             | 'FinishChunks'
-            >> beam.ParDo(_FinishChunksDoFn(self._layout))
+            >> beam.ParDo(FinishChunksDoFn(self._layout))
             .with_output_types(bytes, stats=tuple[str, float])
             .with_outputs('stats', main='chunks')
         )

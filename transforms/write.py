@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from transforms.core.elements import WrittenFile
 from transforms.metrics import count_file
-from transforms.model.vocabulary import Vocabulary
 from transforms.output import results
 from transforms.output.layout import Layout
 from transforms.output.predictions import (
     WITHOUT_LABEL,
+    Classes,
     expected_paths,
     first_names,
     least_score,
@@ -23,9 +23,9 @@ from transforms.output.predictions import (
 
 
 class _WriteDoFn(beam.DoFn):
-    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
+    def __init__(self, layout: Layout, classes: Classes, metadata: Mapping[str, str]):
         self._layout = layout
-        self._vocabulary = vocabulary
+        self._classes = classes
         self._metadata = metadata
 
     def process(
@@ -39,7 +39,7 @@ class _WriteDoFn(beam.DoFn):
 
         def tables() -> Iterator[pa.Table]:
             routed = [results.from_ipc(data) for data in parts if data]
-            for table in prediction_tables(routed, self._vocabulary, self._layout, schema):
+            for table in prediction_tables(routed, self._classes, self._layout, schema):
                 names.update(first_names(table, least))
                 yield table
 
@@ -57,7 +57,7 @@ class WritePredictions(beam.PTransform):
 
     Args:
       layout: the output.
-      vocabulary: names of the labels.
+      classes: names of the labels.
       metadata: see `prediction_schema`; completed by what the workers know.
 
     Expands (rows by the path of their file, what `transforms.split.CountShards` gave, how they were
@@ -65,10 +65,10 @@ class WritePredictions(beam.PTransform):
     PCollection[tuple[str, int]] of how often each label is an image's first).
     """
 
-    def __init__(self, layout: Layout, vocabulary: Vocabulary, metadata: Mapping[str, str]):
+    def __init__(self, layout: Layout, classes: Classes, metadata: Mapping[str, str]):
         super().__init__()
         self._layout = layout
-        self._vocabulary = vocabulary
+        self._classes = classes
         self._metadata = metadata
 
     def expand(
@@ -94,7 +94,7 @@ class WritePredictions(beam.PTransform):
             | 'GroupByFile' >> beam.GroupByKey()
             | 'Write'
             >> beam.ParDo(
-                _WriteDoFn(layout, self._vocabulary, self._metadata), beam.pvalue.AsList(computed)
+                _WriteDoFn(layout, self._classes, self._metadata), beam.pvalue.AsList(computed)
             )
             .with_output_types(WrittenFile, counts=tuple[str, int], top_labels=tuple[str, int])
             .with_outputs('counts', 'top_labels', main='files')

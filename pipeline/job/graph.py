@@ -9,11 +9,10 @@ from pipeline.job.finish import RunReport
 from transforms.chunks import DropDone, MakeChunks
 from transforms.dead_letters import WriteDeadLetters
 from transforms.history import ReadHistory
-from transforms.inference import load_soon
-from transforms.label import LabelImages
+from transforms.label import LabelImages, load_soon
 from transforms.load import LoadImages
 from transforms.read import ReadRefs
-from transforms.restore import TakeFinished
+from transforms.resume import TakeFinished
 from transforms.split import CountShards, SplitChunks
 from transforms.write import WritePredictions
 

@@ -24,7 +24,7 @@ print('tensorflow' in sys.modules, file=sys.stderr)
 sys.exit(code)
 """
 _WITHOUT_PROGRESS = f"""
-from transforms import restore as finished
+from transforms import resume as finished
 finished.find = lambda layout, chunk: finished.Found(None, 0)
 finished.find_parts = lambda layout, chunk, most=None: finished.Parts([], 0)
 finished.keep = lambda layout, chunk, data: data

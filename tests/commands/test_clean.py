@@ -18,7 +18,7 @@ from tests.support.app import label, stand_in
 from tests.support.datasets import add_run, edit_json
 from tests.support.kills import killed_behind
 from tests.support.states import Place, begin, known_to, settled
-from transforms import inference
+from transforms import label as label_step
 from transforms.core.elements import Chunk, Image, Item, LabeledBatch, Ref
 from transforms.core.errors import StoreError, UsageError
 from transforms.dataset.verify import verify
@@ -140,7 +140,7 @@ class CrashError(Exception):
 
 def crash(batches, *arguments):
     """Runs until so many batches have been labelled, and is gone then."""
-    predict = inference.predict_or_rescue
+    predict = label_step.predict_or_rescue
     left = [batches]
 
     def stop(*args):
@@ -150,7 +150,7 @@ def crash(batches, *arguments):
         return predict(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, 'predict_or_rescue', stop)
+        patch.setattr(label_step, 'predict_or_rescue', stop)
         with pytest.raises(Exception, match='CrashError'):
             label(*arguments)
 
@@ -159,13 +159,13 @@ def crash(batches, *arguments):
 def paid(monkeypatch):
     """How many images each call of the model had."""
     found = []
-    predict = inference.predict_or_rescue
+    predict = label_step.predict_or_rescue
 
     def counted(predictor, pixels, slots):
         found.append(len(slots))
         return predict(predictor, pixels, slots)
 
-    monkeypatch.setattr(inference, 'predict_or_rescue', counted)
+    monkeypatch.setattr(label_step, 'predict_or_rescue', counted)
     return found
 
 

@@ -282,7 +282,7 @@ class TestDecoderThatHangs:
         code = (
             'import sys, time; from tests.support import without_model\n'
             'from transforms.images import decode; from transforms.loading import loader, threads\n'
-            'from transforms import inference as handler\n'
+            'from transforms import label as handler\n'
             'handler.Predictor = without_model.Predictor\n'
             'loader._WATCH_SEC, threads._DECODE_DEADLINES = 0.05, 2\n'
             'render = decode.render\n'

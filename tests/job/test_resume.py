@@ -14,7 +14,7 @@ from pipeline.main import main
 from tests.support import forks, quick_beam, samples, without_model
 from tests.support.counted import WITHOUT_MODEL, at_risk
 from tests.support.samples import SAMPLE
-from transforms import inference
+from transforms import label as label_step
 from transforms.dataset.verify import compare, verify
 from transforms.loading import image
 
@@ -26,7 +26,7 @@ quick_beam.install()
 HELD = """
 import pathlib, sys, threading
 from tests.support import counted
-from transforms import inference as handler
+from transforms import label as handler
 
 count, chunks, wanted, *argv = sys.argv[1:]
 predict = handler.predict_or_rescue
@@ -65,7 +65,7 @@ def label_there(count: Path, *arguments) -> tuple[int, str]:
 def label_here(count: Path, kind: str, *arguments) -> tuple[int, str]:
     """The same in this process."""
     assert kind == WITHOUT_MODEL
-    predict = inference.predict_or_rescue
+    predict = label_step.predict_or_rescue
 
     def counting(predictor, pixels, slots):
         with count.open('a') as file:
@@ -77,8 +77,8 @@ def label_here(count: Path, kind: str, *arguments) -> tuple[int, str]:
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(out),
     ):
-        patch.setattr(inference, 'predict_or_rescue', counting)
-        patch.setattr(inference, 'Predictor', without_model.Predictor)
+        patch.setattr(label_step, 'predict_or_rescue', counting)
+        patch.setattr(label_step, 'Predictor', without_model.Predictor)
         patch.setattr(image.ImageLoader, '_decode', without_model.decode)
         patch.setattr(image, 'store_for', lambda *_: without_model.Store(0))
         return main(without_model.in_threads([str(each) for each in arguments])), out.getvalue()

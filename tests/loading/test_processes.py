@@ -24,7 +24,7 @@ from tests.support.loadings import (
     within,
     write,
 )
-from transforms import inference
+from transforms import label as label_step
 from transforms.core.elements import Chunk, Failure, Image, Item, Stage
 from transforms.core.errors import LoaderError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
@@ -222,7 +222,7 @@ def test_a_run_of_such_pictures_is_resumed_to_the_same_bytes(stand_in_model, mon
     assert [Path(row['uri']).stem for row in dead] == [
         f'{i:02d}-{act}' for i, act in enumerate(acts) if act
     ]
-    predict, calls = inference.predict_or_rescue, itertools.count()
+    predict, calls = label_step.predict_or_rescue, itertools.count()
 
     def interrupted(*given):
         if next(calls) == 2:
@@ -230,7 +230,7 @@ def test_a_run_of_such_pictures_is_resumed_to_the_same_bytes(stand_in_model, mon
         return predict(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(inference, 'predict_or_rescue', interrupted)
+        patch.setattr(label_step, 'predict_or_rescue', interrupted)
         done, files = run('resumed')
     assert 'in place of a crash' in done.stderr
     assert files.keys() < expected.keys()

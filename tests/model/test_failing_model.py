@@ -13,7 +13,7 @@ from transforms.core.fail_fast import FailFast
 from transforms.core.reasons import Reason
 from transforms.dataset.verify import verify
 from transforms.images.decode import decode
-from transforms.inference import ImageModelHandler, LazyPredictor, label_batch
+from transforms.label import ImageModelHandler, LazyPredictor, label_batch
 from transforms.model.device import Device
 from transforms.model.rescue import predict_or_rescue
 

@@ -7,17 +7,17 @@ import pytest
 
 from tests.steps.test_label import SLOTS, Make, Model, batches_of, chunk_of
 from tests.support import app, samples, states, without_model
-from transforms import label
+from transforms import label, restore
 from transforms.core.errors import ModelError, StoreError
 from transforms.core.fail_fast import FailFast
 from transforms.core.resources import shared
 from transforms.dataset.verify import compare
-from transforms.inference import ImageModelHandler
-from transforms.label import _FinishChunksDoFn
+from transforms.label import ImageModelHandler
 from transforms.model.predictor import InferenceOptions
 from transforms.model.resolve import resolve_model
 from transforms.output import results
 from transforms.output.layout import Layout
+from transforms.resume import FinishChunksDoFn
 from transforms.runs import checkpoints, in_progress
 
 BATCHES = 6
@@ -40,7 +40,7 @@ class Labelling:
         handler = ImageModelHandler(options, FailFast(0, name), make)
         self._handler, self._lazy = handler, handler.load_model()
         self.model = shared(Model, name)
-        self._finish = _FinishChunksDoFn(layout, lambda: self.now)
+        self._finish = FinishChunksDoFn(layout, lambda: self.now)
         self._finish.setup()
         self._finish.start_bundle()
 
@@ -75,7 +75,7 @@ def labels_of(data):
 ALL = [number for number in range(BATCHES) for _ in range(SLOTS)]
 
 
-@pytest.mark.parametrize('batch_sec', [label._PART_SEC, label._PART_SEC / 2])
+@pytest.mark.parametrize('batch_sec', [restore._PART_SEC, restore._PART_SEC / 2])
 def test_a_kill_costs_what_has_taken_less_than_that(layout, labelling, batch_sec):
     first = labelling(batch_sec)
     first.label(end=4)
@@ -98,7 +98,7 @@ def test_a_chunk_that_is_done_soon_has_none(layout, labelling):
 
 
 def killed_behind(labelling, batches):
-    made = labelling(label._PART_SEC)
+    made = labelling(restore._PART_SEC)
     made.label(end=batches)
     made.die()
 
@@ -128,7 +128,7 @@ def test_what_was_read_and_is_gone_is_not_made_up(layout, labelling):
 
 def test_another_workers_parts_need_not_be_the_same(layout, labelling):
     killed_behind(labelling, 3)
-    other = labelling(label._PART_SEC / 2)
+    other = labelling(restore._PART_SEC / 2)
     other.label(end=5)  # of two batches each, where there are those of one
     other.die()
     assert checkpoints.find_parts(layout, CHUNK).done == 3 * SLOTS

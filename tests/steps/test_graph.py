@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import app, samples, states
-from transforms import inference
+from transforms import label as label_step
 from transforms.core.hashing import content_hash
 from transforms.dataset.verify import compare, verify
 from transforms.model.predictor import Predictor
@@ -35,7 +35,7 @@ def stand_in():
 
 @pytest.fixture
 def real_model(stand_in, monkeypatch):
-    monkeypatch.setattr(inference, 'Predictor', Predictor)
+    monkeypatch.setattr(label_step, 'Predictor', Predictor)
 
 
 @pytest.fixture(scope='module')

@@ -21,7 +21,7 @@ from tests.support.app import label, make_config, stand_in
 from tests.support.datasets import Row, add_run, edit_json
 from tests.support.loopback import Handler, LoopbackServer
 from tests.support.states import Place, known_to, settled
-from transforms import inference
+from transforms import label as label_step
 from transforms.chunks import merge
 from transforms.core.errors import StoreError, UsageError
 from transforms.dataset.verify import verify
@@ -443,7 +443,7 @@ def test_another_model_and_other_preprocessing_label_everything(labelled):
 def test_nothing_to_do_reads_nothing_and_imports_no_tensorflow(labelled, reads, monkeypatch):
     """What is imported with a module would be seen by the first test: see `tests.support.tiers`."""
     (labelled / '0000.jpg').unlink()
-    monkeypatch.setattr(inference, 'Predictor', Predictor)
+    monkeypatch.setattr(label_step, 'Predictor', Predictor)
     for name in ('tensorflow', 'keras'):
         monkeypatch.setitem(sys.modules, name, None)  # whoever imports it fails
     source = f'{labelled.parent}/x/../in/'  # written otherwise, but the same

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 
 from tests.support import quick_beam
-from transforms import coders, inference
+from transforms import coders
+from transforms import label as label_step
 from transforms.core.elements import Batch, Chunk, Failure, Image, Item, Stage
 from transforms.core.errors import InferenceError, ModelError
 from transforms.core.fail_fast import FailFast
 from transforms.core.reasons import Reason
 from transforms.core.resources import shared
-from transforms.inference import ImageModelHandler, LazyPredictor, load_soon
-from transforms.label import LabelImages, _FinishChunksDoFn
+from transforms.label import ImageModelHandler, LabelImages, LazyPredictor, load_soon
 from transforms.model.predictor import InferenceOptions, Prediction
 from transforms.model.resolve import resolve_model
 from transforms.output import results
 from transforms.output.layout import Layout
+from transforms.resume import FinishChunksDoFn
 from transforms.runs import checkpoints
 from transforms.runs.checkpoints import find
 
@@ -262,7 +263,7 @@ def test_a_store_that_keeps_nothing_ends_the_run(make, model, options, layout, m
 def test_of_a_bundle_that_fails_nothing_more_is_begun(model, stage, layout):
     model.may_go_on = threading.Semaphore(0)
     lazy = stage.load_model()
-    finish = _FinishChunksDoFn(layout)
+    finish = FinishChunksDoFn(layout)
     finish.setup()
     finish.start_bundle()
     for batch in batches_of(chunk_of(1, 3), [1, 2]):
@@ -312,7 +313,7 @@ def test_one_chunk_is_on_its_way_to_the_store_while_the_next_is_labelled(
 
     monkeypatch.setattr(checkpoints, 'keep', keep)
     lazy = stage.load_model()
-    finish = _FinishChunksDoFn(layout)
+    finish = FinishChunksDoFn(layout)
     finish.setup()
     finish.start_bundle()
     chunks = [chunk_of(number, 1) for number in (1, 2, 3)]
@@ -374,8 +375,8 @@ class TestLoadSoon:
         assert stage.run_inference([batch], lazy)[0].result().indices[0, 0] == 1
 
     def test_by_default_it_is_the_real_one(self, options, monkeypatch, model):
-        monkeypatch.setattr(inference, 'Predictor', Make('default'))
+        monkeypatch.setattr(label_step, 'Predictor', Make('default'))
         load_soon(options)
-        lazy = inference.lazy_predictor(options)
+        lazy = label_step.lazy_predictor(options)
         assert lazy._loading.result(SOON) is shared(Model, 'default')
         assert isinstance(lazy, LazyPredictor)

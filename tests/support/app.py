@@ -27,7 +27,7 @@ from pipeline.job.resume import settle
 from pipeline.main import main
 from tests.support import quick_beam, without_model
 from tests.support.samples import SAMPLE
-from transforms import inference
+from transforms import label as label_step
 from transforms.core.elements import Batch, Chunk, Failure
 from transforms.core.fail_fast import FaultPolicy
 from transforms.core.resources import shared
@@ -129,7 +129,7 @@ def stand_in(
       with_decoder: decode what is read; without, the bytes need be no picture.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference, 'Predictor', predictor)
+        patch.setattr(label_step, 'Predictor', predictor)
         if not with_decoder:
             patch.setattr(image.ImageLoader, '_decode', without_model.decode)
         yield

@@ -25,9 +25,9 @@ def at_risk(chunk: int) -> int:
 
 def install(file: str, kind: str = '') -> None:
     """Counts in this process, before a pipeline is made or a bundle processed."""
-    from transforms import inference
+    from transforms import label as label_step
 
-    predict = inference.predict_or_rescue
+    predict = label_step.predict_or_rescue
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def counted(predictor, pixels, slots):
@@ -35,7 +35,7 @@ def install(file: str, kind: str = '') -> None:
         os.write(descriptor, b'%d\n' % len(slots))
         return predict(predictor, pixels, slots)
 
-    inference.predict_or_rescue = counted
+    label_step.predict_or_rescue = counted
     if kind:
         from tests.support import without_model
 

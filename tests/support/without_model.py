@@ -16,7 +16,7 @@ import numpy as np
 # Beam logs what it misses while it is being imported.
 logging.basicConfig(level=logging.ERROR)
 
-from transforms import inference  # noqa: E402
+from transforms import label as label_step  # noqa: E402
 from transforms.core.elements import Image  # noqa: E402
 from transforms.loading import image  # noqa: E402
 from transforms.model.predictor import Prediction  # noqa: E402
@@ -95,7 +95,7 @@ class Store:
 def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None:
     """Puts it in place in this process, before a pipeline is made or a bundle processed."""
     Predictor.labels = labels
-    inference.Predictor = Predictor
+    label_step.Predictor = Predictor
     image.ImageLoader._decode = decode
     store = Store(objects)
     if objects:

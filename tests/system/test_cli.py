@@ -257,7 +257,7 @@ def start(tmp_path):
 SLOW = """
 import time
 from tests.support import without_model
-from transforms import inference as handler
+from transforms import label as handler
 class Predictor(without_model.Predictor):
     calls = 0
     def __call__(self, pixels):

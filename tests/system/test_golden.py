@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.app import label, stand_in
-from transforms import inference
+from transforms import label as label_step
 from transforms.storage.registry import store_for
 
 GOLDEN = Path(__file__).parents[1] / 'data/golden.json'
@@ -65,7 +65,7 @@ def test_files_are_what_they_were(bucket, s3, monkeypatch):
     options += ('--chunk_size', '8', '--batch_size', '4', '--max_bytes', '100')
     options += ('--carry', 'note', '--partition_by', 'place', '--rows_per_file', '10')
     first = ('--input', f'{bucket}/first.csv', '--run_id', 'first', *options)
-    predict, left = inference.predict_or_rescue, iter(range(5))
+    predict, left = label_step.predict_or_rescue, iter(range(5))
 
     def crash(*given):
         if next(left, None) is None:
@@ -74,7 +74,7 @@ def test_files_are_what_they_were(bucket, s3, monkeypatch):
 
     with stand_in(with_decoder=False):
         with monkeypatch.context() as patch:
-            patch.setattr(inference, 'predict_or_rescue', crash)
+            patch.setattr(label_step, 'predict_or_rescue', crash)
             with pytest.raises(Exception, match='in place of a crash'):
                 label(*first)
         report = label(*first)

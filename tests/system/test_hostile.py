@@ -25,7 +25,7 @@ _WITHOUT_NETWORK = """
 import sys
 from pipeline.main import main
 from tests.support import without_model
-from transforms import inference as handler
+from transforms import label as handler
 handler.Predictor = without_model.Predictor
 sys.exit(main())
 """

@@ -13,7 +13,7 @@ from transforms.core.elements import Image
 from transforms.core.fail_fast import fetch_policy
 from transforms.dataset.verify import verify
 from transforms.images.decode import decode
-from transforms.inference import LazyPredictor, label_batch
+from transforms.label import LazyPredictor, label_batch
 from transforms.output import results
 from transforms.sources import listing
 

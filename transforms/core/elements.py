@@ -6,8 +6,9 @@ registers a deterministic coder for every row that crosses a shuffle.
 
 import dataclasses
 import enum
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -234,3 +235,40 @@ class LabeledBatch:
     def items(self) -> Sequence[Item]:
         """What the slots hold, or would hold, one for each outcome."""
         return self.chunk.items[self.start : self.start + len(self.outcomes)]
+
+
+class LateBatch:
+    """A batch after it was handed to the device: its labels are still to come.
+
+    It stays in its process.  Where a runner takes it out nonetheless, it is waited for.
+    """
+
+    def __init__(self, future: Future[Any], finish: Callable[[Any], LabeledBatch]):
+        self._future = future
+        self._finish = finish
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` would not wait."""
+        return self._future.done()
+
+    def result(self) -> LabeledBatch:
+        """Waits for the device; to be called once.
+
+        Raises:
+          ModelError: the model fails, and no image is to blame, or it fails on nearly all of them.
+        """
+        return self._finish(self._future.result())
+
+    def cancel(self) -> None:
+        """Nobody wants it any more; what has begun is done to its end."""
+        self._future.cancel()
+
+    def __reduce__(self) -> tuple[Callable[..., 'LateBatch'], tuple[LabeledBatch]]:
+        return _on_time, (self.result(),)
+
+
+def _on_time(labeled: LabeledBatch) -> LateBatch:
+    future: Future[LabeledBatch] = Future()
+    future.set_result(labeled)
+    return LateBatch(future, lambda result: result)

@@ -6,7 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from transforms.core.elements import WrittenFile
 from transforms.core.errors import StoreError
 from transforms.core.long_texts import LONG_TEXTS, MARK, in_order
-from transforms.model.vocabulary import Vocabulary
 from transforms.output import results
 from transforms.output.layout import Layout
 
@@ -134,8 +133,20 @@ def _no_values(layout: Layout) -> str:
     return results.carried_text([None] * len(layout.carry))
 
 
+class Classes(Protocol):
+    """What labels say of a model's classes; `transforms.model.vocabulary.Vocabulary` is one."""
+
+    @property
+    def wnids(self) -> Sequence[str | None]:
+        """The WordNet id of each class, in the order of the logits; None outside of WordNet."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The name of each class."""
+
+
 def prediction_tables(
-    routed: Sequence[pa.Table], vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
+    routed: Sequence[pa.Table], classes: Classes, layout: Layout, schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """The rows of one file, sorted by URI and carried values, with the names of their labels.
 
@@ -144,7 +155,7 @@ def prediction_tables(
 
     Args:
       routed: what `route` gave for the file.
-      vocabulary: names of the labels.
+      classes: names of the labels.
       layout: the output.
       schema: of `prediction_schema`.
     """
@@ -156,7 +167,7 @@ def prediction_tables(
     order = _order(rows)
     for start in range(0, len(order), ROW_GROUP_ROWS):
         part = rows.take(order.slice(start, ROW_GROUP_ROWS))
-        yield _prediction_table(part, vocabulary, layout, schema)
+        yield _prediction_table(part, classes, layout, schema)
 
 
 def _order(rows: pa.Table) -> pa.Array:
@@ -169,10 +180,10 @@ def _order(rows: pa.Table) -> pa.Array:
 
 
 def _prediction_table(
-    rows: pa.Table, vocabulary: Vocabulary, layout: Layout, schema: pa.Schema
+    rows: pa.Table, classes: Classes, layout: Layout, schema: pa.Schema
 ) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
-    columns['labels'] = labels_of(rows, vocabulary, schema)
+    columns['labels'] = labels_of(rows, classes, schema)
     if results.FEATURES in schema.names:
         columns[results.FEATURES] = rows[results.FEATURES]
     if layout.file_columns:
@@ -196,15 +207,15 @@ def _carried_columns(texts: pa.ChunkedArray, layout: Layout) -> dict[str, pa.Chu
     }
 
 
-def labels_of(rows: pa.Table, vocabulary: Vocabulary, schema: pa.Schema) -> pa.Array:
+def labels_of(rows: pa.Table, classes: Classes, schema: pa.Schema) -> pa.Array:
     """The column 'labels' of `schema`, from the columns 'indices' and 'scores' of `rows`."""
     indices = _single(rows['indices'])
     index = pc.list_flatten(indices)
     structs = pa.StructArray.from_arrays(
         [
             index,
-            pa.array(vocabulary.wnids, pa.string()).take(index),
-            pa.array(vocabulary.names, pa.string()).take(index),
+            pa.array(classes.wnids, pa.string()).take(index),
+            pa.array(classes.names, pa.string()).take(index),
             pc.list_flatten(_single(rows['scores'])),
         ],
         fields=list(_LABEL),
