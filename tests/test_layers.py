@@ -17,14 +17,14 @@ ORDER = [
     'transforms.sources',
     'transforms.dataset',
     'transforms',  # the steps
-    'pipeline.config pipeline.options pipeline.parser',
+    'pipeline.config pipeline.flags pipeline.options pipeline.parser',
     'pipeline.report pipeline.runners',
     'pipeline.job',
     'pipeline.commands',
     'pipeline.main',
     'pipeline.flex_template pipeline.__main__',
 ]
-ONE_ROOM = ('pipeline.config', 'pipeline.options', 'pipeline.parser')
+ONE_ROOM = ('pipeline.config', 'pipeline.flags', 'pipeline.options', 'pipeline.parser')
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
 TENSORFLOW = {
     'transforms.model.load',

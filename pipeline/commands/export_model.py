@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import options
+from pipeline import flags
 from pipeline.job.progress import DownloadReporter
 from pipeline.parser import Parser
 from transforms.core import uris
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--model_size',
-        type=options.positive,
+        type=flags.positive,
         metavar='PX',
         help='side of the square images are resized to, in pixels (default: 384 for fine-tuned '
         'heads of ILSVRC-2012, 480 with R152x4; 160 for R50x1_160.npz; else 224)',

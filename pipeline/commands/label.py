@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from pipeline import options
 from pipeline.parser import Parser, describe_stray
-from pipeline.runners.dataflow.options import add_dataflow_arguments
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,16 +28,10 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     return labelling.run(args, beam_options, parser.made_at)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `lemmabeam label`."""
+def add_arguments(parser: argparse.ArgumentParser, hidden: Sequence[str] = ()) -> None:
+    """Adds the options of `lemmabeam label`; `--help` leaves out the hidden ones."""
     parser.epilog = _EPILOG
-    options.add_label_arguments(parser)
-    add_dataflow_arguments(parser)
-    parser.add_argument(
-        '--verbose',
-        action='store_true',
-        help="show the engine's own messages, and where an error came from",
-    )
+    options.add_label_arguments(parser, hidden)
 
 
 def parse_label_arguments(

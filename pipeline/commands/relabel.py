@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.flags import positive
 from pipeline.job.new_run import check_new_run, next_sequence
 from pipeline.job.progress import tell_waiting
 from pipeline.job.signals import stopping_on_signals
@@ -27,7 +28,6 @@ from pipeline.options import (
     add_lease_arguments,
     add_store_arguments,
     make_run_id,
-    positive,
     store_options,
 )
 from pipeline.parser import Parser

@@ -1,6 +1,5 @@
 """`lemmabeam retry`: from arguments to an exit code."""
 
-import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +13,6 @@ from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
-# What a retry takes over from the run it retries is everything but these.
-_OF_ONE_RUN = frozenset(
-    'accelerator accelerators_per_worker allow_empty break_lease explain force images_per_worker '
-    'input max_images no_wait output reasons relist retry_dead right_fitting run_id sample since '
-    'verbose wait_for_lease_sec'.split()
-)
 _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 
 
@@ -29,9 +22,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     finder.add_argument('--output')
     options.add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
-    add_arguments(parser)
-    for name in _NOT_IN_RETRY:
-        parser._option_string_actions[f'--{name}'].help = argparse.SUPPRESS
+    add_arguments(parser, hidden=_NOT_IN_RETRY)
     parser.add_argument(
         '--reasons',
         metavar='A,B',
@@ -42,7 +33,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     run = None
     if found.output is not None:
         run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
-        parser.set_defaults(**_taken_over(run, parser))
+        parser.set_defaults(**_taken_over(run))
     args, beam_options = parse_label_arguments(parser, argv)
     for name in _NOT_IN_RETRY:
         if getattr(args, name):
@@ -68,8 +59,8 @@ def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
     return found[-1]
 
 
-def _taken_over(run: CompleteRun, parser: argparse.ArgumentParser) -> dict[str, Any]:
-    known = {action.dest for action in parser._actions} - _OF_ONE_RUN
+def _taken_over(run: CompleteRun) -> dict[str, Any]:
+    known = {option.name for option in options.OPTIONS if not option.per_run}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run.report['options'].items()

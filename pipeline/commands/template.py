@@ -1,16 +1,12 @@
-"""pipeline.commands.template."""
+"""What the parameters of a Flex Template mean on the command line of `lemmabeam label`."""
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 
-from pipeline.commands import label
+from pipeline.options import OPTIONS
 from pipeline.runners.beam_options import make_beam_parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
-
-# Options that mean something on a command line only: a template always submits and returns.
-LAUNCHER_ONLY = ('explain', 'no_wait')
 
 # What the image calls itself, so that the workers run the very image that has launched them.
 IMAGE_VARIABLE = 'LEMMABEAM_IMAGE'
@@ -34,11 +30,12 @@ def command_line(parameters: Sequence[str], environment: Mapping[str, str]) -> l
         not for templates.
     """
     switches = _switches()
+    not_in_template = {option.name for option in OPTIONS if not option.in_template}
     argv: list[str] = []
     for parameter in parameters:
         match = _PARAMETER.fullmatch(parameter)
         flag, value = match.groups() if match else (parameter, None)
-        if flag.removeprefix('--') in LAUNCHER_ONLY:
+        if flag.removeprefix('--') in not_in_template:
             raise UsageError(
                 f'{flag}: no parameter of the template, which always submits; leave it out'
             )
@@ -64,16 +61,12 @@ def command_line(parameters: Sequence[str], environment: Mapping[str, str]) -> l
 
 def _switches() -> dict[str, str | None]:
     """Each flag without a value, ours and Beam's, with the flag that says the opposite, if any."""
-    ours = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    label.add_arguments(ours)
-    actions = [
-        action
-        for parser in (ours, make_beam_parser())
-        for action in parser._actions
-        if action.nargs == 0
-    ]
+    ours: dict[str, str | None] = {
+        f'--{option.name}': None for option in OPTIONS if option.is_switch
+    }
+    actions = [action for action in make_beam_parser()._actions if action.nargs == 0]
     opposites = {(action.dest, action.const): action.option_strings[0] for action in actions}
-    return {
+    return ours | {
         flag: opposites.get((action.dest, not action.const))
         for action in actions
         for flag in action.option_strings

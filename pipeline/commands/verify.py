@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from pipeline.options import add_store_arguments, number_not_negative, store_options
+from pipeline.flags import number_not_negative
+from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.job.new_run import next_sequence, refuse_complete, taken_for_another
+from pipeline.options import OPTIONS
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.dataset.latest_sql import write_latest_sql
@@ -26,16 +27,6 @@ from transforms.runs.publish import find_commit, remove_tree
 from transforms.sources import snapshot
 from transforms.sources.resolve import check_not_empty
 
-# Options that may be others when a run is gone on with: no row depends on them, but for rows of
-# images that fail now and may not fail then.
-_FREE = frozenset(
-    'accelerator accelerators_per_worker allow_empty allow_private_hosts break_lease '
-    'decode_deadline_sec explain fail_fast_after fetch_deadline_sec images_per_worker input '
-    'loader_processes loader_threads max_failure_rate max_images memory_budget model model_cache '
-    'model_card model_sha256 no_wait output relist report_thumbnails require_gpu require_rebuilt '
-    'right_fitting run_id s3_endpoint_url s3_region_name s3_request_payer user_project verbose '
-    'wait_for_lease_sec'.split()
-)
 # What the rows of one dataset must have in common, as the metadata of the files has it.
 _COMMON = {
     'stored_floor': '--keep_above or --threshold',
@@ -159,7 +150,9 @@ def _has_features(run: CompleteRun) -> str:
 
 
 def _deciding_options(config: RunConfig) -> dict[str, Any]:
-    options = {name: value for name, value in config.options.items() if name not in _FREE}
+    free = {option.name for option in OPTIONS if not option.decides_rows}
+    options = {name: value for name, value in config.options.items() if name not in free}
+    del options['input']
     options |= {
         'command': config.command,
         'model': config.layout.model_id,

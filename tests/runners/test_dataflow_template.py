@@ -27,8 +27,9 @@ from packaging.utils import canonicalize_name
 import pipeline
 from pipeline import flex_template
 from pipeline.commands import label, template
+from pipeline.commands.template_metadata import METADATA, as_json
+from pipeline.options import OPTIONS as DECLARED
 from pipeline.runners.dataflow import job
-from tests.support.flex_metadata import METADATA, as_json, label_parser, template_options
 from tests.system.test_schedule import TEMPLATES as SCHEDULE
 from tests.system.test_schedule import launch_request
 from transforms.core.errors import UsageError
@@ -36,7 +37,8 @@ from transforms.core.errors import UsageError
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / 'templates' / 'dataflow'
 PARAMETERS = {each['name']: each for each in json.loads(METADATA.read_text())['parameters']}
-OPTIONS = {action.dest: action for action in template_options(label_parser())}
+OPTIONS = {option.name: option for option in DECLARED if option.in_template}
+LAUNCHER_ONLY = {option.name for option in DECLARED if not option.in_template}
 IMAGE = 'europe-west4-docker.pkg.dev/example-project/lemmabeam/lemmabeam:1'
 
 # What Google's launcher adds to the parameters.
@@ -56,6 +58,13 @@ ADDED = [
     '--labels={"job": "lemmabeam-nightly", "goog-dataflow-x": ""}',
 ]
 NEEDED = ['--input=gs://b/photos', '--output=gs://b/labels']
+
+
+def label_parser() -> argparse.ArgumentParser:
+    """That of `lemmabeam label`; what it refuses raises."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    label.add_arguments(parser)
+    return parser
 
 
 def parsed(parameters: list[str], **environment: str) -> tuple[argparse.Namespace, Any]:
@@ -111,7 +120,7 @@ def test_what_has_no_value_passes_as_it_is():
 
 
 def test_every_flag_takes_true_and_false():
-    flags = [name for name, action in OPTIONS.items() if action.nargs == 0]
+    flags = [name for name, option in OPTIONS.items() if option.is_switch]
     assert 'require_gpu' in flags
     for value in (True, False):
         words = [f'--{name}={str(value).lower()}' for name in flags]
@@ -128,7 +137,7 @@ def test_flag_that_is_neither_true_nor_false_is_refused(value):
 def test_template_always_submits_to_dataflow():
     argv = template.command_line(NEEDED, {})
     assert argv == [*NEEDED, '--runner=DataflowRunner', '--no_wait']
-    for name in template.LAUNCHER_ONLY:
+    for name in ('explain', 'no_wait'):
         with pytest.raises(UsageError, match=f'--{name}'):
             template.command_line([*NEEDED, f'--{name}=true'], {})
 
@@ -172,12 +181,14 @@ def test_launch_defines_nothing():
 
 
 def test_metadata_is_what_the_parser_says():
-    assert METADATA.read_text() == as_json(), 'write it anew: python -m tests.support.flex_metadata'
+    assert METADATA.read_text() == as_json(), (
+        'write it anew: python -m pipeline.commands.template_metadata'
+    )
 
 
 def test_every_option_is_a_parameter():
     assert list(PARAMETERS) == list(OPTIONS)
-    assert not set(PARAMETERS) & set(template.LAUNCHER_ONLY)
+    assert not set(PARAMETERS) & LAUNCHER_ONLY
 
 
 def test_parameters_are_told_about():
@@ -213,7 +224,9 @@ def test_defaults_are_those_of_the_parser():
 
 
 def test_choices_are_those_of_the_parser():
-    choices = {name: list(action.choices) for name, action in OPTIONS.items() if action.choices}
+    choices = {
+        name: list(option.type.choices) for name, option in OPTIONS.items() if option.type.choices
+    }
     assert choices == {
         name: [option['value'] for option in each['enumOptions']]
         for name, each in PARAMETERS.items()
@@ -256,7 +269,7 @@ def test_what_dataflow_accepts_the_parser_takes(name):
     assert accepted, 'no probe is of this kind: add one'
     parser = label_parser()
     for value in accepted:
-        if OPTIONS[name].nargs == 0:
+        if OPTIONS[name].is_switch:
             assert value.strip() in ('true', 'false')
         else:
             parser.parse_args([f'--{name}={value}'])
