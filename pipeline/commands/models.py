@@ -8,7 +8,7 @@ from rich.table import Table
 
 from pipeline import options
 from pipeline.parser import Parser
-from transforms.core.errors import UsageError
+from transforms.core.errors import InvalidOption, UsageError
 from transforms.model import registry
 from transforms.model.choices import AUTO, PRECISIONS
 from transforms.model.vocabulary import class_count
@@ -52,7 +52,12 @@ def run(args: argparse.Namespace) -> int:
         args.model = args.check
         from pipeline.commands import check_model  # needs much that the list does not
 
-        return check_model.run(args)
+        try:
+            return check_model.run(args)
+        except InvalidOption as e:
+            if e.name != 'model':
+                raise
+            raise e.named('check') from e
     if args.image is not None:
         raise UsageError('--image goes with --check')
     _print_known(Console())

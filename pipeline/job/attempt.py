@@ -15,12 +15,13 @@ from pipeline.job.graph import build
 from pipeline.job.progress import reporting
 from pipeline.runners import base
 from pipeline.runners.dataflow.status import Job, has_ended
-from transforms.core.errors import BooksError, LemmabeamError, StoreError, UsageError
+from transforms.core.errors import BooksError, InvalidOption, LemmabeamError, StoreError, UsageError
 from transforms.core.long_texts import LONG_TEXTS
 from transforms.runs import in_progress, lease
 from transforms.runs.publish import discard
 
 _ERROR = re.compile(rf'{re.escape(LemmabeamError.__module__)}\.(\w+): (.*)$', re.MULTILINE)
+_USAGE = (UsageError.__name__, InvalidOption.__name__)
 _WORKER_GONE = re.compile(r'SDK worker disconnected')  # as Prism has it
 _GONE = 'gone'
 _REFUSED = {
@@ -184,7 +185,7 @@ def _explain(error: BaseException, is_verbose: bool) -> tuple[int, str]:
     else:
         kind, message = '', text.strip().rpartition('\n')[2]
     print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
-    if kind == UsageError.__name__:
+    if kind in _USAGE:
         return 2, kind
     if kind == '':
         print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)

@@ -15,6 +15,29 @@ class UsageError(LemmabeamError):
     """The command line asks for something that cannot be done; names the flag and the value."""
 
 
+class InvalidOption(UsageError):  # noqa: N818 (what is wrong is the option)
+    """A value that cannot be used; a command may have another name for the option than label.
+
+    Args:
+      name: of the option of `lemmabeam label`.
+      value: as it was given, fit for messages.
+      why: what is wrong with it, and what to do.
+    """
+
+    def __init__(self, name: str, value: str, why: str):
+        super().__init__(name, value, why)
+        self.name = name
+        self.value = value
+        self.why = why
+
+    def __str__(self) -> str:
+        return f'--{self.name} {self.value}: {self.why}'
+
+    def named(self, name: str) -> 'InvalidOption':
+        """The same of an option of another name."""
+        return InvalidOption(name, self.value, self.why)
+
+
 class ManifestError(LemmabeamError):
     """A manifest is broken as a whole; names the file and the line."""
 

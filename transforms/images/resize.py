@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from transforms.core.errors import UsageError
+from transforms.core.errors import InvalidOption
 
 FILTERS = ('bilinear', 'bicubic')
 MIN_SIZE_PX, MAX_SIZE_PX = 16, 4096
@@ -30,9 +30,8 @@ class Resize:
           UsageError: no network works on a square of this size.
         """
         if not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
-            raise UsageError(
-                f'--model_size {size_px}: expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
-            )
+            why = f'expected {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels'
+            raise InvalidOption('model_size', str(size_px), why)
         short = self.short_side_px
         if short is not None:
             short = round(short * size_px / self.size_px)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transforms.core.errors import ImageError, ModelError, UsageError
+from transforms.core.errors import ImageError, InvalidOption, ModelError
 from transforms.images.decode import decode
 from transforms.model.card import CAT, Activation, Canary, ModelCard
 from transforms.model.choices import FINITE, STRICT
@@ -53,10 +53,11 @@ def check_mode(mode: str, source: ModelSource) -> None:
       UsageError: that.
     """
     if mode == STRICT and not _expected(source):
-        raise UsageError(
-            f'--canary strict: the card of {source.card.name} names no picture and what must be '
-            "seen in it ('canary'), and none of its classes is a feline of WordNet; use --canary "
-            'finite'
+        raise InvalidOption(
+            'canary',
+            mode,
+            f'the card of {source.card.name} names no picture and what must be seen in it '
+            "('canary'), and none of its classes is a feline of WordNet; use --canary finite",
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transforms.core import uris
-from transforms.core.errors import ModelError, UsageError
+from transforms.core.errors import InvalidOption, ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import CARD_FILE, ModelCard, card_template, parse_card
 from transforms.model.checkpoint import Architecture
@@ -129,14 +129,15 @@ def resolve_model(
       ModelError: it cannot be fetched, or has another hash.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise UsageError(f'--model_sha256 {sha256!r}: expected 64 hex digits, in lower case')
+        raise InvalidOption('model_sha256', repr(sha256), 'expected 64 hex digits, in lower case')
     local = _local(name)
     known = None if local else registry.find_model(name)
     if known is not None and size_px is not None:
         _check_size(known.card, size_px)  # before it is fetched
     if known is not None and known.location == registry.EMBEDDED:
         if card is not None:
-            raise UsageError(f'--model_card {card!r}: the model {name!r} has a card of its own')
+            why = f'the model {name!r} has a card of its own'
+            raise InvalidOption('model_card', repr(card), why)
         source = _embedded(known.card, cache)
         _check_sha256(source, name, sha256)
     else:
@@ -182,9 +183,8 @@ def _check_size(card: ModelCard, size_px: int) -> None:
     own_px = card.resize.size_px
     known = registry.known_models().get(card.name)
     if known and known.card == card and not known.takes_any_size and size_px != own_px:
-        raise UsageError(
-            f'--model_size {size_px}: {card.name} takes squares of {own_px} px and no others'
-        )
+        why = f'{card.name} takes squares of {own_px} px and no others'
+        raise InvalidOption('model_size', str(size_px), why)
 
 
 def _first(
@@ -209,7 +209,7 @@ def _first(
         except ModelError as e:
             problems.append(str(e))
     raise ModelError(
-        f'--model {printable_location(name)}: cannot be had from any of its {len(locations)} '
+        f'the model {printable_location(name)} cannot be had from any of its {len(locations)} '
         f'sources: {"; ".join(problems)}. {_by_hand(name)}'
     )
 
@@ -226,7 +226,7 @@ def _by_hand(name: str) -> str:
 def _check_sha256(source: ModelSource, name: str, wanted: str | None) -> None:
     if wanted not in (None, source.weights_sha256):
         raise ModelError(
-            f'--model {printable_location(name)!r} has the SHA-256 {source.weights_sha256}, '
+            f'the model {printable_location(name)!r} has the SHA-256 {source.weights_sha256}, '
             f'--model_sha256 wants {wanted}'
         )
 
@@ -305,10 +305,11 @@ def _find_card(
     """The card of a SavedModel, and the folder in which its class list and pictures lie."""
     if found := _written_card(folder, location, known, given):
         return found
-    raise UsageError(
-        f'--model {printable_location(location)!r} brings no {CARD_FILE}: write one into its '
-        f'folder, such as {card_template()}, or pass --model_card with a file or, for a copy of a '
-        'published model, its name'
+    raise InvalidOption(
+        'model',
+        repr(printable_location(location)),
+        f'it brings no {CARD_FILE}: write one into its folder, such as {card_template()}, or pass '
+        '--model_card with a file or, for a copy of a published model, its name',
     )
 
 
@@ -322,9 +323,8 @@ def _written_card(
             return _parse_card(Path(given), where), Path(given).parent
         named = registry.find_model(given)
         if named is None:
-            raise UsageError(
-                f'--model_card {printable_location(given)!r}: neither a known model nor a file'
-            )
+            shown_card = repr(printable_location(given))
+            raise InvalidOption('model_card', shown_card, 'neither a known model nor a file')
         return named.card, folder
     own = folder / CARD_FILE
     if own.is_file():
@@ -338,10 +338,12 @@ def _card_of(weights: Weights, location: str) -> ModelCard:
     where = printable_location(location)
     vocabulary = next(iter(names_by_length(weights.classes or 0)), '')
     if weights.classes is not None and not vocabulary:
-        raise UsageError(
-            f'--model {where}: no known class list has {weights.classes} classes: pass '
-            f'--model_card with a file such as {card_template()}, or make a SavedModel of it with '
-            '`lemmabeam export-model --labels`'
+        raise InvalidOption(
+            'model',
+            where,
+            f'no known class list has {weights.classes} classes: pass --model_card with a file '
+            f'such as {card_template()}, or make a SavedModel of it with `lemmabeam export-model '
+            '--labels`',
         )
     return registry.bit_card(
         f'bit-{weights.architecture}'.lower(),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transforms.core import uris
-from transforms.core.errors import ModelError, UsageError
+from transforms.core.errors import InvalidOption, ModelError
 from transforms.core.hashing import content_hash
 from transforms.core.resources import TEMPORARIES
 from transforms.model.download.http import Progress
@@ -107,9 +107,8 @@ def cached(cache: Path, entry: Entry, on_progress: Progress | None = None) -> Pa
                 _publish(entry.fill(temporary, on_progress), temporary, cache, entry)
     except OSError as e:
         # `fill` has names for its own failures; these are of the cache itself.
-        raise UsageError(
-            f'--model_cache {uris.printable(str(cache))}: cannot be used: {e.strerror}'
-        ) from e
+        shown = uris.printable(str(cache))
+        raise InvalidOption('model_cache', shown, f'cannot be used: {e.strerror}') from e
     return folder if entry.wanted == GRAPH else folder / entry.wanted
 
 

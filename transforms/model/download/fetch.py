@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from transforms.core import uris
-from transforms.core.errors import ModelError, StoreError, UsageError
+from transforms.core.errors import InvalidOption, ModelError, StoreError
 from transforms.core.hashing import content_hash
 from transforms.model.download import archive, huggingface, kaggle
 from transforms.model.download.archive import ARCHIVES, MOST_FILES
@@ -121,9 +121,8 @@ def _find(location: str) -> Path | Entry:
         if repository := huggingface.parse(location):
             return huggingface.find(repository)
         if scheme == 'hf':
-            raise UsageError(
-                f'--model {shown(location)}: expected hf://owner/name or hf://owner/name@revision'
-            )
+            why = 'expected hf://owner/name or hf://owner/name@revision'
+            raise InvalidOption('model', shown(location), why)
         if model := kaggle.parse(location):
             return kaggle.find(model)
         return _at_url(location)
@@ -153,11 +152,13 @@ def _in_place(path: Path) -> Path:
         if (path / huggingface.FILE).is_file():
             return path / huggingface.FILE
     except OSError as e:
-        raise UsageError(f'--model {uris.printable(str(path))}: {e.strerror}') from e
+        raise InvalidOption('model', uris.printable(str(path)), str(e.strerror)) from e
     if path.is_dir():
-        raise UsageError(
-            f'--model {uris.printable(str(path))}: no {GRAPH} in this folder; a SavedModel has '
-            f'{GRAPH} at its top and its weights in variables/'
+        raise InvalidOption(
+            'model',
+            uris.printable(str(path)),
+            f'no {GRAPH} in this folder; a SavedModel has {GRAPH} at its top and its weights in '
+            'variables/',
         )
     raise _unusable(str(path))
 
@@ -168,7 +169,7 @@ def _one_object(uri: str) -> Entry:
     entry = store.stat(uri)
     origin = uris.printable(uri)
     if entry is None:
-        raise UsageError(f'--model {origin}: no such file')
+        raise InvalidOption('model', origin, 'no such file')
 
     def unpack(folder: Path, on_progress: Progress | None) -> Path:
         with store.open(uri) as file:
@@ -207,13 +208,12 @@ def _in_bucket(folder: str) -> Entry:
 
     objects = listing()
     if not objects:
-        raise UsageError(f'--model {origin}: there is nothing')
+        raise InvalidOption('model', origin, 'there is nothing')
     if len(objects) > MOST_FILES:
-        raise UsageError(
-            f'--model {origin}: more than {MOST_FILES} objects; expected a SavedModel alone'
-        )
+        why = f'more than {MOST_FILES} objects; expected a SavedModel alone'
+        raise InvalidOption('model', origin, why)
     if GRAPH not in objects:
-        raise UsageError(f'--model {origin}: no {GRAPH} in this folder')
+        raise InvalidOption('model', origin, f'no {GRAPH} in this folder')
     total_bytes = sum(size_bytes for _, size_bytes in objects.values())
 
     def fill(temporary: Path, on_progress: Progress | None) -> Path:
@@ -278,5 +278,5 @@ def _pieces(file: BinaryIO, origin: str) -> Iterator[bytes]:
         yield piece
 
 
-def _unusable(location: str, why: str = '') -> UsageError:
-    return UsageError(f'--model {shown(location)!r}: {why}expected {_EXPECTED}')
+def _unusable(location: str, why: str = '') -> InvalidOption:
+    return InvalidOption('model', repr(shown(location)), f'{why}expected {_EXPECTED}')

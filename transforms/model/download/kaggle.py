@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from transforms.core.errors import ModelError, UsageError
+from transforms.core.errors import InvalidOption, ModelError
 from transforms.model.download import archive
 from transforms.model.download.cache import Entry, model_in, tfhub_key
 from transforms.model.download.http import Auth, Bearer, Progress, compressed, download, shown
@@ -65,11 +65,12 @@ def parse(location: str) -> Model | None:
     if found is None:
         if url is None:
             return None
-        raise UsageError(f'--model {shown(location)}: of Kaggle, expected {_FORM}')
+        raise InvalidOption('model', shown(location), f'of Kaggle, expected {_FORM}')
     owner, model, variation, version = found.group('owner', 'model', 'variation', 'version')
     if version is None:
         if (owner.lower(), model.lower()) != _ONE_VERSION:
-            raise UsageError(f'--model {shown(location)}: the version is missing; expected {_FORM}')
+            why = f'the version is missing; expected {_FORM}'
+            raise InvalidOption('model', shown(location), why)
         version = '1'
     return Model(owner, model, variation, int(version))
 
