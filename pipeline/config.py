@@ -1,6 +1,5 @@
 """What a run is, as a whole: options validated together, the model found, the inputs resolved."""
 
-import argparse
 import dataclasses
 import datetime
 import re
@@ -8,7 +7,13 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipeline.options import describe_preprocessing, find_model, make_run_id, store_options
+from pipeline.options import (
+    LabelOptions,
+    describe_preprocessing,
+    find_model,
+    make_run_id,
+    store_options,
+)
 from transforms.core import uris
 from transforms.core.elements import MANIFESTS
 from transforms.core.errors import UsageError
@@ -131,7 +136,7 @@ class Retried(NamedTuple):
 
 
 def make_config(
-    args: argparse.Namespace,
+    args: LabelOptions,
     now: datetime.datetime,
     on_progress: Progress | None = None,
     retried: Retried | None = None,
@@ -139,7 +144,7 @@ def make_config(
     """Validates the options as a whole, fetches the model and resolves the inputs.
 
     Args:
-      args: of `add_label_arguments`.
+      args: of the command.
       now: UTC.
       on_progress: told of downloads.
       retried: label its dead letters instead of --input.
@@ -255,7 +260,7 @@ def make_config(
         layout=layout,
         metadata=_metadata(inference, threshold, versions),
         options={
-            **vars(args),
+            **dataclasses.asdict(args),
             **inference._asdict(),
             'threshold': threshold,
             'keep_above': floor,
@@ -306,7 +311,7 @@ def _rows_per_file(model: ModelSource, has_features: bool) -> int:
     return min(_ROWS_PER_FILE, _FEATURES_PER_FILE_BYTES // (2 * (length or _USUAL_FEATURES)))
 
 
-def _max_labels(args: argparse.Namespace, model: ModelSource) -> int:
+def _max_labels(args: LabelOptions, model: ModelSource) -> int:
     classes = len(model.vocabulary)
     if args.max_labels is None:
         return min(model.card.max_labels, classes)
@@ -314,7 +319,7 @@ def _max_labels(args: argparse.Namespace, model: ModelSource) -> int:
         raise UsageError(
             f'--max_labels {args.max_labels}: {model.card.name} has only {classes} classes'
         )
-    return int(args.max_labels)
+    return args.max_labels
 
 
 def _metadata(
@@ -343,7 +348,7 @@ def _metadata(
     }
 
 
-def _columns(args: argparse.Namespace) -> Columns:
+def _columns(args: LabelOptions) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
     taken = {'model', 'run', results.FEATURES, predictions.GONE_SINCE, predictions.STORED_SCORES}
     taken |= {name.lower() for name in predictions.prediction_schema((), {}).names}

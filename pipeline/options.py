@@ -5,8 +5,7 @@ import dataclasses
 import datetime
 import re
 import secrets
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from pipeline import flags
 from pipeline.flags import MAX_THUMBNAILS, Option, add_options, declared, option
@@ -49,7 +48,8 @@ class LabelOptions:
     """The options of `lemmabeam label`, in the order of its `--help`.
 
     From here come its parser, what a resumed run must have in common with the interrupted one, what
-    a retry takes over, the parameters of the Flex Template and pipeline/OPTIONS.md.
+    a retry takes over, the parameters of the Flex Template and pipeline/OPTIONS.md.  What is None
+    depends on something else: model card, machine or listing.
     """
 
     input: tuple[str, ...] = option(
@@ -511,18 +511,19 @@ class LabelOptions:
         per_run=True,
     )
 
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Those that a parser has found, all that are required among them."""
+        found = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
+        return cls(**found | {'input': tuple(args.input)})
+
 
 OPTIONS = declared(LabelOptions)
 
 
-def add_label_arguments(parser: argparse.ArgumentParser, hidden: Sequence[str] = ()) -> None:
-    """Adds the options of `lemmabeam label`.
-
-    Args:
-      parser: of the command.
-      hidden: the names of those that `--help` leaves out.
-    """
-    add_options(parser, OPTIONS, hidden)
+def add_label_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam label`."""
+    add_options(parser, OPTIONS)
 
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
@@ -555,7 +556,7 @@ def _of_group(group: str) -> list[Option]:
     return [each for each in OPTIONS if each.group == group]
 
 
-def store_options(args: argparse.Namespace) -> StoreOptions:
+def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
     """What the options of `add_store_arguments` say.
 
     Raises:
@@ -575,7 +576,9 @@ def store_options(args: argparse.Namespace) -> StoreOptions:
     )
 
 
-def find_model(args: argparse.Namespace, on_progress: 'Progress | None' = None) -> 'ModelSource':
+def find_model(
+    args: argparse.Namespace | LabelOptions, on_progress: 'Progress | None' = None
+) -> 'ModelSource':
     """The model that the options of `add_model_arguments` mean, fetched if need be.
 
     Raises:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pipeline import options
+from pipeline.options import LabelOptions, add_label_arguments
 from pipeline.parser import Parser, describe_stray
 from transforms.core.errors import UsageError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 
-_EPILOG = """\
+EPILOG = """\
 Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
 Beam's local engine.  No option may be abbreviated.
 """
@@ -21,23 +21,31 @@ Beam's local engine.  No option may be abbreviated.
 def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the inputs list."""
     add_arguments(parser)
-    args, beam_options = parse_label_arguments(parser, argv)
+    options, beam_options = parse_label_arguments(parser, argv)
     # As in all commands: what runs is imported when nothing is wrong with the command line.
     from pipeline.job import labelling
 
-    return labelling.run(args, beam_options, parser.made_at)
+    return labelling.run(options, beam_options, parser.made_at)
 
 
-def add_arguments(parser: argparse.ArgumentParser, hidden: Sequence[str] = ()) -> None:
-    """Adds the options of `lemmabeam label`; `--help` leaves out the hidden ones."""
-    parser.epilog = _EPILOG
-    options.add_label_arguments(parser, hidden)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `lemmabeam label`."""
+    parser.epilog = EPILOG
+    add_label_arguments(parser)
 
 
 def parse_label_arguments(
     parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[LabelOptions, 'PipelineOptions']:
+    """Splits the command line of `lemmabeam label`, see `split_arguments`."""
+    args, beam_options = split_arguments(parser, argv)
+    return LabelOptions.of(args), beam_options
+
+
+def split_arguments(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, 'PipelineOptions']:
-    """Splits the command line into our options and Beam's.
+    """Splits a command line into our options, the required ones among them, and Beam's.
 
     Raises:
       UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.

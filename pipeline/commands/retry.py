@@ -1,10 +1,13 @@
 """`lemmabeam retry`: from arguments to an exit code."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import options
-from pipeline.commands.label import add_arguments, parse_label_arguments
+from pipeline import flags
+from pipeline.commands.label import EPILOG, split_arguments
+from pipeline.flags import add_options, declared, option
+from pipeline.options import LabelOptions, add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
@@ -13,6 +16,21 @@ from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RetryOptions(LabelOptions):
+    """The options of `lemmabeam retry`."""
+
+    reasons: str | None = option(
+        '',
+        flags.TEXT,
+        metavar='A,B',
+        help='reasons of the dead letters to try again; permanent ones only by name (default: '
+        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
+        per_run=True,
+    )
+
+
 _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 
 
@@ -20,27 +38,22 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
     finder.add_argument('--output')
-    options.add_store_arguments(finder)
+    add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
-    add_arguments(parser, hidden=_NOT_IN_RETRY)
-    parser.add_argument(
-        '--reasons',
-        metavar='A,B',
-        help='reasons of the dead letters to try again; permanent ones only by name (default: '
-        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
-    )
+    parser.epilog = EPILOG
+    add_options(parser, declared(RetryOptions), hidden=_NOT_IN_RETRY)
     parser.set_defaults(input=[])
     run = None
     if found.output is not None:
-        run = _last_run(uris.absolute(found.output).rstrip('/'), options.store_options(found))
+        run = _last_run(uris.absolute(found.output).rstrip('/'), store_options(found))
         parser.set_defaults(**_taken_over(run))
-    args, beam_options = parse_label_arguments(parser, argv)
+    args, beam_options = split_arguments(parser, argv)
     for name in _NOT_IN_RETRY:
         if getattr(args, name):
             raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
     assert run is not None  # --output is missing otherwise
-    args.retry_dead = True
-    reasons = _reasons(args.reasons)
+    options = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
+    reasons = _reasons(options.reasons)
     counts = run.report['counts']['dead_lettered_by_reason']
     if not sum(counts.get(reason, 0) for reason in reasons):
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
@@ -48,7 +61,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
         return 0
     from pipeline.job import labelling
 
-    return labelling.run(args, beam_options, parser.made_at, run, reasons)
+    return labelling.run(options, beam_options, parser.made_at, run, reasons)
 
 
 def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
@@ -60,7 +73,7 @@ def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
 
 
 def _taken_over(run: CompleteRun) -> dict[str, Any]:
-    known = {option.name for option in options.OPTIONS if not option.per_run}
+    known = {each.name for each in declared(RetryOptions) if not each.per_run}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in run.report['options'].items()

@@ -1,6 +1,5 @@
 """A run of `lemmabeam label` or `lemmabeam retry`, from its options to its summary."""
 
-import argparse
 import contextlib
 import datetime
 import logging
@@ -15,14 +14,13 @@ from pipeline.job.attempt import Attempt
 from pipeline.job.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.job.resume import settle
 from pipeline.job.signals import stopping_on_signals
-from pipeline.options import store_options
+from pipeline.options import LabelOptions, store_options
 from pipeline.report.html.report import write_html_report
 from pipeline.report.summary import describe_nothing, print_summary
-from pipeline.runners import base
-from pipeline.runners.dataflow import job
+from pipeline.runners.base import Runner
+from pipeline.runners.choose import runner_for
 from pipeline.runners.dataflow.status import JOBS
 from pipeline.runners.explain import Setting, describe, not_looked_at, print_settings
-from pipeline.runners.flink import check_flink
 from transforms.core import uris
 from transforms.core.errors import LemmabeamError, ModelError, StoreError, UsageError
 from transforms.core.resources import shared
@@ -37,7 +35,7 @@ from transforms.sources.inputs import DEAD_LETTERS, Input
 
 
 def run(
-    args: argparse.Namespace,
+    args: LabelOptions,
     beam_options: beam.pipeline.PipelineOptions,
     started_at: datetime.datetime,
     retried: CompleteRun | None = None,
@@ -46,7 +44,7 @@ def run(
     """Labels.
 
     Args:
-      args: of `pipeline.commands.label.add_arguments`.
+      args: of the command.
       beam_options: of Beam.
       started_at: when the command began, UTC: what is imported for it takes seconds.
       retried: label what failed in this run, instead of --input.
@@ -61,15 +59,13 @@ def run(
         # What matters of it is told by us; --verbose brings it back.
         for name in ('apache_beam', 'PrismRunner'):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    base.check_prism(beam_options)
-    check_flink(beam_options)
-    job.check(args, beam_options)
-    is_dataflow = base.is_dataflow(beam_options)
-    settings = job.complete(args, beam_options) if is_dataflow else []
-    base.divide_loaders(args, beam_options)
+    runner = runner_for(beam_options)
+    runner.check(args)
+    args, settings = runner.defaults(args)
     failed = retried and _dead_letters(args, retried, reasons)
     if args.explain:
-        print_settings(beam_options, [*settings, *_explain(args, beam_options, started_at, failed)])
+        found = _explain(args, runner, started_at, failed)
+        print_settings(runner.title, [*settings, *found])
         return 0
     config = make_config(args, started_at, DownloadReporter(), failed)
     if retried and config.layout.model_id != retried.model_id:
@@ -78,15 +74,11 @@ def run(
             f'had {retried.model_id}; name that one with --model'
         )
     _tell_model(config)
-    if is_dataflow:
-        config, _ = job.fit(args, beam_options, config)
-    try:
-        root = beam.Pipeline(options=beam_options)
-    except (ValueError, ImportError) as e:
-        raise UsageError(f'--runner: {e}') from e
+    config, _ = runner.fit(args, config)
+    root = runner.make_pipeline()
     lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
 
-    attempt = Attempt(root, config)
+    attempt = Attempt(root, config, runner)
     is_begun = False
 
     def give_back() -> None:
@@ -103,11 +95,10 @@ def run(
             settled = settle(config, args)
             lease.rename(config.layout, settled.layout.run_id)
             config, is_begun = settled, True
-            attempt = Attempt(root, config)
+            attempt = Attempt(root, config, runner)
             with reporting():
                 shared(preflight.check, config.preflight)
-            if is_dataflow:
-                job.prepare_submission(root.options, config)
+            runner.prepare(config)
             code = attempt.run(not args.no_wait, args.verbose)
         finally:
             # A store that is gone has been reported already.
@@ -121,8 +112,8 @@ def run(
 
 
 def _explain(
-    args: argparse.Namespace,
-    beam_options: beam.pipeline.PipelineOptions,
+    args: LabelOptions,
+    runner: Runner,
     started_at: datetime.datetime,
     failed: Retried | None,
 ) -> list[Setting]:
@@ -138,16 +129,14 @@ def _explain(
     except StoreError as e:
         return not_looked_at(args, '--input, --output', str(e))
     _tell_model(config)
-    found: list[Setting] = []
-    if base.is_dataflow(beam_options):
-        try:
-            config, found = job.fit(args, beam_options, config)
-        except StoreError as e:
-            found = [Setting('--num_workers', f'not looked at: {e}')]
+    try:
+        config, found = runner.fit(args, config)
+    except StoreError as e:
+        found = [Setting('--num_workers', f'not looked at: {e}')]
     return [*found, *describe(config)]
 
 
-def _dead_letters(args: argparse.Namespace, run: CompleteRun, reasons: Sequence[str]) -> Retried:
+def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) -> Retried:
     output = uris.absolute(args.output).rstrip('/')
     folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
     source = Input(DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args))

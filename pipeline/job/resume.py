@@ -3,7 +3,6 @@
 Called by whoever holds the lease of the output, so that nothing changes meanwhile.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.job.new_run import next_sequence, refuse_complete, taken_for_another
-from pipeline.options import OPTIONS
+from pipeline.options import OPTIONS, LabelOptions
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.dataset.latest_sql import write_latest_sql
@@ -37,7 +36,7 @@ _COMMON = {
 }
 
 
-def settle(config: RunConfig, args: argparse.Namespace) -> RunConfig:
+def settle(config: RunConfig, args: LabelOptions) -> RunConfig:
     """Finds out which run this is, and what earlier runs have done already.
 
     An interrupted run with the same options and model is gone on with under its id, unless one that

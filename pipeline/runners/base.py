@@ -1,90 +1,160 @@
 """The engine that computes a run: in this process, on a cluster, or as a job of Dataflow."""
 
-import argparse
-import re
-import zipfile
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import (
-    DirectOptions,
-    PipelineOptions,
-    PortableOptions,
-    PrismRunnerOptions,
-    StandardOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
+from pipeline.config import RunConfig
+from pipeline.options import LabelOptions
+from pipeline.runners.explain import Setting
 from transforms.core.errors import UsageError
-from transforms.core.resources import cpu_count
 
-DATAFLOW = 'DataflowRunner'
-PRISM = 'PrismRunner'
-FN_API = 'FnApiRunner'
-_HERE = frozenset('FnApiRunner DirectRunner SwitchingDirectRunner BundleBasedDirectRunner'.split())
-_OWN_PROCESSES = ('DOCKER', 'PROCESS', 'EXTERNAL')
-_GO_MODULE = re.compile(rb'\n(?:mod|dep)\tgithub\.com/apache/beam/sdks/v2\tv([^\t\n]+)')
+_WORKER_GONE = 'SDK worker disconnected'  # as Prism has it
 
 
-def runner_of(options: PipelineOptions) -> str:
+class Runner:
+    """What a run asks of its engine; the answers here are those of an engine nobody knows.
+
+    Args:
+      options: of Beam.
+
+    Attributes:
+      options: the same, or those of the pipeline once there is one; engines may change them.
+      name: of its class, such as 'FlinkRunner'.
+      outlives_launcher: whether somebody goes on working when the process that started the run is
+        gone.
+      is_this_process: whether all elements stay in the process that starts the run.
+      starts_workers: whether it starts processes that write to the standard error of this one.
+    """
+
+    is_this_process = False
+    starts_workers = False
+
+    def __init__(self, options: PipelineOptions):
+        self.options = options
+        self.name = runner_name(options)
+        self.outlives_launcher = environment_of(options) != 'LOOPBACK'
+
+    @property
+    def title(self) -> str:
+        """What a run is with it, for people."""
+        if self.outlives_launcher:
+            return f'job for {self.name}'
+        return f'run on this machine, by {self.name}'
+
+    def check(self, args: LabelOptions) -> None:
+        """Refuses what cannot be run, before anything is fetched, listed or spent.
+
+        Raises:
+          UsageError: an option is missing, contradicts another or has no meaning here.
+        """
+        refuse(self._not_here(args))
+
+    def _not_here(self, args: LabelOptions) -> Iterator[str]:
+        for name, is_given in (
+            ('accelerator', args.accelerator),
+            ('right_fitting', args.right_fitting),
+        ):
+            if is_given:
+                yield (
+                    f'--{name}: only Dataflow provides machines (--runner=DataflowRunner); with '
+                    f'{self.name} the workers are yours: --require_gpu makes sure that they have a '
+                    'GPU'
+                )
+        if args.no_wait and not self.outlives_launcher:
+            yield f'--no_wait: {self.name} works only as long as this command runs'
+
+    def defaults(self, args: LabelOptions) -> tuple[LabelOptions, list[Setting]]:
+        """What follows from the options alone.
+
+        Returns:
+          Ours, completed, and what was set, with the reasons; Beam's are completed in place.
+        """
+        return args, []
+
+    def fit(self, args: LabelOptions, config: RunConfig) -> tuple[RunConfig, list[Setting]]:
+        """What follows from model and listing.
+
+        Returns:
+          The config as the workers need it, and what was set; Beam's options are set in place.
+
+        Raises:
+          UsageError: the workers could not do this run.
+          StoreError: the inputs cannot be listed.
+          ManifestError: one is a broken manifest.
+        """
+        return config, []
+
+    def make_pipeline(self) -> beam.Pipeline:
+        """An empty pipeline, which has a copy of the options.
+
+        Raises:
+          UsageError: Beam has no such runner.
+        """
+        try:
+            root = beam.Pipeline(options=self.options)
+        except (ValueError, ImportError) as e:
+            raise UsageError(f'--runner: {e}') from e
+        self.options = root.options
+        return root
+
+    def prepare(self, config: RunConfig) -> None:
+        """Makes sure, right before the run, that it can be submitted.
+
+        Raises:
+          StoreError, UsageError: it cannot.
+        """
+
+    def announce(self) -> bool:
+        """Whether from now on there may be a job of this run, whatever becomes of this process."""
+        return False
+
+    def submitted(self, result: PipelineResult) -> str:
+        """Takes note of what was started; what to tell people of it, or ''."""
+        return ''
+
+    @property
+    def lease_job(self) -> dict[str, str] | None:
+        """What the lease is to say of the job; None for one that cannot be asked about."""
+        return None
+
+    def advice(self) -> str:
+        """What becomes of the job when this process ends now, to be put behind why; '' for none."""
+        return ''
+
+    def has_ended(self, result: PipelineResult) -> bool:
+        """Whether nobody works on what was started any more; False where nobody can tell."""
+        try:
+            return bool(PipelineState.is_terminal(result.state))
+        except Exception:  # noqa: BLE001 (a job server that does not answer)
+            return False
+
+    def explain_error(self, error: BaseException) -> str | None:
+        """What an error of the engine itself means, or None."""
+        details = getattr(error, 'details', None)  # of an error of gRPC
+        if callable(details) and not isinstance(details(), list):
+            return f'the engine does not answer: {details()}'
+        return str(error) if _WORKER_GONE in str(error) else None
+
+
+def environment_of(options: PipelineOptions) -> str:
+    """Where the workers of a portable runner are: 'LOOPBACK', 'DOCKER', ..., '' for its default."""
+    return (options.view_as(PortableOptions).environment_type or '').upper()
+
+
+def runner_name(options: PipelineOptions) -> str:
     """The class name of the runner, such as 'FnApiRunner'."""
     return str(options.view_as(StandardOptions).runner or 'DirectRunner').rpartition('.')[2]
 
 
-def is_dataflow(options: PipelineOptions) -> bool:
-    """Whether the run is a job of Dataflow."""
-    return runner_of(options) == DATAFLOW
-
-
-def outlives_launcher(options: PipelineOptions) -> bool:
-    """Whether somebody goes on working when the process that started the run is gone."""
-    runner = runner_of(options)
-    environment = (options.view_as(PortableOptions).environment_type or '').upper()
-    if runner == PRISM:
-        return environment in _OWN_PROCESSES
-    return runner not in _HERE and environment != 'LOOPBACK'
-
-
-def is_this_process(options: PipelineOptions) -> bool:
-    """Whether all elements stay in the process that starts the run."""
-    mode = options.view_as(DirectOptions).direct_running_mode
-    return runner_of(options) == FN_API and mode in (None, 'in_memory')
-
-
-def divide_loaders(args: argparse.Namespace, options: PipelineOptions) -> None:
-    """Where several processes of this machine work, they share its cores for their loaders.
-
-    Args:
-      args: of `pipeline.options.add_label_arguments`; `loader_processes` is set.
-      options: of Beam.
-    """
-    direct = options.view_as(DirectOptions)
-    if args.loader_processes is None and direct.direct_running_mode == 'multi_processing':
-        workers = direct.direct_num_workers or cpu_count()
-        args.loader_processes = max(1, cpu_count() // workers)
-
-
-def check_prism(options: PipelineOptions) -> None:
-    """Refuses a Prism of another Beam than this one, before it is started.
+def refuse(problems: Iterable[str]) -> None:
+    """Refuses a run for all its problems at once.
 
     Raises:
-      UsageError: that, or --prism_location is no Prism, or nothing.
+      UsageError: there are some.
     """
-    path = options.view_as(PrismRunnerOptions).prism_location
-    # An address or an archive is Beam's to fetch and unpack.
-    if runner_of(options) != PRISM or not path or '://' in path:
-        return
-    if not Path(path).is_file():
-        raise UsageError(
-            f'--prism_location {path}: no such file; in a clone of Lemmabeam `make '
-            '.venv/bin/prism` builds one there, and without this option Beam downloads one'
-        )
-    if zipfile.is_zipfile(path):
-        return
-    found = _GO_MODULE.search(Path(path).read_bytes())
-    if found is None:
-        raise UsageError(f'--prism_location {path}: nothing in it tells that it is a Prism')
-    if found[1].decode() != beam.__version__:
-        raise UsageError(
-            f'--prism_location {path}: it is of Beam {found[1].decode()}, and this is '
-            f'{beam.__version__}; build that one'
-        )
+    found = list(problems)
+    if found:
+        raise UsageError('\n  '.join(['the job cannot be submitted:', *found]))

@@ -1,13 +1,10 @@
 """What a run is given, and why, for people: `lemmabeam label --explain`."""
 
-import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
-
 from pipeline.config import RunConfig
-from pipeline.runners import base
+from pipeline.options import LabelOptions
 from transforms.model import registry
 
 _BESIDE = 'fetch and decode beside the process of the model'
@@ -38,7 +35,7 @@ def describe(config: RunConfig) -> list[Setting]:
     ]
 
 
-def not_looked_at(args: argparse.Namespace, what: str, why: str) -> list[Setting]:
+def not_looked_at(args: LabelOptions, what: str, why: str) -> list[Setting]:
     """What is known without the model or the inputs.
 
     Args:
@@ -67,15 +64,9 @@ def _loaders(processes: int | None) -> Setting:
     return Setting('--loader_processes=0', 'images are fetched and decoded beside the model')
 
 
-def print_settings(options: PipelineOptions, settings: Sequence[Setting]) -> None:
+def print_settings(title: str, settings: Sequence[Setting]) -> None:
     """Prints what the run is given, a line each."""
-    if base.is_dataflow(options):
-        cloud = options.view_as(GoogleCloudOptions)
-        print(f'job of Dataflow in project {cloud.project}, region {cloud.region}:')
-    elif base.outlives_launcher(options):
-        print(f'job for {base.runner_of(options)}:')
-    else:
-        print(f'run on this machine, by {base.runner_of(options)}:')
+    print(f'{title}:')
     width = min(60, max(len(setting.option) for setting in settings))
     for setting in settings:
         print(f'  {setting.option:<{width}}  {setting.why}')

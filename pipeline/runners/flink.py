@@ -14,7 +14,8 @@ from apache_beam.options.pipeline_options import (
     PortableOptions,
 )
 
-from pipeline.runners import base
+from pipeline.options import LabelOptions
+from pipeline.runners.base import Runner
 from transforms.core.errors import UsageError
 
 _ANSWER_SEC = 10.0
@@ -22,6 +23,15 @@ _PROPERTIES = 'org/apache/beam/sdk/sdk.properties'
 _VERSION = re.compile(r'^version=(\S+)$', re.MULTILINE)
 # Not addresses: Flink within the job server itself.
 _WITHIN = ('[auto]', '[local]')
+
+
+class FlinkRunner(Runner):
+    """A cluster of Flink, or the one within Beam's job server."""
+
+    def check(self, args: LabelOptions) -> None:
+        """Also refuses a cluster or job server of another version, see `check_flink`."""
+        check_flink(self.options)
+        super().check(args)
 
 
 def check_flink(options: PipelineOptions) -> None:
@@ -33,8 +43,6 @@ def check_flink(options: PipelineOptions) -> None:
       UsageError: the jar is missing or of another Beam, or the cluster does not answer or is of
         another Flink than --flink_version.
     """
-    if base.runner_of(options) != 'FlinkRunner':
-        return
     if options.view_as(PortableOptions).job_endpoint:
         return
     flink = options.view_as(FlinkRunnerOptions)

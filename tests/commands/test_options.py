@@ -61,3 +61,21 @@ def test_the_reference_is_what_the_declarations_say():
     assert REFERENCE.read_text() == as_markdown(), text
     for each in OPTIONS:
         assert as_markdown().count(f'\n| `--{each.name}` |') == 1
+
+
+def test_what_decided_rows_of_runs_that_may_be_unfinished_still_does():
+    decides = {
+        *('carry', 'force', 'input', 'model', 'model_size', 'partition_by', 'retry_dead', 'sample'),
+        *(
+            'since',
+            'uri_column',
+            'rows_per_file',
+            'canary',
+            'threshold',
+            'keep_above',
+            'max_labels',
+        ),
+        *('min_labels', 'features', 'batch_size', 'chunk_size', 'precision', 'jit', 'max_bytes'),
+        *('intra_op_threads', 'max_pixels'),
+    }
+    assert decides <= {each.name for each in OPTIONS if each.decides_rows}

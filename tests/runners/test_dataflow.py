@@ -25,11 +25,12 @@ from google.auth.exceptions import DefaultCredentialsError
 from pipeline.commands import label
 from pipeline.config import make_config
 from pipeline.main import main
-from pipeline.runners import base
+from pipeline.runners.choose import runner_for
 from pipeline.runners.dataflow import job, machine_types
 from pipeline.runners.dataflow.container_image import BEAM_LABEL, PYTHON_LABEL, check_image
 from pipeline.runners.dataflow.job import job_name
 from pipeline.runners.dataflow.status import JOBS, Job, has_ended, parse_job
+from pipeline.runners.prism import check_prism
 from tests.support import app, samples
 from tests.support.dataflow_server import DataflowServer, run_staged, staged_pipeline
 from tests.support.hub_server import body, status
@@ -218,7 +219,7 @@ def submit(service, bucket, stand_in_model, monkeypatch):
 def test_what_cannot_become_a_job_is_refused_before_anything_is_fetched(changes, said):
     args, beam_options = parsed(**changes)
     with pytest.raises(UsageError, match=said):
-        job.check(args, beam_options)
+        runner_for(beam_options).check(args)
 
 
 def test_everything_that_is_missing_is_named_at_once(capsys):
@@ -539,11 +540,10 @@ def test_a_launcher_gives_back_the_lease_of_its_own_job_only(tmp_path):
 )
 def test_a_runner_is_known_by_every_name_that_beam_takes(runner):
     args, beam_options = parsed(runner=runner, project=None)
-    assert base.is_dataflow(beam_options)
     with pytest.raises(UsageError, match='--project is missing'):
-        job.check(args, beam_options)
-    assert base.runner_of(parsed(runner='direct')[1]) == 'DirectRunner'
-    assert base.runner_of(parsed(runner='my.own.DataflowRunner2')[1]) == 'DataflowRunner2'
+        runner_for(beam_options).check(args)
+    assert runner_for(parsed(runner='direct')[1]).name == 'DirectRunner'
+    assert runner_for(parsed(runner='my.own.DataflowRunner2')[1]).name == 'DataflowRunner2'
 
 
 def test_files_of_the_job_do_not_lie_where_images_are_listed(submit, bucket, capsys):
@@ -624,17 +624,17 @@ def test_a_prism_of_another_version_is_refused(tmp_path):
     binary = tmp_path / 'prism'
     options = PipelineOptions(['--runner=PrismRunner', f'--prism_location={binary}'])
     with pytest.raises(UsageError, match=r'no such file; .* `make \.venv/bin/prism` builds one'):
-        base.check_prism(options)
-    base.check_prism(PipelineOptions(['--runner=PrismRunner', '--prism_location=https://x/y']))
+        check_prism(options)
+    check_prism(PipelineOptions(['--runner=PrismRunner', '--prism_location=https://x/y']))
     built = '\x7fELF\npath\tx\nmod\tgithub.com/apache/beam/sdks/v2\tv{}\th1:x\n'
     binary.write_text(built.format(beam.__version__))
-    base.check_prism(options)
+    check_prism(options)
     binary.write_text(built.format('2.70.0'))
     with pytest.raises(UsageError, match=r'--prism_location .*: it is of Beam 2\.70\.0'):
-        base.check_prism(options)
+        check_prism(options)
     binary.write_bytes(b'something else')
     with pytest.raises(UsageError, match='nothing in it tells that it is a Prism'):
-        base.check_prism(options)
+        check_prism(options)
 
 
 @pytest.mark.parametrize(
@@ -651,7 +651,7 @@ def test_a_prism_of_another_version_is_refused(tmp_path):
     ],
 )
 def test_which_engines_go_on_without_the_launcher(flags, outlives):
-    assert base.outlives_launcher(PipelineOptions(flags)) == outlives
+    assert runner_for(PipelineOptions(flags)).outlives_launcher == outlives
 
 
 def test_the_name_of_a_job():

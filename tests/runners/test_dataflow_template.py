@@ -29,6 +29,7 @@ from pipeline import flex_template
 from pipeline.commands import label, template
 from pipeline.commands.template_metadata import METADATA, as_json
 from pipeline.options import OPTIONS as DECLARED
+from pipeline.options import LabelOptions
 from pipeline.runners.dataflow import job
 from tests.system.test_schedule import TEMPLATES as SCHEDULE
 from tests.system.test_schedule import launch_request
@@ -67,7 +68,7 @@ def label_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parsed(parameters: list[str], **environment: str) -> tuple[argparse.Namespace, Any]:
+def parsed(parameters: list[str], **environment: str) -> tuple[LabelOptions, Any]:
     """What `lemmabeam label` understands when a template is launched with the parameters."""
     argv = template.command_line(parameters, environment)
     assert argv.pop() == '--no_wait'
@@ -93,7 +94,7 @@ def test_parameters_become_options():
         ],
         LEMMABEAM_IMAGE=IMAGE,
     )
-    assert args.input == ['gs://b/photos/**', 'gs://b/more.csv']
+    assert args.input == ('gs://b/photos/**', 'gs://b/more.csv')
     assert args.carry == ('split', 'customer_id')
     assert (args.require_gpu, args.jit, args.force, args.relist) == (True, False, True, False)
     assert (args.model, args.run_id, args.threshold) == ('embedded', None, 0.25)

@@ -8,6 +8,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.options import LabelOptions
+from pipeline.runners.choose import runner_for
 from pipeline.runners.flink import check_flink
 from tests.support import app, samples
 from tests.support.loopback import Handler, LoopbackServer
@@ -54,7 +56,8 @@ def test_what_fits_is_not_refused(master, tmp_path):
     check(f'--flink_master=http://{master}', '--flink_version=1.20')
     check(f'--flink_job_server_jar={jar}')
     check('--flink_master=nowhere:1', '--job_endpoint=localhost:8099')
-    check_flink(PipelineOptions(['--runner=FnApiRunner', '--flink_master=nowhere:1']))
+    other = runner_for(PipelineOptions(['--runner=FnApiRunner', '--flink_master=nowhere:1']))
+    other.check(LabelOptions(input=('in',), output='out'))
 
 
 def test_a_jar_of_another_beam_or_none_is_refused(tmp_path):

@@ -47,7 +47,7 @@ class Done:
     stderr: str
 
 
-def _parse(*arguments: str) -> tuple[argparse.Namespace, beam.pipeline.PipelineOptions]:
+def _parse(*arguments: str) -> tuple[options.LabelOptions, beam.pipeline.PipelineOptions]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
     return parse_label_arguments(parser, [str(a) for a in (*without_model.IN_THREADS, *arguments)])

@@ -20,6 +20,7 @@ import yaml
 
 from pipeline import config
 from pipeline.commands import label, template
+from pipeline.options import LabelOptions
 
 TEMPLATES = Path(__file__).parents[2] / 'templates' / 'schedule'
 SAMPLE = Path(__file__).parents[2] / 'pipeline' / 'sample'
@@ -28,14 +29,14 @@ ARGUMENT = json.loads((TEMPLATES / 'dataflow' / 'arguments.example.json').read_t
 NIGHT = datetime.datetime(2026, 11, 24, 2, tzinfo=datetime.UTC)
 
 
-def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+def parsed(arguments: Sequence[str]) -> LabelOptions:
     """What `lemmabeam label` makes of the arguments; raises UsageError for unknown ones."""
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     label.add_arguments(parser)
     return label.parse_label_arguments(parser, arguments)[0]
 
 
-def parsed_command(words: Sequence[str]) -> argparse.Namespace:
+def parsed_command(words: Sequence[str]) -> LabelOptions:
     """The same of a whole command."""
     assert Path(words[0]).name == 'lemmabeam'
     assert words[1] == 'label'
@@ -228,7 +229,7 @@ def test_service_starts_a_command_that_exists():
     environment = environment_example() | {'LEMMABEAM_INPUT': '/srv/my photos'}
     words = exec_words(unit('lemmabeam-label.service')['Service']['ExecStart'], environment)
     args = parsed_command(words)
-    assert args.input == ['/srv/my photos']
+    assert args.input == ('/srv/my photos',)
     assert args.output == '/var/lib/lemmabeam/labels'
     assert args.max_failure_rate == 0.01
     assert args.run_id is None  # a run is taken up again by its options
@@ -308,5 +309,5 @@ def test_cron_line_is_silent_unless_it_failed(tmp_path, code):
 def test_cron_line_runs_a_command_that_exists():
     command = re.search(r'lemmabeam label .*?(?= >>)', crontab()[3])
     args = parsed_command(shlex.split(command[0]))
-    assert args.input == ['/srv/photos']
+    assert args.input == ('/srv/photos',)
     assert args.output == '/var/lib/lemmabeam/labels'

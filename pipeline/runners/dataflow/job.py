@@ -1,6 +1,5 @@
 """What a job of Dataflow needs beside what was asked for, and what it cannot do."""
 
-import argparse
 import dataclasses
 import hashlib
 import importlib.util
@@ -21,7 +20,8 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.config import RunConfig, check_apart
-from pipeline.runners import base
+from pipeline.options import LabelOptions
+from pipeline.runners.base import refuse
 from pipeline.runners.dataflow import machine_types
 from pipeline.runners.dataflow.container_image import check_image, is_of_apache
 from pipeline.runners.dataflow.status import parse_job
@@ -60,32 +60,16 @@ _PRIME = 'enable_prime'
 _WORKER_ACCELERATOR = 'worker_accelerator='
 
 
-def check(args: argparse.Namespace, options: PipelineOptions) -> None:
+def check(args: LabelOptions, options: PipelineOptions) -> None:
     """Refuses what cannot become a job, all of it at once, before anything is fetched or spent.
 
     Raises:
       UsageError: an option is missing, contradicts another, or leads to this machine only.
     """
-    problems = list(
-        _job_problems(args, options) if base.is_dataflow(options) else _elsewhere(args, options)
-    )
-    if problems:
-        raise UsageError('\n  '.join(['the job cannot be submitted:', *problems]))
+    refuse(_job_problems(args, options))
 
 
-def _elsewhere(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
-    runner = base.runner_of(options)
-    for name in ('accelerator', 'right_fitting'):
-        if getattr(args, name):
-            yield (
-                f'--{name}: only Dataflow provides machines (--runner=DataflowRunner); with '
-                f'{runner} the workers are yours: --require_gpu makes sure that they have a GPU'
-            )
-    if args.no_wait and not base.outlives_launcher(options):
-        yield f'--no_wait: {runner} works only as long as this command runs'
-
-
-def _job_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+def _job_problems(args: LabelOptions, options: PipelineOptions) -> Iterator[str]:
     yield from _missing(options)
     yield from _local(args)
     worker = options.view_as(WorkerOptions)
@@ -187,7 +171,7 @@ def _missing(options: PipelineOptions) -> Iterator[str]:
             )
 
 
-def _local(args: argparse.Namespace) -> Iterator[str]:
+def _local(args: LabelOptions) -> Iterator[str]:
     for flag, values in (('input', args.input), ('output', [args.output])):
         for value in values:
             if uris.scheme_of(value) == '':
@@ -203,7 +187,7 @@ def _local(args: argparse.Namespace) -> Iterator[str]:
         )
 
 
-def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) -> Iterator[str]:
+def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Iterator[str]:
     worker = options.view_as(WorkerOptions)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     debug = options.view_as(DebugOptions)
@@ -244,87 +228,95 @@ def _accelerator_problems(args: argparse.Namespace, options: PipelineOptions) ->
         yield '--accelerator: the images of Beam have no CUDA; --sdk_container_image must'
 
 
-def complete(args: argparse.Namespace, options: PipelineOptions) -> list[Setting]:
-    """Sets what follows from the options alone, in both; the listing's part is `set_workers`.
+def complete(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
+    """Sets what follows from the options alone; the listing's part is `set_workers`.
 
     Returns:
-      What was set, with the reasons.
+      Ours, completed, and what was set, with the reasons; Beam's are completed in place.
     """
-    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
-    cloud, setup = options.view_as(GoogleCloudOptions), options.view_as(SetupOptions)
+    worker, setup = options.view_as(WorkerOptions), options.view_as(SetupOptions)
     settings = []
-
-    def default(view: Any, name: str, value: Any, why: str) -> None:
-        if getattr(view, name) in (None, 'default'):  # how Beam says that it was not given
-            setattr(view, name, value)
-            settings.append(Setting(f'--{name}={value}', why))
-        else:
-            settings.append(Setting(f'--{name}={getattr(view, name)}', 'given'))
-
-    if cloud.template_location:
-        args.no_wait = True  # the service submits what is staged, and this command ends
-    service = list(cloud.dataflow_service_options or [])
-    accelerator = args.accelerator
-    if accelerator is not None:
-        args.require_gpu = True
+    if options.view_as(GoogleCloudOptions).template_location:
+        # The service submits what is staged, and this command ends.
+        args = dataclasses.replace(args, no_wait=True)
+    if args.accelerator is not None:
+        args = dataclasses.replace(args, require_gpu=True)
         settings.append(Setting('--require_gpu', 'a worker whose GPU does not work stops the job'))
-    if args.right_fitting:
-        service.append(_PRIME)
-        settings.append(
-            Setting(f'--dataflow_service_options={_PRIME}', 'hints need Dataflow Prime')
-        )
-        settings.append(
-            Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only')
-        )
-        default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known')
-        # Not those of the launcher: the last bits of scores depend on it.
-        args.intra_op_threads = args.intra_op_threads or _PRIME_THREADS
-    else:
-        if accelerator is not None:
-            service.append(f'{_WORKER_ACCELERATOR}{hint(args)}')
-            settings.append(
-                Setting(
-                    f"--dataflow_service_options='{service[-1]}'",
-                    f'--accelerator {accelerator}, and a driver for CUDA 12',
-                )
-            )
-        machine = machine_types.machine_for(
-            accelerator if accelerator in machine_types.ACCELERATORS else None
-        )
-        default(
-            worker,
-            'machine_type',
-            machine,
-            f'takes one {accelerator}' if accelerator else 'memory for TensorFlow and a model',
-        )
-        cores = machine_types.vcpus(worker.machine_type)
-        default(
-            debug,
-            'number_of_worker_harness_threads',
-            max(_MIN_THREADS, cores),
-            f'{worker.machine_type} has {cores} virtual cores; each thread loads images ahead',
-        )
-        if args.intra_op_threads is None:
-            args.intra_op_threads = cores
-    cloud.dataflow_service_options = service
-    if debug.lookup_experiment(_MANY_PROCESSES):
-        settings.append(Setting(f'--experiments={_MANY_PROCESSES}', 'given'))
-        if args.loader_processes is None:
-            args.loader_processes = 1  # beside each of as many processes as there are cores
-    else:
-        debug.add_experiment(_ONE_PROCESS)
-        settings.append(
-            Setting(f'--experiments={_ONE_PROCESS}', 'one process a worker, so one model')
-        )
+    args, found = _by_hints(args, options) if args.right_fitting else _machines(args, options)
+    settings += found
+    args, processes = _processes(args, options.view_as(DebugOptions))
+    settings.append(processes)
     if setup.save_main_session is None:
         setup.save_main_session = False  # workers need nothing of this process's main module
     if worker.sdk_container_image:
-        default(setup, 'sdk_location', 'container', 'the image has Beam')
+        settings.append(_default(setup, 'sdk_location', 'container', 'the image has Beam'))
         settings.append(Setting(f'--sdk_container_image={worker.sdk_container_image}', 'given'))
-    return settings
+    return args, settings
 
 
-def hint(args: argparse.Namespace) -> str:
+def _default(view: Any, name: str, value: Any, why: str) -> Setting:
+    """Sets an option of Beam that was not given."""
+    if getattr(view, name) in (None, 'default'):  # how Beam says that it was not
+        setattr(view, name, value)
+        return Setting(f'--{name}={value}', why)
+    return Setting(f'--{name}={getattr(view, name)}', 'given')
+
+
+def _ask_service(options: PipelineOptions, asked: str) -> None:
+    cloud = options.view_as(GoogleCloudOptions)
+    cloud.dataflow_service_options = [*(cloud.dataflow_service_options or []), asked]
+
+
+def _by_hints(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
+    """For Dataflow Prime, which chooses the machines."""
+    _ask_service(options, _PRIME)
+    debug = options.view_as(DebugOptions)
+    settings = [
+        Setting(f'--dataflow_service_options={_PRIME}', 'hints need Dataflow Prime'),
+        Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only'),
+        _default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known'),
+    ]
+    # Not those of the launcher: the last bits of scores depend on it.
+    threads = args.intra_op_threads or _PRIME_THREADS
+    return dataclasses.replace(args, intra_op_threads=threads), settings
+
+
+def _machines(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
+    """For workers that are all alike."""
+    worker, debug = options.view_as(WorkerOptions), options.view_as(DebugOptions)
+    accelerator = args.accelerator
+    settings = []
+    if accelerator is not None:
+        asked = f'{_WORKER_ACCELERATOR}{hint(args)}'
+        _ask_service(options, asked)
+        why = f'--accelerator {accelerator}, and a driver for CUDA 12'
+        settings.append(Setting(f"--dataflow_service_options='{asked}'", why))
+    machine = machine_types.machine_for(
+        accelerator if accelerator in machine_types.ACCELERATORS else None
+    )
+    why = f'takes one {accelerator}' if accelerator else 'memory for TensorFlow and a model'
+    settings.append(_default(worker, 'machine_type', machine, why))
+    cores = machine_types.vcpus(worker.machine_type)
+    threads = max(_MIN_THREADS, cores)
+    why = f'{worker.machine_type} has {cores} virtual cores; each thread loads images ahead'
+    settings.append(_default(debug, 'number_of_worker_harness_threads', threads, why))
+    if args.intra_op_threads is None:
+        args = dataclasses.replace(args, intra_op_threads=cores)
+    return args, settings
+
+
+def _processes(args: LabelOptions, debug: DebugOptions) -> tuple[LabelOptions, Setting]:
+    """One process a worker, so that there is one model, unless it is asked for more."""
+    if not debug.lookup_experiment(_MANY_PROCESSES):
+        debug.add_experiment(_ONE_PROCESS)
+        return args, Setting(f'--experiments={_ONE_PROCESS}', 'one process a worker, so one model')
+    if args.loader_processes is None:
+        # Beside each of as many processes as there are cores.
+        args = dataclasses.replace(args, loader_processes=1)
+    return args, Setting(f'--experiments={_MANY_PROCESSES}', 'given')
+
+
+def hint(args: LabelOptions) -> str:
     """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
     return f'type:{args.accelerator};count:{args.accelerators_per_worker};{machine_types.DRIVER}'
 
@@ -350,9 +342,7 @@ def _model_bytes(model: ModelSource) -> int:
     return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def set_workers(
-    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
-) -> list[Setting]:
+def set_workers(args: LabelOptions, options: PipelineOptions, config: RunConfig) -> list[Setting]:
     """Sets the number of workers from the listing, and switches autoscaling off.
 
     To Dataflow's autoscaling, chunks of URIs look like no work at all.
@@ -381,9 +371,7 @@ def set_workers(
     return settings
 
 
-def _workers(
-    args: argparse.Namespace, at_least: int, at_most: int, config: RunConfig
-) -> tuple[int, str]:
+def _workers(args: LabelOptions, at_least: int, at_most: int, config: RunConfig) -> tuple[int, str]:
     """How many workers, and why; the listing is read only as far as it matters."""
     per_worker = args.images_per_worker
     done = 0 if args.force else _done(config)
@@ -426,7 +414,7 @@ def _done(config: RunConfig) -> int:
 
 
 def fit(
-    args: argparse.Namespace, options: PipelineOptions, config: RunConfig
+    args: LabelOptions, options: PipelineOptions, config: RunConfig
 ) -> tuple[RunConfig, list[Setting]]:
     """Sets what follows from image, model and listing.
 
