@@ -53,12 +53,7 @@ def run(
     Returns:
       The exit code.
     """
-    if args.verbose:
-        logging.getLogger().setLevel(logging.INFO)
-    else:
-        # What matters of it is told by us; --verbose brings it back.
-        for name in ('apache_beam', 'PrismRunner'):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    _set_logging(args.verbose)
     runner = runner_for(beam_options)
     runner.check(args)
     args, settings = runner.defaults(args)
@@ -75,6 +70,30 @@ def run(
         )
     _tell_model(config)
     config, _ = runner.fit(args, config)
+    config, code = _attempt(args, config, runner)
+    if args.no_wait and not code:
+        report = config.layout.uri(config.layout.report_path)
+        print(f'Run {config.layout.run_id} is complete once there is {report}')
+        return 0
+    return code or _conclude(config, args.report_thumbnails)
+
+
+def _set_logging(is_verbose: bool) -> None:
+    if is_verbose:
+        logging.getLogger().setLevel(logging.INFO)
+    else:
+        # What matters of it is told by us; --verbose brings it back.
+        for name in ('apache_beam', 'PrismRunner'):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _attempt(args: LabelOptions, config: RunConfig, runner: Runner) -> tuple[RunConfig, int]:
+    """Does the run while nobody else writes into its output.
+
+    Returns:
+      The config as the run has it, which may be another attempt at an earlier one, and the exit
+      code.
+    """
     root = runner.make_pipeline()
     lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
 
@@ -104,11 +123,7 @@ def run(
             # A store that is gone has been reported already.
             with contextlib.suppress(StoreError):
                 give_back()
-    if args.no_wait and not code:
-        report = config.layout.uri(config.layout.report_path)
-        print(f'Run {config.layout.run_id} is complete once there is {report}')
-        return 0
-    return code or _conclude(config, args.report_thumbnails)
+    return config, code
 
 
 def _explain(
