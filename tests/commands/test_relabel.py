@@ -1,6 +1,5 @@
 """Relabelling: the labels of other thresholds from stored scores, as a run like any other."""
 
-import argparse
 import contextlib
 import json
 import re
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.commands import relabel as command
+from pipeline.job import relabel as job
 from pipeline.main import main
 from tests.support import app, forks, samples, without_model
 from tests.support.datasets import MODEL, VOCABULARY, Row, add_run, edit_json, started_at
@@ -39,6 +38,14 @@ OTHER = 'n-11111111'
 def run(folder, *arguments):
     """Relabels in this process; returns the exit code."""
     return main(['relabel', '--output', str(folder), *map(str, arguments)])
+
+
+def run_stopping(folder, stopping):
+    """Relabels as run r, with a stand-in for what waits for signals."""
+    dataset = open_dataset(str(folder), store_for(str(folder)))
+    layout = Layout(str(folder), 'r', '', (), (), job.ROWS_PER_FILE)
+    wanted = job.Wanted(None, None, None, None, {})
+    return job.relabel(dataset, layout, wanted, started_at(9), stopping=stopping)
 
 
 def failing(capsys, folder, *arguments):
@@ -609,7 +616,7 @@ def test_one_that_was_killed_while_it_wrote_can_be_started_again(small, monkeypa
     assert not (small / '_work/r').exists()
 
 
-def test_a_signal_leaves_the_work_of_a_run_that_labels(small, monkeypatch):
+def test_a_signal_leaves_the_work_of_a_run_that_labels(small):
     layout = Layout(str(small), 'r', MODEL, (), (), 1)
     in_progress.begin(layout, in_progress.Begun('', 2, [], {'command': 'label', 'model': MODEL}))
     before = files_of(small)
@@ -620,15 +627,12 @@ def test_a_signal_leaves_the_work_of_a_run_that_labels(small, monkeypatch):
         raise KilledError
         yield
 
-    monkeypatch.setattr(command, 'stopping_on_signals', stopped)
     with pytest.raises(KilledError):
-        run(small, '--run_id', 'r')
+        run_stopping(small, stopped)
     assert files_of(small) == before
 
 
-def test_a_signal_gives_the_lease_back(small, monkeypatch):
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+def test_a_signal_gives_the_lease_back(small):
     before = files_of(small)
 
     @contextlib.contextmanager
@@ -639,9 +643,8 @@ def test_a_signal_gives_the_lease_back(small, monkeypatch):
         raise SystemExit(143)
         yield
 
-    monkeypatch.setattr(command, 'stopping_on_signals', stopped)
     with pytest.raises(SystemExit):
-        command.run(parser.parse_args(['--output', str(small), '--run_id', 'r']))
+        run_stopping(small, stopped)
     assert files_of(small) == before
 
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.commands import latest as command
 from pipeline.main import main
 from tests.support import app, samples
 from tests.support.datasets import (
@@ -28,8 +27,8 @@ from tests.support.datasets import (
 )
 from transforms.core.elements import Note
 from transforms.core.errors import StoreError, UsageError
+from transforms.dataset import latest_file, newest
 from transforms.dataset import latest_sql as latest_view
-from transforms.dataset import newest
 from transforms.dataset.latest_sql import latest_sql, write_latest_sql
 from transforms.dataset.reader import open_dataset
 from transforms.dataset.verify import verify
@@ -89,7 +88,7 @@ def test_a_run_that_is_completed_meanwhile_is_in_it(tmp_path, monkeypatch, was_t
 def latest(folder, **options):
     """What `lemmabeam latest` writes, as rows."""
     target = folder.parent / f'{folder.name}.parquet'
-    command.write_latest(
+    latest_file.write_latest(
         dataset_of(folder), runs_of(folder), str(target), DEFAULT_OPTIONS, **options
     )
     table = pq.read_table(target)

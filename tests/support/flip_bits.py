@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.commands.latest import write_latest
 from pipeline.report.statistics import read_digest
 from tests.support.datasets import MODEL, VOCABULARY, Row, add_run
 from transforms.core.elements import Chunk, DeadLetter, Image, Item, LabeledBatch, Ref
 from transforms.core.errors import DamagedError, LemmabeamError
+from transforms.dataset.latest_file import write_latest
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.reader import open_dataset, read_vocabulary
 from transforms.dataset.verify import notes, verify

@@ -1,6 +1,7 @@
 """Labels from stored scores: other thresholds, without a model."""
 
 import csv
+import dataclasses
 import io
 import math
 import re
@@ -16,6 +17,30 @@ from transforms.model.vocabulary import Vocabulary
 
 _HEADER = ['class', 'threshold']
 _INDEX = re.compile(r'[0-9]{1,9}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """What makes a score a label.
+
+    Attributes:
+      threshold: of the classes that are not named.
+      by_class: of the others, by index.
+      file: where these come from, '' where there are none.
+      sha256: hex hash of that file.
+      values: (classes,) float64, the threshold of every class.
+    """
+
+    threshold: float
+    by_class: dict[int, float]
+    file: str
+    sha256: str
+    values: np.ndarray
+
+    @property
+    def lowest(self) -> float:
+        """The lowest of all classes."""
+        return float(self.values.min())
 
 
 def keep_labels(rows: pa.Table, thresholds: np.ndarray, max_labels: int) -> pa.Table:
@@ -182,6 +207,15 @@ class _Classes:
     def _by_index(self, text: str) -> list[int]:
         is_there = _INDEX.fullmatch(text) and int(text) < self._count
         return [int(text)] if is_there else []
+
+
+def of_same_image(rows: pa.Table, scored: pa.Table) -> pa.Table:
+    """The scores of `scored` for each of `rows`; its own where they are of another version."""
+    is_same = pc.fill_null(pc.equal(rows['object_version'], scored['object_version']), True)
+    columns = {
+        name: pc.if_else(is_same, scored[name], rows[name]) for name in ('indices', 'scores')
+    }
+    return pa.table(columns)
 
 
 def threshold_array(threshold: float, by_class: Mapping[int, float], classes: int) -> np.ndarray:

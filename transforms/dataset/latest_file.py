@@ -1,0 +1,175 @@
+"""The newest row of every image and model, in one Parquet file for those who want a table."""
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.core import uris
+from transforms.core.errors import StoreError
+from transforms.core.resources import TEMPORARIES
+from transforms.dataset import gone, newest
+from transforms.dataset.newest import NewestRows, newest_rows
+from transforms.dataset.reader import Dataset, metadata_of, read_vocabulary
+from transforms.model.vocabulary import Vocabulary
+from transforms.output import predictions, results
+from transforms.output.layout import SCHEMA_VERSION
+from transforms.runs.complete import CompleteRun
+from transforms.storage.base import StoreOptions
+from transforms.storage.registry import store_for
+
+
+class Counts(NamedTuple):
+    """What became of the rows of a model.
+
+    Attributes:
+      rows: those that were written.
+      superseded: those of earlier runs of the same images, which were not.
+      gone: the newest rows of images that are gone, written or not.
+    """
+
+    rows: int
+    superseded: int
+    gone: int
+
+
+def write_latest(
+    dataset: Dataset,
+    runs: Sequence[CompleteRun],
+    target: str,
+    stores: StoreOptions,
+    rows_at_once: int = newest.ROWS_AT_ONCE,
+    drop_gone: bool = False,
+) -> dict[str, Counts]:
+    """Writes the newest row of each (uri, carried columns) and model into one Parquet file.
+
+    Args:
+      dataset: the folder.
+      runs: complete runs, the oldest first.
+      target: absolute URI of the file, which is there whole or not at all.
+      stores: how it is reached.
+      rows_at_once: rows in memory at a time, about.
+      drop_gone: leave out those that are gone.
+
+    Returns:
+      By model what became of its rows.
+
+    Raises:
+      StoreError, UsageError: a file or report is damaged or missing, or a store fails.
+    """
+    by_model: dict[str, list[CompleteRun]] = {}
+    for each in runs:
+        by_model.setdefault(each.model_id, []).append(each)
+    schema = _schema(dataset, runs)
+    counts = {}
+    with (
+        _writing(target, stores) as file,
+        pq.ParquetWriter(file, schema, compression='zstd') as writer,
+    ):
+        for model_id in sorted(by_model):
+            of_model = by_model[model_id]
+            vocabulary = read_vocabulary(dataset, of_model[-1])
+            with newest_rows(dataset, of_model, None, rows_at_once) as found:
+                rows = sum(found.rows_by_run)
+                left_out = found.gone if drop_gone else 0
+                counts[model_id] = Counts(rows - left_out, found.rows_read - rows, found.gone)
+                for table in _tables(found, of_model, dataset, vocabulary, schema):
+                    if drop_gone:
+                        table = table.filter(table[predictions.GONE_SINCE].is_null())
+                    writer.write_table(table, row_group_size=predictions.ROW_GROUP_ROWS)
+    return counts
+
+
+def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
+    """Columns as in the files of predictions, those of their paths as text, and `GONE_SINCE`."""
+    lengths = {metadata_of(dataset, run).get(results.FEATURES) for run in runs}
+    metadata = {'schema_version': str(SCHEMA_VERSION)}
+    if len(lengths) == 1 and (length := lengths.pop()):
+        metadata[results.FEATURES] = length
+    schema = predictions.prediction_schema((), metadata)
+    if len(lengths) > 1:
+        # Of several models, or missing: pyarrow reads no list of fixed size that may be null.
+        schema = schema.append(pa.field(results.FEATURES, pa.list_(pa.float16())))
+    for column in dataset.carry:
+        schema = schema.append(pa.field(column, pa.string()))
+    for column in ('model', 'run'):
+        schema = schema.append(pa.field(column, pa.string(), nullable=False))
+    return schema.append(pa.field(predictions.GONE_SINCE, gone.TYPE))
+
+
+def _tables(
+    found: NewestRows,
+    runs: Sequence[CompleteRun],
+    dataset: Dataset,
+    vocabulary: Vocabulary,
+    schema: pa.Schema,
+) -> Iterator[pa.Table]:
+    ids = pa.array([run.id for run in runs], pa.string())
+    for rows in found.in_order():
+        columns: dict[str, Any] = {name: rows[name] for name in newest.STORED}
+        newest.check_indices(rows, vocabulary)
+        columns['labels'] = predictions.labels_of(rows, vocabulary, schema)
+        if results.FEATURES in schema.names:
+            kind = schema.field(results.FEATURES).type
+            columns[results.FEATURES] = (
+                rows[results.FEATURES].cast(kind) if found.features else pa.nulls(len(rows), kind)
+            )
+        names = newest.carry_names(len(dataset.carry))
+        columns |= {column: rows[name] for column, name in zip(dataset.carry, names, strict=True)}
+        columns['model'] = pa.repeat(runs[0].model_id, len(rows))
+        columns['run'] = ids.take(rows[newest.PLACE].combine_chunks())
+        columns[predictions.GONE_SINCE] = rows[predictions.GONE_SINCE]
+        yield pa.table(columns, schema)
+
+
+@contextlib.contextmanager
+def _writing(target: str, stores: StoreOptions) -> Iterator[BinaryIO]:
+    """A file that is put in its place at the end, unless something fails."""
+    if uris.scheme_of(target):
+        data = io.BytesIO()
+        yield data
+        store_for(target, stores).write(target, data.getvalue())
+        return
+    path = Path(target)
+    temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        with TEMPORARIES.hold(temporary):
+            with temporary.open('xb') as file:
+                _lock(file)
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+    except OSError as e:
+        raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror or e}') from e
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes what killed commands have left beside a file; who still writes has its lock."""
+    pattern = re.compile(re.escape(f'.{path.name[:100]}.') + r'[0-9a-f]{8}\.tmp')
+    for found in path.parent.glob('.*.tmp'):
+        if pattern.fullmatch(found.name):
+            with contextlib.suppress(OSError), found.open('rb') as file:
+                if _lock(file):
+                    found.unlink()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Takes the lock of a file, which ends with this process at the latest; False if another has it
+    or there are none in this file system.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""What the files of a relabelling say of themselves, made of what those of its sources say."""
+
+from collections.abc import Sequence
+
+from transforms.core.errors import StoreError
+from transforms.dataset import newest
+from transforms.dataset.reader import Dataset, damaged, metadata_of
+from transforms.dataset.relabel import Thresholds
+from transforms.output import predictions, results
+from transforms.runs.complete import CompleteRun
+
+# Of an earlier relabelling, when that is the newest source.
+_OWN = (
+    'relabeled_from',
+    'thresholds_sha256',
+    'complete_from',
+    predictions.SCORES_FLOOR,
+    predictions.SCORES_MAX,
+)
+
+
+def relabelled_metadata(
+    dataset: Dataset, used: Sequence[CompleteRun], thresholds: Thresholds, max_labels: int
+) -> dict[str, str]:
+    """Of the scores of `used`, with other labels.
+
+    Args:
+      dataset: the folder.
+      used: the runs that the rows come from, the last of which decides what else holds.
+      thresholds: what makes a score a label.
+      max_labels: how many labels a row has at most.
+
+    Raises:
+      StoreError: a report is damaged.
+    """
+    metadata = _source_metadata(dataset, used)
+    for key in _OWN:
+        metadata.pop(key, None)
+    metadata |= {
+        'threshold': str(thresholds.threshold),
+        'stored_floor': str(thresholds.lowest),
+        'max_labels': str(max_labels),
+        'min_labels': '0',
+        'relabeled_from': _ids(used),
+    }
+    if thresholds.file:
+        metadata['thresholds_sha256'] = thresholds.sha256
+        # Of some classes, scores up to this are missing.
+        metadata['complete_from'] = str(float(thresholds.values.max()))
+    return metadata
+
+
+def copied_metadata(
+    dataset: Dataset, used: Sequence[CompleteRun], sources: Sequence[CompleteRun]
+) -> dict[str, str]:
+    """Of the newest rows as they are, `used`, with the scores of `sources` beside them.
+
+    Raises:
+      StoreError: a report is damaged.
+    """
+    metadata = _source_metadata(dataset, used)
+    metadata['relabeled_from'] = _ids(sources)
+    for key in (predictions.SCORES_FLOOR, predictions.SCORES_MAX):
+        metadata.pop(key, None)
+    floor = max(newest.floor_of(dataset, run) for run in sources)
+    limit = min(newest.limit_of(dataset, run) for run in sources)
+    try:
+        are_all = floor >= newest.floor_in(metadata) and limit <= newest.limit_in(metadata)
+    except (LookupError, ValueError) as e:
+        raise StoreError(damaged(dataset, used[-1])) from e
+    if not are_all:  # the labels are not all that is known
+        metadata |= {predictions.SCORES_FLOOR: str(floor), predictions.SCORES_MAX: str(limit)}
+    return metadata
+
+
+def lost_features(dataset: Dataset, used: Sequence[CompleteRun]) -> list[str]:
+    """The ids of runs whose features are not taken over, because other rows have none.
+
+    Raises:
+      StoreError: a report is damaged.
+    """
+    # A list of fixed size that may be null is read by few.
+    featured = [run.id for run in _by_time(used) if results.FEATURES in metadata_of(dataset, run)]
+    return featured if len(featured) < len(used) else []
+
+
+def _source_metadata(dataset: Dataset, used: Sequence[CompleteRun]) -> dict[str, str]:
+    """That of the last run; without features, where not all rows have them."""
+    metadata = dict(metadata_of(dataset, used[-1]))
+    if lost_features(dataset, used):
+        metadata.pop(results.FEATURES, None)
+    return metadata
+
+
+def _by_time(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
+    return sorted(runs, key=lambda run: run[:3])
+
+
+def _ids(runs: Sequence[CompleteRun]) -> str:
+    return ','.join(run.id for run in _by_time(runs))
