@@ -27,7 +27,7 @@ from transforms.model.download.fetch import fetch_model
 from transforms.model.download.http import download
 from transforms.model.families.bit.weights import SUFFIXES, Weights
 from transforms.model.resolve import printable_location, resolve_model
-from transforms.model.vocabulary import IMAGENET21K, names_by_length, parse_labels
+from transforms.model.vocabulary import parse_labels
 from transforms.storage.registry import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
@@ -170,14 +170,11 @@ def _describe(
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
         name = f'bit-{architecture}'.lower()
     # Other names for the classes of a known head do not make it another head.
-    vocabulary = next(iter(names_by_length(classes or 0)), '')
-    is_whole = vocabulary == IMAGENET21K or distilled or (official and official[1].lower() == 's')
-    card = registry.bit_card(
+    card = registry.checkpoint_card(
         name,
         architecture,
-        vocabulary,
-        value_range=(0.0, 1.0),
-        is_fine_tuned=classes is not None and not is_whole,
+        classes,
+        is_trained_whole=bool(distilled or (official and official[1].lower() == 's')),
         source=stem,
         licence='Apache-2.0' if known else '',
     )
@@ -189,10 +186,10 @@ def _describe(
         if args.labels:
             where = printable_location(args.labels)
             raise UsageError(f'--labels {where}: this checkpoint has no head')
-    elif args.labels or not vocabulary:
+    elif args.labels or not card.vocabulary:
         labels, file_name = _labels(args, name, classes)
         changes |= {'labels': file_name, 'vocabulary': '', 'canary': ()}
-        if not vocabulary:
+        if not card.vocabulary:
             changes |= {'activation': Activation.SOFTMAX, 'max_labels': min(5, classes)}
     if args.activation is not None:
         changes['activation'] = Activation(args.activation)

@@ -7,14 +7,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.hashing import content_hash
 from transforms.model.card import Activation
 from transforms.output import dead_letters, predictions
-from transforms.output.parquet import rows_at_a_time
+from transforms.output.parquet import MOST_ROWS, batches, open_parquet
 from transforms.output.partitions import unescape
 from transforms.output.results import FEATURES
 from transforms.runs.complete import CompleteRun
@@ -22,8 +21,6 @@ from transforms.storage.base import Store
 from transforms.storage.sealed import Checksum, open_listed
 
 BINS = 20
-_BATCH_ROWS = 4096
-_STREAM_BYTES = 2**20
 _LARGE = (FEATURES, predictions.STORED_SCORES)
 _SCORES = 'labels.list.element.score'
 _NEEDED = {
@@ -97,7 +94,14 @@ class Digest(NamedTuple):
     failed: dict[str, Sequence[Failed]]
 
 
-def read_digest(output: str, run: CompleteRun, store: Store, examples: int, failed: int) -> Digest:
+def read_digest(
+    output: str,
+    run: CompleteRun,
+    store: Store,
+    examples: int,
+    failed: int,
+    most_rows: int = MOST_ROWS,
+) -> Digest:
     """Reads every row of a run, a batch at a time; what is kept does not grow with the rows.
 
     Args:
@@ -106,6 +110,7 @@ def read_digest(output: str, run: CompleteRun, store: Store, examples: int, fail
       store: of the output.
       examples: rows to keep of each kind.
       failed: dead letters to keep of each reason.
+      most_rows: rows of a batch.
 
     Raises:
       StoreError: a file is missing or damaged.
@@ -117,7 +122,7 @@ def read_digest(output: str, run: CompleteRun, store: Store, examples: int, fail
     classes = _Classes(least)
     random, least_certain, unlabeled = (_Smallest[Example](examples) for _ in range(3))
     rows = 0
-    for path, batch in _batches(output, run, predictions.KIND, store):
+    for path, batch in _batches(output, run, predictions.KIND, store, most_rows=most_rows):
         labels = _Labels(batch.column('labels'))
         rows += len(batch)
         classes.add(labels)
@@ -266,21 +271,25 @@ def _score_range(output: str, run: CompleteRun, store: Store) -> tuple[float, fl
 
 
 def _batches(
-    output: str, run: CompleteRun, kind: str, store: Store, columns: Sequence[str] | None = None
+    output: str,
+    run: CompleteRun,
+    kind: str,
+    store: Store,
+    columns: Sequence[str] | None = None,
+    most_rows: int = MOST_ROWS,
 ) -> Iterator[tuple[str, Any]]:
     """(path, batch) of all files of a kind; without feature vectors, unless they are asked for."""
     for file in run.files(kind):
         path = file['path']
         try:
             with open_listed(store, uris.join(output, path), Checksum.of(file)) as stream:
-                parquet = pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
+                parquet = open_parquet(stream)
                 names = parquet.schema_arrow.names
                 if not _NEEDED[kind] <= set(names):
                     raise UsageError(f'its columns are {names}')
                 wanted = columns or [name for name in names if name not in _LARGE]
-                size = rows_at_a_time(parquet.metadata, _BATCH_ROWS)
                 # Threads would hold more at a time, and save little.
-                for batch in parquet.iter_batches(size, columns=wanted, use_threads=False):
+                for batch in batches(parquet, wanted, most_rows, use_threads=False):
                     yield path, batch
         except (DamagedError, UsageError, pa.ArrowException, OSError) as e:
             raise StoreError(

@@ -31,6 +31,7 @@ from pipeline.report.html.report import write_html_report
 from tests.support import app, crashing, made_runs, samples
 from tests.support.datasets import edit_rows
 from transforms.core.errors import ImageError, StoreError, UsageError
+from transforms.core.hashing import content_hash
 from transforms.core.reasons import Reason
 from transforms.dataset.verify import verify
 from transforms.images.decode import _refused_name
@@ -429,12 +430,10 @@ def test_examples_are_what_a_plain_loop_chooses(tmp_path, metadata):
     least = np.float32(0.3 if len(metadata) == 2 and metadata['threshold'] == '0.3' else 0)
     store = store_for(str(tmp_path))
     run = complete_runs(str(tmp_path), store)[0]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, '_BATCH_ROWS', 7)
-        found = statistics.read_digest(str(tmp_path), run, store, 10, 3)
+    found = statistics.read_digest(str(tmp_path), run, store, 10, 3, most_rows=7)
     stored = rows
     rows = [(uri, [label for label in labels if label[2] >= least]) for uri, labels in stored]
-    ranked = sorted(rows, key=lambda row: statistics._rank('a', row[0]))
+    ranked = sorted(rows, key=lambda row: content_hash('a', row[0])[:8])
     some = [row for row in rows if row[1]]
     shown = dict(rows)
     for each in (*found.random, *found.least_certain):
@@ -443,7 +442,7 @@ def test_examples_are_what_a_plain_loop_chooses(tmp_path, metadata):
         assert list(each.labels) == [(name, score) for _, name, score in dict(stored)[each.uri]]
     assert [each.uri for each in found.random] == [uri for uri, _ in ranked[:10]]
     assert [each.uri for each in found.unlabeled] == [u for u, labels in ranked if not labels][:10]
-    by_score = sorted(some, key=lambda row: (row[1][0][2], statistics._rank('a', row[0])))
+    by_score = sorted(some, key=lambda row: (row[1][0][2], content_hash('a', row[0])[:8]))
     assert [each.uri for each in found.least_certain] == [uri for uri, _ in by_score[:10]]
     assert list(found.rows_by_labels) == [sum(len(row[1]) == n for row in rows) for n in range(4)]
     assert {i: each.rows for i, each in found.classes.items()} == {

@@ -10,7 +10,7 @@ from transforms.core.errors import UsageError
 from transforms.images.resize import Resize
 from transforms.model.card import CAT, Activation, Canary, ModelCard
 from transforms.model.checkpoint import Architecture, multiply_adds, parameters
-from transforms.model.vocabulary import IMAGENET21K, load_vocabulary
+from transforms.model.vocabulary import IMAGENET21K, load_vocabulary, names_by_length
 
 EMBEDDED = 'embedded'
 PUBLISHED = {
@@ -165,6 +165,38 @@ def bit_card(
         gpu_batch_size=_gpu_batch_size(resize),
         architecture=str(architecture),
         canary=(CAT,) if vocabulary else (),
+        source=source,
+        licence=licence,
+    )
+
+
+def checkpoint_card(
+    name: str,
+    architecture: Architecture,
+    classes: int | None,
+    *,
+    is_trained_whole: bool = False,
+    source: str = '',
+    licence: str = '',
+) -> ModelCard:
+    """The card of a checkpoint, by the classes of its head.
+
+    Args:
+      name: short name.
+      architecture: depth and width.
+      classes: of its head, None where it has none; no class list is named where none is known.
+      is_trained_whole: whether a head of other classes than ImageNet-21k's was trained with its
+        network.
+      source, licence: for people.
+    """
+    vocabulary = next(iter(names_by_length(classes or 0)), '')
+    is_whole = classes is None or vocabulary == IMAGENET21K or is_trained_whole
+    return bit_card(
+        name,
+        architecture,
+        vocabulary,
+        value_range=(0.0, 1.0),
+        is_fine_tuned=not is_whole,
         source=source,
         licence=licence,
     )

@@ -20,7 +20,6 @@ from transforms.model.download.http import Progress, shown
 from transforms.model.families.bit.weights import Kind, Weights, kind_of
 from transforms.model.registry import KnownModel
 from transforms.model.vocabulary import (
-    IMAGENET21K,
     NONE,
     Vocabulary,
     load_vocabulary,
@@ -336,8 +335,7 @@ def _written_card(
 def _card_of(weights: Weights, location: str) -> ModelCard:
     """The card of weights that nobody has described, by the classes of their head."""
     where = printable_location(location)
-    vocabulary = next(iter(names_by_length(weights.classes or 0)), '')
-    if weights.classes is not None and not vocabulary:
+    if weights.classes is not None and not names_by_length(weights.classes):
         raise InvalidOption(
             'model',
             where,
@@ -345,13 +343,10 @@ def _card_of(weights: Weights, location: str) -> ModelCard:
             f'such as {card_template()}, or make a SavedModel of it with `lemmabeam export-model '
             '--labels`',
         )
-    return registry.bit_card(
+    return registry.checkpoint_card(
         f'bit-{weights.architecture}'.lower(),
         weights.architecture,
-        vocabulary,
-        value_range=(0.0, 1.0),
-        # As `lemmabeam export-model` has it for files that nobody knows.
-        is_fine_tuned=vocabulary not in ('', IMAGENET21K),
+        weights.classes,
         source=where.rpartition('/')[2],
     )
 

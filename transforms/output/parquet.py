@@ -1,17 +1,49 @@
-"""Parquet files of ours, as they are read."""
+"""Parquet files of ours, as they are read: a part at a time, whatever they hold."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MOST_ROWS = 4096
+"""Rows that are read at a time, where these are short."""
 
 _READ_BYTES = 16 * 2**20
+_STREAM_BYTES = 2**20
 
 
-def rows_at_a_time(metadata: Any, most: int) -> int:
-    """So many rows of a file of ours are read at a time that they fit into memory.
+def open_parquet(stream: BinaryIO) -> pq.ParquetFile:
+    """A file of ours for `batches`, of which no more is held than what is being read.
+
+    Raises:
+      pa.ArrowException, OSError: it is no Parquet file.
+    """
+    return pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
+
+
+def batches(
+    parquet: pq.ParquetFile,
+    columns: Sequence[str] | None = None,
+    most_rows: int = MOST_ROWS,
+    use_threads: bool = True,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, so many at a time that they fit into memory.
 
     Args:
-      metadata: the `pyarrow.parquet.FileMetaData` of the file.
-      most: of short rows.
+      parquet: of `open_parquet`.
+      columns: those to read, None for all.
+      most_rows: of short rows.
+      use_threads: whether columns are decoded at the same time, which holds more.
+
+    Raises:
+      pa.ArrowException, OSError: it is damaged.
     """
+    size = _rows_at_a_time(parquet.metadata, most_rows)
+    yield from parquet.iter_batches(size, columns=columns, use_threads=use_threads)
+
+
+def _rows_at_a_time(metadata: pq.FileMetaData, most: int) -> int:
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     size_bytes = sum(group.total_byte_size for group in groups)
     each_bytes: int = size_bytes // max(1, metadata.num_rows)

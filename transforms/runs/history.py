@@ -12,13 +12,11 @@ from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.output import dead_letters, predictions, results
 from transforms.output.layout import Layout
-from transforms.output.parquet import rows_at_a_time
+from transforms.output.parquet import batches, open_parquet
 from transforms.output.partitions import values_of_path
 from transforms.runs.complete import CompleteRun
 from transforms.storage.sealed import Checksum, open_listed
 
-_BATCH_ROWS = 4096
-_STREAM_BYTES = 2**20
 _LABEL, _RELABEL = 'label', 'relabel'
 
 
@@ -167,7 +165,7 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
     uri = layout.uri(file.path)
     try:
         with open_listed(layout.store, uri, file.checksum) as stream:
-            parquet = pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
+            parquet = open_parquet(stream)
             if file.is_hint:
                 yield from _failed(file, parquet)
             elif file.path.startswith(f'{predictions.KIND}/'):
@@ -189,8 +187,7 @@ def _predictions(
     of_path = values_of_path(file.path)
     inside = layout.file_columns
     columns = ['uri', 'object_version', *inside]
-    size = rows_at_a_time(parquet.metadata, _BATCH_ROWS)
-    for batch in parquet.iter_batches(size, columns=columns):
+    for batch in batches(parquet, columns):
         uris, versions, *values = (column.to_pylist() for column in batch.columns)
         if None in uris:
             raise pa.ArrowInvalid('a row without URI')
@@ -211,7 +208,7 @@ def _predictions(
 def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
     if not parquet.schema_arrow.equals(dead_letters.VERSION_SCHEMA):
         raise pa.ArrowInvalid('another schema')
-    for batch in parquet.iter_batches(rows_at_a_time(parquet.metadata, _BATCH_ROWS)):
+    for batch in batches(parquet):
         for row in batch.to_pylist():
             if row['reason'] in file.again:
                 continue
@@ -226,7 +223,7 @@ def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Kno
 
 
 def _failed(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=['uri', 'reason']):
+    for batch in batches(parquet, ['uri', 'reason']):
         for uri, reason in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if reason not in file.again:
                 yield uri, Known(file.sequence, '', '', reason, file.is_same_input)
