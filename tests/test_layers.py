@@ -1,4 +1,7 @@
-"""Imports go one way, folders of transforms know no Beam, and nothing loads TensorFlow early."""
+"""Imports go one way, folders of transforms know no Beam, nothing loads TensorFlow early.
+
+And functions are short.
+"""
 
 import ast
 import functools
@@ -36,6 +39,16 @@ TENSORFLOW = {
     'transforms.model.families.efficientnet_lite',
 }
 LATE = {'transforms.model.runtime'}
+# Of the code of a function, its docstring aside.
+MOST_LINES = 60
+LONG_FUNCTIONS = {
+    'pipeline.config.make_config',
+    'pipeline.job.finish.make_report',
+    'pipeline.job.graph.build',
+    'pipeline.job.labelling.run',
+    'pipeline.options.add_label_arguments',
+    'pipeline.runners.dataflow.job.complete',
+}
 
 
 @functools.cache
@@ -123,3 +136,22 @@ def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
             assert module in TENSORFLOW or (module in LATE and not is_early), (module, name)
         if name.startswith(tuple(TENSORFLOW)) and module not in TENSORFLOW:
             assert not is_early, (module, name)
+
+
+def test_a_function_is_no_longer_than_a_screen():
+    """Some are one list of options, or one graph, and are left as they are."""
+    long = [
+        f'{module}.{node.name}'
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and _lines(node) > MOST_LINES
+    ]
+    assert set(long) <= LONG_FUNCTIONS
+
+
+def _lines(function):
+    """How many, without its docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    has_docstring = ast.get_docstring(function) is not None
+    return lines - (first.end_lineno - first.lineno + 1 if has_docstring else 0)

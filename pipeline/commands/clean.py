@@ -14,6 +14,7 @@ from pipeline.parser import Parser
 from pipeline.runners.dataflow.status import JOBS
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.texts import counted
 from transforms.dataset import newest
 from transforms.dataset.forget import finish, forget, is_pending
 from transforms.dataset.latest_sql import write_latest_sql
@@ -162,9 +163,10 @@ def _prune(
             for each, rows in zip(of_model, found.rows_by_run, strict=True):
                 if each.id in old and rows:
                     raise UsageError(
-                        f'--prune_before {before}: {rows} rows of run {each.id} are the newest of '
-                        f'their image; `lemmabeam relabel --output {layout.output} --model_id '
-                        f'{model_id}` writes them into a run of its own, before which all can go'
+                        f'--prune_before {before}: {counted(rows, "row")} of run {each.id} '
+                        f'{"is" if rows == 1 else "are"} the newest of their image; `lemmabeam '
+                        f'relabel --output {layout.output} --model_id {model_id}` writes them into '
+                        f'a run of its own, before which all can go'
                     )
         _check_lost(dataset, of_model, old, drop, before)
     if not is_dry_run and old:
@@ -181,7 +183,8 @@ def _prune(
             layout.store.delete(layout.uri(run.report_path))
             _remove_published(run, [run.run_folder(kind) for kind in KINDS])
             clean_up(run)
-        yield f'{_verb(is_dry_run)} run {each.id}, {each.report["counts"]["labeled"]:,} rows'
+        rows = counted(each.report['counts']['labeled'], 'row')
+        yield f'{_verb(is_dry_run)} run {each.id}, {rows}'
 
 
 def _check_lost(
@@ -267,7 +270,9 @@ def _forget(layout: RunPaths, uri: str, is_dry_run: bool) -> list[str]:
     """A line for each run that knew the image."""
     gone = forget(layout.output, layout.store, uri, is_dry_run)
     verb = _verb(is_dry_run)
-    return [f'{verb} {uri} from run {run_id}: {rows} rows' for run_id, rows in gone.items()]
+    return [
+        f'{verb} {uri} from run {run_id}: {counted(rows, "row")}' for run_id, rows in gone.items()
+    ]
 
 
 def _verb(is_dry_run: bool) -> str:

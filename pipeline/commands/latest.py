@@ -9,6 +9,7 @@ from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.texts import counted
 from transforms.dataset.latest_file import write_latest
 from transforms.dataset.reader import open_dataset, runs_of_model
 from transforms.runs.complete import complete_runs
@@ -68,10 +69,15 @@ def run(args: argparse.Namespace) -> int:
         runs = runs_of_model(dataset, runs, args.model_id)
     counts = write_latest(dataset, runs, target, stores, drop_gone=args.drop_gone)
     for model_id, (rows, superseded, gone_rows) in counts.items():
-        what = 'rows of images that are gone left out' if args.drop_gone else 'of the rows are gone'
-        line = f'{model_id}: {rows:,} rows, {superseded:,} superseded ones left out'
-        print(f'{line}; {gone_rows:,} {what}' if gone_rows else line)
-    print(f'{uris.printable(target)}: {sum(each.rows for each in counts.values()):,} rows')
+        line = f'{model_id}: {counted(rows, "row")}, '
+        line += f'{counted(superseded, "superseded one")} left out'
+        if gone_rows and args.drop_gone:
+            line += f'; {counted(gone_rows, "row")} of images that are gone left out'
+        elif gone_rows:
+            line += f'; {gone_rows:,} of the rows {"is" if gone_rows == 1 else "are"} gone'
+        print(line)
+    total = counted(sum(each.rows for each in counts.values()), 'row')
+    print(f'{uris.printable(target)}: {total}')
     return 0
 
 

@@ -23,6 +23,7 @@ from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.texts import counted
 from transforms.dataset.reader import open_dataset
 from transforms.output import predictions
 from transforms.output.layout import Layout
@@ -142,9 +143,9 @@ def _tell_what_is_missing(done: relabel.Relabelled) -> None:
         )
     if cut_rows := done.report['cut_rows']:
         print(
-            f'lemmabeam: {cut_rows:,} rows were stored with as many labels as the '
-            '--max_labels of their run allowed: of these, labels that reach the threshold may '
-            'be missing',
+            f'lemmabeam: {counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored '
+            'with as many labels as the --max_labels of the run allowed: of these, labels that '
+            'reach the threshold may be missing',
             file=sys.stderr,
         )
 
@@ -153,7 +154,8 @@ def _tell_counts(done: relabel.Relabelled, output: str) -> None:
     report = done.report
     counts = report['counts']
     what = 'copied with their labels' if report['options']['keeps_labels'] else 'relabelled'
-    print(f'Run {report["run_id"]}: {counts["labeled"]:,} rows of {report["model"]["id"]} {what}')
+    rows = counted(counts['labeled'], 'row')
+    print(f'Run {report["run_id"]}: {rows} of {report["model"]["id"]} {what}')
     if floor := report['metadata'].get(predictions.SCORES_FLOOR):
         print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
     without = counts[predictions.WITHOUT_LABEL]

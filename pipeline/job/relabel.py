@@ -122,6 +122,7 @@ def relabel(
     started_at: datetime.datetime,
     break_lease: bool = False,
     wait_for_lease_sec: float = 0,
+    rows_at_once: int = newest.ROWS_AT_ONCE,
     stopping: Callable[..., contextlib.AbstractContextManager[None]] = stopping_on_signals,
 ) -> Relabelled:
     """Writes the run, under the lease of the output.
@@ -133,6 +134,7 @@ def relabel(
       started_at: now, in UTC.
       break_lease: whether to go on though another run has the lease.
       wait_for_lease_sec: how long to wait for one that has it.
+      rows_at_once: above so many rows in all, they are spilled to a temporary folder.
       stopping: what a signal is answered with, as `stopping_on_signals`.
 
     Raises:
@@ -150,7 +152,7 @@ def relabel(
     lease.acquire(layout, break_lease, wait_for_lease_sec, tell_waiting, JOBS)
     with stopping(lambda: advice, leave):
         try:
-            return _Relabelling(dataset, layout, wanted, started_at).run()
+            return _Relabelling(dataset, layout, wanted, started_at, rows_at_once).run()
         finally:
             with contextlib.suppress(StoreError):
                 lease.release(layout)
@@ -163,8 +165,10 @@ class _Relabelling:
         layout: Layout,
         wanted: Wanted,
         started_at: datetime.datetime,
+        rows_at_once: int,
     ):
         self._wanted = wanted
+        self._rows_at_once = rows_at_once
         self._dataset = dataset
         self._started_at = started_at
         self._started = time.perf_counter()
@@ -259,7 +263,7 @@ class _Relabelling:
         self, runs: Sequence[CompleteRun], stored_scores: bool = False
     ) -> contextlib.AbstractContextManager[NewestRows]:
         rows_per_file = self._layout.rows_per_file
-        return newest_rows(self._dataset, runs, rows_per_file, stored_scores=stored_scores)
+        return newest_rows(self._dataset, runs, rows_per_file, self._rows_at_once, stored_scores)
 
     def _finish(
         self,
@@ -467,18 +471,7 @@ class _Relabelling:
         write_sec = sum(file.write_sec for file in files)
         finished_at = datetime.datetime.now(datetime.UTC)
         common = sorted(self._top_labels.items(), key=lambda label: (-label[1], label[0]))
-        counts = {
-            'listed': rows,
-            'labeled': rows,
-            predictions.WITHOUT_LABEL: rows - self._top_labels.total(),
-            'duplicates': 0,
-            'unchanged': 0,
-            'dead_lettered': 0,
-            'dead_lettered_by_reason': {},
-            'gone': None,
-            'skipped_not_image': 0,
-            'skipped_before_since': 0,
-        }
+        counts = _counts(rows, rows - self._top_labels.total())
         return {
             'run_id': self._layout.run_id,
             'sequence': self._sequence,
@@ -514,6 +507,21 @@ class _Relabelling:
             'versions': library_versions(),
             'files': [file._asdict() for file in sorted(files)],
         }
+
+
+def _counts(rows: int, without_label: int) -> dict[str, Any]:
+    return {
+        'listed': rows,
+        'labeled': rows,
+        predictions.WITHOUT_LABEL: without_label,
+        'duplicates': 0,
+        'unchanged': 0,
+        'dead_lettered': 0,
+        'dead_lettered_by_reason': {},
+        'gone': None,
+        'skipped_not_image': 0,
+        'skipped_before_since': 0,
+    }
 
 
 def _discard_begun(layout: Layout) -> None:

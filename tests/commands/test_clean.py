@@ -700,7 +700,7 @@ class TestForget:
         arguments = ['--forget', uri, '--forget', ' ', '--dry_run']
         assert main(['clean', str(output), *arguments]) == 2
         said = capsys.readouterr()
-        assert f'would remove {uri} from run night-1: 1 rows' in said.out
+        assert f'would remove {uri} from run night-1: 1 row\n' in f'{said.out}\n'
         assert "no complete run has ' '" in said.err
         assert main(['clean', str(output), *arguments[:2], '--dry_run']) == 0
         assert main(['clean', str(output), '--forget', 'x', '--run_id', 'night-1']) == 2

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import shutil
+import tempfile
 import zlib
 from hashlib import sha256
 
@@ -40,12 +41,12 @@ def run(folder, *arguments):
     return main(['relabel', '--output', str(folder), *map(str, arguments)])
 
 
-def run_stopping(folder, stopping):
-    """Relabels as run r, with a stand-in for what waits for signals."""
+def run_with(folder, run_id, **options):
+    """Copies the newest rows, with something else than the command has."""
     dataset = open_dataset(str(folder), store_for(str(folder)))
-    layout = Layout(str(folder), 'r', '', (), (), job.ROWS_PER_FILE)
+    layout = Layout(str(folder), run_id, '', (), (), job.ROWS_PER_FILE)
     wanted = job.Wanted(None, None, None, None, {})
-    return job.relabel(dataset, layout, wanted, started_at(9), stopping=stopping)
+    return job.relabel(dataset, layout, wanted, started_at(9), **options)
 
 
 def failing(capsys, folder, *arguments):
@@ -357,11 +358,11 @@ def test_many_rows_take_the_way_over_the_disk(tmp_path, monkeypatch):
     add_run(tmp_path, 'a', rows)
     add_run(tmp_path, 'b', [row._replace(labels=((1, 0.5),)) for row in rows[:100]])
     assert run(tmp_path, '--run_id', 'r1') == 0
-    spooling = newest.spooling
-    seen = []
-    monkeypatch.setattr(newest, 'spooling', lambda is_large: seen.append(1) or spooling(True))
-    assert run(tmp_path, '--run_id', 'r2') == 0
-    assert seen
+    made = []
+    make = tempfile.mkdtemp
+    monkeypatch.setattr('tempfile.mkdtemp', lambda **options: made.append(1) or make(**options))
+    run_with(tmp_path, 'r2', rows_at_once=100)
+    assert made, 'this is to test the spilling'
     assert rows_of(tmp_path, 'r1') == rows_of(tmp_path, 'r2')
     files = [
         [(file['path'][-23:], file['rows']) for file in report_of(tmp_path, run_id)['files']]
@@ -396,7 +397,7 @@ def test_rows_that_were_cut_are_told(tmp_path, capsys):
     full = ((1, 0.9), (2, 0.8), (3, 0.4))
     add_run(tmp_path, 'a', [Row('/a', full), Row('/b', full[:2])], max_labels='3')
     assert run(tmp_path, '--max_labels', '4') == 0
-    assert 'lemmabeam: 1 rows were stored with as many labels' in capsys.readouterr().err
+    assert 'lemmabeam: 1 row was stored with as many labels' in capsys.readouterr().err
     assert run(tmp_path, '--threshold', '0.5', '--max_labels', '1', '--run_id', 'r') == 0
     assert capsys.readouterr().err == ''
     assert labels_of(tmp_path, 'r') == {'/a': [(1, 0.9)], '/b': [(1, 0.9)]}
@@ -628,7 +629,7 @@ def test_a_signal_leaves_the_work_of_a_run_that_labels(small):
         yield
 
     with pytest.raises(KilledError):
-        run_stopping(small, stopped)
+        run_with(small, 'r', stopping=stopped)
     assert files_of(small) == before
 
 
@@ -644,7 +645,7 @@ def test_a_signal_gives_the_lease_back(small):
         yield
 
     with pytest.raises(SystemExit):
-        run_stopping(small, stopped)
+        run_with(small, 'r', stopping=stopped)
     assert files_of(small) == before
 
 

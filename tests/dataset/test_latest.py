@@ -28,7 +28,6 @@ from tests.support.datasets import (
 from transforms.core.elements import Note
 from transforms.core.errors import StoreError, UsageError
 from transforms.dataset import latest_file, newest
-from transforms.dataset import latest_sql as latest_view
 from transforms.dataset.latest_sql import latest_sql, write_latest_sql
 from transforms.dataset.reader import open_dataset
 from transforms.dataset.verify import verify
@@ -66,21 +65,22 @@ def order(row):
 
 
 @pytest.mark.parametrize('was_there', [True, False])
-def test_a_run_that_is_completed_meanwhile_is_in_it(tmp_path, monkeypatch, was_there):
+def test_a_run_that_is_completed_meanwhile_is_in_it(tmp_path, was_there):
     add_run(tmp_path, 'a', [Row('/a')])
     if was_there:
         write_latest_sql(str(tmp_path), store(tmp_path))
-    complete_runs = latest_view.complete_runs
+    asked = []
 
     def slow(*args):
-        monkeypatch.setattr(latest_view, 'complete_runs', complete_runs)
         found = complete_runs(*args)
-        add_run(tmp_path, 'b', [Row('/b')])
-        write_latest_sql(str(tmp_path), store(tmp_path))
+        asked.append(len(found))
+        if len(asked) == 1:
+            add_run(tmp_path, 'b', [Row('/b')])
+            write_latest_sql(str(tmp_path), store(tmp_path))
         return found
 
-    monkeypatch.setattr(latest_view, 'complete_runs', slow)
-    write_latest_sql(str(tmp_path), store(tmp_path))
+    write_latest_sql(str(tmp_path), store(tmp_path), find_runs=slow)
+    assert asked == [1, 2]
     assert 'run=b' in (tmp_path / 'latest.sql').read_text()
     assert verify(str(tmp_path)) == []
 
@@ -274,12 +274,12 @@ def test_the_command_tells_of_gone_rows_and_leaves_them_out(tmp_path, capsys):
     add_run(folder, 'a', [Row('/a'), Row('/b')])
     add_run(folder, 'b', [], notes=[(Row('/a'), Note.GONE)])
     assert main(['latest', str(folder), '--output', str(target)]) == 0
-    assert f'{MODEL}: 2 rows, 0 superseded ones left out; 1 of the rows are gone' in (
+    assert f'{MODEL}: 2 rows, 0 superseded ones left out; 1 of the rows is gone' in (
         capsys.readouterr().out
     )
     assert pq.read_table(target)['gone_since'].to_pylist() == [started_at(2), None]
     assert main(['latest', str(folder), '--output', str(target), '--drop_gone']) == 0
-    assert 'left out; 1 rows of images that are gone left out' in capsys.readouterr().out
+    assert 'left out; 1 row of images that are gone left out' in capsys.readouterr().out
     assert pq.read_table(target)['uri'].to_pylist() == ['/b']
 
 
@@ -309,7 +309,6 @@ def many(tmp_path):
 
 def test_spilled_rows_are_the_same_and_in_order(many, monkeypatch):
     folder, runs = many
-    monkeypatch.setattr(newest, '_SAMPLE_ROWS', 10)
     spill = folder.parent / 'spill'
     made = []
 

@@ -1,7 +1,7 @@
 """The newest rows of a dataset as a query: `latest.sql`, for DuckDB and BigQuery."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from transforms.core import uris
 from transforms.core.elements import Note
@@ -45,13 +45,19 @@ def latest_sql(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     return f'{_duckdb(dataset, runs)}\n{_bigquery(dataset, runs)}'
 
 
-def write_latest_sql(output: str, store: Store, without: Sequence[str] = ()) -> None:
+def write_latest_sql(
+    output: str,
+    store: Store,
+    without: Sequence[str] = (),
+    find_runs: Callable[[str, Store], Sequence[CompleteRun]] = complete_runs,
+) -> None:
     """Writes DIR/latest.sql anew, for the runs that are complete now.
 
     Args:
       output: absolute URI of the output folder.
       store: how it is reached.
       without: ids of runs that are about to go.
+      find_runs: what finds the complete ones.
 
     Raises:
       UsageError: no run has written there.
@@ -63,7 +69,7 @@ def write_latest_sql(output: str, store: Store, without: Sequence[str] = ()) -> 
         # Before the runs are: whoever completes one after that writes this file, too, and of the
         # two the later one sees all runs.
         seen = store.look(uri)
-        runs = [run for run in complete_runs(output, store) if run.id not in without]
+        runs = [run for run in find_runs(output, store) if run.id not in without]
         data = latest_sql(dataset, runs).encode()
         if store.create(uri, data) if seen is None else store.replace(uri, data, seen):
             return
@@ -85,13 +91,7 @@ def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
         if file.rows
     ]
     if not files:
-        nothing = [
-            f'cast(null as {_TYPES.get(name, "varchar")}) as {_name(name)}' for name in columns
-        ]
-        texts = [*dataset.carry, 'model', 'run']
-        nothing += [f'cast(null as varchar) as {_name(name)}' for name in texts]
-        nothing.append(_NEVER_GONE)
-        return f'{_HEAD}select\n    {_lines(nothing)}\nwhere false\n'
+        return _duckdb_of_nothing(dataset, columns)
     places = [
         f'({place}, {_text(run.model_id)}, {_text(run.id)})' for place, run in enumerate(runs, 1)
     ]
@@ -142,6 +142,14 @@ join newest as n
 on s.{place} = n.{place}
     and {f'{chr(10)}    and '.join(same)}
 {since}"""
+
+
+def _duckdb_of_nothing(dataset: Dataset, columns: Sequence[str]) -> str:
+    nothing = [f'cast(null as {_TYPES.get(name, "varchar")}) as {_name(name)}' for name in columns]
+    texts = [*dataset.carry, 'model', 'run']
+    nothing += [f'cast(null as varchar) as {_name(name)}' for name in texts]
+    nothing.append(_NEVER_GONE)
+    return f'{_HEAD}select\n    {_lines(nothing)}\nwhere false\n'
 
 
 def _notes(

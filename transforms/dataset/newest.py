@@ -70,7 +70,7 @@ class NewestRows:
     def __init__(self, dataset: Dataset, features: int, spool: Spool, rows_per_part: int):
         self._spool = spool
         self._schema = _row_schema(len(dataset.carry), features).append(_GONE)
-        self._keys = ['uri', *carry_names(len(dataset.carry))]
+        self._keys = _keys(dataset)
         self._rows_per_part = rows_per_part
         self.features = features
         self.shards: list[Shard] = []
@@ -139,23 +139,18 @@ def newest_rows(
         for file in files_of(dataset, run, place)
         if file.rows
     ]
-    rows_by_folder: Counter[str] = Counter()
-    for file in files:
-        rows_by_folder[file.folder] += file.rows
-    total = rows_by_folder.total()
     if features:
         rows_at_once = max(1, min(rows_at_once, FEATURES_AT_ONCE_BYTES // (2 * features)))
+    total = sum(file.rows for file in files)
     is_large = total > rows_at_once
     # Sorting a shard takes several times its memory.
     rows_per_part = max(1, rows_at_once // _PARTS)
+    copies: set[str] = set()
     if rows_per_shard is None:
         rows_per_shard = rows_per_part if is_large else rows_at_once
     else:  # the rows of copies are those of their sources
         copies = copies_among(runs)
-        for file in files:
-            if file.run.id in copies:
-                rows_by_folder[file.folder] -= file.rows
-    counts = {folder: max(1, -(-rows // rows_per_shard)) for folder, rows in rows_by_folder.items()}
+    counts = _shards_by_folder(files, rows_per_shard, copies)
     with spooling(is_large) as spool:
         found = NewestRows(dataset, features, spool, rows_per_part)
         found.shards = [
@@ -164,39 +159,77 @@ def newest_rows(
             for index in range(counts[folder])
         ]
         found.rows_read = total
-
         schema = _row_schema(len(dataset.carry), features)
         in_time = {id(run): i for i, run in enumerate(sorted(runs, key=lambda run: run[:3]))}
         ranks = np.array([in_time[id(run)] for run in runs], np.int64)
-
-        def load(file: StoredFile) -> None:
-            for rows in _read(dataset, file, schema, stored_scores):
-                for index, part in _split(rows, counts[file.folder]):
-                    spool.add(Shard(file.folder, index, counts[file.folder]), part)
-
-        def load_notes(run: CompleteRun) -> None:
-            for noted in gone.note_files(run):
-                for folder, notes in gone.read_notes(dataset, noted, in_time[id(run)], found._keys):
-                    if folder in counts:
-                        for index, part in _split(notes, counts[folder]):
-                            spool.add(('notes', Shard(folder, index, counts[folder])), part)
-
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in itertools.chain(pool.map(load, files), pool.map(load_notes, runs)):
-                pass
+        _spread(spool, dataset, runs, ranks, files, counts, schema, stored_scores)
         by_run = np.zeros(len(runs), np.int64)
         for shard in found.shards:
-            added = spool.take(shard)
-            if added is not None:
-                rows = _newest(added, found._keys)
-                places = rows[PLACE].to_numpy()
-                by_run += np.bincount(places, minlength=len(runs))
-                notes = spool.take(('notes', shard))
-                since = gone.gone_since(rows, ranks[places], notes, found._keys)
+            rows = _newest_of(spool, dataset, ranks, shard)
+            if rows is not None:
+                by_run += np.bincount(rows[PLACE].to_numpy(), minlength=len(runs))
+                since = rows[predictions.GONE_SINCE]
                 found.gone += len(since) - since.null_count
-                spool.put(shard, rows.append_column(_GONE, since))
+                spool.put(shard, rows)
         found.rows_by_run = by_run.tolist()
         yield found
+
+
+def _shards_by_folder(
+    files: Sequence[StoredFile], rows_per_shard: int, left_out: set[str]
+) -> dict[str, int]:
+    """How many shards each partition has, by the rows of all but some runs."""
+    rows: Counter[str] = Counter()
+    for file in files:
+        rows[file.folder] += 0 if file.run.id in left_out else file.rows
+    return {folder: max(1, -(-count // rows_per_shard)) for folder, count in rows.items()}
+
+
+def _spread(
+    spool: Spool,
+    dataset: Dataset,
+    runs: Sequence[CompleteRun],
+    ranks: np.ndarray,
+    files: Sequence[StoredFile],
+    counts: Mapping[str, int],
+    schema: pa.Schema,
+    stored_scores: bool,
+) -> None:
+    """Spools rows by their shard, and the notes beside them by ('notes', shard)."""
+    keys = _keys(dataset)
+
+    def load(file: StoredFile) -> None:
+        for rows in _read(dataset, file, schema, stored_scores):
+            for index, part in _split(rows, counts[file.folder]):
+                spool.add(Shard(file.folder, index, counts[file.folder]), part)
+
+    def load_notes(run: CompleteRun, rank: int) -> None:
+        for noted in gone.note_files(run):
+            for folder, notes in gone.read_notes(dataset, noted, rank, keys):
+                if folder in counts:
+                    for index, part in _split(notes, counts[folder]):
+                        spool.add(('notes', Shard(folder, index, counts[folder])), part)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        loading = pool.map(load, files)
+        for _ in itertools.chain(loading, pool.map(load_notes, runs, ranks.tolist())):
+            pass
+
+
+def _newest_of(spool: Spool, dataset: Dataset, ranks: np.ndarray, shard: Shard) -> pa.Table | None:
+    """The newest rows of a shard, and since when they are gone; None where it has none."""
+    added = spool.take(shard)
+    if added is None:
+        return None
+    keys = _keys(dataset)
+    rows = _newest(added, keys)
+    of_rows = ranks[rows[PLACE].to_numpy()]
+    since = gone.gone_since(rows, of_rows, spool.take(('notes', shard)), keys)
+    return rows.append_column(_GONE, since)
+
+
+def _keys(dataset: Dataset) -> list[str]:
+    return ['uri', *carry_names(len(dataset.carry))]
 
 
 def by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:

@@ -57,21 +57,7 @@ def columns(
         element('text', f'{most:,}', x='100%', y=_TOP - 7, text_anchor='end'),
     ]
     width = 100 / max(1, len(data))
-    for i, column in enumerate(data):
-        if column.total:
-            height = max(_LEAST_PX, (_BOTTOM - _TOP) * column.total / most)
-            parts.append(
-                element(
-                    'rect',
-                    element('title', f'{column.label}: {column.total:,}'),
-                    class_='bar-fill',
-                    x=f'{width * (i + 0.08):.3f}%',
-                    y=f'{_BOTTOM - height:.2f}',
-                    width=f'{width * 0.84:.3f}%',
-                    height=f'{height:.2f}',
-                    rx=2,
-                )
-            )
+    parts += [_bar(column, most, i, width) for i, column in enumerate(data) if column.total]
     parts.append(_line(f'{_BOTTOM}', 'grid'))
     parts += [_text(tick, _TICKS, None) for tick in ticks]
     if mark is not None:
@@ -184,6 +170,21 @@ def percent(count: int, total: int) -> str:
     if count < total and share > 99.9:
         return '> 99.9 %'
     return f'{share:.1f} %'.replace('.0 %', ' %')
+
+
+def _bar(column: Column, most: int, place: int, width: float) -> Markup:
+    """A column at its place, where each takes so many percent."""
+    height = max(_LEAST_PX, (_BOTTOM - _TOP) * column.total / most)
+    return element(
+        'rect',
+        element('title', f'{column.label}: {column.total:,}'),
+        class_='bar-fill',
+        x=f'{width * (place + 0.08):.3f}%',
+        y=f'{_BOTTOM - height:.2f}',
+        width=f'{width * 0.84:.3f}%',
+        height=f'{height:.2f}',
+        rx=2,
+    )
 
 
 def _line(y: str, css: str) -> Markup:

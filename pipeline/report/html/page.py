@@ -20,6 +20,7 @@ from pipeline.report.thumbnails import SIDE_PX, Picture
 from transforms.core import uris
 from transforms.core.elements import Stage
 from transforms.core.reasons import Reason
+from transforms.core.texts import counted
 from transforms.model.vocabulary import NONE
 from transforms.runs.complete import CompleteRun
 
@@ -389,10 +390,10 @@ def _scores(page: Page) -> _Section | None:
     ]
     empty = digest.rows_by_labels[0]
     about = (
-        f'{_counted(labels, "label")} on {_counted(digest.rows, "row")}, '
-        f'{labels / digest.rows:.1f} a row; {_counted(empty, "row")} '
+        f'{counted(labels, "label")} on {counted(digest.rows, "row")}, '
+        f'{labels / digest.rows:.1f} a row; {counted(empty, "row")} '
         f'{"has" if empty == 1 else "have"} none.'
-        + (f' {_counted(lower, "score")} below the threshold stored, too.' if lower else '')
+        + (f' {counted(lower, "score")} below the threshold stored, too.' if lower else '')
     )
     return _section('scores', 'Scores', about, element('div', *content, class_='charts'))
 
@@ -423,7 +424,7 @@ def _classes(page: Page) -> _Section | None:
         (_class_name(each), charts.bar(each.rows / most), f'{each.rows:,}')
         for each in classes[:_TOP_CLASSES]
     ]
-    about = f'{_counted(len(classes), "class", "es")} seen'
+    about = f'{counted(len(classes), "class", "es")} seen'
     about += f'; these are the {_TOP_CLASSES} commonest.' if len(classes) > _TOP_CLASSES else '.'
     table = _bars(('label', '', 'images'), rows, 'The commonest labels')
     return _section('labels', 'Commonest labels', about, table)
@@ -462,7 +463,7 @@ def _changes(page: Page) -> _Section | None:
 
 
 def _changed(title: str, head: str, classes: Sequence[ClassCount]) -> Markup:
-    heading = element('h3', f'{title}: {_counted(len(classes), "class", "es")}')
+    heading = element('h3', f'{title}: {counted(len(classes), "class", "es")}')
     if not classes:
         return element('div', heading, element('p', 'None.', class_='note'))
     rows = [(_class_name(each), f'{each.rows:,}') for each in classes[:_CHANGED_CLASSES]]
@@ -471,11 +472,6 @@ def _changed(title: str, head: str, classes: Sequence[ClassCount]) -> Markup:
     if more > 0:
         parts.append(element('p', f'and {more:,} more', class_='note'))
     return element('div', *parts)
-
-
-def _counted(count: int, word: str, plural: str = 's') -> str:
-    """'1 label', '1,000 labels'."""
-    return f'{count:,} {word}{"" if count == 1 else plural}'
 
 
 def _sheets(page: Page) -> list[_Section | None]:
