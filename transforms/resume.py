@@ -117,7 +117,7 @@ class TakeFinished(beam.PTransform):
 _KEEPING_THREADS = 16
 """More than bundles a process: each has one chunk on its way to the store at most."""
 
-_PART_SEC = 20.0
+PART_SEC = 20.0
 """So much time a kill costs, beside that of the batches that the device has."""
 
 
@@ -228,7 +228,7 @@ class FinishChunksDoFn(beam.DoFn):
             yield from self._kept()
             self._keeping = self._threads.submit(_finish, self._layout, self._batches, self._parts)
             self._begin_chunk()
-        elif self._clock() - self._kept_at >= _PART_SEC:
+        elif self._clock() - self._kept_at >= PART_SEC:
             part = self._batches[self._in_parts :]
             kept = self._threads.submit(_keep_part, self._layout, part)
             self._parts.append((part[0].start, kept))

@@ -16,10 +16,13 @@ _LAST_LINES_SEC = 2.0
 
 
 @contextlib.contextmanager
-def without_chatter() -> Iterator[None]:
+def without_chatter(last_lines_sec: float = _LAST_LINES_SEC) -> Iterator[None]:
     """Keeps from standard error what processes that are started in a with block log below errors.
 
     What this process says itself goes where it went, so that a terminal stays one.
+
+    Args:
+      last_lines_sec: how long to wait at the end for processes that have not ended.
     """
     real, ours = os.dup(2), sys.stderr
     reader, writer = os.pipe()
@@ -36,7 +39,7 @@ def without_chatter() -> Iterator[None]:
         sys.stderr.flush()
         sys.stderr = ours
         os.dup2(real, 2)  # the other end of the pipe is that of processes that may end later
-        passing.join(_LAST_LINES_SEC)
+        passing.join(last_lines_sec)
         if not passing.is_alive():
             os.close(real)
 

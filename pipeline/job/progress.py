@@ -16,16 +16,19 @@ _PATIENCE_SEC = 10.0
 _URI_CHARS = 60
 
 
-def progress_line(counts: LiveCounts, elapsed_sec: float, rate: float) -> str:
+def progress_line(
+    counts: LiveCounts, elapsed_sec: float, rate: float, patience_sec: float = _PATIENCE_SEC
+) -> str:
     """One line of progress.
 
     Args:
       counts: totals so far.
       elapsed_sec: seconds since the run started.
       rate: images per second lately.
+      patience_sec: what is waited for is named when it has lasted so long.
     """
     what, waiting_sec = counts.waits()
-    is_waiting = what and waiting_sec >= _PATIENCE_SEC
+    is_waiting = what and waiting_sec >= patience_sec
     waiting = f', waiting {waiting_sec:.0f} s for {_short(what)}' if is_waiting else ''
     done = counts.labeled + counts.failed
     if not done:
@@ -85,11 +88,26 @@ def tell_waiting(who: str) -> None:
 
 
 @contextlib.contextmanager
-def reporting(stream: TextIO | None = None) -> Iterator[None]:
-    """Reports the totals of this process on a stream for the length of a with block."""
+def reporting(
+    stream: TextIO | None = None,
+    redraw_sec: float = _REDRAW_SEC,
+    log_sec: float = _LOG_SEC,
+    patience_sec: float = _PATIENCE_SEC,
+) -> Iterator[None]:
+    """Reports the totals of this process on a stream for the length of a with block.
+
+    Args:
+      stream: where to, by default standard error.
+      redraw_sec: how often a terminal is told, and how often what hangs is looked for.
+      log_sec: how often anything else is told.
+      patience_sec: what is waited for is named when it has lasted so long.
+    """
     stop = threading.Event()
     reporter = threading.Thread(
-        target=_report, args=(stream or sys.stderr, stop), name='progress', daemon=True
+        target=_report,
+        args=(stream or sys.stderr, stop, redraw_sec, log_sec, patience_sec),
+        name='progress',
+        daemon=True,
     )
     reporter.start()
     try:
@@ -99,26 +117,32 @@ def reporting(stream: TextIO | None = None) -> Iterator[None]:
         reporter.join()
 
 
-def _report(stream: TextIO, stop: threading.Event) -> None:
+def _report(
+    stream: TextIO,
+    stop: threading.Event,
+    redraw_sec: float,
+    log_sec: float,
+    patience_sec: float,
+) -> None:
     is_terminal = stream.isatty()
     started = time.monotonic()
     # The rate is of the last few seconds: loading the model would spoil an average.
     seen = [(started, 0)]
-    due_at, told = started + _LOG_SEC, ''
-    while not stop.wait(_REDRAW_SEC):
+    due_at, told = started + log_sec, ''
+    while not stop.wait(redraw_sec):
         now = time.monotonic()
         if not is_terminal:
             # Of what hangs nobody should have to wait for the next line to hear.
             what, waiting_sec = LIVE.waits()
-            hangs = what != '' and what != told and waiting_sec >= _PATIENCE_SEC
+            hangs = what != '' and what != told and waiting_sec >= patience_sec
             if now < due_at and not hangs:
                 continue
-            due_at, told = now + _LOG_SEC, what if hangs else told
+            due_at, told = now + log_sec, what if hangs else told
         done = LIVE.labeled + LIVE.failed
         seen = [*seen[-20:], (now, done)] if done else [(now, 0)]
         since, before = seen[0]
         rate = (done - before) / (now - since) if now > since else 0.0
-        line = progress_line(LIVE, now - started, rate)
+        line = progress_line(LIVE, now - started, rate, patience_sec)
         stream.write(f'\r\x1b[K{line}' if is_terminal else f'lemmabeam: {line}\n')
         stream.flush()
     if is_terminal:

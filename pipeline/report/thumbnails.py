@@ -18,11 +18,12 @@ from transforms.core.elements import Chunk, Failure, Item
 from transforms.core.errors import LemmabeamError, LoaderError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.resources import cpu_count, shared
+from transforms.images import decode
 from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
-from transforms.loading.options import LoadOptions
+from transforms.loading.options import LoadOptions, Open
 from transforms.storage.base import FetchLimits, StoreOptions
 
 SIDE_PX = 160
@@ -89,13 +90,16 @@ class Picture(NamedTuple):
 _TOO_LATE = Picture('', '', 'not read: the time for pictures was over')
 
 
-def read_thumbnails(images: list[str], limits: Limits, stores: StoreOptions) -> dict[str, Picture]:
+def read_thumbnails(
+    images: list[str], limits: Limits, stores: StoreOptions, open_image: Open = decode.open_image
+) -> dict[str, Picture]:
     """Reads pictures; what is not there in time is left out.
 
     Args:
       images: URIs, without duplicates.
       limits: of one picture and of all.
       stores: how stores are reached.
+      open_image: what reads the header of a picture.
 
     Returns:
       A picture for each URI.
@@ -111,6 +115,7 @@ def read_thumbnails(images: list[str], limits: Limits, stores: StoreOptions) -> 
         stores,
         limits.processes,
         _DECODE_SHARE * limits.total_sec,
+        open_image=open_image,
     )
     loader = shared(Loader, options)
     chunk = Chunk('thumbnails', [Item(uri, '', -1, ['[]']) for uri in images])

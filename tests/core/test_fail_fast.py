@@ -17,9 +17,9 @@ from transforms.core.errors import DecodeError, ImageError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy, fetch_policy
 from transforms.core.reasons import Reason
 from transforms.core.resources import shared
-from transforms.images import decode
-from transforms.loading import loader, threads
+from transforms.loading.fetches import Patience
 from transforms.loading.loader import Loader
+from transforms.loading.threads import ThreadLoader
 from transforms.runs.history import read_history
 from transforms.sources import preflight
 from transforms.storage.base import Fetched
@@ -78,7 +78,10 @@ def test_the_advice_fits_what_is_forbidden():
     ids=['one was read', 'not alike', 'images at fault', 'archived', 'just below 90 %'],
 )
 def test_what_does_not_stop_it(failures):
-    record(make(), failures)
+    policy = make()
+    record(policy, failures)
+    with pytest.raises(StoreError, match='of the last 500 images of this process failed'):
+        record(policy, [BUSY] * 500)  # it goes on counting
 
 
 def test_most_of_the_last_ones_failing_alike_stop_the_run():
@@ -99,7 +102,10 @@ def test_what_failed_alike_the_last_time_says_nothing_of_today():
 
 
 def test_nothing_stops_it_with_0():
-    record(make(0), [FORBIDDEN] * 2000)
+    failures = [FORBIDDEN] * 2000
+    record(make(0), failures)
+    with pytest.raises(StoreError):  # as any other number would
+        record(make(len(failures)), failures)
 
 
 def test_another_number():
@@ -249,7 +255,7 @@ def read(path):
 
 
 class TestDecoderThatHangs:
-    def loader(self, tmp_path, *more):
+    def options(self, tmp_path, *more):
         arguments = (
             '--input',
             samples.SAMPLE,
@@ -258,14 +264,20 @@ class TestDecoderThatHangs:
             '--decode_deadline_sec',
             '0.1',
         )
-        return Loader(app.make_config(*arguments, *more)[0].load)
+        return app.make_config(*arguments, *more)[0].load
 
-    def test_its_image_is_named_whichever_is_waited_for(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(loader, '_WATCH_SEC', 0.05)
-        monkeypatch.setattr(threads, 'cpu_count', lambda: 1)
+    def test_its_image_is_named_whichever_is_waited_for(self, tmp_path):
         at_work, let_go = threading.Event(), threading.Event()
-        monkeypatch.setattr(decode, 'render', lambda *_: at_work.set() or let_go.wait(20))
-        loading = self.loader(tmp_path)
+
+        def hang(*_):
+            at_work.set()
+            let_go.wait(20)
+            raise ImageError(Reason.DECODE_ERROR, 'let go')
+
+        options = self.options(tmp_path)._replace(
+            open_image=hang, patience=Patience(watch_sec=0.05)
+        )
+        loading = Loader(options, ThreadLoader(options, cores=1))
         started = time.monotonic()
         try:
             for name in ['cat.jpg', 'coffee.jpg']:
@@ -281,10 +293,10 @@ class TestDecoderThatHangs:
     def test_the_command_ends_nonetheless(self, tmp_path):
         code = (
             'import sys, time; from tests.support import without_model\n'
-            'from transforms.images import decode; from transforms.loading import loader, threads\n'
+            'from transforms.images import decode; from transforms.loading import threads\n'
             'from transforms import label as handler\n'
             'handler.Predictor = without_model.Predictor\n'
-            'loader._WATCH_SEC, threads._DECODE_DEADLINES = 0.05, 2\n'
+            'threads._DECODE_DEADLINES = 2\n'
             'render = decode.render\n'
             'def hang(opened, resize):\n'
             '    time.sleep(3600 * (opened.width == 750))\n'

@@ -20,7 +20,7 @@ def started(target, *args):
 def waiting(budget, count):
     """Waits until so many threads stand in the queue of a budget."""
     ends_at = time.monotonic() + 10
-    while len(budget._waiting) != count:
+    while budget.waiting != count:
         assert time.monotonic() < ends_at
         time.sleep(0.001)
 
@@ -50,8 +50,8 @@ def test_the_budget_is_never_exceeded_and_nobody_waits_for_ever():
 
     assert joined([started(work, seed) for seed in range(12)])
     assert most <= 100
-    assert budget._used_bytes == 0
-    assert not budget._waiting
+    assert budget.used_bytes == 0
+    assert not budget.waiting
 
 
 def test_first_come_first_served():
@@ -114,7 +114,7 @@ class Rooms:
 
     @property
     def used(self):
-        return self.budget.share._used_bytes, self.common._used_bytes
+        return self.budget.share.used_bytes, self.common.used_bytes
 
 
 def test_room_is_taken_as_bytes_come_and_given_back():

@@ -33,21 +33,23 @@ def test_a_line_says_what_is_going_on():
     assert line(counts(listed=2, total=2, labeled=2), 60, 50).endswith('writing')
 
 
-def test_a_line_says_what_is_waited_for(monkeypatch):
-    monkeypatch.setattr(progress, '_PATIENCE_SEC', 0.0)
+def test_a_line_says_what_is_waited_for():
+    def line_at(elapsed_sec):
+        return progress.progress_line(live, elapsed_sec, 0, patience_sec=0.0)
+
     live = counts(listed=9, total=8)
     live.has_model = True
-    assert progress.progress_line(live, 3, 0) == '8 images, reading the first images, 3 s'
+    assert line_at(3) == '8 images, reading the first images, 3 s'
     live.wait_for('gs://b/a.jpg')
-    line = progress.progress_line(live, 30, 0)
+    line = line_at(30)
     assert line == '8 images, reading the first images, 30 s, waiting 0 s for gs://b/a.jpg'
     live.add(labeled=1)
     live.wait_for(f'gs://b/{"x" * 100}.jpg')
-    line = progress.progress_line(live, 40, 0)
+    line = line_at(40)
     place, name = f'gs://b/{"x" * 23}', f'{"x" * 26}.jpg'
     assert line.endswith(f'done, 0 failed, 0.0 images/s, waiting 0 s for {place}…{name}')
     live.wait_for('')
-    assert 'waiting' not in progress.progress_line(live, 50, 0)
+    assert 'waiting' not in line_at(50)
 
 
 class Stream(io.StringIO):
@@ -64,10 +66,9 @@ class Terminal(Stream):
         return True
 
 
-def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(monkeypatch):
-    monkeypatch.setattr(progress, '_REDRAW_SEC', 0.01)
+def test_a_terminal_gets_one_line_that_is_wiped_at_the_end():
     stream = Terminal()
-    with progress.reporting(stream):
+    with progress.reporting(stream, redraw_sec=0.01):
         LIVE.add(listed=1, total=1)
         stream.wait_for('\r', 3)
     text = stream.getvalue()
@@ -77,22 +78,18 @@ def test_a_terminal_gets_one_line_that_is_wiped_at_the_end(monkeypatch):
     assert 'listed' in text or 'images' in text or 'done' in text
 
 
-def test_a_log_gets_lines_now_and_then(monkeypatch):
-    monkeypatch.setattr(progress, '_LOG_SEC', 0.01)
-    monkeypatch.setattr(progress, '_REDRAW_SEC', 0.01)
+def test_a_log_gets_lines_now_and_then():
     stream = Stream()
-    with progress.reporting(stream):
+    with progress.reporting(stream, redraw_sec=0.01, log_sec=0.01):
         stream.wait_for('\n', 2)
     lines = stream.getvalue().splitlines()
     assert len(lines) > 1
     assert all(line.startswith('lemmabeam: ') for line in lines)
 
 
-def test_a_log_is_told_at_once_of_what_hangs(monkeypatch):
-    monkeypatch.setattr(progress, '_REDRAW_SEC', 0.01)
-    monkeypatch.setattr(progress, '_PATIENCE_SEC', 0.05)
+def test_a_log_is_told_at_once_of_what_hangs():
     stream = Stream()
-    with progress.reporting(stream):
+    with progress.reporting(stream, redraw_sec=0.01, patience_sec=0.05):
         for name in ('/mnt/a.jpg', '/mnt/b.jpg'):
             LIVE.wait_for(name)
             stream.wait_for('\n', 1 + (name == '/mnt/b.jpg'))

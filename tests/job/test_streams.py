@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.job import chatter, streams
+from pipeline.job import streams
 from pipeline.job.chatter import without_chatter
 from tests.support.samples import SAMPLE
 
@@ -123,10 +123,9 @@ def test_what_this_process_says_goes_past(capfd, monkeypatch):
     assert sys.stderr.fileno() == 2
 
 
-def test_a_process_that_stays_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(chatter, '_LAST_LINES_SEC', 0.01)
+def test_a_process_that_stays_is_not_waited_for():
     command = [sys.executable, '-c', 'input()']
-    with without_chatter():
+    with without_chatter(last_lines_sec=0.01):
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     assert process.poll() is None
     process.communicate(b'.\n')

@@ -17,12 +17,11 @@ from transforms.core.errors import ImageError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE
-from transforms.loading import fetches as module
-from transforms.loading import image, loader
 from transforms.loading.buffers import MappedMemory, SharedMemory
 from transforms.loading.child import STATUS, LoaderProcess
-from transforms.loading.fetches import Fetches, GivenUpError
+from transforms.loading.fetches import Fetches, GivenUpError, Patience
 from transforms.loading.loader import Loader
+from transforms.loading.threads import ThreadLoader
 from transforms.sources import preflight
 from transforms.sources.inputs import Columns, Input
 from transforms.storage.base import Fetched, FetchLimits
@@ -44,7 +43,7 @@ def clock():
 
 @pytest.fixture
 def fetches(clock):
-    return Fetches(10.0, clock)
+    return Fetches(10.0, Patience(most_stuck=2), clock)
 
 
 def nothing():
@@ -112,8 +111,7 @@ def test_after_waiting_for_room_it_is_looked_at_twice_again(fetches, clock):
         fetch.__exit__(None, None, None)
 
 
-def test_with_many_stuck_there_is_no_thread_for_others(fetches, clock, monkeypatch):
-    monkeypatch.setattr(module, 'MOST_STUCK', 2)
+def test_with_many_stuck_there_is_no_thread_for_others(fetches, clock):
     come_back = threading.Event()
 
     def fetch():
@@ -137,13 +135,31 @@ def test_with_many_stuck_there_is_no_thread_for_others(fetches, clock, monkeypat
     fetches.check_stuck('x.jpg')
 
 
+_made: list['Stuck'] = []
+
+
+def open_stuck(*_):
+    """The last one that was made: options for it can be sent on."""
+    return _made[-1]
+
+
 class Stuck:
     """Files whose name has 'stuck' in it are not read before it is told."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self):
         self.go = threading.Event()
         self.local = LocalStore()
-        monkeypatch.setattr(image, 'store_for', lambda *_: self)
+        _made.append(self)
+
+    def options(self, most_stuck=100, **more):
+        """Of a loader that reads from here."""
+        return OPTIONS._replace(
+            threads=2,
+            fetch=FetchLimits(1 << 20, 0.2),
+            patience=Patience(0.05, 0.1, most_stuck),
+            open_store=open_stuck,
+            **more,
+        )
 
     def fetch(self, uri, limits, admit, unless=''):
         if 'stuck' in uri:
@@ -154,30 +170,27 @@ class Stuck:
 
 
 @pytest.fixture
-def stuck(monkeypatch):
-    monkeypatch.setattr(loader, '_WATCH_SEC', 0.05)
-    monkeypatch.setattr(module, '_GRACE_SEC', 0.1)
-    made = Stuck(monkeypatch)
+def stuck():
+    made = Stuck()
     yield made
     made.go.set()
 
 
-def batch_of(tmp_path, names, policy=ANY_FAILURE, **more):
+def batch_of(tmp_path, stuck, names, policy=ANY_FAILURE, **more):
     paths = write(tmp_path / 'in', [''] * names.count(''))
     items = [str(paths.pop(0)) if not name else f'{tmp_path}/{name}' for name in names]
-    options = OPTIONS._replace(
-        batch_size=32, processes=0, threads=2, fetch=FetchLimits(1 << 20, 0.2), **more
-    )
-    made = Loader(options)
+    options = stuck.options(batch_size=32, processes=0, **more)
+    way = ThreadLoader(options)
+    made = Loader(options, way)
     chunk = Chunk('c', [Item(uri, '', -1, ['[]']) for uri in items])
-    return made, made.begin(chunk, 0, policy)
+    return made, made.begin(chunk, 0, policy), way
 
 
 def test_each_has_its_deadline_and_the_others_are_read(tmp_path, stuck, monkeypatch):
     names = ['stuck-1', 'stuck-2', '', '', 'stuck-3', '']
     waited = []
     monkeypatch.setattr(LIVE, 'wait_for', waited.append)
-    made, batch = batch_of(tmp_path, names)
+    made, batch, way = batch_of(tmp_path, stuck, names)
     outcomes = [loaded.outcome for loaded in made.result(batch)]
     for name, outcome in zip(names, outcomes, strict=True):
         if name:
@@ -190,7 +203,7 @@ def test_each_has_its_deadline_and_the_others_are_read(tmp_path, stuck, monkeypa
     # What comes late is dropped: the slot may be another's by then.
     stuck.go.set()
     with within(20) as tick:
-        while made._way._fetches._stuck or made._way._images._encoded.share._used_bytes:
+        while not way.is_idle:
             tick()
     assert not batch.pixels[[0, 1, 4]].any()
 
@@ -198,16 +211,15 @@ def test_each_has_its_deadline_and_the_others_are_read(tmp_path, stuck, monkeypa
 def test_what_they_hold_of_the_budget_is_free_for_the_others(tmp_path, stuck):
     """Each has all the room there is, and its thread never comes back."""
     names = ['stuck-1', 'stuck-2', '', 'stuck-3', '', '']
-    made, batch = batch_of(tmp_path, names, memory_budget_bytes=1 << 12)
+    made, batch, _ = batch_of(tmp_path, stuck, names, memory_budget_bytes=1 << 12)
     outcomes = [loaded.outcome for loaded in made.result(batch)]
     assert [isinstance(outcome, Image) for outcome in outcomes] == [not name for name in names]
     assert not stuck.go.is_set()
 
 
-def test_where_too_many_are_stuck_the_run_stops(tmp_path, stuck, monkeypatch):
-    monkeypatch.setattr(module, 'MOST_STUCK', 4)
+def test_where_too_many_are_stuck_the_run_stops(tmp_path, stuck):
     names = [f'stuck-{i}' for i in range(20)]
-    made, batch = batch_of(tmp_path, names)
+    made, batch, _ = batch_of(tmp_path, stuck, names, most_stuck=4)
     with pytest.raises(StoreError, match=r'stuck-\d+: not read, as [4-6] reads before it have not'):
         made.result(batch)
 
@@ -215,8 +227,8 @@ def test_where_too_many_are_stuck_the_run_stops(tmp_path, stuck, monkeypatch):
 def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
     """It runs in a thread here, where it can be given a store."""
     monkeypatch.setattr(LoaderProcess, '_limit_memory', lambda *_: None)
-    names = ['stuck-1', 'stuck-2', 'stuck-3', *map(str, write(tmp_path / 'in', [''] * 3))]
-    options = OPTIONS._replace(threads=2, fetch=FetchLimits(1 << 20, 0.2))
+    names = ['stuck-1', 'stuck-2', *map(str, write(tmp_path / 'in', [''] * 3)), 'stuck-3']
+    options = stuck.options(most_stuck=3)
     memory = SharedMemory()
     side = options.resize.size_px
     offset, _ = memory.take(options.batch_size * side * side * 3)
@@ -234,8 +246,7 @@ def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
         assert kind == 'done'
         found |= {ticket: loaded.outcome for ticket, loaded in done}
     reasons = [getattr(found[10 + i], 'reason', None) for i in range(len(names))]
-    assert reasons == [Reason.DEADLINE] * 3 + [None] * 3
-    monkeypatch.setattr(module, 'MOST_STUCK', 3)
+    assert reasons == [Reason.DEADLINE] * 2 + [None] * 3 + [Reason.DEADLINE]
     ours.send(('load', 0, [(20 + i, offset, i, Item('stuck', '', -1, ['[]'])) for i in range(4)]))
     said = [ours.recv() for _ in range(3) if ours.poll(20)]
     refused = {ticket: str(error) for kind, ticket, error in said[:2] if kind == 'failed'}
@@ -243,17 +254,14 @@ def test_a_loader_process_gives_them_up_as_well(tmp_path, stuck, monkeypatch):
     assert all('as 3 reads before it have not come back' in error for error in refused.values())
     assert said[2][0] == 'done'
     stuck.go.set()
-    [job] = process._jobs.values()
     with within(20) as tick:
-        while job.fetches._stuck or job.loader._encoded.share._used_bytes:
+        while not process.is_idle:
             tick()
     assert not ours.poll(0), 'what comes late is dropped'
-    assert (job.running, process._in_hand) == (0, 0)
     ours.close()
 
 
 def test_a_name_server_that_does_not_answer_holds_nobody_longer(monkeypatch):
-    monkeypatch.setattr(loader, '_WATCH_SEC', 0.05)
     asked, go = threading.Event(), threading.Event()
 
     def look_up(*_, **__):
@@ -262,8 +270,8 @@ def test_a_name_server_that_does_not_answer_holds_nobody_longer(monkeypatch):
         raise socket.gaierror(socket.EAI_AGAIN, '')
 
     monkeypatch.setattr(socket, 'getaddrinfo', look_up)
-    options = OPTIONS._replace(processes=0, fetch=FetchLimits(1 << 20, 0.2))
-    made = Loader(options)
+    patience = Patience(watch_sec=0.05)
+    made = Loader(OPTIONS._replace(processes=0, fetch=FetchLimits(1 << 20, 0.2), patience=patience))
     batch = made.begin(Chunk('c', [Item('http://h.example/a.jpg', '', -1, ['[]'])]), 0, ANY_FAILURE)
     [loaded] = made.result(batch)
     assert asked.is_set()
@@ -274,7 +282,7 @@ def test_a_name_server_that_does_not_answer_holds_nobody_longer(monkeypatch):
 
 def test_nothing_but_those_stops_the_run_with_the_name(tmp_path, stuck):
     policy = FaultPolicy(FailFast(3, 'run'), StoreError)
-    made, batch = batch_of(tmp_path, [f'stuck-{i}' for i in range(6)], policy)
+    made, batch, _ = batch_of(tmp_path, stuck, [f'stuck-{i}' for i in range(6)], policy)
     with pytest.raises(StoreError, match=r'failed with deadline .*stuck-\d: the store stalls'):
         made.result(batch)
 
@@ -324,3 +332,9 @@ def test_one_that_answers_in_between_stops_none(clock):
         clock.now += 10.0
         failure = Failure(None, Reason.DEADLINE, '', None) if i % 5 else None
         policy.record('/a', failure)
+    for _ in range(15):
+        policy.record('/a', Failure(None, Reason.DEADLINE, '', None))
+    clock.now += 20.0
+    # It counts from the last answer on.
+    with pytest.raises(StoreError, match='for 60 s, and the last 20 images failed with deadline'):
+        policy.record('/a', Failure(None, Reason.DEADLINE, '', None))

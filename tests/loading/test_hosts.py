@@ -109,9 +109,9 @@ def test_what_is_local_does_not_wait_for_what_is_slow(tmp_path, processes):
         loader = Loader(options)
         chunk = Chunk('c', [Item(uri, '', -1, ['[]']) for uri in uris])
         batch = loader.begin(chunk, 0, ANY_FAILURE)
-        while len(batch._loaded) < len(paths):
+        while len(batch.loaded_slots) < len(paths):
             tick()
-        assert sorted(batch._loaded) == list(range(24, 48))
+        assert sorted(batch.loaded_slots) == list(range(24, 48))
         server.stopping.set()
         outcomes = [loaded.outcome for loaded in loader.result(batch)]
     assert all(isinstance(outcome, Image) for outcome in outcomes)

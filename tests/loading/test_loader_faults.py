@@ -260,15 +260,15 @@ def test_those_that_are_killed_while_they_wait_for_room_give_theirs_back(tmp_pat
     options = OPTIONS._replace(memory_budget_bytes=64)
     loader, batches = begin(write(tmp_path / 'in', ['slow'] * 16), options)
     pool = shared(Pool, 2)
-    grants = loader._way._job.grants
+    grants = pool.job(options).grants
     for _ in range(3):
         with within(30) as tick:
-            while not any(each._waiting for each in grants.values()):
+            while not any(each.is_waited_for for each in grants.values()):
                 tick()
         kill_all(pool)
     for batch in batches:
         assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
-    assert not any(each._used for each in pool.job(options).grants.values())
+    assert not any(each.is_used for each in pool.job(options).grants.values())
 
 
 def test_pictures_of_two_jobs_are_not_decoded_at_once(tmp_path):
@@ -313,7 +313,7 @@ def test_those_that_died_unannounced_may_be_replaced(tmp_path, monkeypatch):
     load(paths)
     pool = shared(Pool, 2)
     died = processes(pool)
-    pool._server.process.send_signal(signal.SIGSTOP)
+    pool.server.process.send_signal(signal.SIGSTOP)
     try:
         for pid in died:
             os.kill(pid, signal.SIGKILL)
@@ -323,10 +323,10 @@ def test_those_that_died_unannounced_may_be_replaced(tmp_path, monkeypatch):
         monkeypatch.setenv('LEMMABEAM_TEST', 'another')
         loader, [batch] = begin(paths)
         with within(30) as tick:
-            while not any(each.in_hand for each in list(pool._processes.values())):
+            while not pool.is_working:
                 tick()
     finally:
-        pool._server.process.send_signal(signal.SIGCONT)
+        pool.server.process.send_signal(signal.SIGCONT)
     assert all(isinstance(each.outcome, Image) for each in loader.result(batch))
 
 
@@ -335,13 +335,13 @@ def test_pixels_are_nobody_elses_while_somebody_may_write_them(is_killed, tmp_pa
     _, [batch] = begin(write(tmp_path / 'in', ['slow'] * 8))
     pool, mine, size = shared(Pool, 2), batch.offset, batch.pixels.nbytes
     with within(30) as tick:
-        while not any(process.in_hand for process in list(pool._processes.values())):
+        while not pool.is_working:
             tick()
     batch.cancel()
     gone = weakref.ref(batch)
     del batch
     if is_killed:
-        pool._server.process.kill()
+        pool.server.process.kill()
     held = []
     with within(30) as tick:
         while gone():
@@ -349,7 +349,7 @@ def test_pixels_are_nobody_elses_while_somebody_may_write_them(is_killed, tmp_pa
             if gone():
                 assert held[-1][0] != mine
             tick()
-    assert not any(process.in_hand for process in list(pool._processes.values()))
+    assert not pool.is_working
     with within(30) as tick:
         while mine not in [start for start, _ in held]:
             held.append(pool.memory.take(size))

@@ -91,12 +91,12 @@ def test_processes_that_are_killed_again_and_again_cost_nothing(tmp_path):
     killed = 0
     with within(60) as tick:
         while killed < 10 and not all(batch.is_ready for batch in batches):
-            before = sum(len(batch._loaded) for batch in batches)
-            for pid in processes(pool) if pool._server else ():
+            before = sum(len(batch.loaded_slots) for batch in batches)
+            for pid in processes(pool) if pool.server else ():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             killed += 1
-            while sum(len(batch._loaded) for batch in batches) < min(60, before + 4):
+            while sum(len(batch.loaded_slots) for batch in batches) < min(60, before + 4):
                 tick()
     assert killed == 10
     outcomes = [loaded.outcome for batch in batches for loaded in loader.result(batch)]
@@ -108,7 +108,7 @@ def test_the_one_from_which_they_are_forked_is_replaced_as_well(tmp_path):
     pool = shared(Pool, 2)
     load(paths[:1])
     loader, batches = begin(paths)
-    pool._server.process.kill()
+    pool.server.process.kill()
     assert all(isinstance(each.outcome, Image) for each in loader.result(batches[0]))
 
 
@@ -137,12 +137,12 @@ def test_pictures_above_the_share_of_a_process_ask_for_room(tmp_path):
     assert share_bytes(options, 2) < 40 * 30 * 3 * 4
     assert failed(load(write(tmp_path / 'in', [''] * 20), options)) == {}
     pool = shared(Pool, 2)
-    assert all(not grants._used for job in pool._jobs.values() for grants in job.grants.values())
+    assert not any(each.is_used for each in pool.job(options).grants.values())
 
 
 def test_neither_beam_nor_tensorflow_is_in_a_loader_process(tmp_path):
     load(write(tmp_path / 'in', ['']))
-    for pid in [shared(Pool, 2)._server.process.pid, *processes(shared(Pool, 2))]:
+    for pid in [shared(Pool, 2).server.process.pid, *processes(shared(Pool, 2))]:
         if not (mapped := Path(f'/proc/{pid}/maps').read_text()):
             continue  # it is about to end, as it has another environment
         assert 'PIL' in mapped
@@ -159,9 +159,9 @@ from transforms.loading.processes import Pool
 from transforms.core.resources import shared
 loader, batches = begin([Path(path) for path in sys.argv[1:]])
 pool = shared(Pool, 2)
-while not pool._server or len(processes(pool)) < 2 or (pool._status[:2, 0] < 0).any():
+while not pool.server or len(processes(pool)) < 2 or (pool._status[:2, 0] < 0).any():
     pass
-print(pool._server.process.pid, *processes(pool), flush=True)
+print(pool.server.process.pid, *processes(pool), flush=True)
 loader.result(batches[0])
 """
 

@@ -11,9 +11,9 @@ from pipeline.report.bottleneck import describe, make_verdict
 from tests.support import app, samples
 from tests.support.without_model import Predictor
 from transforms.images import decode
-from transforms.loading import threads
 from transforms.loading.image import Loaded
 from transforms.loading.loader import Loader
+from transforms.loading.threads import ThreadLoader
 from transforms.storage.local import LocalStore
 
 pytestmark = pytest.mark.usefixtures('stand_in_model')
@@ -94,10 +94,10 @@ def check_metrics(result, pictures):
     assert len(distributions['write_msec']) == 2
 
 
-def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, 'cpu_count', lambda: 2)
+def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path):
     arguments = ('--input', samples.SAMPLE, '--output', tmp_path, '--loader_threads', '4')
-    loader = Loader(app.make_config(*arguments)[0].load)
+    options = app.make_config(*arguments)[0].load
+    loader = Loader(options, ThreadLoader(options, cores=2))
     images = [Loaded(None, 5.0, 9.0, 0), Loaded(None, 3.0, 3.0, 0)]
     # Of 8 s with four threads, 2 s; of 12 s with two cores, 6 s.
     assert loader.timings(images, 20.0) == {

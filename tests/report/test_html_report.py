@@ -5,7 +5,6 @@ What a browser makes of it is in test_browser.
 
 import base64
 import collections
-import functools
 import hashlib
 import html.parser
 import io
@@ -35,7 +34,6 @@ from transforms.core.hashing import content_hash
 from transforms.core.reasons import Reason
 from transforms.dataset.verify import verify
 from transforms.images.decode import _refused_name
-from transforms.loading.options import LoadOptions
 from transforms.runs.complete import complete_runs
 from transforms.storage import s3
 from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits
@@ -482,10 +480,8 @@ def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_pa
 
 
 @pytest.fixture
-def read_pictures(monkeypatch, tmp_path):
+def read_pictures(tmp_path):
     """Reads a picture that does something to its decoder, beside a good one, in a time."""
-    options = functools.partial(LoadOptions, open_image=crashing.open_image)
-    monkeypatch.setattr(thumbnails, 'LoadOptions', options)
     data = samples.picture(1)
     (tmp_path / 'good').write_bytes(data)
 
@@ -493,7 +489,9 @@ def read_pictures(monkeypatch, tmp_path):
         (tmp_path / act).write_bytes(crashing.picture(data, act))
         limits = thumbnails.Limits.of_run({})._replace(total_sec=total_sec)
         images = [str(tmp_path / name) for name in (act, 'good')]
-        return thumbnails.read_thumbnails(images, limits, DEFAULT_OPTIONS).values()
+        return thumbnails.read_thumbnails(
+            images, limits, DEFAULT_OPTIONS, crashing.open_image
+        ).values()
 
     return read
 

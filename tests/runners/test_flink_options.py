@@ -3,6 +3,7 @@
 import contextlib
 import json
 import zipfile
+from typing import ClassVar
 
 import apache_beam as beam
 import pytest
@@ -19,7 +20,10 @@ from transforms.core.errors import UsageError
 class Flink(Handler):
     """The REST interface of a JobManager of 1.20.5."""
 
+    asked: ClassVar[list[str]] = []
+
     def respond(self):
+        self.asked.append(self.path)
         data = json.dumps({'flink-version': '1.20.5'}).encode()
         self.send_response(200 if self.path == '/config' else 404)
         self.send_header('Content-Length', str(len(data)))
@@ -29,6 +33,7 @@ class Flink(Handler):
 
 @pytest.fixture
 def master():
+    Flink.asked.clear()
     with contextlib.closing(LoopbackServer(Flink)) as server:
         yield f'127.0.0.1:{server.port}'
 
@@ -58,6 +63,7 @@ def test_what_fits_is_not_refused(master, tmp_path):
     check('--flink_master=nowhere:1', '--job_endpoint=localhost:8099')
     other = runner_for(PipelineOptions(['--runner=FnApiRunner', '--flink_master=nowhere:1']))
     other.check(LabelOptions(input=('in',), output='out'))
+    assert Flink.asked == ['/config'] * 2, 'no other cluster is asked'
 
 
 def test_a_jar_of_another_beam_or_none_is_refused(tmp_path):

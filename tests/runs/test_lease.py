@@ -25,6 +25,11 @@ def lease_uri(output):
     return layout(output).uri('_work/_lease.json')
 
 
+def holder_of(output):
+    """The run that the lease of an output names."""
+    return json.loads(store_for(str(output)).read(lease_uri(output)))['run_id']
+
+
 @pytest.fixture(params=['local', 'bucket', 's3_bucket'])
 def output(request, tmp_path):
     return tmp_path if request.param == 'local' else request.getfixturevalue(request.param).uri('o')
@@ -48,19 +53,21 @@ def test_a_released_lease_leaves_nothing(output):
 def test_a_lease_of_somebody_else_is_not_released(output):
     lease.acquire(layout(output), False)
     lease.release(layout(output, 'run-2'))
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-1'
+    assert holder_of(output) == 'run-1'
 
 
 def test_a_lease_can_be_broken(output):
     lease.acquire(layout(output), False)
     lease.acquire(layout(output, 'run-2'), True)
     lease.release(layout(output))  # the first run ends, and must not take the second's lease away
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+    assert holder_of(output) == 'run-2'
 
 
 def test_other_folders_are_free(output):
     lease.acquire(layout(output), False)
     lease.acquire(layout(f'{output}/other'), False)
+    for folder in (output, f'{output}/other'):
+        assert holder_of(folder) == 'run-1'
 
 
 def test_a_lease_of_a_process_that_has_ended_is_taken_over(tmp_path):
@@ -69,11 +76,13 @@ def test_a_lease_of_a_process_that_has_ended_is_taken_over(tmp_path):
         f"lease.acquire(Layout({str(tmp_path)!r}, 'run-1', 'm', (), (), 10), False)"
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=60)
+    assert holder_of(tmp_path) == 'run-1'
     lease.acquire(layout(tmp_path, 'run-2'), False)
+    assert holder_of(tmp_path) == 'run-2'
 
 
 def held_by(output, **changes):
-    holder = {'run_id': 'run-0', **lease._identity(os.getpid()), **changes}
+    holder = {'run_id': 'run-0', **lease.identity(os.getpid()), **changes}
     store_for(str(output)).write(lease_uri(output), json.dumps(holder).encode())
 
 
@@ -100,6 +109,7 @@ def test_a_holder_that_may_be_alive_keeps_its_lease(tmp_path, changes):
 def test_a_holder_that_is_gone_or_whose_number_was_given_away_loses_it(tmp_path, changes):
     held_by(tmp_path, **changes)
     lease.acquire(layout(tmp_path), False)
+    assert holder_of(tmp_path) == 'run-1'
 
 
 @pytest.mark.parametrize('data', [b'', b'{"run_id": "x"', b'[]', b'\xff', b'null'])
@@ -111,50 +121,50 @@ def test_a_damaged_lease_is_kept_until_it_is_broken(tmp_path, data):
     lease.acquire(layout(tmp_path), True)
 
 
+class GivenBackMeanwhile(LocalStore):
+    """The holder gives the lease back between two looks of who wants it."""
+
+    def look(self, uri):
+        self.delete(uri)
+        return super().look(uri)
+
+
 def test_a_lease_that_is_given_back_meanwhile_is_taken(tmp_path, monkeypatch):
-    store = store_for(str(tmp_path))
     lease.acquire(layout(tmp_path), False)
-    read = store.read
-
-    def given_back(uri):
-        store.delete(uri)
-        return read(uri)
-
-    monkeypatch.setattr(store, 'read', given_back)
-    lease.acquire(layout(tmp_path, 'run-2'), False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Layout, 'store', GivenBackMeanwhile())
+        lease.acquire(layout(tmp_path, 'run-2'), False)
+    assert holder_of(tmp_path) == 'run-2'
 
 
-@pytest.fixture
-def meanwhile(monkeypatch):
-    """Has something done by somebody else while a run finds out that the holder is gone."""
+class EndedJobs:
+    """Knows that any job has ended, and does something before it first says so."""
 
-    def do(deed):
-        is_gone = lease._is_gone
+    def __init__(self, deed):
+        self._deeds = [deed]
 
-        def asked(holder, jobs):
-            monkeypatch.setattr(lease, '_is_gone', is_gone)
-            found = is_gone(holder, jobs)
-            deed()
-            return found
+    def describe(self, job):
+        return f'job {job}'
 
-        monkeypatch.setattr(lease, '_is_gone', asked)
-
-    return do
+    def has_ended(self, job, may_be_none):
+        while self._deeds:
+            self._deeds.pop()()
+        return True
 
 
-def test_of_two_that_find_a_dead_holder_the_second_finds_the_first(output, meanwhile):
-    held_by(output, pid=2**22 + 1)
-    meanwhile(lambda: lease.acquire(layout(output, 'run-1'), False))
+def test_of_two_that_find_a_dead_holder_the_second_finds_the_first(output):
+    held_by(output, pid=2**22 + 1, job='job-0')
+    jobs = EndedJobs(lambda: lease.acquire(layout(output, 'run-1'), False, jobs=jobs))
     with pytest.raises(UsageError, match='run run-1 is writing there'):
-        lease.acquire(layout(output, 'run-2'), False)
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-1'
+        lease.acquire(layout(output, 'run-2'), False, jobs=jobs)
+    assert holder_of(output) == 'run-1'
 
 
-def test_a_dead_holder_that_somebody_has_cleared_away_is_no_hindrance(output, meanwhile):
-    held_by(output, pid=2**22 + 1)
-    meanwhile(lambda: store_for(str(output)).delete(lease_uri(output)))
-    lease.acquire(layout(output, 'run-2'), False)
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+def test_a_dead_holder_that_somebody_has_cleared_away_is_no_hindrance(output):
+    held_by(output, pid=2**22 + 1, job='job-0')
+    jobs = EndedJobs(lambda: store_for(str(output)).delete(lease_uri(output)))
+    lease.acquire(layout(output, 'run-2'), False, jobs=jobs)
+    assert holder_of(output) == 'run-2'
 
 
 def broken_by_another(output):
@@ -172,7 +182,7 @@ def test_what_somebody_else_holds_by_now_is_left_to_it(output):
     lease.hand_over(layout(output), job)  # the job runs already, and is not stopped
     lease.release(layout(output))
     lease.release_handed_over(layout(output))
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+    assert holder_of(output) == 'run-2'
 
 
 def test_a_job_that_was_faster_than_its_launcher_has_given_the_lease_back(output):
@@ -222,38 +232,35 @@ def test_only_one_of_many_runs_gets_it(tmp_path):
     assert len(won) == 1
 
 
-def test_a_second_run_waits_for_the_first(output, monkeypatch):
-    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
+def test_a_second_run_waits_for_the_first(output):
     lease.acquire(layout(output), False)
     told = []
-    release = threading.Timer(0.1, lease.release, [layout(output)])
 
     def tell(text):
         told.append(text)
-        release.start()  # a second time, it would raise
+        lease.release(layout(output))
 
-    lease.acquire(layout(output, 'run-2'), False, 30.0, tell)
-    release.join()
+    lease.acquire(layout(output, 'run-2'), False, 30.0, tell, poll_sec=0.01)
     assert len(told) == 1
     assert told[0].startswith(f'run run-1 is writing there (process {os.getpid()} on ')
-    assert json.loads(store_for(str(output)).read(lease_uri(output)))['run_id'] == 'run-2'
+    assert holder_of(output) == 'run-2'
 
 
-def test_a_wait_has_an_end(output, monkeypatch):
-    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
+def test_a_wait_has_an_end(output):
     lease.acquire(layout(output), False)
     with pytest.raises(UsageError, match='--wait_for_lease_sec'):
-        lease.acquire(layout(output, 'run-2'), False, 0.1)
+        lease.acquire(layout(output, 'run-2'), False, 0.1, poll_sec=0.02)
 
 
-def test_a_wait_ends_when_the_holder_is_provably_gone(tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, '_POLL_SEC', 0.02)
-    process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(0.5)'])
-    held_by(tmp_path, **lease._identity(process.pid))
-    reaper = threading.Thread(target=process.wait)
-    reaper.start()
-    lease.acquire(layout(tmp_path, 'run-2'), False, 30.0)
-    reaper.join()
+def test_a_wait_ends_when_the_holder_is_provably_gone(tmp_path):
+    with subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE) as process:
+        held_by(tmp_path, **lease.identity(process.pid))
+
+        def end(_):
+            process.communicate(b'\n', timeout=60)
+
+        lease.acquire(layout(tmp_path, 'run-2'), False, 30.0, end, poll_sec=0.01)
+    assert holder_of(tmp_path) == 'run-2'
 
 
 def test_who_holds_it_is_told_by_the_run_it_turns_out_to_be(output):

@@ -75,7 +75,7 @@ def labels_of(data):
 ALL = [number for number in range(BATCHES) for _ in range(SLOTS)]
 
 
-@pytest.mark.parametrize('batch_sec', [resume._PART_SEC, resume._PART_SEC / 2])
+@pytest.mark.parametrize('batch_sec', [resume.PART_SEC, resume.PART_SEC / 2])
 def test_a_kill_costs_what_has_taken_less_than_that(layout, labelling, batch_sec):
     first = labelling(batch_sec)
     first.label(end=4)
@@ -98,7 +98,7 @@ def test_a_chunk_that_is_done_soon_has_none(layout, labelling):
 
 
 def killed_behind(labelling, batches):
-    made = labelling(resume._PART_SEC)
+    made = labelling(resume.PART_SEC)
     made.label(end=batches)
     made.die()
 
@@ -128,7 +128,7 @@ def test_what_was_read_and_is_gone_is_not_made_up(layout, labelling):
 
 def test_another_workers_parts_need_not_be_the_same(layout, labelling):
     killed_behind(labelling, 3)
-    other = labelling(resume._PART_SEC / 2)
+    other = labelling(resume.PART_SEC / 2)
     other.label(end=5)  # of two batches each, where there are those of one
     other.die()
     assert checkpoints.find_parts(layout, CHUNK).done == 3 * SLOTS
@@ -154,7 +154,7 @@ def test_a_resumed_run_pays_for_the_rest_and_its_bytes_are_those_of_a_whole_one(
     tmp_path, monkeypatch
 ):
     samples.write_pictures(tmp_path / 'in', 25)
-    monkeypatch.setattr(resume, '_PART_SEC', 0.0)
+    monkeypatch.setattr(resume, 'PART_SEC', 0.0)
     monkeypatch.setattr(Failing, 'calls', 0)
     arguments = ('--input', tmp_path / 'in', '--run_id', 'night-1', '--batch_size', '4')
     arguments += ('--chunk_size', '32')

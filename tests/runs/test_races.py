@@ -117,7 +117,7 @@ def give_back(place: str, number: int) -> str:
 def leave_dead(place: str) -> str:
     """Leaves the lease of a process that has ended in a folder that nobody has used."""
     folder = f'{place}/{uuid.uuid4().hex}'
-    holder = {'run_id': 'dead', **lease._identity(os.getpid()), 'pid': 2**22 + 1}
+    holder = {'run_id': 'dead', **lease.identity(os.getpid()), 'pid': 2**22 + 1}
     store_for(folder).write(f'{folder}/_work/_lease.json', json.dumps(holder).encode())
     return folder
 

@@ -22,7 +22,7 @@ from transforms.read import refuse_more
 from transforms.sources import snapshot
 from transforms.sources.globs import expand_braces, glob_regex
 from transforms.sources.inputs import Columns, Input, Listing, TooMany
-from transforms.sources.listing import list_input
+from transforms.sources.listing import BEFORE_SINCE, list_input
 from transforms.sources.resolve import check_not_empty, resolve
 from transforms.storage.registry import store_for
 
@@ -270,9 +270,15 @@ def test_an_input_of_nothing_is_refused_with_what_was_passed_over(tmp_path, name
 def test_what_is_left_out_by_its_time_or_bad_is_something(tmp_path):
     (tmp_path / 'a.jpg').touch()
     (tmp_path / 'bad.txt').write_text('gs://\n')
-    for name, since in (('', None), ('', 4e9), ('bad.txt', None)):
+    for name, since, listed in (
+        ('', None, f'{tmp_path}/a.jpg'),
+        ('', 4e9, BEFORE_SINCE),
+        ('bad.txt', None, 'gs://'),
+    ):
         source = resolve(f'{tmp_path}/{name}', PLAIN)
         check_not_empty(source, Listing((source,), PLAIN, since=since))
+        found = list_input(source, PLAIN, since)
+        assert listed in [ref if isinstance(ref, str) else ref.uri for ref in found]
 
 
 def test_suffixes_are_counted_up_to_a_number_of_them(tmp_path):

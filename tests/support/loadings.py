@@ -89,7 +89,7 @@ def failed(outcomes) -> dict[str, tuple[Reason, str]]:
 
 def processes(pool: Pool) -> list[int]:
     """The loader processes at the moment."""
-    children = Path(f'/proc/{pool._server.process.pid}/task/{pool._server.process.pid}/children')
+    children = Path(f'/proc/{pool.server.process.pid}/task/{pool.server.process.pid}/children')
     return [pid for pid in map(int, children.read_text().split()) if is_alive(pid)]
 
 

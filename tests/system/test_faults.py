@@ -132,8 +132,7 @@ def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure
                 assert failure.stage is Stage.FETCH
                 assert failure.reason.retryable
                 assert not slot.any(), 'a failed image leaves its slot empty'
-    assert loader._images._encoded.share._used_bytes == 0
-    assert loader._images._decoded._used_bytes == 0
+    assert loader.is_idle
     return {name: each.outcome for name, each in zip(objects.data, loaded, strict=True)}
 
 

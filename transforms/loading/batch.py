@@ -38,6 +38,11 @@ class LoadingBatch:
         return self._ended.is_set()
 
     @property
+    def loaded_slots(self) -> list[int]:
+        """The slots of images that are loaded or cannot be, in the order in which they ended."""
+        return list(self._loaded)
+
+    @property
     def missing(self) -> Item | None:
         """The first image that is waited for."""
         slots = (slot for slot in range(len(self.items)) if slot not in self._loaded)

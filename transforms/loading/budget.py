@@ -12,13 +12,21 @@ class ByteBudget:
     """Room within this process; first come, first served, so that a large request gets its turn.
 
     A request above the whole budget is cut down to it: it runs alone.
+
+    Attributes:
+      used_bytes: what is taken.
     """
 
     def __init__(self, limit_bytes: int):
         self._limit_bytes = max(1, limit_bytes)  # with 0, everything would fit at once
-        self._used_bytes = 0
+        self.used_bytes = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for room."""
+        return len(self._waiting)
 
     def acquire(self, size_bytes: int) -> int:
         """Waits for room and takes it.
@@ -32,27 +40,26 @@ class ByteBudget:
             self._waiting.append(ticket)
             self._changed.wait_for(
                 lambda: (
-                    self._waiting[0] is ticket
-                    and self._used_bytes + size_bytes <= self._limit_bytes
+                    self._waiting[0] is ticket and self.used_bytes + size_bytes <= self._limit_bytes
                 )
             )
             self._waiting.popleft()
-            self._used_bytes += size_bytes
+            self.used_bytes += size_bytes
             self._changed.notify_all()
         return size_bytes
 
     def has_taken(self, size_bytes: int) -> bool:
         """Takes room if it is there, and nobody waits for it; to be given back with `release`."""
         with self._changed:
-            if self._waiting or self._used_bytes + size_bytes > self._limit_bytes:
+            if self._waiting or self.used_bytes + size_bytes > self._limit_bytes:
                 return False
-            self._used_bytes += size_bytes
+            self.used_bytes += size_bytes
             return True
 
     def release(self, taken: int) -> None:
         """Gives back what was taken."""
         with self._changed:
-            self._used_bytes -= taken
+            self.used_bytes -= taken
             self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -169,6 +176,16 @@ class Grants:
         self._limit_bytes = max(1, limit_bytes)
         self._used: dict[object, list[int]] = {}
         self._waiting: deque[tuple[object, int, Callable[[], None]]] = deque()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody has room."""
+        return bool(self._used)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self._waiting)
 
     def ask(self, holder: object, size_bytes: int, granted: Callable[[], None]) -> None:
         """Calls `granted` as soon as there is room."""

@@ -33,7 +33,7 @@ from transforms.core.reasons import Reason
 from transforms.core.uris import host_of
 from transforms.loading.budget import SharedBudget
 from transforms.loading.buffers import MappedMemory
-from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
+from transforms.loading.fetches import Fetches, GivenUpError
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import NO_MEMORY, ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
@@ -90,7 +90,7 @@ class _Job:
         self.loader = loader
         self.fetches = fetches
         self.shape = (options.batch_size, side, side, 3)
-        self.pool = ThreadPoolExecutor(options.threads + MOST_STUCK, 'load')
+        self.pool = ThreadPoolExecutor(options.threads + options.patience.most_stuck, 'load')
         self.waiting: collections.deque[_Task] = collections.deque()
         self.running = 0
         self._hosts = Hosts()
@@ -185,6 +185,14 @@ class LoaderProcess:
         self._decoding = threading.Lock()  # one for all options: the status tells of one picture
         self._looked_at = 0.0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing in hand, no thread is stuck, and none has room for anything."""
+        jobs = self._jobs.values()
+        return not self._in_hand and not any(
+            job.running or job.fetches.stuck or job.loader.held_bytes for job in jobs
+        )
+
     def run(self) -> None:
         """Works until the connection ends."""
         self._send('ready')
@@ -213,7 +221,7 @@ class LoaderProcess:
 
         encoded, decoded = budget('encoded'), budget('decoded')
         self._limit_memory(options)
-        fetches = Fetches(options.fetch.deadline_sec)
+        fetches = Fetches(options.fetch.deadline_sec, options.patience)
         loader = ImageLoader(options, encoded, decoded, self._decoding, self._watched, fetches)
         self._jobs[key] = _Job(options, loader, fetches)
 

@@ -8,14 +8,25 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from transforms.core.errors import StoreError
 from transforms.core.uris import printable
 
-MOST_STUCK = 100
-"""Threads of a process that may be stuck, beside those that are waited for; 8 MB of stack each."""
 
-_GRACE_SEC = 1.0
+class Patience(NamedTuple):
+    """How it is found out that something does not come back.
+
+    Attributes:
+      watch_sec: so often who waits looks at what takes long.
+      grace_sec: so long after it was first seen to be overdue a fetch is given up.
+      most_stuck: threads of a process that may be stuck, beside those that are waited for; each
+        has 8 MB of stack.
+    """
+
+    watch_sec: float = 1.0
+    grace_sec: float = 1.0
+    most_stuck: int = 100
 
 
 class GivenUpError(Exception):
@@ -35,11 +46,18 @@ class Fetches:
 
     Args:
       deadline_sec: so long one may take, not counting `paused`.
+      patience: with what does not come back.
       clock: seconds.
     """
 
-    def __init__(self, deadline_sec: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        deadline_sec: float,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.deadline_sec = deadline_sec
+        self._patience = patience
         self._clock = clock
         self._lock = threading.Lock()
         self._running: dict[int, _Fetch] = {}  # by thread
@@ -98,7 +116,7 @@ class Fetches:
                     continue
                 if fetch.overdue_since is None:
                     fetch.overdue_since = now
-                elif now - fetch.overdue_since >= _GRACE_SEC:
+                elif now - fetch.overdue_since >= self._patience.grace_sec:
                     del self._running[thread]
                     self._stuck.add(thread)
                     fetch.give_back()
@@ -111,13 +129,18 @@ class Fetches:
         Raises:
           StoreError: so many are stuck that there is none.
         """
-        if len(self._stuck) >= MOST_STUCK:
+        if len(self._stuck) >= self._patience.most_stuck:
             raise StoreError(
                 f'{printable(uri)}: not read, as {len(self._stuck)} reads before it have not come '
                 f'back, each given up after {self.deadline_sec:g} s (--fetch_deadline_sec). Is a '
                 'file system or a name server gone? See the dead letters, and resume when it is '
                 'back'
             )
+
+    @property
+    def stuck(self) -> int:
+        """How many threads are stuck."""
+        return len(self._stuck)
 
     def slow(self, seconds: float) -> int:
         """How many have taken so long already."""

@@ -65,6 +65,13 @@ class ImageLoader:
         self._watch = watch
         self._fetches = fetches
 
+    @property
+    def held_bytes(self) -> int:
+        """Room that files and pictures have here; what is a share of others' is not counted."""
+        budgets = (self._encoded, self._decoded)
+        shares = (each.share if isinstance(each, SharedBudget) else each for each in budgets)
+        return sum(share.used_bytes for share in shares)
+
     def load(self, item: Item, pixels: np.ndarray, ticket: object = None) -> Loaded:
         """Loads an image into its slot, a (S, S, 3) uint8 array, which is undefined on failure.
 
@@ -121,7 +128,7 @@ class ImageLoader:
         A checksum does not tell whether the bytes are those of another object, together with its
         headers.
         """
-        store = store_for(item.uri, self._options.stores)
+        store = (self._options.open_store or store_for)(item.uri, self._options.stores)
 
         def make_room(size_bytes: int) -> None:
             with self._fetches.paused():

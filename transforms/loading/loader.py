@@ -16,19 +16,18 @@ from transforms.loading.options import LoadOptions
 from transforms.loading.processes import ProcessLoader
 from transforms.loading.threads import ThreadLoader
 
-_WATCH_SEC = 1.0
-
 
 class Loader:
     """Loads batches, in processes or in threads; make it with `transforms.core.resources.shared`.
 
     Args:
       options: how images are loaded.
+      way: what loads them, by default what they ask for.
     """
 
-    def __init__(self, options: LoadOptions):
+    def __init__(self, options: LoadOptions, way: ThreadLoader | ProcessLoader | None = None):
         self._options = options
-        self._way = ProcessLoader(options) if options.process_count else ThreadLoader(options)
+        self._way = way or (ThreadLoader if not options.process_count else ProcessLoader)(options)
         self._lock = threading.Lock()
         self._batch_bytes = 0
         # One batch is with the model; two more, or enough for everybody, are loading.
@@ -68,7 +67,7 @@ class Loader:
           LoaderError: loader processes cannot be had.
           StoreError: a fault that is no single image's.
         """
-        while not batch.wait(_WATCH_SEC):
+        while not batch.wait(self._options.patience.watch_sec):
             missing = batch.missing
             LIVE.wait_for(printable(missing.uri) if missing else '')
             self._way.check()

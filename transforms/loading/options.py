@@ -8,9 +8,11 @@ from transforms.images import decode
 from transforms.images.decode import OpenedImage
 from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
-from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits, StoreOptions
+from transforms.loading.fetches import Patience
+from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits, Store, StoreOptions
 
 Open = Callable[[bytes, Resize, PixelLimits], OpenedImage]
+OpenStore = Callable[[str, StoreOptions], Store]
 
 
 class LoadOptions(NamedTuple):
@@ -29,7 +31,9 @@ class LoadOptions(NamedTuple):
       processes: loader processes; None is one a core of the machine it runs on, 0 loads in threads
         of this process.
       decode_deadline_sec: so long a loader process may decode one picture.
+      patience: with fetches and decoders that do not come back.
       open_image: what reads the header of a picture, for tests of decoders that do worse than fail.
+      open_store: what gives the store of a URI, for tests of stores that do.
     """
 
     resize: Resize
@@ -41,7 +45,9 @@ class LoadOptions(NamedTuple):
     stores: StoreOptions = DEFAULT_OPTIONS
     processes: int | None = None
     decode_deadline_sec: float = 60.0
+    patience: Patience = Patience()
     open_image: Open = decode.open_image
+    open_store: OpenStore | None = None
 
     @property
     def process_count(self) -> int:

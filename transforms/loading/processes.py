@@ -154,6 +154,7 @@ class Pool:
 
     Attributes:
       silent_sec: one that has images in hand, decodes none and gives no sign for so long is killed.
+      server: from what they are forked, once there is something to load.
     """
 
     def __init__(self, count: int):
@@ -170,7 +171,7 @@ class Pool:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        self._server: ForkServer | None = None
+        self.server: ForkServer | None = None
         try:
             self._errors = os.dup(2)  # while TensorFlow is imported, it leads elsewhere
         except OSError:  # it is closed
@@ -188,6 +189,11 @@ class Pool:
         self._mean_sec = 0.0
         self._has_told = False
         threading.Thread(target=self._run, name='loaders', daemon=True).start()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether any of them has images in hand."""
+        return any(process.in_hand for process in list(self._processes.values()))
 
     def job(self, options: LoadOptions) -> _Job:
         """What images with these options share."""
@@ -207,7 +213,7 @@ class Pool:
 
     def _run(self) -> None:
         while True:
-            is_busy = any(process.in_hand for process in self._processes.values())
+            is_busy = self.is_working
             is_waiting = bool(self._queue or self._alone)
             try:
                 for key, _ in self._selector.select(_TICK_SEC if is_busy or is_waiting else None):
@@ -292,8 +298,8 @@ class Pool:
         task.end(loaded)
 
     def _hear_server(self) -> None:
-        assert self._server is not None
-        said = self._server.hear()
+        assert self.server is not None
+        said = self.server.hear()
         if said is None:
             self._lose_server()
             return
@@ -319,8 +325,8 @@ class Pool:
             )
 
     def _close_server(self) -> int:
-        assert self._server is not None
-        server, self._server = self._server, None
+        assert self.server is not None
+        server, self.server = self.server, None
         self._selector.unregister(server.connection)
         return server.close()
 
@@ -386,11 +392,11 @@ class Pool:
         if time.monotonic() - self._looked_at < _TICK_SEC:
             return
         self._looked_at = time.monotonic()
-        if self._server is None:
+        if self.server is None:
             return
         for process in self._processes.values():
             if self._is_overdue(process):
-                self._server.kill(process.number)
+                self.server.kill(process.number)
 
     def _is_overdue(self, process: _Process) -> bool:
         """Whether a process is to be killed that was not before."""
@@ -470,10 +476,10 @@ class Pool:
 
     def _start(self, row: int, is_for_one: bool) -> None:
         with _naming_limits():
-            if self._server is None:
+            if self.server is None:
                 files = (self.memory.descriptor, self._status_file)
-                self._server = ForkServer(*files, self._count, self._errors)
-                self._selector.register(self._server.connection, selectors.EVENT_READ)
+                self.server = ForkServer(*files, self._count, self._errors)
+                self._selector.register(self.server.connection, selectors.EVENT_READ)
             ours, theirs = socket.socketpair()
             process = _Process(self._numbers + 1, row, is_for_one, ours)
         self._numbers += 1
@@ -483,12 +489,12 @@ class Pool:
         tasks = self._alone if is_for_one else self._queue
         modules = modules_of(task.item.uri for task in tasks)
         with theirs:
-            self._server.fork(process.number, row, self._environment, modules, theirs)
+            self.server.fork(process.number, row, self._environment, modules, theirs)
 
     def _give_up(self, error: LoaderError) -> None:
         """Whoever waits is told; what is asked for later begins anew."""
-        if self._server is not None:
-            self._server.process.kill()  # and the kernel ends what it has forked
+        if self.server is not None:
+            self.server.process.kill()  # and the kernel ends what it has forked
             self._close_server()
         left = [*self._queue, *self._alone]
         for process in self._processes.values():

@@ -20,12 +20,11 @@ from transforms.core.resources import cpu_count
 from transforms.core.uris import host_of
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import ByteBudget, SharedBudget
-from transforms.loading.fetches import MOST_STUCK, Fetches, GivenUpError
+from transforms.loading.fetches import Fetches, GivenUpError
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import ImageLoader, Loaded, overdue
 from transforms.loading.options import LoadOptions
 
-_WATCH_SEC = 1.0
 _DECODE_DEADLINES = 10
 
 
@@ -50,14 +49,15 @@ class ThreadLoader:
 
     Args:
       options: how images are loaded.
+      cores: so many pictures are decoded at a time; by default one a core that there is.
     """
 
-    def __init__(self, options: LoadOptions):
+    def __init__(self, options: LoadOptions, cores: int | None = None):
         self._options = options
         self.fetching = options.threads
-        self.decoding = cpu_count()
-        self._pool = ThreadPoolExecutor(options.threads + MOST_STUCK, 'load')
-        self._fetches = Fetches(options.fetch.deadline_sec)
+        self.decoding = cores or cpu_count()
+        self._pool = ThreadPoolExecutor(options.threads + options.patience.most_stuck, 'load')
+        self._fetches = Fetches(options.fetch.deadline_sec, options.patience)
         self._waiting: collections.deque[_Task] = collections.deque()
         self._hosts = Hosts()
         self._busy: collections.Counter[str] = collections.Counter()
@@ -72,6 +72,11 @@ class ThreadLoader:
             self._watched,
             self._fetches,
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no thread is stuck, and none has room for a file or a picture."""
+        return not (self._fetches.stuck or self._images.held_bytes)
 
     def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
         """Where pixels go: (size_bytes,) uint8, behind a 0 for no place in a shared memory."""

@@ -13,12 +13,13 @@ class _ShortReads:
     zipfile reads the list whole, of whatever length the file says.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, list_bytes: int):
         self._file = file
+        self._list_bytes = list_bytes
         self.is_open = False
 
     def read(self, size_bytes: int = -1) -> bytes:
-        if size_bytes > _LIST_BYTES and not self.is_open:
+        if size_bytes > self._list_bytes and not self.is_open:
             raise zipfile.BadZipFile(f'a list of members of {size_bytes} bytes')
         return self._file.read(size_bytes)
 
@@ -26,14 +27,18 @@ class _ShortReads:
         return getattr(self._file, name)
 
 
-def open_zip(file: BinaryIO) -> zipfile.ZipFile:
+def open_zip(file: BinaryIO, list_bytes: int = _LIST_BYTES) -> zipfile.ZipFile:
     """Opens a zip file for reading; closing it does not close `file`.
+
+    Args:
+      file: seekable.
+      list_bytes: how long its list of members may be.
 
     Raises:
       zipfile.BadZipFile: it is none, or lists far more members than any model has; and whatever
         else zipfile raises.
     """
-    reader = _ShortReads(file)
+    reader = _ShortReads(file, list_bytes)
     archive = zipfile.ZipFile(cast(BinaryIO, reader))
     reader.is_open = True
     return archive

@@ -65,6 +65,7 @@ def acquire(
     wait_sec: float = 0.0,
     on_wait: Callable[[str], None] = lambda _: None,
     jobs: Jobs = NO_JOBS,
+    poll_sec: float = _POLL_SEC,
 ) -> None:
     """Takes the lease of the output folder.
 
@@ -74,6 +75,7 @@ def acquire(
       wait_sec: how long to wait for who holds it.
       on_wait: told once who that is.
       jobs: tells whether the job that holds it has ended.
+      poll_sec: how long after a look at it the next one is.
 
     Raises:
       UsageError: another run holds it and may be alive.
@@ -95,7 +97,7 @@ def acquire(
         if not is_told:
             on_wait(who)
             is_told = True
-        time.sleep(min(_POLL_SEC, left_sec))
+        time.sleep(min(poll_sec, left_sec))
 
 
 def _take(layout: RunPaths, break_lease: bool, jobs: Jobs) -> dict[str, Any] | None:
@@ -145,7 +147,7 @@ def hand_over(
     Raises:
       StoreError: it is held no more, and nothing is submitted yet: somebody has broken it.
     """
-    holder: dict[str, Any] = {} if is_submitted else _identity(os.getpid())
+    holder: dict[str, Any] = {} if is_submitted else identity(os.getpid())
     holder |= {'run_id': layout.run_id, 'job': None if job is None else dict(job)}
     if not _pass_on(layout, json.dumps(holder).encode()) and not is_submitted:
         raise _lost(layout)
@@ -155,7 +157,7 @@ def _pass_on(layout: RunPaths, content: bytes) -> bool:
     """Writes something else into the lease, if this process holds it; whether it does."""
     uri = layout.uri(_PATH)
     store = layout.store
-    us = _identity(os.getpid()).items()
+    us = identity(os.getpid()).items()
     for _ in range(_TRIES):
         seen = store.look(uri)
         if seen is None or not us <= _parse(seen.data).items():
@@ -193,13 +195,13 @@ def _name(holder: dict[str, Any], jobs: Jobs) -> str:
 
 
 def _content(layout: RunPaths) -> bytes:
-    return json.dumps({'run_id': layout.run_id, **_identity(os.getpid())}).encode()
+    return json.dumps({'run_id': layout.run_id, **identity(os.getpid())}).encode()
 
 
 def release(layout: RunPaths) -> None:
     """Gives the lease back, if it is ours."""
     seen = layout.store.look(layout.uri(_PATH))
-    if seen and _parse(seen.data) == {'run_id': layout.run_id, **_identity(os.getpid())}:
+    if seen and _parse(seen.data) == {'run_id': layout.run_id, **identity(os.getpid())}:
         _give_back(layout, seen)
         if layout.is_local:
             with contextlib.suppress(OSError):  # there may be the work of other runs
@@ -220,7 +222,8 @@ def _parse(data: bytes) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
-def _identity(pid: int) -> dict[str, Any]:
+def identity(pid: int) -> dict[str, Any]:
+    """What a lease has of a process, by which it is known when its number has been given away."""
     return {
         'pid': pid,
         'started': _started(pid),
@@ -245,7 +248,7 @@ def _is_process_gone(holder: dict[str, Any]) -> bool:
     pid = holder.get('pid')
     if not isinstance(pid, int) or not holder.get('boot'):
         return False
-    now = _identity(pid)
+    now = identity(pid)
     here = all(holder.get(key) == now[key] for key in ('host', 'boot', 'namespace'))
     return here and (now['started'] == '' or now['started'] != holder.get('started'))
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from transforms.core import uris
 from transforms.core.errors import ModelError
@@ -26,9 +26,6 @@ ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 MOST_FILES = 10_000
 """A SavedModel has a handful; a bucket or an archive full of photographs is none."""
 
-# What an archive may become: compressed tensors shrink little, and metadata is small.
-_UNPACKED_BYTES = 2**30
-_UNPACKED_RATIO = 20
 _HEADER_BYTES = 2**20
 
 # A tar archive may begin with a file that is called PKG-INFO.
@@ -47,7 +44,30 @@ _SET_UP_BY = {0, 3}  # MS-DOS and Unix: whose zip files say in the same way what
 _ENCRYPTED = 0x1
 
 
-def unpack(file: BinaryIO, folder: Path, origin: str, on_progress: Progress | None = None) -> Path:
+class Limits(NamedTuple):
+    """What an archive may become: compressed tensors shrink little, and metadata is small.
+
+    Attributes:
+      unpacked_bytes: so much any of them.
+      unpacked_ratio: so many times its own size a larger one.
+      files: so many files and folders.
+    """
+
+    unpacked_bytes: int = 2**30
+    unpacked_ratio: int = 20
+    files: int = MOST_FILES
+
+
+LIMITS = Limits()
+
+
+def unpack(
+    file: BinaryIO,
+    folder: Path,
+    origin: str,
+    on_progress: Progress | None = None,
+    limits: Limits = LIMITS,
+) -> Path:
     """Unpacks a tar archive, gzipped or not, or a zip archive.
 
     Args:
@@ -55,6 +75,7 @@ def unpack(file: BinaryIO, folder: Path, origin: str, on_progress: Progress | No
       folder: where to; a new folder is made in it.
       origin: what messages call the archive.
       on_progress: is told how many bytes of the archive are done.
+      limits: of what it becomes.
 
     Returns:
       The folder of the SavedModel.
@@ -66,7 +87,7 @@ def unpack(file: BinaryIO, folder: Path, origin: str, on_progress: Progress | No
     target = folder / 'tree'
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    limit_bytes = max(_UNPACKED_BYTES, _UNPACKED_RATIO * size_bytes)
+    limit_bytes = max(limits.unpacked_bytes, limits.unpacked_ratio * size_bytes)
     limit = f'{limit_bytes} bytes'
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < limit_bytes:
@@ -78,8 +99,8 @@ def unpack(file: BinaryIO, folder: Path, origin: str, on_progress: Progress | No
     members = _zip_members if start in _ZIPS else _tar_members
     try:
         for count, (name, pieces) in enumerate(members(file, start, budget), 1):
-            if count > MOST_FILES:
-                raise ModelError(f'{origin}: more than {MOST_FILES} files')
+            if count > limits.files:
+                raise ModelError(f'{origin}: more than {limits.files} files')
             path = inside(target, name, origin)
             if pieces is None:
                 _make_folder(path)

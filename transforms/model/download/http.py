@@ -9,7 +9,7 @@ import secrets
 import time
 import urllib.parse
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, NamedTuple, Protocol, cast
 
 import requests
 import urllib3
@@ -24,9 +24,6 @@ PIECE_BYTES = 256 * 2**10
 
 _MOST_REDIRECTS = 10
 _CONNECT_SEC = 20.0
-_SILENCE_SEC = 30.0  # without a byte
-_WINDOW_SEC = 60.0  # in which at least so many bytes must come
-_WINDOW_BYTES = 64 * 2**10
 _PAUSES_SEC = (1.0, 4.0)  # before the second and the third try
 _CONTENT_RANGE = re.compile(r'bytes (\d{1,18})-\d+/(?:\d+|\*)', re.ASCII)
 
@@ -38,6 +35,22 @@ _MIRRORS = {
 
 Auth = AuthBase | tuple[str, str] | None
 """Sent to the host that is asked, and to no other that it redirects to."""
+
+
+class Pace(NamedTuple):
+    """What a download must keep.
+
+    Attributes:
+      silence_sec: so long no byte may come.
+      window_sec, window_bytes: in each such time at least so many bytes must come.
+    """
+
+    silence_sec: float = 30.0
+    window_sec: float = 60.0
+    window_bytes: int = 64 * 2**10
+
+
+PACE = Pace()
 
 
 class Progress(Protocol):
@@ -78,6 +91,7 @@ def download(
     *,
     auth: Auth = None,
     message: dict[str, str | int] | None = None,
+    pace: Pace = PACE,
 ) -> None:
     """Saves what a URL gives, as it is sent: whole, or not at all.
 
@@ -90,6 +104,7 @@ def download(
       on_progress: called for each piece; starts anew where the download does.
       auth: user and password, or a token; not sent to another host that the first one redirects to.
       message: is posted as JSON; None asks plainly.
+      pace: when it is taken to stall.
 
     Raises:
       ModelError: no answer or not the right one, it stalls or ends early, three times in a row
@@ -106,11 +121,11 @@ def download(
             while True:
                 before = part.most_bytes
                 try:
-                    _download_once(url, part, on_progress, auth, message)
+                    _download_once(url, part, on_progress, auth, message, pace)
                     break
                 except _TransientError as e:
                     # Who has sent a good piece more may go on for as long as it takes.
-                    tries = 1 if part.most_bytes - before >= _WINDOW_BYTES else tries + 1
+                    tries = 1 if part.most_bytes - before >= pace.window_bytes else tries + 1
                     if tries > len(_PAUSES_SEC):
                         raise ModelError(f'{shown(url)}: {e}, {tries} times') from e
                     time.sleep(_PAUSES_SEC[tries - 1])
@@ -188,13 +203,14 @@ def _download_once(
     on_progress: Progress | None,
     auth: Auth,
     message: dict[str, str | int] | None,
+    pace: Pace,
 ) -> None:
     interim.install()
     asked = part.headers()
-    with requests.Session() as session, _ask(session, url, asked, auth, message) as response:
+    with requests.Session() as session, _ask(session, url, asked, auth, message, pace) as response:
         _check_answer(response, shown(url), part, is_rest=bool(asked))
         part.take(response)
-        _save(cast(urllib3.HTTPResponse, response.raw), part, shown(url), on_progress)
+        _save(cast(urllib3.HTTPResponse, response.raw), part, shown(url), on_progress, pace)
 
 
 def _ask(
@@ -203,6 +219,7 @@ def _ask(
     headers: dict[str, str],
     auth: Auth,
     message: dict[str, str | int] | None,
+    pace: Pace,
 ) -> requests.Response:
     origin = shown(url)
     session.max_redirects = _MOST_REDIRECTS
@@ -214,10 +231,10 @@ def _ask(
             headers={'Accept-Encoding': 'identity', **headers},
             auth=auth,
             stream=True,
-            timeout=(_CONNECT_SEC, _SILENCE_SEC),
+            timeout=(_CONNECT_SEC, pace.silence_sec),
         )
     except requests.exceptions.ReadTimeout as e:
-        raise ModelError(f'{origin}: stalled: no answer for {_SILENCE_SEC:g} s') from e
+        raise ModelError(f'{origin}: stalled: no answer for {pace.silence_sec:g} s') from e
     except requests.exceptions.SSLError as e:
         raise ModelError(f'{origin}: no secure connection (TLS)') from e
     except requests.exceptions.ProxyError as e:
@@ -244,7 +261,11 @@ def _check_answer(response: requests.Response, origin: str, part: _Part, is_rest
 
 
 def _save(
-    body: urllib3.HTTPResponse, part: _Part, origin: str, on_progress: Progress | None
+    body: urllib3.HTTPResponse,
+    part: _Part,
+    origin: str,
+    on_progress: Progress | None,
+    pace: Pace,
 ) -> None:
     rest_bytes: int | None = body.length_remaining
     total_bytes = None if rest_bytes is None else part.done_bytes + rest_bytes
@@ -258,9 +279,8 @@ def _save(
                 # A whole read would wait for as long as something drips.
                 piece = body.read1(PIECE_BYTES, decode_content=False)
             except urllib3.exceptions.ReadTimeoutError as e:
-                stalled = (
-                    f'stalled after {part.done_bytes}{of_total} bytes: none for {_SILENCE_SEC:g} s'
-                )
+                stalled = f'stalled after {part.done_bytes}{of_total} bytes: '
+                stalled += f'none for {pace.silence_sec:g} s'
                 if part.can_be_continued:  # a connection that died costs the rest alone
                     raise _TransientError(stalled) from e
                 raise ModelError(f'{origin}: {stalled}') from e
@@ -275,11 +295,11 @@ def _save(
             if on_progress:
                 on_progress(part.done_bytes, total_bytes)
             now = time.monotonic()
-            if now - window_began >= _WINDOW_SEC:
-                if part.done_bytes - window_bytes < _WINDOW_BYTES:
+            if now - window_began >= pace.window_sec:
+                if part.done_bytes - window_bytes < pace.window_bytes:
                     raise ModelError(
                         f'{origin}: stalled after {part.done_bytes}{of_total} bytes: '
-                        f'{part.done_bytes - window_bytes} in the last {_WINDOW_SEC:g} s'
+                        f'{part.done_bytes - window_bytes} in the last {pace.window_sec:g} s'
                     )
                 window_bytes, window_began = part.done_bytes, now
         sync(file)
