@@ -2,7 +2,7 @@
 
 import collections
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
@@ -18,6 +18,21 @@ from transforms.output.results import outcome_table, to_ipc, with_short_texts
 from transforms.runs.checkpoints import Found, Parts, find, find_parts, finish, keep_part
 
 _AHEAD = 16
+
+
+def _windowed(outputs: Iterable[object], window: object, timestamp: object) -> Iterator[object]:
+    """Outputs of a DoFn, tagged ones among them, as its `finish_bundle` has to give them.
+
+    Args:
+      outputs: as its `process` gives them.
+      window, timestamp: those of an element of the bundle.
+    """
+    for output in outputs:
+        if isinstance(output, beam.pvalue.TaggedOutput):
+            value = WindowedValue(output.value, timestamp, [window])
+            yield beam.pvalue.TaggedOutput(output.tag, value)
+        else:
+            yield WindowedValue(output, timestamp, [window])
 
 
 class _Pending(NamedTuple):
@@ -53,14 +68,9 @@ class _TakeFinishedDoFn(beam.DoFn):
         while len(self._pending) >= self._ahead:
             yield from self._next()
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
+    def finish_bundle(self) -> Iterator[object]:
         while self._pending:
-            for output in self._next():
-                if isinstance(output, beam.pvalue.TaggedOutput):
-                    value = WindowedValue(output.value, self._timestamp, [self._window])
-                    yield beam.pvalue.TaggedOutput(output.tag, value)
-                else:
-                    yield WindowedValue(output, self._timestamp, [self._window])
+            yield from _windowed(self._next(), self._window, self._timestamp)
 
     def _next(self) -> Iterator[Chunk | beam.pvalue.TaggedOutput]:
         chunk, found = self._pending.popleft()
@@ -187,13 +197,9 @@ class FinishChunksDoFn(beam.DoFn):
         if self._keeping is not None and self._keeping.done():
             yield from self._kept()
 
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        for output in self._rest():
-            if isinstance(output, beam.pvalue.TaggedOutput):
-                value = WindowedValue(output.value, self._timestamp, [self._window])
-                yield beam.pvalue.TaggedOutput(output.tag, value)
-            else:
-                yield WindowedValue(output, self._timestamp, [self._window])
+    def finish_bundle(self) -> Iterator[object]:
+        for output in self._rest():  # without any batch there is no window
+            yield from _windowed([output], self._window, self._timestamp)
 
     def teardown(self) -> None:
         self._drop()

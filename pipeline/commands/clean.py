@@ -183,8 +183,8 @@ def _prune(
             layout.store.delete(layout.uri(run.report_path))
             _remove_published(run, [run.run_folder(kind) for kind in KINDS])
             clean_up(run)
-        rows = counted(each.report['counts']['labeled'], 'row')
-        yield f'{_verb(is_dry_run)} run {each.id}, {rows}'
+        labeled = counted(each.report['counts']['labeled'], 'row')
+        yield f'{_verb(is_dry_run)} run {each.id}, {labeled}'
 
 
 def _check_lost(

@@ -91,8 +91,8 @@ def test_strict_refuses_a_model_that_is_used_in_a_wrong_way(embedded, case):
 
 def test_strict_refuses_a_class_list_in_another_order(embedded, plain):
     source = dataclasses.replace(embedded, vocabulary=shuffled(embedded.vocabulary))
-    refusal(lambda: canary.run_canary(canary.STRICT, source, plain._see), 'n02120997')
-    canary.run_canary(canary.STRICT, embedded, plain._see)
+    refusal(lambda: canary.run_canary(canary.STRICT, source, plain.see), 'n02120997')
+    canary.run_canary(canary.STRICT, embedded, plain.see)
 
 
 def test_strict_accepts_it_whatever_the_labels_and_images_a_call(embedded):
@@ -159,7 +159,7 @@ def test_features_are_the_pooled_ones(plain):
     import keras
 
     images = (PIXELS.astype(np.float32) - 127) / 128
-    logits, features = plain._network.call(images)
+    logits, features = plain.network.call(images)
     found = plain(PIXELS)
     assert found.features.dtype == np.float16
     np.testing.assert_allclose(found.features, features, rtol=1e-3, atol=1e-3)

@@ -44,9 +44,9 @@ def shared_predictor():
 def predictor(shared_predictor):
     """What a test does to it is undone."""
     found = shared_predictor
-    before = found._call_size, found._compiled, found._compile
+    before = found.images_a_call, found._compiled, found._compile
     yield found
-    found._call_size, found._compiled, found._compile = before
+    found.images_a_call, found._compiled, found._compile = before
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +165,7 @@ def test_out_of_memory_halves_the_calls_from_then_on(tf, predictor, pixels):
 
 def test_calls_of_a_size_that_does_not_divide_the_batch(predictor, pixels):
     healthy = predictor(pixels)
-    predictor._call_size = 3
+    predictor.images_a_call = 3
     found = predictor(pixels)
     assert [len(each) for each in found[:3]] == [8, 8, 8]
     assert np.abs(found.scores - healthy.scores).max() < 1e-5
@@ -223,7 +223,7 @@ def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels
     outcomes = [dead, *[image] * 5, dead, dead]
     batch = Batch(Chunk('c0ffee', items), BATCH, outcomes, pixels, {})
     device = Device('mine-1234', lambda: now[0], looks.append)
-    label_batch(batch, LazyPredictor(predictor._options, device))
+    label_batch(batch, LazyPredictor(predictor.options, device))
     (record,) = caplog.records
     assert record.levelname == 'WARNING'
     assert record.message.startswith(
@@ -261,7 +261,7 @@ def test_a_poisoned_picture_costs_one_row_and_so_do_undefined_scores(
 ):
     labels_before, dead_before = healthy
     poison, undefined = (
-        decode(path.read_bytes(), predictor._options.model.card.resize)
+        decode(path.read_bytes(), predictor.options.model.card.resize)
         for path in (paths[7], paths[12])
     )
 
@@ -318,7 +318,7 @@ def test_a_model_that_fails_on_every_picture_stops_the_run(tf, predictor, pixels
 
     failing(predictor, when)
     # By way of the stage alone: that its error ends a run is seen of those of stores.
-    stage = ImageModelHandler(predictor._options, FailFast(20, 'run'))
+    stage = ImageModelHandler(predictor.options, FailFast(20, 'run'))
     items = [Item(f'gs://b/{i}.jpg', '1', 1, ()) for i in range(3 * BATCH)]
     outcomes = [Image('1', 'x', 1, 1, 'JPEG', 1)] * BATCH
     batches = [

@@ -164,7 +164,7 @@ def test_rows_that_are_lost_in_one_part_of_a_batch_and_found_in_another(tf, tmp_
     batch = pixels.copy()
     batch[2] = 255, 0, 0
     model = predictor(save(tf, tmp_path / 'model', give), tmp_path)
-    model._call_size = 2
+    model.images_a_call = 2
     _, guilty = predict_or_rescue(model, batch, range(BATCH))
     assert guilty == {
         slot: f"'logits' of the shape ({rows}, 3) for 2 images, expected (2, 3)"

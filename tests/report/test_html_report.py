@@ -213,12 +213,11 @@ def test_texts_come_back_out_of_an_element(tmp_path_factory, one, other):
     assert page.values('p', 'title') == [markup.visible(other)]
 
 
-def test_no_picture_is_read_if_none_is_asked_for(copy, monkeypatch):
+def test_no_picture_is_read_if_none_is_asked_for(copy):
     def read(*_):
         raise AssertionError
 
-    monkeypatch.setattr(report, 'read_thumbnails', read)
-    page = page_of(copy, count=0)
+    page = page_of(copy, count=0, read_pictures=read)
     check_is_closed(page)
     assert page.pictures == []
     assert 'chosen at random' not in page.text
@@ -235,13 +234,12 @@ def test_the_number_of_pictures_is_bounded(tmp_path):
     assert len(page_of(tmp_path, count=24).pictures) == 48
 
 
-def test_the_file_stays_small(tmp_path, monkeypatch):
+def test_the_file_stays_small(tmp_path):
     for i in range(30):
         (tmp_path / f'{i}.jpg').write_bytes(samples.picture(i))
     labels = [(0, 'robin', 0.5)]
     made_runs.write_run(tmp_path, 'a', [(str(tmp_path / f'{i}.jpg'), labels) for i in range(30)])
-    monkeypatch.setattr(report, 'MAX_BYTES', 150_000)
-    page = page_of(tmp_path)
+    page = page_of(tmp_path, max_bytes=150_000)
     assert 100_000 < len(page.source.encode()) < 155_000
     assert 0 < len(page.pictures) < 48
     left_out = re.search(r'(\d+) more were left out', page.text)

@@ -136,7 +136,7 @@ def test_the_photographs_scores_equal_a_plain_float32_loop(labelled):
     """Full decode, resize and crop by Pillow, no graph, softmax by numpy."""
     _, output, config = labelled
     source = config.inference.model
-    network = app.predictor(config)._network
+    network = app.predictor(config).network
     names = source.vocabulary.names
     rows = {Path(row['uri']).name: row for row in app.rows(output, 'predictions')}
     pixels = []

@@ -99,13 +99,18 @@ class Predictor:
     When the device runs out of memory, fewer images go into a call from then on, as many as it had
     room for.  Not thread-safe, see `transforms.model.device`.
 
+    Attributes:
+      options: how it is called.
+      network: what computes.
+      images_a_call: how many go into a call now.
+
     Raises:
       ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
     """
 
     def __init__(self, options: InferenceOptions):
         self._tf = tf = import_tensorflow(options.intra_op_threads)
-        self._options = options
+        self.options = options
         device = device_name(tf, options.require_gpu)
         from transforms.model.load import load_network
 
@@ -116,7 +121,7 @@ class Predictor:
             precision = 'bfloat16' if is_fast else 'float32'
         # Where float32 is computed, it is: GPUs would round the factors to 10 bits.
         tf.config.experimental.enable_tensor_float_32_execution(False)
-        self._network = load_network(
+        self.network = load_network(
             source,
             precision,
             options.batch_size,
@@ -126,23 +131,23 @@ class Predictor:
         )
         size_px = source.card.resize.size_px
         self._shape = (options.batch_size, size_px, size_px, 3)
-        self._call_size = options.batch_size
+        self.images_a_call = options.batch_size
         self._compiled: dict[int, Callable[[np.ndarray], Sequence[Any]]] = {}
         self._computed = {
-            'network': self._network.route,
-            'precision': self._network.precision,
+            'network': self.network.route,
+            'precision': self.network.precision,
             'device': device,
             'jit': options.jit,
-            'features': self._network.features and self._network.features.length,
+            'features': self.network.features and self.network.features.length,
         }
-        if self._network.why_saved:
-            self._computed['why_saved'] = self._network.why_saved
-            _LOGGER.warning('%s', slower(source.card.name, self._network.why_saved))
+        if self.network.why_saved:
+            self._computed['why_saved'] = self.network.why_saved
+            _LOGGER.warning('%s', slower(source.card.name, self.network.why_saved))
         try:
             if options.canary == OFF:
                 self(np.zeros(self._shape, np.uint8))
             else:
-                canary.run_canary(options.canary, source, self._see)
+                canary.run_canary(options.canary, source, self.see)
         except InferenceError as e:
             jit = ', compiled by XLA (--jit)' if options.jit else ''
             raise ModelError(f'the model fails in its first call{jit}: {e}') from e
@@ -153,7 +158,7 @@ class Predictor:
 
         Of a BiT network that is used as it was saved, why, as well.
         """
-        return {**self._computed, 'batch_size': self._call_size}
+        return {**self._computed, 'batch_size': self.images_a_call}
 
     def _compile(self, size: int) -> Callable[[np.ndarray], Sequence[Any]]:
         """The model for calls of so many images: one shape a function, so nothing is retraced.
@@ -161,7 +166,7 @@ class Predictor:
         Labels are made by a function of their own: within one graph a shape is what the graph was
         told, and a wrong one can get lost, but what comes out of a function has the shape it has.
         """
-        tf, options, network = self._tf, self._options, self._network
+        tf, options, network = self._tf, self.options, self.network
         from transforms.model.sparse import sparse_labels
 
         mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
@@ -225,7 +230,7 @@ class Predictor:
         from transforms.model.saved_model import first_words
 
         errors = self._tf.errors
-        size = self._call_size
+        size = self.images_a_call
         while True:
             try:
                 if size not in self._compiled:
@@ -243,9 +248,9 @@ class Predictor:
                     ) from e
                 size //= 2
             except (errors.OpError, TypeError, ValueError) as e:
-                if size < self._call_size:
+                if size < self.images_a_call:
                     raise InferenceError(
-                        f'the device has not enough memory for {self._call_size} images a call, '
+                        f'the device has not enough memory for {self.images_a_call} images a call, '
                         'and the SavedModel takes no other number; lower --batch_size',
                         _NO_MEMORY,
                     ) from e
@@ -253,10 +258,11 @@ class Predictor:
                     raise InferenceError(first_words(e)) from e
                 raise
         # Only what went well is remembered: an image that no memory is enough for is no measure.
-        self._call_size = size
+        self.images_a_call = size
         return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
 
-    def _see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:
+    def see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:
+        """What it sees in any number of pictures, for a canary."""
         seen = []
         for start in range(0, len(pictures), self._shape[0]):
             pixels = np.zeros(self._shape, np.uint8)

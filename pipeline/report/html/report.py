@@ -5,7 +5,7 @@ Nothing in it comes from elsewhere when it is opened, and nothing in it can run.
 
 import datetime
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pipeline.report.bottleneck import describe
@@ -23,6 +23,8 @@ from transforms.storage.registry import store_for
 
 MAX_BYTES = 4 * 2**20
 
+ReadPictures = Callable[[list[str], Limits, StoreOptions], Mapping[str, Picture]]
+
 _FAILED_EXAMPLES = 6
 # What stands in place of a name cannot be read.
 _NAMELESS = {Reason.BAD_NAME.value, Reason.BAD_URI.value}
@@ -34,6 +36,8 @@ def write_html_report(
     stores: StoreOptions,
     thumbnails: int,
     destination: str | None = None,
+    read_pictures: ReadPictures = read_thumbnails,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
     """Writes the report of a complete run for people.
 
@@ -43,9 +47,11 @@ def write_html_report(
       stores: how output and images are reached.
       thumbnails: pictures a section, 0 for none.
       destination: absolute URI of the file; runs/<run_id>/report.html without.
+      read_pictures: what reads them, as `read_thumbnails`.
+      max_bytes: size of the file, about.
 
     Returns:
-      The URI of the file, of about MAX_BYTES at most.
+      The URI of the file.
 
     Raises:
       UsageError: there is no such run, or it cannot be written there.
@@ -73,8 +79,8 @@ def write_html_report(
         thumbnails,
     )
     if thumbnails:
-        found = read_thumbnails(_wanted(digest), Limits.of_run(facts.options), stores)
-        room = MAX_BYTES - len(to_html(page).encode())
+        found = read_pictures(_wanted(digest), Limits.of_run(facts.options), stores)
+        room = max_bytes - len(to_html(page).encode())
         page = page._replace(pictures=_fitting(digest, found, room))
     destination = destination or uris.join(output, f'runs/{run.id}/report.html')
     store_for(destination, stores).write(destination, to_html(page).encode())
