@@ -14,11 +14,11 @@ import pytest
 from pipeline.commands import clean
 from pipeline.job import finish
 from pipeline.main import main
+from tests.support import app
 from tests.support.app import label, stand_in
 from tests.support.datasets import add_run, edit_json
 from tests.support.kills import killed_behind
 from tests.support.states import Place, begin, known_to, settled
-from transforms import label as label_step
 from transforms.core.elements import Chunk, Image, Item, LabeledBatch, Ref
 from transforms.core.errors import StoreError, UsageError
 from transforms.dataset.verify import verify
@@ -140,33 +140,16 @@ class CrashError(Exception):
 
 def crash(batches, *arguments):
     """Runs until so many batches have been labelled, and is gone then."""
-    predict = label_step.predict_or_rescue
-    left = [batches]
-
-    def stop(*args):
-        left[0] -= 1
-        if left[0] < 0:
-            raise CrashError
-        return predict(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(label_step, 'predict_or_rescue', stop)
-        with pytest.raises(Exception, match='CrashError'):
-            label(*arguments)
+    with app.crashing_behind(batches), pytest.raises(Exception, match='in place of a crash'):
+        label(*arguments)
 
 
 @pytest.fixture
-def paid(monkeypatch):
+def paid():
     """How many images each call of the model had."""
     found = []
-    predict = label_step.predict_or_rescue
-
-    def counted(predictor, pixels, slots):
-        found.append(len(slots))
-        return predict(predictor, pixels, slots)
-
-    monkeypatch.setattr(label_step, 'predict_or_rescue', counted)
-    return found
+    with app.before_each_call(found.append):
+        yield found
 
 
 def arguments_for(folder, *more):

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.main import main
-from tests.support import forks, quick_beam, samples, without_model
+from tests.support import app, forks, quick_beam, samples, without_model
 from tests.support.counted import WITHOUT_MODEL, at_risk
 from tests.support.samples import SAMPLE
-from transforms import label as label_step
 from transforms.dataset.verify import compare, verify
-from transforms.loading import image
 
 CHUNK = 64
 quick_beam.install()
@@ -65,22 +63,17 @@ def label_there(count: Path, *arguments) -> tuple[int, str]:
 def label_here(count: Path, kind: str, *arguments) -> tuple[int, str]:
     """The same in this process."""
     assert kind == WITHOUT_MODEL
-    predict = label_step.predict_or_rescue
 
-    def counting(predictor, pixels, slots):
+    def counting(images):
         with count.open('a') as file:
-            file.write(f'{len(slots)}\n')
-        return predict(predictor, pixels, slots)
+            file.write(f'{images}\n')
 
     with (
-        pytest.MonkeyPatch.context() as patch,
+        app.before_each_call(counting),
+        app.stand_in(with_decoder=False, store=without_model.Store(0)),
         contextlib.redirect_stdout(io.StringIO()) as out,
         contextlib.redirect_stderr(out),
     ):
-        patch.setattr(label_step, 'predict_or_rescue', counting)
-        patch.setattr(label_step, 'Predictor', without_model.Predictor)
-        patch.setattr(image.ImageLoader, '_decode', without_model.decode)
-        patch.setattr(image, 'store_for', lambda *_: without_model.Store(0))
         return main(without_model.in_threads([str(each) for each in arguments])), out.getvalue()
 
 

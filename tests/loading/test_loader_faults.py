@@ -417,5 +417,5 @@ def test_descriptors_threads_and_processes_do_not_grow(tmp_path):
         load(paths)
     now = count()
     assert now[0] <= before[0] + 2  # of the process for one
-    assert now[1] == before[1]
+    assert now[1] <= before[1]
     assert len(processes(shared(Pool, 2))) <= 3

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import os
 import signal
 import subprocess
@@ -24,7 +23,6 @@ from tests.support.loadings import (
     within,
     write,
 )
-from transforms import label as label_step
 from transforms.core.elements import Chunk, Failure, Image, Item, Stage
 from transforms.core.errors import LoaderError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
@@ -222,15 +220,7 @@ def test_a_run_of_such_pictures_is_resumed_to_the_same_bytes(stand_in_model, mon
     assert [Path(row['uri']).stem for row in dead] == [
         f'{i:02d}-{act}' for i, act in enumerate(acts) if act
     ]
-    predict, calls = label_step.predict_or_rescue, itertools.count()
-
-    def interrupted(*given):
-        if next(calls) == 2:
-            raise RuntimeError('in place of a crash')
-        return predict(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(label_step, 'predict_or_rescue', interrupted)
+    with app.crashing_behind(2):
         done, files = run('resumed')
     assert 'in place of a crash' in done.stderr
     assert files.keys() < expected.keys()

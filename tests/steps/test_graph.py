@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support import app, samples, states
-from transforms import label as label_step
 from transforms.core.hashing import content_hash
 from transforms.dataset.verify import compare, verify
 from transforms.model.predictor import Predictor
@@ -34,8 +33,9 @@ def stand_in():
 
 
 @pytest.fixture
-def real_model(stand_in, monkeypatch):
-    monkeypatch.setattr(label_step, 'Predictor', Predictor)
+def real_model(stand_in):
+    with app.stand_in(Predictor):
+        yield
 
 
 @pytest.fixture(scope='module')

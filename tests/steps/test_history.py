@@ -21,7 +21,6 @@ from tests.support.app import label, make_config, stand_in
 from tests.support.datasets import Row, add_run, edit_json
 from tests.support.loopback import Handler, LoopbackServer
 from tests.support.states import Place, known_to, settled
-from transforms import label as label_step
 from transforms.chunks import merge
 from transforms.core.errors import StoreError, UsageError
 from transforms.dataset.verify import verify
@@ -443,11 +442,11 @@ def test_another_model_and_other_preprocessing_label_everything(labelled):
 def test_nothing_to_do_reads_nothing_and_imports_no_tensorflow(labelled, reads, monkeypatch):
     """What is imported with a module would be seen by the first test: see `tests.support.tiers`."""
     (labelled / '0000.jpg').unlink()
-    monkeypatch.setattr(label_step, 'Predictor', Predictor)
     for name in ('tensorflow', 'keras'):
         monkeypatch.setitem(sys.modules, name, None)  # whoever imports it fails
     source = f'{labelled.parent}/x/../in/'  # written otherwise, but the same
-    report = label('--input', source, '--output', labelled.parent / 'out', '--run_id', 'second')
+    with app.stand_in(Predictor):
+        report = label('--input', source, '--output', labelled.parent / 'out', '--run_id', 'second')
     assert report['sequence'] == 2
     assert numbers(report) == {'labeled': 0, 'unchanged': 7, 'dead_lettered': 0, 'gone': 1}
     assert reads == []

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,18 +120,50 @@ def networks_built_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stand_in(
-    predictor: type = without_model.Predictor, with_decoder: bool = True
+    predictor: type = without_model.Predictor,
+    with_decoder: bool = True,
+    store: without_model.Store | None = None,
 ) -> Iterator[None]:
     """Another model for what runs in this process, by default one that takes no time.
 
     Args:
       predictor: what makes it of the options of a run.
       with_decoder: decode what is read; without, the bytes need be no picture.
+      store: what the images are read from, by default what their URIs say.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(label_step, 'Predictor', predictor)
         if not with_decoder:
             patch.setattr(image.ImageLoader, '_decode', without_model.decode)
+        if store is not None:
+            patch.setattr(image, 'store_for', lambda *_: store)
+        yield
+
+
+@contextlib.contextmanager
+def before_each_call(act: Callable[[int], None]) -> Iterator[None]:
+    """Has something done before each call of the model, told how many images it has."""
+    predict = label_step.predict_or_rescue
+
+    def acting(model: Any, pixels: Any, slots: Any) -> Any:
+        act(len(slots))
+        return predict(model, pixels, slots)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_step, 'predict_or_rescue', acting)
+        yield
+
+
+@contextlib.contextmanager
+def crashing_behind(batches: int) -> Iterator[None]:
+    """A run fails as if its process were gone, when so many batches are labelled."""
+    left = iter(range(batches))
+
+    def crash(_: int) -> None:
+        if next(left, None) is None:
+            raise RuntimeError('in place of a crash')
+
+    with before_each_call(crash):
         yield
 
 

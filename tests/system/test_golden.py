@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.app import label, stand_in
-from transforms import label as label_step
+from tests.support.app import crashing_behind, label, stand_in
 from transforms.storage.registry import store_for
 
 GOLDEN = Path(__file__).parents[1] / 'data/golden.json'
@@ -65,18 +64,9 @@ def test_files_are_what_they_were(bucket, s3, monkeypatch):
     options += ('--chunk_size', '8', '--batch_size', '4', '--max_bytes', '100')
     options += ('--carry', 'note', '--partition_by', 'place', '--rows_per_file', '10')
     first = ('--input', f'{bucket}/first.csv', '--run_id', 'first', *options)
-    predict, left = label_step.predict_or_rescue, iter(range(5))
-
-    def crash(*given):
-        if next(left, None) is None:
-            raise RuntimeError('in place of a crash')
-        return predict(*given)
-
     with stand_in(with_decoder=False):
-        with monkeypatch.context() as patch:
-            patch.setattr(label_step, 'predict_or_rescue', crash)
-            with pytest.raises(Exception, match='in place of a crash'):
-                label(*first)
+        with crashing_behind(5), pytest.raises(Exception, match='in place of a crash'):
+            label(*first)
         report = label(*first)
         dead = report['counts']['dead_lettered_by_reason']
         assert dead == {'bad_uri': 1, 'not_found': 3, 'too_many_bytes': 3}

@@ -13,7 +13,6 @@ import pytest
 
 from tests.support import app, without_model
 from transforms.dataset.verify import verify
-from transforms.loading import image
 
 # Bytes that a line of a CSV may hold without ending a field, the line or the file's being text.
 _PLAIN = bytes(set(range(1, 256)) - set(b'\r\n,"'))
@@ -69,10 +68,10 @@ def write_manifest(path: Path, count: int) -> tuple[set[str], dict[int, tuple[st
 
 
 @pytest.fixture
-def any_image(stand_in_model, monkeypatch):
+def any_image(stand_in_model):
     """Every image can be read, and its bytes need be no picture."""
-    monkeypatch.setattr(image.ImageLoader, '_decode', without_model.decode)
-    monkeypatch.setattr(image, 'store_for', lambda *_: without_model.Store(0))
+    with app.stand_in(with_decoder=False, store=without_model.Store(0)):
+        yield
 
 
 @pytest.mark.parametrize('count', [2000, pytest.param(200_000, marks=pytest.mark.slow)])
