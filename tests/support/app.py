@@ -59,7 +59,7 @@ def make_config(*arguments: str) -> tuple[RunConfig, beam.pipeline.PipelineOptio
     return config_of(args, datetime.datetime.now(datetime.UTC)), beam_options
 
 
-def label(*arguments: str) -> dict:
+def label(*arguments: str) -> dict[str, Any]:
     """Runs the pipeline in this process; returns its report."""
     args, beam_options = _parse(*arguments)
     config = settle(config_of(args, datetime.datetime.now(datetime.UTC)), args)
@@ -67,7 +67,10 @@ def label(*arguments: str) -> dict:
     build(root, config)
     root.run().wait_until_finish()
     layout = config.layout
-    return json.loads(layout.store.read(layout.uri(layout.report_path)))
+    data = layout.store.read(layout.uri(layout.report_path))
+    assert data is not None
+    report: dict[str, Any] = json.loads(data)
+    return report
 
 
 def load_chunk(chunk: Chunk, config: RunConfig, policy: FaultPolicy) -> Iterator[Batch]:
@@ -91,7 +94,7 @@ def predictor(config: RunConfig) -> Predictor:
 
 def start_tensorflow() -> None:
     """Starts TensorFlow with the threads every run here uses; later they cannot be set."""
-    predictor(make_config('--input', SAMPLE, '--output', '/nowhere')[0])
+    predictor(make_config('--input', str(SAMPLE), '--output', '/nowhere')[0])
 
 
 _networks: dict[Any, Any] = {}
@@ -167,7 +170,7 @@ def crashing_behind(batches: int) -> Iterator[None]:
         yield
 
 
-def rows(folder: Path, kind: str, run: str = '*') -> list[dict]:
+def rows(folder: Path, kind: str, run: str = '*') -> list[dict[str, Any]]:
     """All rows of an output, or of one run of it, by URI."""
     found = [
         row
@@ -192,25 +195,23 @@ def invoke(*arguments: str, **environment: str) -> Done:
         try:
             code = main(without_model.in_threads([str(argument) for argument in arguments]))
         except SystemExit as e:  # argparse, at --help and at what it refuses
-            code = e.code
+            code = e.code  # type: ignore[assignment]  # argparse gives a number
     return Done(code, out.getvalue(), err.getvalue())
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs `lemmabeam` as a person would, in a process of its own; mostly `invoke` will do."""
     return python('-m', 'pipeline', *arguments, **environment)
 
 
-def python(
-    *arguments: str, timeout_sec: float = 180, **environment: str
-) -> subprocess.CompletedProcess:
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a fresh Python, at the root of the project."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=SAMPLE.parents[1],
         capture_output=True,
         text=True,
-        timeout=timeout_sec,
+        timeout=180,
         env=os.environ | environment,
         check=False,
     )

@@ -9,7 +9,8 @@ import dataclasses
 import functools
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
@@ -60,12 +61,14 @@ def samples(channels: int, bits: int = 8) -> np.ndarray:
     """(48, 48, channels) uint32 over the whole range, smooth and without any symmetry."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / (SIDE - 1)
     planes = [x, y, 0.5 + 0.45 * np.sin(5 * x + 9 * y * y), (x + y) / 3]
-    return (np.stack(planes[:channels], axis=-1) * ((1 << bits) - 1)).round().astype(np.uint32)
+    values: np.ndarray = np.stack(planes[:channels], axis=-1) * ((1 << bits) - 1)
+    return values.round().astype(np.uint32)
 
 
 def over_white(colours: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Of values in [0, 1]."""
-    return colours * alpha + 1 - alpha
+    seen: np.ndarray = colours * alpha + 1 - alpha
+    return seen
 
 
 def _rgb(grey: np.ndarray) -> np.ndarray:
@@ -108,12 +111,13 @@ def tiff_truth(stored: np.ndarray, coding: Coding) -> np.ndarray:
         rgb = rgb + 1 - values[..., colours.shape[2] :][..., :1]
     elif coding.extra[:1] == (ALPHA,):
         rgb = over_white(rgb, values[..., colours.shape[2] :][..., :1])
-    return np.clip(rgb, 0, 1) * 255
+    truth: np.ndarray = np.clip(rgb, 0, 1) * 255
+    return truth
 
 
 def tiff_codings() -> Iterator[Coding]:
     """All layouts for what is read, and each other coding in one of them."""
-    layouts = (
+    layouts: tuple[dict[str, Any], ...] = (
         {},
         {'tile': (32, 32), 'byte_order': '>'},
         {'rows_per_strip': 16},
@@ -201,7 +205,7 @@ def _seen(image: Image.Image) -> np.ndarray:
 
 
 def _jpegs() -> Iterator[Coded]:
-    kinds = {
+    kinds: dict[str, dict[str, object]] = {
         'rows': {},
         'scans': {'progressive': True},
         'optimized': {'optimize': True},
@@ -235,7 +239,7 @@ def _pngs() -> Iterator[Coded]:
             rgb = values[..., :3] if colour & 2 else _rgb(values[..., :1])
         alpha = values[..., -1:] if colour & 4 else np.ones((SIDE, SIDE, 1))
         extra = (chunk(b'PLTE', palette.astype(np.uint8).tobytes()),) if palette is not None else ()
-        variants = {'': ((), alpha)}
+        variants: dict[str, tuple[tuple[bytes, ...], np.ndarray]] = {'': ((), alpha)}
         if palette is not None:
             opacity = np.linspace(0, 255, len(palette)).astype(np.uint8)
             told = opacity[stored[..., :1]] / 255
@@ -256,7 +260,7 @@ def _pngs() -> Iterator[Coded]:
 
 
 def _png_rows(stored: np.ndarray, bits: int, interlace: int) -> bytes:
-    passes = ((0, 0, 1, 1),)
+    passes: tuple[tuple[int, ...], ...] = ((0, 0, 1, 1),)
     if interlace:
         passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
         passes += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -298,8 +302,9 @@ def bitmap(
     height: int = SIDE,
 ) -> bytes:
     """A BMP 48 px wide; (n, 3) colours of the palette; masks of bit fields."""
-    table = b'' if colours is None else np.pad(colours[:, ::-1], ((0, 0), (0, 1))).astype('u1')
-    table = bytes(table) if colours is None else table.tobytes()
+    table = b''
+    if colours is not None:
+        table = np.pad(colours[:, ::-1], ((0, 0), (0, 1))).astype('u1').tobytes()
     fields = struct.pack(f'<{len(masks)}I', *masks)
     header_bytes = 56 if len(masks) == 4 else 40
     count = 0 if colours is None else len(colours)
@@ -380,8 +385,8 @@ def run_length_bodies(stored: np.ndarray, bits: int) -> dict[str, tuple[bytes, n
     def run(value: int, count: int) -> bytes:
         return bytes((count, value * 17 if bits == 4 else value))
 
-    def rows(code: object) -> bytes:
-        return b''.join(code(row) + b'\0\0' for row in stored[::-1])  # type: ignore[operator]
+    def rows(code: Callable[[np.ndarray], bytes]) -> bytes:
+        return b''.join(code(row) + b'\0\0' for row in stored[::-1])
 
     def pairs(row: np.ndarray) -> bytes:
         """Runs of two, in which 4-bit indices take turns."""
@@ -456,10 +461,10 @@ def _jpeg2000s() -> Iterator[Coded]:
     colours = (tiffs.palette(8) // 257).astype(np.uint8)
     indices = samples(1)[..., 0].astype(np.uint8)
     stream = jp2s.stream(Image.fromarray(indices))
-    for name, order in {'plain': (0, 1, 2), 'mapped': (2, 1, 0)}.items():
-        boxes = (jp2s.colour(jp2s.SRGB), jp2s.palette(colours), jp2s.mapping(order))
-        truth = colours[indices][..., list(order)].astype(float)
-        yield Coded(f'jp2_palette_{name}.jp2', jp2s.jp2(stream, *boxes), truth)
+    for name, columns in {'plain': (0, 1, 2), 'mapped': (2, 1, 0)}.items():
+        mapped = (jp2s.colour(jp2s.SRGB), jp2s.palette(colours), jp2s.mapping(columns))
+        truth = colours[indices][..., list(columns)].astype(float)
+        yield Coded(f'jp2_palette_{name}.jp2', jp2s.jp2(stream, *mapped), truth)
 
 
 # Netpbm, TGA and the rest

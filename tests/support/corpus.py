@@ -26,8 +26,9 @@ from tests.support import jp2s, tiffs
 try:
     import pillow_heif
 except ImportError:
-    pillow_heif = None
+    _HAS_HEIF = False
 else:
+    _HAS_HEIF = True
     pillow_heif.register_heif_opener()
 
 LABELED = 'labeled'
@@ -123,7 +124,8 @@ def encode(image: Image.Image, file_format: str, **options: object) -> bytes:
 def grey16(width: int = 48, height: int = 40) -> np.ndarray:
     """(height, width) uint16 over the whole range."""
     y, x = np.mgrid[0:height, 0:width]
-    return ((x * 1301 + y * 97) * 37 % 65536).astype(np.uint16)
+    values: np.ndarray = (x * 1301 + y * 97) * 37 % 65536
+    return values.astype(np.uint16)
 
 
 def exif(orientation: int, byte_order: str = '<') -> bytes:
@@ -164,6 +166,10 @@ def with_png_chunk(data: bytes, *chunks: bytes, before: bytes = b'IDAT') -> byte
     return data[:at] + b''.join(chunks) + data[at:]
 
 
+_Entry = tuple[int, int, int]
+"""Type, count and value of a tag."""
+
+
 def tiff(
     entries: Iterable[tuple[int, int, int, int]], body: bytes = b'', byte_order: str = '<'
 ) -> bytes:
@@ -182,7 +188,7 @@ def tiff(
     return out.ljust(4096, b'\x00') + body
 
 
-def _grey_tiff_entries(width: int, height: int, strip_bytes: int) -> dict[int, tuple[int, ...]]:
+def _grey_tiff_entries(width: int, height: int, strip_bytes: int) -> dict[int, _Entry]:
     return {
         256: (4, 1, width),
         257: (4, 1, height),
@@ -197,29 +203,27 @@ def _grey_tiff_entries(width: int, height: int, strip_bytes: int) -> dict[int, t
 
 
 def grey_tiff(
-    width: int, height: int, body: bytes, *, byte_order: str = '<', **tags: tuple[int, ...]
+    width: int, height: int, body: bytes, *, byte_order: str = '<', **tags: _Entry
 ) -> bytes:
     """An 8-bit grey TIFF; keywords `t<tag>` replace or add (type, count, value)."""
     entries = _grey_tiff_entries(width, height, len(body))
     entries |= {int(name[1:]): value for name, value in tags.items()}
-    return tiff([(tag, *e) for tag, e in entries.items()], body, byte_order)  # type: ignore[misc]
+    return tiff([(tag, *e) for tag, e in entries.items()], body, byte_order)
 
 
 # JPEG
 
 
 def _jpegs() -> Iterator[Case]:
-    for mode, (name, options) in itertools.product(
-        ('L', 'RGB', 'CMYK'),
-        {
-            'baseline': {},
-            'progressive': {'progressive': True},
-            'optimized': {'optimize': True},
-            'restarts': {'restart_marker_rows': 1},
-            'worst': {'quality': 1},
-            'best': {'quality': 100},
-        }.items(),
-    ):
+    kinds: dict[str, dict[str, object]] = {
+        'baseline': {},
+        'progressive': {'progressive': True},
+        'optimized': {'optimize': True},
+        'restarts': {'restart_marker_rows': 1},
+        'worst': {'quality': 1},
+        'best': {'quality': 100},
+    }
+    for mode, (name, options) in itertools.product(('L', 'RGB', 'CMYK'), kinds.items()):
         yield Case(f'jpeg_{mode.lower()}_{name}.jpg', _jpeg(mode=mode, **options), LABELED)
     for subsampling in ('4:4:4', '4:2:2', '4:2:0', '4:1:1'):
         for progressive in (False, True):
@@ -332,7 +336,7 @@ def _packed(values: np.ndarray, depth: int) -> bytes:
 def interlaced_png(samples: np.ndarray, colour: int) -> bytes:
     """Adam7 of (height, width, channels) uint8."""
     height, width = samples.shape[:2]
-    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
+    passes: tuple[tuple[int, ...], ...] = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4))
     passes += ((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
     rows = b''
     for x, y, dx, dy in passes:
@@ -354,8 +358,12 @@ def _pngs() -> Iterator[Case]:
         yield Case(f'png_palette{depth}_trns.png', with_png_chunk(indexed, alpha), LABELED)
         grey = chunk(b'tRNS', struct.pack('>H', 1))
         yield Case(f'png_grey{depth}_trns.png', png((48, 40, depth, 0, 0), rows, grey), LABELED)
+    kinds: dict[str, dict[str, object]] = {
+        'fast': {'compress_level': 0},
+        'small': {'optimize': True},
+    }
     for mode in ('1', 'L', 'LA', 'P', 'RGB', 'RGBA'):
-        for name, options in {'fast': {'compress_level': 0}, 'small': {'optimize': True}}.items():
+        for name, options in kinds.items():
             yield Case(
                 f'png_{mode.lower()}_{name}.png',
                 encode(picture(mode=mode), 'PNG', **options),
@@ -365,8 +373,8 @@ def _pngs() -> Iterator[Case]:
     yield Case('png_grey16_trns.png', png16(chunk(b'tRNS', b'\x00\x25')), LABELED)
     wide = {2: 3, 4: 2, 6: 4}
     for colour, channels in wide.items():
-        rows = np.repeat(grey16()[:, :, None], channels, axis=2).astype('>u2')
-        body = b''.join(b'\x00' + row.tobytes() for row in rows)
+        stored = np.repeat(grey16()[:, :, None], channels, axis=2).astype('>u2')
+        body = b''.join(b'\x00' + row.tobytes() for row in stored)
         yield Case(f'png_16bit_type{colour}.png', png((48, 40, 16, colour, 0), body), LABELED)
     rgb = encode(picture(), 'PNG')
     yield Case(
@@ -579,7 +587,7 @@ def _tiffs() -> Iterator[Case]:
     yield Case('tiff_lab.tif', encode(lab, 'TIFF'), UNSUPPORTED)
 
 
-def tiled_tiff(**tags: tuple[int, ...]) -> bytes:
+def tiled_tiff(**tags: _Entry) -> bytes:
     """16 x 16 grey in one uncompressed tile."""
     samples = np.asarray(picture(16, 16, 'L')).tobytes()
     tiles = {'t322': (3, 1, 16), 't323': (3, 1, 16), 't324': (4, 1, 4096), 't325': (4, 1, 256)}
@@ -587,7 +595,7 @@ def tiled_tiff(**tags: tuple[int, ...]) -> bytes:
     for tag in (273, 278, 279):
         del entries[tag]
     entries |= {int(name[1:]): value for name, value in (tiles | tags).items()}
-    return tiff([(tag, *e) for tag, e in entries.items()], samples)  # type: ignore[misc]
+    return tiff([(tag, *e) for tag, e in entries.items()], samples)
 
 
 def _tiff_directories() -> Iterator[Case]:
@@ -650,7 +658,7 @@ def _avif(image: Image.Image, **options: object) -> bytes:
 
 
 def _heics() -> Iterator[Case]:
-    if pillow_heif is not None:
+    if _HAS_HEIF:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             for mode in ('L', 'RGB', 'RGBA'):
@@ -742,7 +750,7 @@ def _targas_and_qois() -> Iterator[Case]:
 
 # Every format at once
 
-LOSSLESS = {
+LOSSLESS: dict[str, tuple[str, dict[str, object]]] = {
     'png': ('PNG', {}),
     'webp': ('WEBP', {'lossless': True}),
     'tif': ('TIFF', {}),
@@ -776,7 +784,7 @@ def _shapes() -> Iterator[Case]:
     yield Case('jpg_1x65500.jpg', encode(picture(1, 65500), 'JPEG'), LABELED)
 
 
-ORIENTED = {
+ORIENTED: dict[str, tuple[str, dict[str, object]]] = {
     'jpg': ('JPEG', {}),
     'png': ('PNG', {}),
     'webp': ('WEBP', {'lossless': True}),
@@ -887,11 +895,12 @@ def _flip(data: bytes, at: int) -> bytes:
 
 def _missing_pixels() -> Iterator[Case]:
     """Whole by their ends and their headers, but not in between."""
-    for name, options in {
+    kinds: dict[str, dict[str, object]] = {
         'rows': {},
         'scans': {'progressive': True},
         'restarts': {'restart_marker_rows': 1},
-    }.items():
+    }
+    for name, options in kinds.items():
         jpeg = encode(picture(300, 200), 'JPEG', **options)
         for percent in (60, 80, 99):
             cut = jpeg[: len(jpeg) * percent // 100]
@@ -902,8 +911,9 @@ def _missing_pixels() -> Iterator[Case]:
     stored = np.asarray(picture(48, 48))
     small = tiffs.encode(stored[:16, :16], tiffs.Coding(tiffs.YCBCR, compression=tiffs.JPEG))
     jpeg = small[8 : small.index(END) + 2]
-    for kind, layout in {'strip': {}, 'tile': {'tile': (32, 32)}}.items():
-        coding = tiffs.Coding(tiffs.YCBCR, compression=tiffs.JPEG, **layout)
+    tiles: tuple[tuple[str, tuple[int, int] | None], ...] = (('strip', None), ('tile', (32, 32)))
+    for kind, tile in tiles:
+        coding = tiffs.Coding(tiffs.YCBCR, compression=tiffs.JPEG, tile=tile)
         data = tiffs.encode(stored, coding, change=lambda i, part: part if i else jpeg)
         yield Case(f'tiff_short_jpeg_{kind}.tif', data, TRUNCATED)
     for photometric, compression in itertools.product((tiffs.RGB, tiffs.YCBCR), (1, 5, 8)):
@@ -923,8 +933,8 @@ def _missing_pixels() -> Iterator[Case]:
     yield Case('tiff_cut_fax.tif', less, TRUNCATED)
     rows = b'\0' + bytes(range(48))
     yield Case('png_a_third.png', png((48, 48, 8, 0, 0), rows * 16), TRUNCATED)
-    tiles = jp2s.stream(picture(), tile_size=(16, 16))
-    yield Case('jpeg2000_three_tiles.j2k', jp2s.without_tiles(tiles, 3), TRUNCATED)
+    tiled = jp2s.stream(picture(), tile_size=(16, 16))
+    yield Case('jpeg2000_three_tiles.j2k', jp2s.without_tiles(tiled, 3), TRUNCATED)
     whole = jp2s.stream(picture())
     yield Case('jpeg2000_end_behind.j2k', whole[: len(whole) // 2] + END, TRUNCATED)
 
@@ -1011,12 +1021,12 @@ def _pixel_bombs() -> Iterator[Case]:
     dib = struct.pack('<IiiHHIIiiII', 40, side, side, 1, 32, 0, 0, 0, 0, 0, 0)
     yield Case('bomb_bmp_inside.ico', ico(32, 32, dib + bytes(64)), TOO_MANY_PIXELS)
     for suffix, no_jp2 in (('jp2', False), ('j2k', True)):
-        data = bytearray(encode(picture(), 'JPEG2000', no_jp2=no_jp2))
-        at = data.index(b'\xff\x4f\xff\x51') + 8
-        struct.pack_into('>II', data, at, side, side)
+        jpeg2000 = bytearray(encode(picture(), 'JPEG2000', no_jp2=no_jp2))
+        at = jpeg2000.index(b'\xff\x4f\xff\x51') + 8
+        struct.pack_into('>II', jpeg2000, at, side, side)
         if not no_jp2:
-            struct.pack_into('>II', data, data.index(b'ihdr') + 4, side, side)
-        yield Case(f'bomb.{suffix}', bytes(data), TOO_MANY_PIXELS)
+            struct.pack_into('>II', jpeg2000, jpeg2000.index(b'ihdr') + 4, side, side)
+        yield Case(f'bomb.{suffix}', bytes(jpeg2000), TOO_MANY_PIXELS)
     yield Case('bomb.ppm', b'P6 60000 60000 255\n' + bytes(64), TOO_MANY_PIXELS)
     yield Case('bomb_plain.pbm', b'P1 60000 60000\n' + b'01' * 50, TOO_MANY_PIXELS)
     yield Case(

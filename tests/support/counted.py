@@ -7,6 +7,7 @@ images all the same.
 
 import os
 import sys
+from collections.abc import Sequence
 
 WITHOUT_MODEL = 'without_model'
 WITHOUT_NETWORK = 'without_network'
@@ -25,17 +26,24 @@ def at_risk(chunk: int) -> int:
 
 def install(file: str, kind: str = '') -> None:
     """Counts in this process, before a pipeline is made or a bundle processed."""
-    from transforms import label as label_step
+    import numpy as np
 
-    predict = label_step.predict_or_rescue
+    from transforms import label as label_step
+    from transforms.model.predictor import Prediction
+    from transforms.model.rescue import Predict
+
+    # The name that the step looks up.
+    predict = label_step.predict_or_rescue  # type: ignore[attr-defined]
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def counted(predictor, pixels, slots):
+    def counted(
+        predictor: Predict, pixels: np.ndarray, slots: Sequence[int]
+    ) -> tuple[Prediction, dict[int, str]]:
         # Before the call: who is killed in it has paid.
         os.write(descriptor, b'%d\n' % len(slots))
         return predict(predictor, pixels, slots)
 
-    label_step.predict_or_rescue = counted
+    label_step.predict_or_rescue = counted  # type: ignore[attr-defined,assignment]
     if kind:
         from tests.support import without_model
 

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 
 from transforms.images import decode
 from transforms.images.decode import OpenedImage
@@ -25,7 +26,12 @@ def _loop() -> None:
     re.match(r'(a+)+$', 'a' * 60 + 'b')
 
 
-_ACTS = {
+def _stop() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
+_ACTS: dict[str, Callable[[], object]] = {
     'segv': lambda: ctypes.string_at(0),
     'abort': os.abort,
     'exit': lambda: os._exit(3),
@@ -34,7 +40,7 @@ _ACTS = {
     'loop': _loop,
     'slow': lambda: time.sleep(0.1),
     'sleep': lambda: time.sleep(3600),
-    'stop': lambda: (os.kill(os.getpid(), signal.SIGSTOP), time.sleep(3600)),
+    'stop': _stop,
     'environment': lambda: os.environ['LEMMABEAM_TEST'],
 }
 

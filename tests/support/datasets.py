@@ -84,7 +84,7 @@ def add_run(
     folders = defaultdict(list)
     for row in rows:
         folders[layout.partition_folder(carried_text(row.carried))].append(row)
-    members = {path: [] for path in predictions.expected_paths(layout, {
+    members: dict[str, list[Row]] = {path: [] for path in predictions.expected_paths(layout, {
         name: layout.shards(len(found)) for name, found in folders.items()
     })}  # fmt: skip
     for name, found in folders.items():
@@ -127,8 +127,8 @@ def _write_failed(
         tables = dead_letters.dead_letter_tables(found, layout.carry, schema)
         files.append(predictions.write_file(path, layout, schema, tables))
         path = layout.shard_path(dead_letters.VERSIONS, '', shard, shards)
-        tables = [dead_letters.version_table(found)]
-        files.append(predictions.write_file(path, layout, dead_letters.VERSION_SCHEMA, tables))
+        table = dead_letters.version_table(found)
+        files.append(predictions.write_file(path, layout, dead_letters.VERSION_SCHEMA, [table]))
     return files
 
 
@@ -187,9 +187,9 @@ def finish(
     if sequence is None:
         sequence = 1 + len(list(root.glob('runs/*/report.json')))
     report = report_of(layout, files, metadata, sequence, command, first_labels, reasons)
-    path = root / layout.report_path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(seal_json(report))
+    report_path = root / layout.report_path
+    report_path.parent.mkdir(parents=True, exist_ok=True)
+    report_path.write_bytes(seal_json(report))
 
 
 def report_of(

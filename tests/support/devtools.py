@@ -103,7 +103,8 @@ class Browser:
         for answer in self._messages():
             if answer.get('id') == number:
                 assert 'error' not in answer, (method, answer['error'])
-                return answer['result']
+                result: dict[str, Any] = answer['result']
+                return result
             self.events.append(answer)
         raise AssertionError(f'{method}: no answer')
 

@@ -85,13 +85,13 @@ def _is_worker(pid: int) -> bool:
         return False
 
 
-def _wait_for(pool: subprocess.Popen, port: int) -> None:
+def _wait_for(pool: subprocess.Popen[bytes], port: int) -> None:
     ends_at = time.monotonic() + _START_SEC
     while pool.poll() is None and time.monotonic() < ends_at:
         with contextlib.suppress(OSError), socket.create_connection(('127.0.0.1', port), 1):
             return
         time.sleep(0.1)
-    raise AssertionError(f'no pool of workers on port {port}: {pool.args}')
+    raise AssertionError(f'no pool of workers on port {port}: {pool.args!r}')
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from tests.support import app, samples
 from tests.support.counted import WITHOUT_NETWORK, at_risk
@@ -43,8 +44,18 @@ class Engine:
 
     flags: Sequence[str]
     restarts: bool
-    harms: Sequence[Callable[[subprocess.Popen, list[int]], None]]
+    harms: Sequence[Callable[[subprocess.Popen[bytes], list[int]], None]]
     at_once: int
+
+
+class Bucket(Protocol):
+    """A bucket of any store: `Bucket` and `S3Bucket` of tests.conftest."""
+
+    def uri(self, name: str = '') -> str:
+        """The URI of an object."""
+
+    def put(self, name: str, data: bytes) -> str:
+        """Uploads an object and returns its URI."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Listed:
     duplicates: int
 
 
-def fill(bucket, pictures: Sequence[bytes]) -> Listed:
+def fill(bucket: Bucket, pictures: Sequence[bytes]) -> Listed:
     """Puts images into a bucket and lists them: some twice, some for two customers, some bad."""
     rng = random.Random(7)
     lines = []
@@ -85,7 +96,9 @@ def files_of(output: str) -> dict[str, bytes]:
     found = {}
     for kind in ('predictions', 'dead_letters', 'vocabularies'):
         for entry in store.list(f'{output}/{kind}'):
-            found[entry.uri.removeprefix(output)] = store.read(entry.uri)
+            data = store.read(entry.uri)
+            assert data is not None, entry.uri
+            found[entry.uri.removeprefix(output)] = data
     return found
 
 
@@ -95,7 +108,7 @@ def counted(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def started(count: Path, kind: str, *arguments: object) -> Iterator[subprocess.Popen]:
+def started(count: Path, kind: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     """`lemmabeam label` as a process; it and what it starts are gone in the end."""
     # For workers that are started by the engine itself.
     environment = os.environ | {COUNT: str(count.with_name('count')), KIND: kind}
@@ -125,9 +138,12 @@ def finished(count: Path, kind: str, *arguments: object) -> None:
         assert process.returncode == 0, Path(f'{count}.log').read_text()
 
 
-def report_of(output: str, run_id: str) -> dict:
+def report_of(output: str, run_id: str) -> dict[str, Any]:
     """What a run says of itself."""
-    return json.loads(store_for(output).read(f'{output}/runs/{run_id}/report.json'))
+    data = store_for(output).read(f'{output}/runs/{run_id}/report.json')
+    assert data is not None
+    report: dict[str, Any] = json.loads(data)
+    return report
 
 
 def check_same(ours: str, theirs: str) -> None:
@@ -141,7 +157,7 @@ def check_same(ours: str, theirs: str) -> None:
     assert same.stdout.startswith('the same: ')
 
 
-def check_undisturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> None:
+def check_undisturbed(engine: Callable[[int], Engine], bucket: Bucket, tmp_path: Path) -> None:
     """With the real model: the bytes of the local engine; a second run has nothing to do.
 
     Args:
@@ -180,7 +196,7 @@ def check_undisturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -
     assert verify(theirs) == []
 
 
-def check_disturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> None:
+def check_disturbed(engine: Callable[[int], Engine], bucket: Bucket, tmp_path: Path) -> None:
     """More images, with a model that takes no time: parts of the engine are killed.
 
     What comes out is what an undisturbed run of the local engine gives, and finished chunks are not
@@ -230,7 +246,7 @@ def check_disturbed(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> 
         assert report['labeled_by_earlier_attempts'] > 0
 
 
-def check_refused(engine: Callable[[int], Engine], bucket, tmp_path: Path) -> None:
+def check_refused(engine: Callable[[int], Engine], bucket: Bucket, tmp_path: Path) -> None:
     """What a worker refuses comes back as it does from the local engine: exit code and line.
 
     Args:
@@ -255,7 +271,9 @@ def _chunks(output: str) -> list[str]:
     return [entry.uri for entry in store_for(output).list(f'{output}/_work/{RUN}/chunks')]
 
 
-def _wait_for_chunks(process: subprocess.Popen, output: str, count: int, launcher: Path) -> None:
+def _wait_for_chunks(
+    process: subprocess.Popen[bytes], output: str, count: int, launcher: Path
+) -> None:
     ends_at = time.monotonic() + _END_SEC
     while len(_chunks(output)) < count:
         log = Path(f'{launcher}.log').read_text()

@@ -82,9 +82,9 @@ class Output:
             DeadLetter(f'/in/{i}.jpg', 'decode', 'truncated', 'JPEG ends early', 5, carried, 'v1')
             for i in range(90, 99)
         ]
-        columns = {'carry': ('split', 'id'), 'partition_by': ('split',)}
-        add_run(self.root, 'a', rows[:8], **columns)
-        add_run(self.root, _RUN, rows, failed=failed, **columns)
+        carry, partition_by = ('split', 'id'), ('split',)
+        add_run(self.root, 'a', rows[:8], carry=carry, partition_by=partition_by)
+        add_run(self.root, _RUN, rows, failed=failed, carry=carry, partition_by=partition_by)
         write_latest_sql(str(self.root), self.store)
         in_progress.begin(self.layout, _BEGUN)
         refs = [Ref(f'/in/{i}.jpg', f'v{i}', i, carried, '', '') for i in range(50)]

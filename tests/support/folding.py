@@ -1,8 +1,11 @@
 """A file system that folds names, in place of APFS, NTFS, exFAT or SMB, which tests cannot have."""
 
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+from transforms.storage.base import Entry, Seen
 from transforms.storage.local import LocalStore
 
 
@@ -33,32 +36,38 @@ class FoldingStore(LocalStore):
             found /= (alike or [name])[0]
         return str(found)
 
-    def stat(self, uri):
+    def stat(self, uri: str) -> Entry | None:
         return super().stat(self._there(uri))
 
-    def is_folder(self, uri):
+    def is_folder(self, uri: str) -> bool:
         return super().is_folder(self._there(uri))
 
-    def list(self, folder, *args, **options):
-        return super().list(self._there(folder), *args, **options)
+    def list(
+        self,
+        folder: str,
+        max_depth: int | None = None,
+        by_every_name: bool = False,
+        starts_with: str = '',
+    ) -> Iterator[Entry]:
+        return super().list(self._there(folder), max_depth, by_every_name, starts_with)
 
-    def open(self, uri):
+    def open(self, uri: str) -> BinaryIO:
         return super().open(self._there(uri))
 
-    def read(self, uri):
+    def read(self, uri: str) -> bytes | None:
         return super().read(self._there(uri))
 
-    def write(self, uri, data):
+    def write(self, uri: str, data: bytes) -> None:
         super().write(self._there(uri), data)
 
-    def create(self, uri, data):
+    def create(self, uri: str, data: bytes) -> bool:
         return super().create(self._there(uri), data)
 
-    def place(self, uri, target):
+    def place(self, uri: str, target: str) -> bool:
         return super().place(self._there(uri), self._there(target))
 
-    def replace(self, uri, data, seen):
+    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
         return super().replace(self._there(uri), data, seen)
 
-    def delete(self, uri, seen=None):
+    def delete(self, uri: str, seen: Seen | None = None) -> bool:
         return super().delete(self._there(uri), seen)

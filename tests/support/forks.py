@@ -17,6 +17,7 @@ import sys
 import threading
 import types
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).parents[2]
 _MOST_BYTES = 2**16
@@ -68,11 +69,13 @@ class Fork:
         return printed
 
 
-def run(code: str, *arguments: object) -> subprocess.CompletedProcess:
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs code to its end."""
     process = Fork(code, *arguments)
     stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+    assert process.returncode is not None
+    words = [str(argument) for argument in arguments]
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
 @functools.cache
@@ -92,7 +95,7 @@ def _parent() -> socket.socket:
     return ours
 
 
-def _serve(requests: socket.socket) -> dict | None:
+def _serve(requests: socket.socket) -> dict[str, Any] | None:
     """Forks for each request; returns it in the process that is to do it, and None at the end."""
     while True:
         data, ends, _, _ = socket.recv_fds(requests, _MOST_BYTES, 3)
@@ -120,7 +123,8 @@ def _serve(requests: socket.socket) -> dict | None:
     for end, number in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
         os.dup2(end, number)
         os.close(end)
-    return json.loads(data)
+    request: dict[str, Any] = json.loads(data)
+    return request
 
 
 def _main(number: int) -> None:

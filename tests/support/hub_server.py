@@ -24,6 +24,21 @@ class Request(NamedTuple):
     body: bytes = b''
 
 
+class Asked(Handler):
+    """What an answer is given.
+
+    Attributes:
+      hub: the server.
+      asked: what was asked for.
+    """
+
+    hub: 'HubServer'
+    asked: Request
+
+
+Answer = Callable[[Asked], None]
+
+
 class HubServer(LoopbackServer):
     """Answers as told, path by path; others are 404.
 
@@ -40,13 +55,13 @@ class HubServer(LoopbackServer):
         self._lock = threading.Lock()
         outer = self
 
-        class Answering(Handler):
-            def respond(self):
+        class Answering(Asked):
+            def respond(self) -> None:
                 self.hub = outer
                 sent = self.rfile.read(int(self.headers.get('Content-Length', 0)))
                 self.asked = outer._record(self.path, dict(self.headers), self.command, sent)
                 if self.command == 'HEAD':
-                    self.wfile = _HeadersOnly(self.wfile)
+                    self.wfile = _HeadersOnly(self.wfile)  # type: ignore[assignment]  # has what is used of one
                 outer._next_answer(self.asked.path)(self)
 
             do_HEAD = do_POST = Handler.do_GET  # noqa: N815 (as http.server has it)
@@ -54,7 +69,7 @@ class HubServer(LoopbackServer):
         super().__init__(Answering)
         self.other_name = f'http://localhost:{self.port}'
 
-    def put(self, path: str, *answers: 'Answer') -> str:
+    def put(self, path: str, *answers: Answer) -> str:
         """Sets the answers of a path, one a request, the last for all that follow; its URL."""
         self._answers[path] = list(answers)
         return self.url + path
@@ -67,13 +82,10 @@ class HubServer(LoopbackServer):
             self.requests.append(request)
         return request
 
-    def _next_answer(self, path: str) -> 'Answer':
+    def _next_answer(self, path: str) -> Answer:
         with self._lock:
             answers = self._answers.get(path, [status(404)])
             return answers.pop(0) if len(answers) > 1 else answers[0]
-
-
-Answer = Callable[[Any], None]
 
 
 class _HeadersOnly:
@@ -92,7 +104,7 @@ class _HeadersOnly:
         return getattr(self._file, name)
 
 
-def _head(handler, code: int = 200, length: int | None = None, **headers: str) -> None:
+def _head(handler: Asked, code: int = 200, length: int | None = None, **headers: str) -> None:
     handler.send_response(code)
     # An exception that a test keeps would keep a connection, too, and its thread would wait.
     handler.send_header('Connection', 'close')
@@ -106,7 +118,7 @@ def _head(handler, code: int = 200, length: int | None = None, **headers: str) -
 def body(data: bytes, content_type: str = 'application/x-tar') -> Answer:
     """These bytes, whatever is asked."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, length=len(data), Content_Type=content_type)
         handler.wfile.write(data)
 
@@ -116,7 +128,7 @@ def body(data: bytes, content_type: str = 'application/x-tar') -> Answer:
 def module(data: bytes) -> Answer:
     """An archive as TF-Hub gives it: only to those who ask for it; a page about it to others."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         is_asked = handler.asked.query.get('tf-hub-format') == ['compressed']
         (body(data, 'application/gzip') if is_asked else PAGE)(handler)
 
@@ -129,7 +141,7 @@ PAGE = body(b'<!DOCTYPE html><title>A model</title>', 'text/html; charset=utf-8'
 def hinted(answer: Answer) -> Answer:
     """The same behind an interim answer, as content delivery networks send them."""
 
-    def hint_and_answer(handler):
+    def hint_and_answer(handler: Asked) -> None:
         handler.wfile.write(HINT)
         answer(handler)
 
@@ -137,7 +149,7 @@ def hinted(answer: Answer) -> Answer:
 
 
 def status(code: int, text: bytes = b'') -> Answer:
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, code, len(text))
         handler.wfile.write(text)
 
@@ -145,7 +157,7 @@ def status(code: int, text: bytes = b'') -> Answer:
 
 
 def redirect(url: str, code: int = 302) -> Answer:
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, code, 0, Location=url)
 
     return answer
@@ -154,7 +166,7 @@ def redirect(url: str, code: int = 302) -> Answer:
 def chunked(data: bytes) -> Answer:
     """Of unknown length."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, Transfer_Encoding='chunked')
         for start in range(0, len(data), _PIECE_BYTES):
             piece = data[start : start + _PIECE_BYTES]
@@ -167,7 +179,7 @@ def chunked(data: bytes) -> Answer:
 def cut(data: bytes, size_bytes: int) -> Answer:
     """Promises all of the data, sends so many bytes and hangs up."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, length=len(data))
         handler.wfile.write(data[:size_bytes])
 
@@ -177,7 +189,7 @@ def cut(data: bytes, size_bytes: int) -> Answer:
 def stall(data: bytes, size_bytes: int) -> Answer:
     """Sends so many bytes and then nothing, until the server is closed."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, length=len(data))
         handler.wfile.write(data[:size_bytes])
         handler.wfile.flush()
@@ -187,7 +199,7 @@ def stall(data: bytes, size_bytes: int) -> Answer:
     return answer
 
 
-def silence(handler) -> None:
+def silence(handler: Asked) -> None:
     """Not even a status line, until the server is closed."""
     handler.hub.stopping.wait(20)
     handler.close_connection = True
@@ -196,7 +208,7 @@ def silence(handler) -> None:
 def drip(data: bytes, every_sec: float) -> Answer:
     """A byte at a time."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         _head(handler, length=len(data))
         for i in range(len(data)):
             if handler.hub.stopping.wait(every_sec):
@@ -207,7 +219,7 @@ def drip(data: bytes, every_sec: float) -> Answer:
     return answer
 
 
-def hang_up(handler) -> None:
+def hang_up(handler: Asked) -> None:
     handler.close_connection = True
 
 
@@ -219,7 +231,7 @@ def resumable(
     It hangs up then, or only after so many seconds.
     """
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         headers = handler.asked.headers
         asked = re.fullmatch(r'bytes=(\d+)-', headers.get('Range', ''))
         start = int(asked[1]) if asked and headers.get('If-Range') == etag else 0
@@ -236,7 +248,7 @@ def resumable(
 def rest_of(data: bytes, start: int, etag: str = '"1"') -> Answer:
     """A part that nobody has asked for."""
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         shown = f'bytes {start}-{len(data) - 1}/{len(data)}'
         _head(handler, 206, len(data) - start, ETag=etag, Content_Range=shown)
         handler.wfile.write(data[start:])
@@ -258,7 +270,7 @@ def put_kaggle_page(server: HubServer, handle: str, data: bytes) -> str:
     signed = f'{server.other_name}/storage/{variation}?X-Goog-Signature=s3cr3t'
     server.put(f'/storage/{variation}', body(data, 'application/x-gzip'))
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         is_asked = handler.asked.query.get('tf-hub-format') == ['compressed']
         (redirect(signed) if is_asked else PAGE)(handler)
 
@@ -289,7 +301,7 @@ def put_newer_kaggle_api(server: HubServer, handle: str, data: bytes) -> str:
     signed = f'{server.other_name}/newer-storage?X-Goog-Signature=s3cr3t'
     server.put('/newer-storage', body(data, 'application/x-gzip'))
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         is_wanted = handler.asked.method == 'POST' and json.loads(handler.asked.body) == wanted
         (redirect(signed) if is_wanted else status(404))(handler)
 
@@ -313,13 +325,13 @@ def put_hugging_face(server: HubServer, repository: str, data: bytes, storage: s
     digest = hashlib.sha256(data).hexdigest()
     path = f'/{repository}/resolve/main/model.safetensors'
 
-    def answer(handler):
+    def answer(handler: Asked) -> None:
         headers = {'ETag': f'"{digest}"', 'X_Repo_Commit': commit, 'Accept_Ranges': 'bytes'}
         if storage:
             linked = {'X_Linked_ETag': f'"{digest}"', 'X_Linked_Size': str(len(data))}
             _head(handler, 302, 0, Location=storage, **headers, **linked)
         else:
-            _head(handler, length=len(data), **headers)
+            _head(handler, 200, len(data), **headers)
             handler.wfile.write(data)
 
     server.put(path, answer)

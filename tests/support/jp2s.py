@@ -3,6 +3,7 @@
 import io
 import struct
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -69,18 +70,19 @@ def bare(
     tile: tuple[int, int] | None = None,
     components: int = 3,
     tile_header: bytes = b'',
-    **coding: object,
+    levels: int = 0,
+    **coding: Any,
 ) -> bytes:
     """A codestream of tiles without data, and the coding that it is said to have."""
     tile = tile or size
     siz = struct.pack('>H8IH', 0, *size, 0, 0, *tile, 0, 0, components) + b'\7\1\1' * components
-    quantization = b'\x40' * (2 + 3 * int(coding.get('levels', 0)))  # type: ignore[call-overload]
+    quantization = b'\x40' * (2 + 3 * levels)
     part = tile_header + b'\xff\x93\0\0'
     tiles = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
     return (
         b'\xff\x4f'
         + marker(0x51, siz)
-        + cod(**coding)  # type: ignore[arg-type]
+        + cod(levels=levels, **coding)
         + marker(0x5C, quantization)
         + b''.join(
             marker(0x90, struct.pack('>HIBB', i, 12 + len(part), 0, 1)) + part for i in range(tiles)

@@ -13,7 +13,7 @@ Weights = Mapping[str, np.ndarray]
 def write_npz(weights: Weights, path: Path) -> None:
     """As the authors."""
     with path.open('wb') as file:  # which np.savez would give another name
-        np.savez(file, **weights)
+        np.savez(file, **weights)  # type: ignore[arg-type]  # none has the name of an option
 
 
 def write_h5(weights: Weights, path: Path) -> None:
@@ -21,7 +21,7 @@ def write_h5(weights: Weights, path: Path) -> None:
     import h5py
 
     with h5py.File(path, 'w') as file:
-        layers = {}
+        layers: dict[str, list[str]] = {}
         for name, value in weights.items():
             tail = name.removeprefix('resnet/')
             layer = tail.partition('/')[0].replace('group_norm', 'sequential')

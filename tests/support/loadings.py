@@ -3,18 +3,20 @@
 import contextlib
 import functools
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from tests.support import crashing, samples
-from transforms.core.elements import Chunk, Failure, Image, Item
+from transforms.core.elements import Chunk, Failure, Image, Item, Outcome
 from transforms.core.errors import StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.reasons import Reason
 from transforms.images import decode
 from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
+from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
 from transforms.loading.processes import Pool
@@ -51,14 +53,18 @@ def write(folder: Path, acts: list[str]) -> list[Path]:
     return paths
 
 
-def begin(paths, options=OPTIONS, policy=ANY_FAILURE):
+def begin(
+    paths: Sequence[Path], options: LoadOptions = OPTIONS, policy: FaultPolicy = ANY_FAILURE
+) -> tuple[Loader, list[LoadingBatch]]:
     chunk = Chunk('c', [Item(str(path), '', -1, ['[]']) for path in paths])
     loader = Loader(options)
     size = options.batch_size
     return loader, [loader.begin(chunk, at, policy) for at in range(0, len(paths), size)]
 
 
-def load(paths, options=OPTIONS, policy=ANY_FAILURE) -> dict[str, Image | Failure]:
+def load(
+    paths: Sequence[Path], options: LoadOptions = OPTIONS, policy: FaultPolicy = ANY_FAILURE
+) -> dict[str, Outcome]:
     """Loads them; the pixels of each are looked at on the way, and that others have none."""
     loader, batches = begin(paths, options, policy)
     found = {}
@@ -76,7 +82,7 @@ def load(paths, options=OPTIONS, policy=ANY_FAILURE) -> dict[str, Image | Failur
     return found
 
 
-def failed(outcomes) -> dict[str, tuple[Reason, str]]:
+def failed(outcomes: Mapping[str, Outcome]) -> dict[str, tuple[Reason, str]]:
     """Reason and detail of each that failed; the others are pictures."""
     for outcome in outcomes.values():
         assert isinstance(outcome, Image | Failure)
@@ -89,16 +95,17 @@ def failed(outcomes) -> dict[str, tuple[Reason, str]]:
 
 def processes(pool: Pool) -> list[int]:
     """The loader processes at the moment."""
+    assert pool.server
     children = Path(f'/proc/{pool.server.process.pid}/task/{pool.server.process.pid}/children')
     return [pid for pid in map(int, children.read_text().split()) if is_alive(pid)]
 
 
 @contextlib.contextmanager
-def within(seconds: float):
+def within(seconds: float) -> Iterator[Callable[[], None]]:
     """Waits for something, again and again."""
     ends_at = time.monotonic() + seconds
 
-    def tick():
+    def tick() -> None:
         assert time.monotonic() < ends_at
         time.sleep(0.01)
 

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import sys
 import threading
+from typing import Any
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -13,7 +14,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     timeout = 5
     disable_nagle_algorithm = True
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         with contextlib.suppress(OSError):  # a client that has left
             self.respond()
 
@@ -21,7 +22,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Answers one request."""
         self.send_error(404)
 
-    def log_message(self, *args):
+    def log_message(self, *args: object) -> None:
         pass
 
 
@@ -30,7 +31,7 @@ class HttpServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = False
 
-    def handle_error(self, *args):
+    def handle_error(self, *args: Any) -> None:
         # Clients that hang up, and TLS that is refused, are what tests are about.
         if not isinstance(sys.exception(), OSError):
             super().handle_error(*args)

@@ -13,19 +13,11 @@ _MAX_SEED_BYTES = 60_000
 _MAX_BYTES = 200_000
 _INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFF, 2**24, 2**31 - 1, 2**32 - 1)
 _LENGTHS = ('<H', '>H', '<I', '>I', '<B')
-_MARKS = (b'\xff\xda', b'\xff\xc4', b'\xff\xdb', b'\xff\xd9', b'IDAT', b'PLTE', b'tRNS', b'IEND')
-_MARKS += (
-    b'VP8 ',
-    b'VP8X',
-    b'ANMF',
-    b'!\xf9\x04',
-    b',',
-    b'\xff\x4f',
-    b'\xff\x51',
-    b'meta',
-    b'iloc',
+_MARKS = (
+    *(b'\xff\xda', b'\xff\xc4', b'\xff\xdb', b'\xff\xd9', b'IDAT', b'PLTE', b'tRNS', b'IEND'),
+    *(b'VP8 ', b'VP8X', b'ANMF', b'!\xf9\x04', b',', b'\xff\x4f', b'\xff\x51', b'meta', b'iloc'),
+    *(b'II*\x00', b'MM\x00*', b'Exif\x00\x00', b'\x00\x00\x01\x00', b'P6 ', b'qoif', b'BM'),
 )
-_MARKS += (b'II*\x00', b'MM\x00*', b'Exif\x00\x00', b'\x00\x00\x01\x00', b'P6 ', b'qoif', b'BM')
 
 
 @functools.cache

@@ -30,7 +30,7 @@ class Computation(NamedTuple):
     tensors: Mapping[str, Any]
     depth: int
 
-    def __call__(self, images):
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         x = tf.pad(images, ((0, 0), (3, 3), (3, 3), (0, 0)))
         x = self._convolve(x, 'resnet/root_block', 2, 'VALID')
         x = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -46,7 +46,7 @@ class Computation(NamedTuple):
         head = kernel[0, 0] if len(kernel.shape) == 4 else kernel
         return tf.matmul(features, head) + self.tensors[f'{HEAD}/bias']
 
-    def _unit(self, x, name, stride, is_first):
+    def _unit(self, x: tf.Tensor, name: str, stride: int, is_first: bool) -> tf.Tensor:
         y = tf.nn.relu(self._normalize(x, f'{name}/a'))
         shortcut = self._convolve(y, f'{name}/a/proj', stride, 'VALID') if is_first else x
         y = self._convolve(y, f'{name}/a', 1, 'VALID')
@@ -56,21 +56,21 @@ class Computation(NamedTuple):
         y = tf.nn.relu(self._normalize(y, f'{name}/c'))
         return shortcut + self._convolve(y, f'{name}/c', 1, 'VALID')
 
-    def _convolve(self, x, name, stride, padding):
+    def _convolve(self, x: tf.Tensor, name: str, stride: int, padding: str) -> tf.Tensor:
         return convolve(x, self.tensors[f'{name}/standardized_conv2d/kernel'], stride, padding)
 
-    def _normalize(self, x, name):
+    def _normalize(self, x: tf.Tensor, name: str) -> tf.Tensor:
         gamma, beta = (self.tensors[f'{name}/group_norm/{part}'] for part in ('gamma', 'beta'))
         return normalize(x, gamma, beta)
 
 
-def convolve(x, kernel, stride, padding):
+def convolve(x: tf.Tensor, kernel: Any, stride: int, padding: str) -> tf.Tensor:
     """With a kernel that is standardized."""
     mean, variance = tf.nn.moments(tf.convert_to_tensor(kernel), (0, 1, 2))
     return tf.nn.conv2d(x, (kernel - mean) / tf.sqrt(variance + 1e-10), stride, padding)
 
 
-def normalize(x, gamma, beta):
+def normalize(x: tf.Tensor, gamma: Any, beta: Any) -> tf.Tensor:
     """In 32 groups."""
     shape = tf.shape(x)
     channels = x.shape[-1]
@@ -114,12 +114,12 @@ class PublishedModule(tf.Module):
     @tf.function(
         input_signature=[tf.TensorSpec((None, None, None, 3), tf.float32)], autograph=False
     )
-    def __call__(self, images):
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
         low, high = self._taken.low, self._taken.high
         return self._compute((images - low) * (2.0 / (high - low)) - 1.0)
 
 
-def save(module, folder):
+def save(module: tf.Module, folder: Path | str) -> None:
     """Writes it as a SavedModel without a card and without signatures, as they were published."""
     tf.saved_model.save(module, str(folder), signatures={})
 
@@ -145,42 +145,42 @@ def save_as_keras(weights: Weights, depth: int, folder: Path) -> None:
     import tf_keras
 
     class StandardizedConv2D(tf_keras.layers.Layer):
-        def __init__(self, kernel, stride=1, **options):
+        def __init__(self, kernel: np.ndarray, stride: int = 1, **options: Any):
             super().__init__(**options)
             self._value, self._stride = kernel, stride
 
-        def build(self, _):
+        def build(self, _: tf.TensorShape) -> None:
             self.kernel = self.add_weight('kernel', self._value.shape)
             self.kernel.assign(self._value)
 
-        def call(self, x):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
             return convolve(x, self.kernel, self._stride, 'VALID')
 
-        def get_config(self):
+        def get_config(self) -> dict[str, Any]:
             return {}
 
     class GroupNorm(tf_keras.layers.Layer):
-        def __init__(self, gamma, beta, **options):
+        def __init__(self, gamma: np.ndarray, beta: np.ndarray, **options: Any):
             super().__init__(**options)
             self._values = gamma, beta
 
-        def build(self, shape):
+        def build(self, shape: tf.TensorShape) -> None:
             self.gamma, self.beta = (
                 self.add_weight(name, (shape[-1],)) for name in ('gamma', 'beta')
             )
             for variable, value in zip((self.gamma, self.beta), self._values, strict=True):
                 variable.assign(value)
 
-        def call(self, x):
+        def call(self, x: tf.Tensor) -> tf.Tensor:
             return tf.nn.relu(normalize(x, self.gamma, self.beta))
 
-        def get_config(self):
+        def get_config(self) -> dict[str, Any]:
             return {}
 
-    def conv(x, name, stride=1):
+    def conv(x: tf.Tensor, name: str, stride: int = 1) -> tf.Tensor:
         return StandardizedConv2D(weights[f'{name}/standardized_conv2d/kernel'], stride)(x)
 
-    def norm(x, name):
+    def norm(x: tf.Tensor, name: str) -> tf.Tensor:
         gamma, beta = (weights[f'{name}/group_norm/{part}'] for part in ('gamma', 'beta'))
         return GroupNorm(gamma, beta)(x)
 

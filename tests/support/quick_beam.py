@@ -53,7 +53,7 @@ def install() -> None:
     statecache.get_deep_size = lambda *_: 1
     trivial_inference.infer_return_type_func = _remembered_type
     beam_options.make_beam_parser = functools.cache(beam_options.make_beam_parser)
-    Vocabulary.to_parquet = functools.cache(Vocabulary.to_parquet)
+    Vocabulary.to_parquet = functools.cache(Vocabulary.to_parquet)  # type: ignore[method-assign]  # on purpose
 
 
 def _remembered_view_as(options: PipelineOptions, cls: type) -> PipelineOptions:
@@ -103,7 +103,7 @@ def _remembered(ask: Callable[[Callable[..., Any]], Any]) -> Callable[[Callable[
 
 def _remembered_specs(function: core.DoFn) -> Any:
     # Those of a class, or of the method that it wraps; a function that it wraps is not looked at.
-    process = getattr(function, 'process', None)
+    process: Any = getattr(function, 'process', None)
     is_wrapped = isinstance(function, core.CallableWrapperDoFn)
     is_looked_at = is_wrapped and isinstance(process, types.MethodType)
     key = process.__func__ if is_looked_at else type(function)

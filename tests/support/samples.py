@@ -20,7 +20,7 @@ def picture(seed: int, size: tuple[int, int] = (160, 120), file_format: str = 'J
     with Image.open(PHOTOGRAPHS[seed % len(PHOTOGRAPHS)]) as photograph:
         width, height = photograph.size
         side = int(min(width, height) * rng.uniform(0.5, 1.0))
-        left, top = rng.integers(0, width - side + 1), rng.integers(0, height - side + 1)
+        left, top = (int(rng.integers(0, length - side + 1)) for length in (width, height))
         box = (left, top, left + side, top + side)
         image = photograph.convert('RGB').resize(size, Image.Resampling.BICUBIC, box=box)
     data = io.BytesIO()

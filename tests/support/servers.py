@@ -151,11 +151,12 @@ def address_of(kind: Kind, config: pytest.Config) -> Iterator[str]:
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen]:
+def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -175,7 +176,7 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-def _answers(process: subprocess.Popen, health: str) -> bool:
+def _answers(process: subprocess.Popen[bytes], health: str) -> bool:
     ends_at = time.monotonic() + _START_SEC
     with urllib3.PoolManager(retries=False) as pool:
         while process.poll() is None and time.monotonic() < ends_at:

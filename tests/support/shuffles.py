@@ -7,7 +7,7 @@ before it was submitted.
 import itertools
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import apache_beam as beam
 from apache_beam import coders
@@ -18,8 +18,8 @@ from apache_beam.runners.pipeline_context import PipelineContext
 import transforms.coders  # noqa: F401 (registers the coders of the rows)
 from transforms.core import elements
 
-Pipeline = beam_runner_api_pb2.Pipeline
-_Transform = beam_runner_api_pb2.PTransform
+Pipeline: TypeAlias = beam_runner_api_pb2.Pipeline
+_Transform: TypeAlias = beam_runner_api_pb2.PTransform
 
 _GROUP = common_urns.primitives.GROUP_BY_KEY.urn
 _PARDO = common_urns.primitives.PAR_DO.urn

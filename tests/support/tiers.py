@@ -117,7 +117,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     name = item.path.name
     if item.config.option.quick:
         found = {each for each in _NOT_QUICK if each in sys.modules}
-        found |= _SERVERS.intersection(item.fixturenames)
+        found |= _SERVERS.intersection(getattr(item, 'fixturenames', ()))
         assert not found, f'{name} is not quick, see {__name__}.QUICK: it needs {found}'
     is_new = 'tensorflow' in sys.modules and not item.config.stash.get(_HAS_TENSORFLOW, False)
     if is_new:

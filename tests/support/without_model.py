@@ -10,6 +10,8 @@ import argparse
 import hashlib
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +19,12 @@ import numpy as np
 logging.basicConfig(level=logging.ERROR)
 
 from transforms import label as label_step  # noqa: E402
-from transforms.core.elements import Image  # noqa: E402
+from transforms.core.elements import Image, Item  # noqa: E402
 from transforms.loading import image  # noqa: E402
-from transforms.model.predictor import Prediction  # noqa: E402
+from transforms.model.predictor import InferenceOptions, Prediction  # noqa: E402
 from transforms.sources import listing, preflight  # noqa: E402
 from transforms.storage import registry  # noqa: E402
-from transforms.storage.base import Entry, Fetched  # noqa: E402
+from transforms.storage.base import Entry, Fetched, FetchLimits  # noqa: E402
 
 IN_THREADS = ('--loader_processes', '0')
 """Of runs in this process: what is put in the place of something is there for its threads only.
@@ -47,15 +49,15 @@ class Predictor:
 
     labels = 3
 
-    def __init__(self, options):
+    def __init__(self, options: InferenceOptions):
         self._shape = (options.batch_size, options.max_labels)
         self._classes = len(options.model.vocabulary)
         count = min(self.labels, options.max_labels)
         self._counts = np.full(options.batch_size, count, np.int32)
-        self.computed = dict.fromkeys(('network', 'precision', 'device'), 'none')
+        self.computed: dict[str, Any] = dict.fromkeys(('network', 'precision', 'device'), 'none')
         self.computed |= {'features': None, 'batch_size': options.batch_size}
 
-    def __call__(self, pixels):
+    def __call__(self, pixels: np.ndarray) -> Prediction:
         digests = np.ascontiguousarray(pixels[:, 0, :4].reshape(len(pixels), 12)[:, :8])
         seeds = digests.view(np.uint64)
         ranks = np.arange(self._shape[1], dtype=np.uint64)
@@ -65,7 +67,9 @@ class Predictor:
         return Prediction(indices, scores, self._counts, None)
 
 
-def decode(loader, item, data, version, pixels):
+def decode(
+    loader: image.ImageLoader, item: Item, data: bytes, version: str, pixels: np.ndarray
+) -> Image:
     """In place of `ImageLoader._decode`: the bytes need be no picture."""
     digest = hashlib.sha256(data)
     pixels[0, :4].reshape(12)[:8] = np.frombuffer(digest.digest()[:8], np.uint8)
@@ -75,36 +79,39 @@ def decode(loader, item, data, version, pixels):
 class Store:
     """Holds so many objects, and any image that is asked for."""
 
-    def __init__(self, objects):
+    def __init__(self, objects: int):
         self._objects = objects
 
-    def stat(self, uri):
+    def stat(self, uri: str) -> None:
         return None
 
-    def is_folder(self, uri):
+    def is_folder(self, uri: str) -> bool:
         return True
 
-    def list(self, folder):
+    def list(self, folder: str) -> Iterator[Entry]:
         for i in range(self._objects):
             yield Entry(f'{folder}/camera-{i % 97:02d}/image-{i:08d}.jpg', '1-1', 40_000)
 
-    def fetch(self, uri, limits, admit, unless=''):
+    def fetch(
+        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+    ) -> Fetched:
         return Fetched(uri.encode(), '1-1', len(uri.encode()))
 
 
 def install(labels: int = 3, objects: int = 0, real_fetch: bool = False) -> None:
     """Puts it in place in this process, before a pipeline is made or a bundle processed."""
     Predictor.labels = labels
-    label_step.Predictor = Predictor
-    image.ImageLoader._decode = decode
+    # In place of the names that the step, the loader and the sources look up.
+    label_step.Predictor = Predictor  # type: ignore[attr-defined,assignment]
+    image.ImageLoader._decode = decode  # type: ignore[method-assign,assignment]
     store = Store(objects)
     if objects:
         for module in (listing, preflight):
-            module.store_for = lambda uri, *options: (
+            module.store_for = lambda uri, *options: (  # type: ignore[attr-defined]
                 store if uri.startswith('gs://synthetic') else registry.store_for(uri, *options)
             )
     if not real_fetch:
-        image.store_for = lambda *_: store
+        image.store_for = lambda *_: store  # type: ignore[attr-defined,assignment]
 
 
 def run(
