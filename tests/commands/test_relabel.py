@@ -1,6 +1,8 @@
 """Relabelling: the labels of other thresholds from stored scores, as a run like any other."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -29,8 +31,9 @@ from transforms.model.card import Activation
 from transforms.model.predictor import Prediction
 from transforms.model.vocabulary import Vocabulary
 from transforms.output.layout import Layout
-from transforms.runs import in_progress, lease, publish
+from transforms.runs import in_progress, lease
 from transforms.runs.complete import complete_runs
+from transforms.storage.local import LocalStore
 from transforms.storage.registry import store_for
 
 OTHER = 'n-11111111'
@@ -41,11 +44,11 @@ def run(folder, *arguments):
     return main(['relabel', '--output', str(folder), *map(str, arguments)])
 
 
-def run_with(folder, run_id, **options):
-    """Copies the newest rows, with something else than the command has."""
+def run_with(folder, run_id, threshold=None, make_layout=Layout, **options):
+    """Relabels with something else than the command has."""
     dataset = open_dataset(str(folder), store_for(str(folder)))
-    layout = Layout(str(folder), run_id, '', (), (), job.ROWS_PER_FILE)
-    wanted = job.Wanted(None, None, None, None, {})
+    layout = make_layout(str(folder), run_id, '', (), (), job.ROWS_PER_FILE)
+    wanted = job.Wanted(None, threshold, None, None, {})
     return job.relabel(dataset, layout, wanted, started_at(9), **options)
 
 
@@ -575,20 +578,39 @@ class KilledError(BaseException):
     """In place of SIGKILL."""
 
 
-def kill_before_report(monkeypatch, folder, *arguments):
-    def killed(*args):
-        raise KilledError
+class KillingStore(LocalStore):
+    """Who would create a file of this name is killed."""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(publish, '_read_back', killed)
-        with pytest.raises(KilledError):
-            run(folder, *arguments)
+    def __init__(self, name):
+        self._name = name
+
+    def create(self, uri, data):
+        if uri.endswith(f'/{self._name}'):
+            raise KilledError
+        return super().create(uri, data)
 
 
-def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys, monkeypatch):
+@dataclasses.dataclass(frozen=True)
+class KillingLayout(Layout):
+    """The output of a run that is killed at a file."""
+
+    killed_at: str = dataclasses.field(kw_only=True)
+
+    @property
+    def store(self):
+        return KillingStore(self.killed_at)
+
+
+def kill_at(name, folder, threshold=None):
+    """Relabels as run r until it would create a file."""
+    with pytest.raises(KilledError):
+        run_with(folder, 'r', threshold, functools.partial(KillingLayout, killed_at=name))
+
+
+def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys):
     assert main(['clean', str(small)]) == 0
     before = files_of(small)
-    kill_before_report(monkeypatch, small, '--run_id', 'r')
+    kill_at('report.json', small)
     assert list(small.glob('predictions/*/run=r/*'))
     assert verify(str(small)) == []
     assert main(['clean', str(small)]) == 0
@@ -596,22 +618,16 @@ def test_what_a_killed_one_has_published_is_removed_by_clean(small, capsys, monk
     assert files_of(small) == before
 
 
-def test_a_killed_one_can_be_started_again(small, capsys, monkeypatch):
-    kill_before_report(monkeypatch, small, '--run_id', 'r', '--threshold', '0.7')
+def test_a_killed_one_can_be_started_again(small, capsys):
+    kill_at('report.json', small, threshold=0.7)
     assert 'only its report is missing' in failing(capsys, small, '--run_id', 'r')
     assert run(small, '--run_id', 'r', '--threshold', '0.7') == 0
     assert verify(str(small)) == []
     assert not (small / '_work/r').exists()
 
 
-def test_one_that_was_killed_while_it_wrote_can_be_started_again(small, monkeypatch):
-    def killed(*args):
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(publish, '_commit', killed)
-        with pytest.raises(KilledError):
-            run(small, '--run_id', 'r', '--threshold', '0.7')
+def test_one_that_was_killed_while_it_wrote_can_be_started_again(small):
+    kill_at('commit.json', small, threshold=0.7)
     assert run(small, '--run_id', 'r') == 0
     assert verify(str(small)) == []
     assert not (small / '_work/r').exists()

@@ -48,6 +48,7 @@ QUICK = {
     'test_manifest.py',
     'test_missing_pixels.py',
     'test_results.py',
+    'test_parquet.py',
     'test_partitions.py',
     'test_resources.py',
     'test_reasons.py',
@@ -55,6 +56,7 @@ QUICK = {
     'test_rescue.py',
     'test_sealed.py',
     'test_local.py',
+    'test_texts.py',
     'test_uris.py',
     'test_weights.py',
 }
