@@ -19,6 +19,7 @@ from transforms.core.elements import MANIFESTS
 from transforms.core.errors import UsageError
 from transforms.core.fail_fast import FailFast
 from transforms.core.resources import cpu_count
+from transforms.core.stores import StoreOptions
 from transforms.core.versions import library_versions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.images.limits import PixelLimits
@@ -34,7 +35,7 @@ from transforms.runs.history import HistoryFile
 from transforms.sources import resolve
 from transforms.sources.inputs import Columns, Input, Listing, TooMany
 from transforms.sources.preflight import Preflight
-from transforms.storage.base import FetchLimits, StoreOptions
+from transforms.storage.base import FetchLimits
 
 _BASELINE_JPEG_FACTOR = 4
 _ROWS_PER_FILE = 1_000_000

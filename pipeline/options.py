@@ -11,11 +11,11 @@ from pipeline import flags
 from pipeline.flags import MAX_THUMBNAILS, Option, add_options, declared, option
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.stores import GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, CANARY_MODES, PRECISIONS
 from transforms.model.registry import EMBEDDED
 from transforms.runs.in_progress import RUN_ID
-from transforms.storage.base import StoreOptions
 
 if TYPE_CHECKING:
     from transforms.model.download.http import Progress
@@ -568,11 +568,9 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
             f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
         )
     return StoreOptions(
-        args.user_project,
-        endpoint,
-        args.s3_region_name,
-        args.allow_private_hosts,
-        args.s3_request_payer,
+        GcsOptions(args.user_project),
+        S3Options(endpoint, args.s3_region_name, args.s3_request_payer),
+        HttpOptions(args.allow_private_hosts),
     )
 
 

@@ -9,11 +9,11 @@ from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.stores import StoreOptions
 from transforms.core.texts import counted
 from transforms.dataset.latest_file import write_latest
 from transforms.dataset.reader import open_dataset, runs_of_model
 from transforms.runs.complete import complete_runs
-from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
 # Whoever opens a file of such a name expects something else.

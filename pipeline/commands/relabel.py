@@ -23,11 +23,11 @@ from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.core.stores import StoreOptions
 from transforms.core.texts import counted
 from transforms.dataset.reader import open_dataset
 from transforms.output import predictions
 from transforms.output.layout import Layout
-from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
 

@@ -12,8 +12,8 @@ from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
 from transforms.core.reasons import Reason
+from transforms.core.stores import StoreOptions
 from transforms.runs.complete import CompleteRun, complete_runs
-from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
 

@@ -18,13 +18,14 @@ from transforms.core.elements import Chunk, Failure, Item
 from transforms.core.errors import LemmabeamError, LoaderError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.resources import cpu_count, shared
+from transforms.core.stores import StoreOptions
 from transforms.images import decode
 from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions, Open
-from transforms.storage.base import FetchLimits, StoreOptions
+from transforms.storage.base import FetchLimits
 
 SIDE_PX = 160
 _RESIZE = Resize(SIDE_PX, SIDE_PX, 'bicubic')

@@ -27,6 +27,7 @@ from tests.support.datasets import (
 )
 from transforms.core.elements import Note
 from transforms.core.errors import StoreError, UsageError
+from transforms.core.stores import DEFAULT_OPTIONS
 from transforms.dataset import latest_file, newest
 from transforms.dataset.latest_sql import latest_sql, write_latest_sql
 from transforms.dataset.reader import open_dataset
@@ -34,7 +35,6 @@ from transforms.dataset.verify import verify
 from transforms.model.vocabulary import hypernyms, is_under
 from transforms.runs.complete import complete_runs
 from transforms.runs.vocabularies import keep_vocabulary
-from transforms.storage.base import DEFAULT_OPTIONS
 from transforms.storage.registry import store_for
 
 COLUMNS = 'uri object_version content_sha256 width height format labels'.split()

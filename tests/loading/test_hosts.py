@@ -8,10 +8,10 @@ import pytest
 from tests.support.loadings import ANY_FAILURE, OPTIONS, good, within, write
 from tests.support.loopback import Handler, LoopbackServer
 from transforms.core.elements import Chunk, Image, Item
+from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.core.uris import LOCAL, host_of
 from transforms.loading.hosts import Hosts
 from transforms.loading.loader import Loader
-from transforms.storage.base import StoreOptions
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ class Stalling(LoopbackServer):
 @pytest.mark.parametrize('processes', [0, 1])
 def test_what_is_local_does_not_wait_for_what_is_slow(tmp_path, processes):
     paths = write(tmp_path / 'in', [''] * 24)
-    stores = StoreOptions(allow_private_hosts=True)
+    stores = StoreOptions(http=HttpOptions(allow_private_hosts=True))
     options = OPTIONS._replace(batch_size=64, processes=processes, threads=8, stores=stores)
     with contextlib.closing(Stalling()) as server, within(30) as tick:
         uris = [f'{server.url}/{i}.jpg' for i in range(24)] + [str(path) for path in paths]

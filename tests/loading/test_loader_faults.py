@@ -32,11 +32,11 @@ from transforms.core.elements import Chunk, Image, Item, Stage
 from transforms.core.errors import LemmabeamError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.resources import shared
+from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.images.limits import PixelLimits
 from transforms.loading.child import _portable
 from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool
-from transforms.storage.base import StoreOptions
 
 # Loads files within limits; says how each ended.
 CODE = """
@@ -210,7 +210,7 @@ def kill_all(pool) -> None:
 @contextlib.contextmanager
 def fetching():
     """A loader and a batch of eight pictures, of which four are asked for and do not come."""
-    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    options = OPTIONS._replace(stores=StoreOptions(http=HttpOptions(allow_private_hosts=True)))
     data = samples.picture(1, (40, 30))
     with contextlib.closing(Server([stall] * 4 + [stored(data)])) as server:
         items = [Item(f'{server.url}/{i}.jpg', '', -1, ['[]']) for i in range(8)]
@@ -242,7 +242,7 @@ def test_those_that_are_stopped_while_they_fetch_are_replaced():
 
 def test_one_whose_fetch_ends_its_process_each_time_is_a_dead_letter(tmp_path):
     """A library of a store that crashes, say; here the server kills whoever asks."""
-    options = OPTIONS._replace(stores=StoreOptions(allow_private_hosts=True))
+    options = OPTIONS._replace(stores=StoreOptions(http=HttpOptions(allow_private_hosts=True)))
     pool = shared(Pool, 2)
     with contextlib.closing(Server([lambda *_: kill_all(pool)])) as server:
         paths = write(tmp_path / 'in', [''] * 7)

@@ -8,7 +8,7 @@ from pipeline.options import DEFAULT_THUMBNAILS
 from pipeline.report.html.report import write_html_report
 from tests.support import app, devtools, made_runs, samples
 from transforms.core.reasons import Reason
-from transforms.storage.base import DEFAULT_OPTIONS
+from transforms.core.stores import DEFAULT_OPTIONS
 
 pytestmark = pytest.mark.slow
 

@@ -32,11 +32,12 @@ from tests.support.datasets import edit_rows
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.hashing import content_hash
 from transforms.core.reasons import Reason
+from transforms.core.stores import DEFAULT_OPTIONS
 from transforms.dataset.verify import verify
 from transforms.images.decode import _refused_name
 from transforms.runs.complete import complete_runs
 from transforms.storage import s3
-from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits
+from transforms.storage.base import FetchLimits
 from transforms.storage.http import refusal
 from transforms.storage.registry import store_for
 

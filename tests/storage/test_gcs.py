@@ -5,13 +5,12 @@ Not checked here: real credentials, TLS, and what only the real service does.
 
 import contextlib
 import gzip
-import random
-import threading
 import time
 import zlib
 
 import pytest
 
+from tests.contracts.stores import ObjectStoreContract
 from tests.support.misbehaving_server import (
     BODY,
     Server,
@@ -40,8 +39,6 @@ from transforms.storage.registry import store_for
 
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
 SHORT = FetchLimits(max_bytes=10_000, deadline_sec=0.5)
-ODD_NAMES = ['a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', 'é/日.jpg', '.h.jpg']
-ODD_NAMES += ['[1]*.jpg', 'a//b.jpg', '/lead.jpg', 'x/../y.jpg', 'a&alt=json.jpg', 'new\nline.jpg']
 
 
 # --- against the emulator
@@ -56,16 +53,24 @@ def fetch(store, uri, limits=LIMITS):
     return store.fetch(uri, limits, lambda size_bytes: None)
 
 
-def test_odd_names_are_listed_looked_at_and_fetched(store, bucket):
-    for name in ODD_NAMES:
-        bucket.put(name, name.encode())
-    entries = {entry.uri: entry for entry in store.list(bucket.uri())}
-    assert sorted(entries) == sorted(bucket.uri(name) for name in ODD_NAMES)
-    for name in ODD_NAMES:
-        entry = entries[bucket.uri(name)]
-        assert entry == store.stat(entry.uri)
-        assert entry.size_bytes == len(name.encode())
-        assert fetch(store, entry.uri)[:2] == (name.encode(), entry.version)
+class TestLikeEveryStore(ObjectStoreContract):
+    ODD_NAMES = (*ObjectStoreContract.ODD_NAMES, 'new\nline.jpg')
+
+    @pytest.fixture
+    def place(self, bucket):
+        return bucket
+
+    @pytest.fixture
+    def address(self, emulator):
+        return emulator
+
+    def store_at(self, address, monkeypatch):
+        monkeypatch.setenv('STORAGE_EMULATOR_HOST', address)
+        return gcs.GcsStore()
+
+    def put_folder(self, place, name, data):
+        blob = store_for('gs://')._client.bucket(place.name).blob(name)
+        blob.upload_from_string(data, content_type='application/x-directory; charset=UTF-8')
 
 
 def test_a_listing_of_several_pages_is_whole(store, bucket, monkeypatch):
@@ -88,13 +93,6 @@ def test_a_listing_of_several_pages_is_whole(store, bucket, monkeypatch):
     assert [each.page_number for each in listings] == [3, 3]
 
 
-def test_max_depth_1_leaves_out_what_lies_deeper(store, bucket):
-    for name in ('a.jpg', 'x/b.jpg', 'x/y/c.jpg'):
-        bucket.put(name, b'x')
-    assert [entry.uri for entry in store.list(bucket.uri(), 1)] == [bucket.uri('a.jpg')]
-    assert [entry.uri for entry in store.list(bucket.uri('x'), 1)] == [bucket.uri('x/b.jpg')]
-
-
 def test_the_version_is_the_generation(store, bucket):
     uri = bucket.put('a', b'1')
     before = fetch(store, uri).version
@@ -106,60 +104,15 @@ def test_the_version_is_the_generation(store, bucket):
 
 
 def test_what_is_not_there_is_said(store, bucket):
-    with pytest.raises(UsageError, match='no such object'):
-        store.open(bucket.uri('absent'))
     with pytest.raises(UsageError, match='no such bucket'):
         list(store.list('gs://b-absent'))
     with pytest.raises(UsageError, match='no such bucket'):
         store.write('gs://b-absent/a', b'x')
 
 
-def test_only_one_of_many_creates(store, bucket):
-    uri = bucket.uri('lease')
-    won = []
-    barrier = threading.Barrier(6)
-
-    def run(i):
-        barrier.wait(60)
-        if store.create(uri, str(i).encode()):
-            won.append(i)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert [str(i).encode() for i in won] == [store.read(uri)]
-
-
-def test_open_is_a_seekable_stream(store, bucket):
-    data = random.Random(1).randbytes(100_000)
-    with store.open(bucket.put('a', data)) as stream:
-        assert stream.read(10) == data[:10]
-        stream.seek(-10, 2)
-        assert stream.read() == data[-10:]
-        stream.seek(0)
-        assert stream.read() == data
-
-
 def test_objects_stored_as_gzip_are_unpacked(store, bucket):
     uri = bucket.put('a.jpg', gzip.compress(BODY), 'gzip')
     assert fetch(store, uri)[:2] == (BODY, store.stat(uri).version)
-
-
-def test_too_many_bytes_are_never_asked_for(store, bucket):
-    asked = []
-    uri = bucket.put('a', bytes(10_001))
-    with pytest.raises(ImageError, match='too_many_bytes: 10001 bytes, limit 10000') as caught:
-        store.fetch(uri, LIMITS, asked.append)
-    assert caught.value.size_bytes == 10_001
-    assert asked == []
-    store.fetch(bucket.put('a', bytes(10_000)), LIMITS, asked.append)
-    assert asked == [10_000]
-
-
-def test_an_empty_object_is_fetched(store, bucket):
-    assert fetch(store, bucket.put('a', b'')).data == b''
 
 
 # --- against a server that misbehaves

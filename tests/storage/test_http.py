@@ -18,6 +18,8 @@ import ssl
 import struct
 import time
 import types
+import urllib.parse
+from typing import NamedTuple
 
 import pytest
 from cryptography import x509
@@ -25,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from pipeline import main
+from tests.contracts.stores import FetchContract
 from tests.support import app, samples
 from tests.support.fault_proxy import HINT
 from tests.support.loopback import Handler, LoopbackServer
@@ -32,8 +35,9 @@ from transforms.core.elements import Chunk, Item
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.reasons import Reason
+from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.storage import http, http_fetch
-from transforms.storage.base import FetchLimits, StoreOptions
+from transforms.storage.base import FetchLimits
 from transforms.storage.http import HttpStore, refusal
 from transforms.storage.registry import store_for
 
@@ -155,6 +159,31 @@ def failure(store, uri, limits=LIMITS):
         fetch(store, uri, limits)
     assert SECRET not in str(caught.value)
     return str(caught.value)
+
+
+class Pages(NamedTuple):
+    """Pages of a site, by name."""
+
+    site: Site
+
+    def uri(self, name=''):
+        return f'{self.site.url}/{urllib.parse.quote(name, safe="")}'
+
+    def put(self, name, data):
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        self.site.answers[f'/{urllib.parse.quote(name, safe="")}'] = answer(data=data, ETag=etag)
+        return self.uri(name)
+
+
+class TestLikeEveryStore(FetchContract):
+    @pytest.fixture
+    def place(self, site):
+        return Pages(site)
+
+    @pytest.fixture
+    def store(self, stores):
+        yield stores[True]
+        stores[True]._pool.clear()
 
 
 # --- what is asked, and how
@@ -1066,7 +1095,7 @@ def test_private_hosts_are_refused_unless_allowed(site, tmp_path):
 
 
 def test_a_store_is_made_once_for_its_options():
-    private = StoreOptions(allow_private_hosts=True)
+    private = StoreOptions(http=HttpOptions(allow_private_hosts=True))
     assert store_for('http://h/', private) is store_for('https://h/', private)
     assert store_for('http://h/', private) is not store_for('http://h/')
     assert store_for('http://h/')._pool.pools._maxsize == http._HOSTS

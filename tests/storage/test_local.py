@@ -7,11 +7,12 @@ import shutil
 import socket
 import stat
 import tempfile
-import threading
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from tests.contracts.stores import StoreContract
 from tests.support import attempts
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.storage.base import FetchLimits
@@ -19,16 +20,6 @@ from transforms.storage.local import LocalStore
 from transforms.storage.registry import store_for
 
 LIMITS = FetchLimits(max_bytes=1000, deadline_sec=5.0)
-ODD_NAMES = [
-    'a b.jpg',
-    'x#y?.jpg',
-    '100%+.jpg',
-    '%2F.jpg',
-    'q\'".jpg',
-    'é日.jpg',
-    '.h.jpg',
-    '[1]*.jpg',
-]
 
 
 @pytest.fixture
@@ -69,16 +60,27 @@ def listed(store, folder, *args, **options):
     return sorted(entry.uri for entry in store.list(str(folder), *args, **options))
 
 
-def test_odd_names_are_listed_looked_at_and_fetched(tmp_path, store):
-    for i, name in enumerate(ODD_NAMES):
-        (tmp_path / name).write_bytes(bytes(i + 1))
-    entries = {entry.uri: entry for entry in store.list(str(tmp_path))}
-    assert sorted(entries) == sorted(f'{tmp_path}/{name}' for name in ODD_NAMES)
-    for i, name in enumerate(ODD_NAMES):
-        entry = entries[f'{tmp_path}/{name}']
-        assert entry == store.stat(entry.uri)
-        assert entry.size_bytes == i + 1
-        assert fetch(store, entry.uri)[:2] == (bytes(i + 1), entry.version)
+class Folder(NamedTuple):
+    """A folder of this machine."""
+
+    path: Path
+
+    def uri(self, name=''):
+        return f'{self.path}/{name}' if name else str(self.path)
+
+    def put(self, name, data):
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return str(path)
+
+
+class TestLikeEveryStore(StoreContract):
+    ODD_NAMES = (*StoreContract.ODD_NAMES, 'é日.jpg')
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        return Folder(tmp_path)
 
 
 def test_the_version_is_size_and_time(tmp_path, store):
@@ -86,29 +88,6 @@ def test_the_version_is_size_and_time(tmp_path, store):
     path.write_bytes(b'abc')
     os.utime(path, ns=(0, 1_234_567_890_123_456_789))
     assert fetch(store, path).version == '3-1234567890123456789'
-
-
-def test_the_size_is_asked_for_before_the_body_is_read(tmp_path, store):
-    (tmp_path / 'a').write_bytes(b'abc')
-    asked = []
-    store.fetch(f'{tmp_path}/a', LIMITS, asked.append)
-    assert asked == [3]
-
-
-def test_too_many_bytes_are_never_asked_for(tmp_path, store):
-    (tmp_path / 'a').write_bytes(bytes(1001))
-    asked = []
-    with pytest.raises(ImageError, match='too_many_bytes: 1001 bytes, limit 1000') as caught:
-        store.fetch(f'{tmp_path}/a', LIMITS, asked.append)
-    assert caught.value.size_bytes == 1001
-    assert asked == []
-    (tmp_path / 'a').write_bytes(bytes(1000))
-    assert len(fetch(store, tmp_path / 'a').data) == 1000
-
-
-def test_an_empty_file_is_fetched(tmp_path, store):
-    (tmp_path / 'a').touch()
-    assert fetch(store, tmp_path / 'a').data == b''
 
 
 @pytest.mark.parametrize('size', [0, 3, 5])
@@ -311,26 +290,6 @@ def test_a_failed_write_leaves_nothing(tmp_path, store):
         with pytest.raises(StoreError, match='cannot write'):
             store.write(f'{tmp_path}/{path}', b'x')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a', 'file']
-
-
-def test_only_one_of_many_creates(tmp_path, store):
-    path = f'{tmp_path}/x/lease'
-    won = []
-    barrier = threading.Barrier(8)
-
-    def run(i):
-        barrier.wait(60)
-        if store.create(path, str(i).encode()):
-            won.append(i)
-
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert len(won) == 1
-    assert store.read(path) == str(won[0]).encode()
-    assert os.listdir(tmp_path / 'x') == ['lease']  # noqa: PTH208
 
 
 def test_create_works_without_hard_links(tmp_path, store, monkeypatch):

@@ -33,6 +33,7 @@ from transforms.core.fail_fast import FaultPolicy
 from transforms.core.resources import shared
 from transforms.loading import image
 from transforms.loading.threads import ThreadLoader
+from transforms.model import rescue
 from transforms.model.predictor import Predictor
 
 quick_beam.install()
@@ -146,7 +147,7 @@ def stand_in(
 @contextlib.contextmanager
 def before_each_call(act: Callable[[int], None]) -> Iterator[None]:
     """Has something done before each call of the model, told how many images it has."""
-    predict = label_step.predict_or_rescue
+    predict = rescue.predict_or_rescue
 
     def acting(model: Any, pixels: Any, slots: Any) -> Any:
         act(len(slots))

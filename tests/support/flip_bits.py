@@ -25,6 +25,7 @@ from pipeline.report.statistics import read_digest
 from tests.support.datasets import MODEL, VOCABULARY, Row, add_run
 from transforms.core.elements import Chunk, DeadLetter, Image, Item, LabeledBatch, Ref
 from transforms.core.errors import DamagedError, LemmabeamError
+from transforms.core.stores import DEFAULT_OPTIONS
 from transforms.dataset.latest_file import write_latest
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.reader import open_dataset, read_vocabulary
@@ -39,7 +40,6 @@ from transforms.runs.vocabularies import keep_vocabulary
 from transforms.sources import snapshot
 from transforms.sources.inputs import DEAD_LETTERS, Columns, Input
 from transforms.sources.listing import list_input
-from transforms.storage.base import DEFAULT_OPTIONS
 from transforms.storage.registry import store_for
 
 _ROOT = Path(__file__).parents[2]

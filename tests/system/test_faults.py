@@ -97,7 +97,7 @@ def store(proxy, monkeypatch):
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
     made, make = gcs.GcsStore(), registry._make_store
     # Another function, whose stores the process does not have yet.
-    monkeypatch.setattr(registry, '_make_store', lambda key: made if key[0] == 'gs' else make(key))
+    monkeypatch.setattr(registry, '_make_store', lambda key: made if 'Gcs' in key[0] else make(key))
     yield made
     made._connections.close()
 

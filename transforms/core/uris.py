@@ -13,6 +13,7 @@ import idna
 from transforms.core.errors import ImageError, UsageError
 from transforms.core.hashing import content_hash
 from transforms.core.reasons import Reason
+from transforms.core.stores import STORES
 
 _SCHEME = re.compile(r'([A-Za-z][A-Za-z0-9+.-]*)://')
 # Where a URL begins, or what somebody has made of the beginning of one, and what belongs to it.
@@ -36,10 +37,7 @@ _AND = re.compile(r'&|\\u0026')  # as JSON may have it
 _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
 _UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 # What names a bucket, by the scheme of its store.
-OBJECT_STORES = {
-    'gs': re.compile(r'[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]'),
-    's3': re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'),
-}
+OBJECT_STORES = {scheme: each.bucket for scheme, each in STORES.items() if each.bucket}
 _OTHER_NAMES = {'s3a': 's3', 's3n': 's3'}  # Hadoop's
 _NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
 _FILE = re.compile(r'file:/(?!/)', re.IGNORECASE)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from transforms.core import uris
 from transforms.core.errors import StoreError
 from transforms.core.resources import TEMPORARIES
+from transforms.core.stores import StoreOptions
 from transforms.dataset import gone, newest
 from transforms.dataset.newest import NewestRows, newest_rows
 from transforms.dataset.reader import Dataset, metadata_of, read_vocabulary
@@ -23,7 +24,6 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, results
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.runs.complete import CompleteRun
-from transforms.storage.base import StoreOptions
 from transforms.storage.registry import store_for
 
 

@@ -22,6 +22,7 @@ from transforms.core.elements import Stage
 from transforms.core.errors import DamagedError, LemmabeamError, StoreError, UsageError
 from transforms.core.hashing import uri_hash
 from transforms.core.reasons import Reason
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.dataset import forget, latest_sql
 from transforms.dataset.reader import Dataset, open_dataset
 from transforms.model.card import Activation
@@ -31,7 +32,6 @@ from transforms.output.partitions import values_of_path
 from transforms.runs import in_progress
 from transforms.runs.complete import CompleteRun, kind_of
 from transforms.runs.vocabularies import VOCABULARY_SHA256, vocabulary_checksums
-from transforms.storage.base import DEFAULT_OPTIONS, StoreOptions
 from transforms.storage.registry import has_folder, store_for
 from transforms.storage.sealed import Checksum, open_json
 

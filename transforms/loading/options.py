@@ -4,12 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from transforms.core.resources import cpu_count
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.images import decode
 from transforms.images.decode import OpenedImage
 from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.fetches import Patience
-from transforms.storage.base import DEFAULT_OPTIONS, FetchLimits, Store, StoreOptions
+from transforms.storage.base import FetchLimits, Store
 
 Open = Callable[[bytes, Resize, PixelLimits], OpenedImage]
 OpenStore = Callable[[str, StoreOptions], Store]

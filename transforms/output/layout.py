@@ -7,8 +7,9 @@ from typing import Any
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.hashing import power_of_two, uri_hash
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.output.partitions import folder_of_values
-from transforms.storage.base import DEFAULT_OPTIONS, Store, StoreOptions
+from transforms.storage.base import Store
 from transforms.storage.registry import store_for
 from transforms.storage.sealed import open_json
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from transforms.core import uris
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC
-from transforms.storage.base import DEFAULT_OPTIONS, StoreOptions
 
 
 class Input(NamedTuple):

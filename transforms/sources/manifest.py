@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from transforms.core import uris
 from transforms.core.errors import ManifestError, UsageError
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import each_within
 from transforms.sources.arrow_text import check_type, is_time, least_chars, text_of, values_of
 from transforms.sources.parquet_pages import read_pages
-from transforms.storage.base import DEFAULT_OPTIONS, StoreOptions
 from transforms.storage.registry import store_for
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values

@@ -15,10 +15,11 @@ from transforms.core.elements import Ref
 from transforms.core.errors import ImageError, StoreError
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE
+from transforms.core.stores import StoreOptions
 from transforms.output.layout import Layout
 from transforms.sources.inputs import Columns, Input
 from transforms.sources.listing import list_input
-from transforms.storage.base import FetchLimits, StoreOptions
+from transforms.storage.base import FetchLimits
 from transforms.storage.registry import store_for
 
 _TRIED = 3

@@ -9,12 +9,13 @@ from transforms.core import uris
 from transforms.core.elements import MANIFESTS
 from transforms.core.errors import UsageError
 from transforms.core.left_out import describe_suffixes, suffixes_of
+from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.sources import manifest
 from transforms.sources.globs import WILDCARD, expand_braces, literal_head
 from transforms.sources.inputs import Columns, Input, Listing
 from transforms.sources.listing import BEFORE_SINCE, LONGER, list_input, manifests_of
-from transforms.storage.base import DEFAULT_OPTIONS, Store, StoreOptions
+from transforms.storage.base import Store
 from transforms.storage.registry import store_for
 
 _THREADS = 16

@@ -5,27 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 
-class StoreOptions(NamedTuple):
-    """How stores are reached; the same for every URI of a run.
-
-    Attributes:
-      user_project: Google Cloud project that pays for requests to requester-pays buckets.
-      s3_endpoint_url: where S3 is, if not at Amazon's or where AWS_ENDPOINT_URL_S3 says.
-      s3_region_name: region of the buckets of S3, if not the one that its profile says.
-      allow_private_hosts: whether http(s) URLs may lead to addresses that are not public.
-      s3_request_payer: whether to pay for requests to requester-pays buckets of S3.
-    """
-
-    user_project: str | None = None
-    s3_endpoint_url: str | None = None
-    s3_region_name: str | None = None
-    allow_private_hosts: bool = False
-    s3_request_payer: bool = False
-
-
-DEFAULT_OPTIONS = StoreOptions()
-
-
 class Entry(NamedTuple):
     """One object of a listing: its absolute URI, version and size.
 

@@ -16,9 +16,10 @@ from pipeline.report.thumbnails import Limits, Picture, read_thumbnails
 from transforms.core import uris
 from transforms.core.errors import StoreError, UsageError
 from transforms.core.reasons import Reason
+from transforms.core.stores import StoreOptions
 from transforms.output import predictions
 from transforms.runs.complete import CompleteRun, complete_runs
-from transforms.storage.base import Store, StoreOptions
+from transforms.storage.base import Store
 from transforms.storage.registry import store_for
 
 MAX_BYTES = 4 * 2**20

@@ -10,6 +10,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from transforms.chunks import DropDone, MakeChunks
 from transforms.core.elements import Batch, Image
 from transforms.core.fail_fast import FailFast
+from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.history import ReadHistory
 from transforms.images.limits import DEFAULT_LIMITS
 from transforms.images.resize import Resize
@@ -20,7 +21,7 @@ from transforms.read import ReadRefs
 from transforms.sources.inputs import Columns, Listing
 from transforms.sources.preflight import Preflight
 from transforms.sources.resolve import resolve
-from transforms.storage.base import FetchLimits, StoreOptions
+from transforms.storage.base import FetchLimits
 
 _COLUMNS = Columns('uri', (), ())
 _OPTIONS = LoadOptions(
@@ -32,7 +33,7 @@ _OPTIONS = LoadOptions(
     memory_budget_bytes=512 * 2**20,
     threads=16,
     # The server is on this machine.
-    stores=StoreOptions(allow_private_hosts=True),
+    stores=StoreOptions(http=HttpOptions(allow_private_hosts=True)),
 )
 
 
