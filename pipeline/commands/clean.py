@@ -18,7 +18,7 @@ from transforms.core.texts import counted
 from transforms.dataset import newest
 from transforms.dataset.forget import finish, forget, is_pending
 from transforms.dataset.latest_sql import write_latest_sql
-from transforms.dataset.reader import Dataset, metadata_of, open_dataset
+from transforms.dataset.reader import Dataset, open_dataset
 from transforms.output import results
 from transforms.output.layout import RunPaths
 from transforms.runs import in_progress, lease
@@ -183,7 +183,7 @@ def _prune(
             layout.store.delete(layout.uri(run.report_path))
             _remove_published(run, [run.run_folder(kind) for kind in KINDS])
             clean_up(run)
-        labeled = counted(each.report['counts']['labeled'], 'row')
+        labeled = counted(each.report.counts.labeled, 'row')
         yield f'{_verb(is_dry_run)} run {each.id}, {labeled}'
 
 
@@ -214,10 +214,10 @@ def _check_lost(
     staying = _scored(dataset, kept)
     if not going or not staying:
         return
-    lowest = min(newest.floor_of(dataset, run) for run in going)
-    most = max(newest.limit_of(dataset, run) for run in going)
-    floor = max(newest.floor_of(dataset, run) for run in staying)
-    limit = min(newest.limit_of(dataset, run) for run in staying)
+    lowest = min(newest.floor_of(run.report.metadata) for run in going)
+    most = max(newest.limit_of(run.report.metadata) for run in going)
+    floor = max(newest.floor_of(run.report.metadata) for run in staying)
+    limit = min(newest.limit_of(run.report.metadata) for run in staying)
     where = f'--prune_before {before}: run {", ".join(run.id for run in going)}'
     if (lowest < floor or most > limit) and _SCORES not in drop:
         raise UsageError(
@@ -226,7 +226,7 @@ def _check_lost(
             f'{dataset.output}` without thresholds copies them, --drop {_SCORES} lets them go'
         )
     theirs, ours = (
-        [results.FEATURES in metadata_of(dataset, run) for run in each] for each in (going, staying)
+        [results.FEATURES in run.report.metadata for run in each] for each in (going, staying)
     )
     if any(theirs) and not all(ours) and _FEATURES not in drop:
         raise UsageError(

@@ -136,12 +136,12 @@ def _read_thresholds(name: str | None, stores: StoreOptions) -> relabel.Threshol
 def _tell_what_is_missing(done: relabel.Relabelled) -> None:
     if done.lost_features:
         print(
-            f'lemmabeam: some rows have no features, so run {done.report["run_id"]} has none; '
+            f'lemmabeam: some rows have no features, so run {done.report.run_id} has none; '
             f'those of {", ".join(done.lost_features)} are nowhere else: keep these runs if you '
             'need them',
             file=sys.stderr,
         )
-    if cut_rows := done.report['cut_rows']:
+    if cut_rows := done.report.cut_rows:
         print(
             f'lemmabeam: {counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored '
             'with as many labels as the --max_labels of the run allowed: of these, labels that '
@@ -152,17 +152,17 @@ def _tell_what_is_missing(done: relabel.Relabelled) -> None:
 
 def _tell_counts(done: relabel.Relabelled, output: str) -> None:
     report = done.report
-    counts = report['counts']
-    what = 'copied with their labels' if report['options']['keeps_labels'] else 'relabelled'
-    rows = counted(counts['labeled'], 'row')
-    print(f'Run {report["run_id"]}: {rows} of {report["model"]["id"]} {what}')
-    if floor := report['metadata'].get(predictions.SCORES_FLOOR):
+    counts = report.counts
+    what = 'copied with their labels' if report.options['keeps_labels'] else 'relabelled'
+    rows = counted(counts.labeled, 'row')
+    print(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
+    if floor := report.metadata.get(predictions.SCORES_FLOOR):
         print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
-    without = counts[predictions.WITHOUT_LABEL]
-    print(f'Without a label: {without:,} ({percent(without, counts["labeled"])})')
-    if line := look_lower(without, counts['labeled'], report['metadata'], output):
+    without = counts.without_label or 0
+    print(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
+    if line := look_lower(without, counts.labeled, report.metadata, output):
         print(uris.printable(line))
-    top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
+    top = ', '.join(f'{label.name} ({label.images:,})' for label in report.top_labels)
     if top:
         print(uris.printable(f'Commonest first labels: {top}'))
     print(f'Report: {uris.printable(done.report_uri)}')

@@ -54,7 +54,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     assert run is not None  # --output is missing otherwise
     options = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
     reasons = _reasons(options.reasons)
-    counts = run.report['counts']['dead_lettered_by_reason']
+    counts = run.report.counts.dead_lettered_by_reason
     if not sum(counts.get(reason, 0) for reason in reasons):
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
         print(f'nothing to retry in run {run.id}; its dead letters: {failed}')
@@ -66,7 +66,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
 
 def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
     runs = complete_runs(output, store_for(output, stores))
-    found = [run for run in runs if run.report.get('command') != 'relabel']
+    found = [run for run in runs if not run.report.is_relabelling]
     if not found:
         raise UsageError(f'--output {output}: there is no complete run to retry')
     return found[-1]
@@ -76,7 +76,7 @@ def _taken_over(run: CompleteRun) -> dict[str, Any]:
     known = {each.name for each in declared(RetryOptions) if not each.per_run}
     return {
         name: tuple(value) if isinstance(value, list) else value
-        for name, value in run.report['options'].items()
+        for name, value in run.report.options.items()
         if name in known
     }
 

@@ -16,6 +16,7 @@ from transforms.model.resolve import printable_location
 from transforms.output import predictions, results
 from transforms.runs import lease
 from transforms.runs.publish import clean_up, publish
+from transforms.runs.report import Computed, Counts, PublishedFile, RunModel, RunReport, TopLabel
 
 _DEAD = 'dead_lettered/'
 
@@ -29,8 +30,8 @@ def make_report(
     computed: Sequence[str],
     publish_sec: float,
     finished_at: datetime.datetime,
-) -> dict[str, Any]:
-    """The report of a run as JSON values.
+) -> RunReport:
+    """The report of a run.
 
     Args:
       config: the run.
@@ -49,10 +50,6 @@ def make_report(
     dead = {
         key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)
     }
-    listed = counts.get('listed', 0)
-    labeled = counts.get('labeled', 0)
-    duplicates = counts.get('duplicates', 0)
-    unchanged = counts.get('unchanged', 0)
     files = sorted(files)
     stats = {**stats, 'write_sec': publish_sec + sum(file.write_sec for file in files)}
     wall_sec = (finished_at - config.started_at).total_seconds()
@@ -60,61 +57,63 @@ def make_report(
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
     common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[: predictions.TOP_LABELS]
-    books = {
-        'listed': listed,
-        'labeled': labeled,
-        predictions.WITHOUT_LABEL: (
-            counts.get(predictions.WITHOUT_LABEL, 0) if model.card.has_classes else None
-        ),
-        'duplicates': duplicates,
-        'unchanged': unchanged,
-        'dead_lettered': sum(dead.values()),
-        'dead_lettered_by_reason': dead,
+    books = Counts(
+        listed=counts.get('listed', 0),
+        labeled=counts.get('labeled', 0),
+        without_label=counts.get(predictions.WITHOUT_LABEL, 0) if model.card.has_classes else None,
+        duplicates=counts.get('duplicates', 0),
+        unchanged=counts.get('unchanged', 0),
+        dead_lettered=sum(dead.values()),
+        dead_lettered_by_reason=dead,
         # With --force, what earlier runs have labelled is not read.
-        'gone': None if config.is_part or config.options['force'] else counts.get('gone', 0),
-        NOT_IMAGE: sum(n for key, n in counts.items() if key.partition('/')[0] == NOT_IMAGE),
-        'skipped_before_since': counts.get('skipped_before_since', 0),
-    }
-    return {
-        'run_id': config.layout.run_id,
-        'sequence': config.sequence,
-        'command': config.command,
-        'balanced': listed == labeled + duplicates + unchanged + sum(dead.values()),
-        'counts': books,
-        'skipped_suffixes': suffixes_of(counts),
-        'share_without_label': predictions.share_without_label(books),
-        'started_at': config.started_at.isoformat(),
-        'finished_at': finished_at.isoformat(),
-        'wall_sec': round(wall_sec, 3),
-        'images_per_sec': images_per_sec(labeled - resumed, wall_sec),
-        'labeled_by_earlier_attempts': resumed,
-        'damaged_chunks': int(stats.get('damaged_chunks', 0.0)),
-        'stage_thread_sec': {
+        gone=None if config.is_part or config.options['force'] else counts.get('gone', 0),
+        skipped_not_image=sum(n for key, n in counts.items() if key.partition('/')[0] == NOT_IMAGE),
+        skipped_before_since=counts.get('skipped_before_since', 0),
+    )
+    return RunReport(
+        run_id=config.layout.run_id,
+        sequence=config.sequence,
+        command=config.command,
+        balanced=books.listed == books.ended,
+        counts=books,
+        skipped_suffixes=suffixes_of(counts),
+        started_at=config.started_at.isoformat(),
+        finished_at=finished_at.isoformat(),
+        wall_sec=round(wall_sec, 3),
+        images_per_sec=images_per_sec(books.labeled - resumed, wall_sec),
+        labeled_by_earlier_attempts=resumed,
+        damaged_chunks=int(stats.get('damaged_chunks', 0.0)),
+        stage_thread_sec={
             key.removesuffix('_sec'): round(seconds, 3)
             for key, seconds in sorted(stats.items())
             if key.endswith('_sec')
         },
-        'verdict': make_verdict(stats, wall_sec),
-        'batches': int(batches),
-        'batch_fill': round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
-        'top_labels': [{'name': name, 'images': n} for name, n in common],
-        'inputs': list(config.inputs),
-        'options': config.options,
-        'model': {
-            'id': model.id,
-            'location': printable_location(model.location),
-            'kind': model.kind.value,
-            'passed_over': list(model.passed_over),
-            'weights_sha256': model.weights_sha256,
-            'fingerprint': model.fingerprint,
-            'card': model.card.to_dict(),
-            'vocabulary': model.vocabulary.file_name,
-            'computed': [json.loads(way) for way in sorted(computed)],
-        },
-        'metadata': results.with_computed(config.metadata, computed),
-        'versions': config.versions,
-        'files': [file._asdict() for file in files],
-    }
+        verdict=make_verdict(stats, wall_sec),
+        batches=int(batches),
+        batch_fill=round(stats.get('filled_slots', 0.0) / slots, 4) if slots else None,
+        top_labels=tuple(TopLabel(name, n) for name, n in common),
+        inputs=config.inputs,
+        options=config.options,
+        model=_model(config, computed),
+        metadata=results.with_computed(config.metadata, computed),
+        versions=config.versions,
+        files=tuple(PublishedFile.of(file) for file in files),
+    )
+
+
+def _model(config: RunConfig, computed: Sequence[str]) -> RunModel:
+    model = config.inference.model
+    return RunModel(
+        id=model.id,
+        location=printable_location(model.location),
+        kind=model.kind.value,
+        passed_over=tuple(model.passed_over),
+        weights_sha256=model.weights_sha256,
+        fingerprint=model.fingerprint,
+        card=model.card.to_dict(),
+        vocabulary=model.vocabulary.file_name,
+        computed=tuple(Computed(json.loads(way)) for way in sorted(computed)),
+    )
 
 
 def images_per_sec(images: int, wall_sec: float) -> float | None:
@@ -137,7 +136,7 @@ class _ReportDoFn(beam.DoFn):
     ) -> Iterable[Any]:
         layout = self._config.layout
 
-        def make(publish_sec: float) -> dict[str, Any]:
+        def make(publish_sec: float) -> RunReport:
             now = datetime.datetime.now(datetime.UTC)
             return make_report(
                 self._config, files, counts, stats, top_labels, computed, publish_sec, now
@@ -151,7 +150,7 @@ class _ReportDoFn(beam.DoFn):
         return ()
 
 
-class RunReport(beam.PTransform):
+class FinishRun(beam.PTransform):
     """Publishes the run and writes its report, once everything else is done.
 
     Expands (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,

@@ -5,7 +5,7 @@ import functools
 import apache_beam as beam
 
 from pipeline.config import RunConfig
-from pipeline.job.finish import RunReport
+from pipeline.job.finish import FinishRun
 from transforms.chunks import DropDone, MakeChunks
 from transforms.dead_letters import WriteDeadLetters
 from transforms.history import ReadHistory
@@ -80,4 +80,4 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     ) | 'AllCounts' >> beam.Flatten()
     stats = (resumed_stats, label_stats) | 'AllStats' >> beam.Flatten()
     files = (labeled_files, dead_files) | 'AllFiles' >> beam.Flatten()
-    _ = (files, counts, stats, top_labels, computed) | 'RunReport' >> RunReport(config)
+    _ = (files, counts, stats, top_labels, computed) | 'RunReport' >> FinishRun(config)

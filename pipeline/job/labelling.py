@@ -155,7 +155,7 @@ def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) 
     output = uris.absolute(args.output).rstrip('/')
     folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
     source = Input(DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args))
-    return Retried(source, tuple(run.report['inputs']))
+    return Retried(source, run.report.inputs)
 
 
 def _conclude(config: RunConfig, thumbnails: int) -> int:
@@ -167,14 +167,14 @@ def _conclude(config: RunConfig, thumbnails: int) -> int:
     print_summary(run.report, layout, Console())
     if layout.is_local:
         _write_html_report(layout, thumbnails)
-    counts = run.report['counts']
-    if not counts['listed']:
+    counts = run.report.counts
+    if not counts.listed:
         why = describe_nothing(counts, config.options['since'])
         print(f'lemmabeam: {why}', file=sys.stderr)
-    failed = counts['dead_lettered']
-    if failed and failed / counts['listed'] > config.max_failure_rate:
+    failed = counts.dead_lettered
+    if failed and failed / counts.listed > config.max_failure_rate:
         print(
-            f'lemmabeam: {failed} of {counts["listed"]} images failed, more than '
+            f'lemmabeam: {failed} of {counts.listed} images failed, more than '
             f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
             file=sys.stderr,
         )

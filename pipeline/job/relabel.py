@@ -28,13 +28,7 @@ from transforms.core.versions import library_versions
 from transforms.dataset import gone, newest
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.newest import NewestRows, Shard, newest_rows
-from transforms.dataset.reader import (
-    Dataset,
-    damaged,
-    metadata_of,
-    read_vocabulary,
-    runs_of_model,
-)
+from transforms.dataset.reader import Dataset, read_vocabulary, runs_of_model
 from transforms.dataset.relabel import (
     Thresholds,
     are_cut,
@@ -45,14 +39,14 @@ from transforms.dataset.relabel import (
     threshold_array,
 )
 from transforms.dataset.relabel_metadata import copied_metadata, lost_features, relabelled_metadata
-from transforms.model.card import Activation
 from transforms.output import dead_letters, predictions, results, tell_apart
 from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
-from transforms.runs.complete import CompleteRun, complete_runs, kind_of
+from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.publish import clean_up, discard, find_commit, publish
+from transforms.runs.report import RELABEL, Counts, PublishedFile, RunReport, TopLabel, kind_of
 
-COMMAND = newest.RELABEL
+COMMAND = RELABEL
 ROWS_PER_FILE = 1_000_000
 """Where the newest run does not say how many rows its files have."""
 
@@ -110,7 +104,7 @@ class Relabelled(NamedTuple):
       lost_features: ids of runs whose features were not taken over.
     """
 
-    report: dict[str, Any]
+    report: RunReport
     report_uri: str
     lost_features: list[str]
 
@@ -198,14 +192,14 @@ class _Relabelling:
         report_uri = self._layout.uri(self._layout.report_path)
         return Relabelled(report, report_uri, self._lost_features)
 
-    def _relabel(self) -> dict[str, Any]:
+    def _relabel(self) -> RunReport:
         with self._newest(self._sources, stored_scores=True) as found:
             used = _used(self._sources, found)
             standard = self._standard(used)
             thresholds = self._thresholds(standard)
             max_labels = self._max_labels(standard)
             self._check_floor(used, thresholds)
-            metadata = relabelled_metadata(self._dataset, used, thresholds, max_labels)
+            metadata = relabelled_metadata(used, thresholds, max_labels)
             schema = predictions.prediction_schema(self._layout.file_columns, metadata)
             values = thresholds.values.astype(np.float32)
 
@@ -217,7 +211,7 @@ class _Relabelling:
             decided = self._deciding(thresholds, max_labels)
             return self._finish(used, found, tables, decided, metadata)
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self) -> RunReport:
         """Copies the newest rows, whichever run made their labels; the scores beside them."""
         # In that order the same shards have the same rows.
         scored = [*self._copies, *self._sources]
@@ -227,7 +221,7 @@ class _Relabelling:
         ):
             used, sources = _used(self._in_time, found), _used(scored, stored)
             self._check_alike(used)
-            metadata = copied_metadata(self._dataset, used, sources)
+            metadata = copied_metadata(used, sources)
             schema = predictions.prediction_schema(self._layout.file_columns, metadata)
             has_scores = predictions.STORED_SCORES in schema.names
 
@@ -244,20 +238,16 @@ class _Relabelling:
                         beside[predictions.STORED_SCORES] = predictions.stored_scores_of(of_part)
                     yield self._table(part, schema, beside)
 
-            return self._finish(used, found, tables, self._kept(used[-1], metadata), metadata)
+            return self._finish(used, found, tables, self._kept(metadata), metadata)
 
-    def _kept(self, source: CompleteRun, metadata: Mapping[str, str]) -> dict[str, Any]:
-        try:
-            Activation(metadata['activation'])
-            return {
-                'model_id': self._layout.model_id,
-                'threshold': float(metadata['threshold']),
-                'thresholds_sha256': metadata.get('thresholds_sha256'),
-                'max_labels': int(metadata['max_labels']),
-                'keeps_labels': True,
-            }
-        except (LookupError, ValueError) as e:
-            raise StoreError(damaged(self._dataset, source)) from e
+    def _kept(self, metadata: Mapping[str, str]) -> dict[str, Any]:
+        return {
+            'model_id': self._layout.model_id,
+            'threshold': float(metadata['threshold']),
+            'thresholds_sha256': metadata.get('thresholds_sha256'),
+            'max_labels': int(metadata['max_labels']),
+            'keeps_labels': True,
+        }
 
     def _newest(
         self, runs: Sequence[CompleteRun], stored_scores: bool = False
@@ -272,19 +262,17 @@ class _Relabelling:
         tables: _Tables,
         decided: dict[str, Any],
         metadata: dict[str, str],
-    ) -> dict[str, Any]:
+    ) -> RunReport:
         """Writes the rows and publishes them; the report."""
-        self._lost_features = lost_features(self._dataset, used)
+        self._lost_features = lost_features(used)
         try:
             self._check_undecided(decided)
             tell_apart.check(self._layout, {shard.folder for shard in found.shards})
             in_progress.begin(self._layout, self._begun())
             files = list(self._write(found, tables, metadata))
 
-            def make_report(publish_sec: float) -> dict[str, Any]:
-                report = self._report(used, files, decided, metadata)
-                report['stage_thread_sec']['publish'] = round(publish_sec, 3)
-                return report
+            def make_report(publish_sec: float) -> RunReport:
+                return self._report(used, files, decided, metadata, publish_sec)
 
             report = publish(self._layout, make_report, self._vocabulary)
             write_latest_sql(self._layout.output, self._layout.store)
@@ -300,7 +288,7 @@ class _Relabelling:
         commit = find_commit(self._layout)
         if commit is None:
             return
-        theirs = commit.report['options']
+        theirs = commit.report.options
         if any(theirs.get(name) != value for name, value in ours.items()):
             raise UsageError(
                 f'--run_id {self._layout.run_id}: this run was relabelled with other options, and '
@@ -330,7 +318,7 @@ class _Relabelling:
         """
         run = max([*used, *self._copies], key=lambda run: run[:3])
         is_given = self._wanted.threshold is not None or self._wanted.thresholds is not None
-        if 'thresholds_sha256' in metadata_of(self._dataset, run) and not is_given:
+        if 'thresholds_sha256' in run.report.metadata and not is_given:
             raise UsageError(
                 f'--max_labels: run {run.id} has thresholds of single classes; give them again '
                 'with --thresholds, or one for all with --threshold'
@@ -343,9 +331,9 @@ class _Relabelling:
         Raises:
           UsageError: they do; it names both runs.
         """
-        ours = metadata_of(self._dataset, used[-1])
+        ours = used[-1].report.metadata
         for run in used[:-1]:
-            theirs = metadata_of(self._dataset, run)
+            theirs = run.report.metadata
             for name in _LABELS_METADATA:
                 if theirs.get(name) != ours.get(name):
                     raise UsageError(
@@ -356,13 +344,8 @@ class _Relabelling:
                     )
 
     def _thresholds(self, source: CompleteRun) -> Thresholds:
-        metadata = metadata_of(self._dataset, source)
         wanted = self._wanted
-        try:
-            activation = Activation(metadata['activation'])
-            threshold = float(metadata['threshold'])
-        except (LookupError, ValueError) as e:
-            raise StoreError(damaged(self._dataset, source)) from e
+        activation, threshold = source.report.activation, source.report.threshold
         if not len(self._vocabulary):
             raise UsageError(f'--model_id {source.model_id}: a model without classes has no labels')
         if wanted.threshold is not None:
@@ -381,10 +364,7 @@ class _Relabelling:
     def _max_labels(self, source: CompleteRun) -> int:
         given = self._wanted.max_labels
         if given is None:
-            try:
-                return int(metadata_of(self._dataset, source)['max_labels'])
-            except (LookupError, ValueError) as e:
-                raise StoreError(damaged(self._dataset, source)) from e
+            return source.report.max_labels
         classes = len(self._vocabulary)
         if given > classes:
             raise UsageError(f'--max_labels {given}: {source.model_id} has only {classes} classes')
@@ -393,7 +373,7 @@ class _Relabelling:
     def _check_floor(self, used: Sequence[CompleteRun], thresholds: Thresholds) -> None:
         lowest = thresholds.lowest
         for source in used:
-            floor = newest.floor_of(self._dataset, source)
+            floor = newest.floor_of(source.report.metadata)
             if not lowest < floor:
                 continue
             index = int(thresholds.values.argmin())
@@ -436,7 +416,7 @@ class _Relabelling:
     def _keep(self, rows: pa.Table, values: np.ndarray, lowest: float, max_labels: int) -> pa.Table:
         """Rows with the labels that reach their thresholds; those that were cut are counted."""
         newest.check_indices(rows, self._vocabulary)
-        limits = np.array([newest.limit_of(self._dataset, run) for run in self._sources])
+        limits = np.array([newest.limit_of(run.report.metadata) for run in self._sources])
         # All classes of a small model may be stored, and then none is missing.
         limits[limits >= len(self._vocabulary)] = len(self._vocabulary) + 1
         kept = keep_labels(rows, values, max_labels)
@@ -463,65 +443,40 @@ class _Relabelling:
         files: Sequence[WrittenFile],
         decided: Mapping[str, Any],
         metadata: dict[str, str],
-    ) -> dict[str, Any]:
-        source = used[-1]
-        inputs = [run.report.get('inputs', []) for run in used]
+        publish_sec: float,
+    ) -> RunReport:
+        inputs = [run.report.inputs for run in used]
         rows = sum(file.rows for file in files if kind_of(file.path) == predictions.KIND)
         wall_sec = time.perf_counter() - self._started
         write_sec = sum(file.write_sec for file in files)
-        finished_at = datetime.datetime.now(datetime.UTC)
         common = sorted(self._top_labels.items(), key=lambda label: (-label[1], label[0]))
-        counts = _counts(rows, rows - self._top_labels.total())
-        return {
-            'run_id': self._layout.run_id,
-            'sequence': self._sequence,
-            'command': COMMAND,
-            'balanced': True,
-            'counts': counts,
-            'skipped_suffixes': {},
-            'share_without_label': predictions.share_without_label(counts),
-            'started_at': self._started_at.isoformat(),
-            'finished_at': finished_at.isoformat(),
-            'wall_sec': round(wall_sec, 3),
-            'images_per_sec': round(rows / wall_sec, 3) if rows else None,
-            'labeled_by_earlier_attempts': 0,
-            'damaged_chunks': 0,
-            'stage_thread_sec': {'write': round(write_sec, 3)},
-            'verdict': make_verdict({'write_sec': write_sec}, wall_sec),
-            'batches': 0,
-            'batch_fill': None,
-            'top_labels': [
-                {'name': name, 'images': n} for name, n in common[: predictions.TOP_LABELS]
-            ],
+        return RunReport(
+            run_id=self._layout.run_id,
+            sequence=self._sequence,
+            command=COMMAND,
+            balanced=True,
+            counts=Counts(listed=rows, labeled=rows, without_label=rows - self._top_labels.total()),
+            started_at=self._started_at.isoformat(),
+            finished_at=datetime.datetime.now(datetime.UTC).isoformat(),
+            wall_sec=round(wall_sec, 3),
+            images_per_sec=round(rows / wall_sec, 3) if rows else None,
+            stage_thread_sec={'write': round(write_sec, 3), 'publish': round(publish_sec, 3)},
+            verdict=make_verdict({'write_sec': write_sec}, wall_sec),
+            top_labels=tuple(TopLabel(*each) for each in common[: predictions.TOP_LABELS]),
             # Where all had the same, what they no longer list can still be told.
-            'inputs': inputs[-1] if all(each == inputs[-1] for each in inputs) else [],
-            'options': {
+            inputs=inputs[-1] if all(each == inputs[-1] for each in inputs) else (),
+            options={
                 **self._wanted.options,
                 'run_id': self._layout.run_id,
                 **decided,
                 'rows_per_file': self._layout.rows_per_file,
             },
-            'cut_rows': self._cut_rows,
-            'model': source.report['model'],
-            'metadata': metadata,
-            'versions': library_versions(),
-            'files': [file._asdict() for file in sorted(files)],
-        }
-
-
-def _counts(rows: int, without_label: int) -> dict[str, Any]:
-    return {
-        'listed': rows,
-        'labeled': rows,
-        predictions.WITHOUT_LABEL: without_label,
-        'duplicates': 0,
-        'unchanged': 0,
-        'dead_lettered': 0,
-        'dead_lettered_by_reason': {},
-        'gone': None,
-        'skipped_not_image': 0,
-        'skipped_before_since': 0,
-    }
+            cut_rows=self._cut_rows,
+            model=used[-1].report.model,
+            metadata=metadata,
+            versions=library_versions(),
+            files=tuple(PublishedFile.of(file) for file in sorted(files)),
+        )
 
 
 def _discard_begun(layout: Layout) -> None:
@@ -558,6 +513,5 @@ def _used(runs: Sequence[CompleteRun], found: NewestRows) -> list[CompleteRun]:
 
 
 def _rows_per_file(source: CompleteRun) -> int:
-    options = source.report.get('options')
-    rows = options.get('rows_per_file') if isinstance(options, dict) else None
+    rows = source.report.options.get('rows_per_file')
     return rows if isinstance(rows, int) and rows > 0 else ROWS_PER_FILE

@@ -122,11 +122,11 @@ def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
     if not of_model:
         return
     # What was relabelled has a floor of its own, and counts where the scores themselves are gone.
-    labelling = [run for run in of_model if run.report.get('command') != 'relabel']
+    labelling = [run for run in of_model if not run.report.is_relabelling]
     latest = (labelling or of_model)[-1]
     ours = {**config.metadata, 'features': str(config.inference.features).lower()}
-    theirs = latest.report['metadata']
-    theirs = {**theirs, **_of_scores(theirs), 'features': _has_features(latest)}
+    stored = latest.report.metadata
+    theirs = {**stored, **_of_scores(stored), 'features': _has_features(latest)}
     for name, flag in _COMMON.items():
         if name in theirs and theirs[name] != ours[name]:
             raise UsageError(
@@ -144,8 +144,8 @@ def _of_scores(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _has_features(run: CompleteRun) -> str:
-    options, metadata = run.report.get('options', {}), run.report['metadata']
-    return str(bool(options.get('features') or 'features' in metadata)).lower()
+    report = run.report
+    return str(bool(report.options.get('features') or 'features' in report.metadata)).lower()
 
 
 def _deciding_options(config: RunConfig) -> dict[str, Any]:

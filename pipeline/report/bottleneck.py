@@ -1,7 +1,8 @@
 """What bounded a run: which of its stages the others had to wait for, and what to change."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from transforms.runs.report import Verdict
 
 _ADVICE = {
     'fetch': 'raise --loader_threads, or run nearer to where the images lie',
@@ -17,7 +18,7 @@ _PARTS = {
 }
 
 
-def make_verdict(stats: Mapping[str, float], wall_sec: float) -> dict[str, Any]:
+def make_verdict(stats: Mapping[str, float], wall_sec: float) -> Verdict:
     """Finds the stage that took the most time of those that hold a run up.
 
     Loading runs ahead of the model, so that only what the model waited for counts, and not what
@@ -29,32 +30,30 @@ def make_verdict(stats: Mapping[str, float], wall_sec: float) -> dict[str, Any]:
       wall_sec: of the whole run.
 
     Returns:
-      'bounded_by' (None where nothing took any time), 'share' of each stage in their sum,
-      'share_of_wall' (their sum by the wall time: what is missing to 1 are the start, the listing
-      and the model's loading; with several workers it may exceed 1), and 'advice'.
+      The verdict; what its `share_of_wall` lacks to 1 are the start, the listing and the model's
+      loading.
     """
     seconds = {stage: stats.get(key, 0.0) for stage, key in _PARTS.items()}
     total_sec = sum(seconds.values())
     bounded_by = max(seconds, key=seconds.__getitem__) if total_sec else None
-    return {
-        'bounded_by': bounded_by,
-        'share': {
+    return Verdict(
+        bounded_by=bounded_by,
+        share={
             stage: round(sec / total_sec, 4) if total_sec else 0.0 for stage, sec in seconds.items()
         },
-        'share_of_wall': round(total_sec / wall_sec, 4) if wall_sec > 0 else None,
-        'advice': bounded_by and _ADVICE[bounded_by],
-    }
+        share_of_wall=round(total_sec / wall_sec, 4) if wall_sec > 0 else None,
+        advice=bounded_by and _ADVICE[bounded_by],
+    )
 
 
-def describe(verdict: Mapping[str, Any]) -> str:
+def describe(verdict: Verdict | None) -> str:
     """The verdict as a line for people; '' where there is none."""
-    bounded_by = verdict['bounded_by']
-    if bounded_by is None:
+    if verdict is None or verdict.bounded_by is None:
         return ''
     shares = ', '.join(
         f'{stage} {share:.0%}'
-        for stage, share in sorted(verdict['share'].items(), key=lambda pair: -pair[1])
+        for stage, share in sorted(verdict.share.items(), key=lambda pair: -pair[1])
     )
-    if (verdict['share_of_wall'] or 1.0) < 0.5:
+    if (verdict.share_of_wall or 1.0) < 0.5:
         return f'Most of the time went into starting and listing; of the rest: {shares}'
-    return f'Bounded by {bounded_by} ({shares}): to be faster, {verdict["advice"]}'
+    return f'Bounded by {verdict.bounded_by} ({shares}): to be faster, {verdict.advice}'

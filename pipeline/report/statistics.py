@@ -18,7 +18,7 @@ from transforms.output.partitions import unescape
 from transforms.output.results import FEATURES
 from transforms.runs.complete import CompleteRun
 from transforms.storage.base import Store
-from transforms.storage.sealed import Checksum, open_listed
+from transforms.storage.sealed import open_listed
 
 BINS = 20
 _LARGE = (FEATURES, predictions.STORED_SCORES)
@@ -118,7 +118,7 @@ def read_digest(
     low, high = _score_range(output, run, store)
     scores, best_scores = np.zeros(BINS, np.int64), np.zeros(BINS, np.int64)
     lengths: np.ndarray = np.zeros(1, np.int64)
-    least = predictions.least_score(run.report['metadata'])
+    least = run.report.least_score
     classes = _Classes(least)
     random, least_certain, unlabeled = (_Smallest[Example](examples) for _ in range(3))
     rows = 0
@@ -167,7 +167,7 @@ def read_classes(output: str, run: CompleteRun, store: Store) -> dict[int, Class
     Raises:
       StoreError: a file is missing or damaged.
     """
-    classes = _Classes(predictions.least_score(run.report['metadata']))
+    classes = _Classes(run.report.least_score)
     for _, batch in _batches(output, run, predictions.KIND, store, ['labels']):
         classes.add(_Labels(batch.column('labels')))
     return classes.counts
@@ -258,7 +258,7 @@ def _add(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _score_range(output: str, run: CompleteRun, store: Store) -> tuple[float, float]:
-    if run.report['metadata']['activation'] != Activation.NONE.value:
+    if run.report.activation is not Activation.NONE:
         return 0.0, 1.0
     low, high = np.inf, -np.inf
     for _, batch in _batches(output, run, predictions.KIND, store, [_SCORES]):
@@ -280,9 +280,9 @@ def _batches(
 ) -> Iterator[tuple[str, Any]]:
     """(path, batch) of all files of a kind; without feature vectors, unless they are asked for."""
     for file in run.files(kind):
-        path = file['path']
+        uri = uris.join(output, file.path)
         try:
-            with open_listed(store, uris.join(output, path), Checksum.of(file)) as stream:
+            with open_listed(store, uri, file.checksum) as stream:
                 parquet = open_parquet(stream)
                 names = parquet.schema_arrow.names
                 if not _NEEDED[kind] <= set(names):
@@ -290,11 +290,9 @@ def _batches(
                 wanted = columns or [name for name in names if name not in _LARGE]
                 # Threads would hold more at a time, and save little.
                 for batch in batches(parquet, wanted, most_rows, use_threads=False):
-                    yield path, batch
+                    yield file.path, batch
         except (DamagedError, UsageError, pa.ArrowException, OSError) as e:
-            raise StoreError(
-                f'{uris.join(output, path)} is missing or damaged: `lemmabeam verify` tells more'
-            ) from e
+            raise StoreError(f'{uri} is missing or damaged: `lemmabeam verify` tells more') from e
 
 
 def _example(path: str, batch: Any, position: int, least: np.float32) -> Example:

@@ -1,7 +1,7 @@
 """What a person sees at the end of a run."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,88 +15,49 @@ from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError
-from transforms.core.left_out import NOT_IMAGE, describe_suffixes
+from transforms.core.left_out import describe_suffixes
 from transforms.core.reasons import Reason
 from transforms.model.predictor import slower
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout
-from transforms.runs.complete import kind_of
-from transforms.storage.sealed import Checksum, open_listed
+from transforms.runs.report import Counts, RunReport
+from transforms.storage.sealed import open_listed
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
 _SHOWN_CRASHES = 5
-_SHOWN_NAMES = {
-    'listed': 'listed',
-    'labeled': 'labelled',
-    'duplicates': 'duplicates',
-    'unchanged': 'unchanged',
-    'dead_lettered': 'dead letters',
-}
-# What is counted beside the books, where there is any.
-_BESIDE = {
-    'gone': 'rows of earlier runs, no longer listed',
-    'skipped_not_image': 'files without an image suffix',
-    'skipped_before_since': 'files from before --since',
-}
 
 
-def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
     """Prints counts, reasons, the commonest labels and where the output is.
 
     A small run also has its labels and its dead letters printed.
     """
-    counts = report['counts']
-    without = counts.get(predictions.WITHOUT_LABEL)
-    if 0 < counts['labeled'] + counts['dead_lettered'] <= _SHOWN_IMAGES:
+    counts = report.counts
+    if 0 < counts.labeled + counts.dead_lettered <= _SHOWN_IMAGES:
         _print_images(report, layout, console)
     else:
-        top = ', '.join(f'{label["name"]} ({label["images"]:,})' for label in report['top_labels'])
+        top = ', '.join(f'{label.name} ({label.images:,})' for label in report.top_labels)
         if top:
             console.print(f'Commonest first labels: {top}', highlight=False, markup=False)
-    table = Table(title=f'Run {report["run_id"]}', show_header=False)
-    table.add_column()
-    table.add_column(justify='right')
-    for name in _SHOWN_NAMES:
-        if counts[name] or name in ('listed', 'labeled', 'dead_lettered'):
-            table.add_row(_SHOWN_NAMES[name], f'{counts[name]:,}')
-        if name == 'labeled' and without is not None:
-            share = percent(without, counts['labeled'])
-            table.add_row('  without a label', f'{without:,} ({share})')
-        if name == 'dead_lettered':
-            for reason, n in counts['dead_lettered_by_reason'].items():
-                table.add_row(f'  {reason}', f'{n:,}')
-    for name, text in _BESIDE.items():
-        if counts[name]:
-            table.add_row(text, f'{counts[name]:,}')
-    if report['labeled_by_earlier_attempts']:
-        table.add_row('labelled by earlier attempts', f'{report["labeled_by_earlier_attempts"]:,}')
-    if report['damaged_chunks']:
-        table.add_row('damaged chunks, done again', f'{report["damaged_chunks"]:,}')
-    table.add_row('books', 'balanced' if report['balanced'] else 'NOT BALANCED')
-    table.add_row('seconds', f'{report["wall_sec"]:,.1f}')
-    rate = report['images_per_sec']
-    if rate:
-        table.add_row('labelled images/s, all included', f'{rate:,.1f}')
-    console.print(table)
-    if suffixes := report.get('skipped_suffixes'):
-        found = describe_suffixes(suffixes, counts[NOT_IMAGE])
+    _print_counts(report, console)
+    if suffixes := report.skipped_suffixes:
+        found = describe_suffixes(suffixes, counts.skipped_not_image)
         line = f"Files without an image suffix: {found}; as --input, 'FOLDER/**' takes all"
         console.print(_plain(line), soft_wrap=True, highlight=False)
-    lower = look_lower(without, counts['labeled'], report['metadata'], layout.output)
-    for line in (lower, describe(report['verdict'])):
+    lower = look_lower(counts.without_label, counts.labeled, report.metadata, layout.output)
+    for line in (lower, describe(report.verdict)):
         if line:
             console.print(_plain(line), soft_wrap=True, highlight=False)
-    for way in report['model']['computed']:
-        text = f'{way["network"]}, {way["precision"]} on {way["device"]}'
-        line = f'Model: {report["model"]["id"]}, {text}'
+    for way in report.model.computed:
+        line = f'Model: {report.model.id}, {way}'
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if why := way.get('why_saved'):
-            line = slower(report['model']['id'], why)
+        if why := way.why_saved:
+            line = slower(report.model.id, why)
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     folder = layout.uri(layout.run_folder(predictions.KIND))
     console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
-    if counts['dead_lettered']:
+    if counts.dead_lettered:
         folder = layout.uri(layout.run_folder(dead_letters.KIND))
         console.print(f'Dead letters: {folder}', soft_wrap=True, highlight=False, markup=False)
     _print_crashes(report, layout, console)
@@ -104,18 +65,50 @@ def print_summary(report: Mapping[str, Any], layout: Layout, console: Console) -
     console.print(f'Report: {uri}', soft_wrap=True, highlight=False, markup=False)
 
 
-def describe_nothing(counts: Mapping[str, Any], since: str | None) -> str:
+def describe_nothing(counts: Counts, since: str | None) -> str:
     """Why a run has listed no image."""
-    if before := counts.get('skipped_before_since'):
+    if before := counts.skipped_before_since:
         return f'all {before:,} files are from before --since {since}'
     return 'no images found in the inputs'
 
 
-def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+def _print_counts(report: RunReport, console: Console) -> None:
+    counts = report.counts
+    table = Table(title=f'Run {report.run_id}', show_header=False)
+    table.add_column()
+    table.add_column(justify='right')
+
+    def add(name: str, count: int | None) -> None:
+        if count:
+            table.add_row(name, f'{count:,}')
+
+    table.add_row('listed', f'{counts.listed:,}')
+    table.add_row('labelled', f'{counts.labeled:,}')
+    if (without := counts.without_label) is not None:
+        share = percent(without, counts.labeled)
+        table.add_row('  without a label', f'{without:,} ({share})')
+    add('duplicates', counts.duplicates)
+    add('unchanged', counts.unchanged)
+    table.add_row('dead letters', f'{counts.dead_lettered:,}')
+    for reason, n in counts.dead_lettered_by_reason.items():
+        table.add_row(f'  {reason}', f'{n:,}')
+    add('rows of earlier runs, no longer listed', counts.gone)
+    add('files without an image suffix', counts.skipped_not_image)
+    add('files from before --since', counts.skipped_before_since)
+    add('labelled by earlier attempts', report.labeled_by_earlier_attempts)
+    add('damaged chunks, done again', report.damaged_chunks)
+    table.add_row('books', 'balanced' if report.balanced else 'NOT BALANCED')
+    table.add_row('seconds', f'{report.wall_sec:,.1f}')
+    if rate := report.images_per_sec:
+        table.add_row('labelled images/s, all included', f'{rate:,.1f}')
+    console.print(table)
+
+
+def _print_images(report: RunReport, layout: Layout, console: Console) -> None:
     table = Table()
     table.add_column('image', overflow='fold')  # a long name leaves room for its labels
     table.add_column('labels')
-    least = np.float32(predictions.counted_from(report))
+    least = np.float32(report.counted_from)
     for row in _rows(report, layout, predictions.KIND):
         labels = [label for label in row['labels'][:_SHOWN_LABELS] if label['score'] >= least]
         text = ', '.join(f'{label["name"]} {label["score"]:.2f}' for label in labels)
@@ -125,9 +118,9 @@ def _print_images(report: Mapping[str, Any], layout: Layout, console: Console) -
     console.print(table, highlight=False)
 
 
-def _print_crashes(report: Mapping[str, Any], layout: Layout, console: Console) -> None:
+def _print_crashes(report: RunReport, layout: Layout, console: Console) -> None:
     """Names pictures that did worse than fail, for whoever looks at where they come from."""
-    by_reason = report['counts']['dead_lettered_by_reason']
+    by_reason = report.counts.dead_lettered_by_reason
     crashes = {reason.value for reason in Reason if reason.about.crashed}
     count = sum(by_reason.get(reason, 0) for reason in crashes)
     if not count:
@@ -140,12 +133,12 @@ def _print_crashes(report: Mapping[str, Any], layout: Layout, console: Console) 
         console.print(f'and {count - _SHOWN_CRASHES:,} more like that', highlight=False)
 
 
-def _rows(report: Mapping[str, Any], layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
-    for file in report['files']:
-        if kind_of(file['path']) == kind and file['rows']:
-            uri = layout.uri(file['path'])
+def _rows(report: RunReport, layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
+    for file in report.files:
+        if file.kind == kind and file.rows:
+            uri = layout.uri(file.path)
             try:
-                with open_listed(layout.store, uri, Checksum.of(file)) as stream:
+                with open_listed(layout.store, uri, file.checksum) as stream:
                     rows = pq.ParquetFile(stream).read().to_pylist()
             except DamagedError as e:
                 raise StoreError(f'{uri} is damaged: {e}') from e

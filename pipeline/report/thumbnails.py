@@ -25,6 +25,7 @@ from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions, Open
+from transforms.runs.report import number_in
 from transforms.storage.base import FetchLimits
 
 SIDE_PX = 160
@@ -59,18 +60,25 @@ class Limits(NamedTuple):
         """Those of a run, from the options in its report, and no more than a report is worth.
 
         A report may come from elsewhere: what it says lowers the limits, and raises them never.
+
+        Raises:
+          DamagedError: an option is no number.
         """
+
+        def lowered(name: str, most: float) -> float:
+            return min(number_in(options, name) or most, most)
+
         pixels = PixelLimits()
-        max_px = min(int(options.get('max_pixels') or pixels.max_px), pixels.max_px)
+        max_px = int(lowered('max_pixels', pixels.max_px))
         max_baseline_px = min(4 * max_px, pixels.max_baseline_jpeg_px)
-        processes = options.get('loader_processes')
+        processes = number_in(options, 'loader_processes')
         return cls(
             FetchLimits(
-                min(int(options.get('max_bytes') or _ENCODED_BYTES), _ENCODED_BYTES),
-                min(float(options.get('fetch_deadline_sec') or _FETCH_SEC), _FETCH_SEC),
+                int(lowered('max_bytes', _ENCODED_BYTES)),
+                float(lowered('fetch_deadline_sec', _FETCH_SEC)),
             ),
             PixelLimits(max_px, max_baseline_px),
-            processes=None if processes is None else min(int(processes), cpu_count()),
+            processes=None if processes is None else int(min(processes, cpu_count())),
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands import clean
 from pipeline.job import finish
 from pipeline.main import main
-from tests.support import app
+from tests.support import app, datasets
 from tests.support.app import label, stand_in
 from tests.support.datasets import add_run, edit_json
 from tests.support.kills import killed_behind
@@ -266,8 +266,8 @@ def test_what_another_attempt_has_staged_is_left_to_it(interrupted):
 def test_a_run_whose_files_are_decided_on_is_not_listed_anew(interrupted, is_known):
     folder, run_id = interrupted
     layout = settled(*arguments_for(folder)).layout
-    commit = Commit(layout.attempt, {'files': [], 'balanced': True, 'counts': {}})
-    layout.store.write(layout.uri(layout.commit_path), seal_json(commit._asdict()))
+    commit = Commit(layout.attempt, datasets.report_of(layout, [], datasets.metadata_of('m')))
+    layout.store.write(layout.uri(layout.commit_path), seal_json(commit.to_json()))
     if not is_known:
         Path(layout.uri(f'{layout.work_folder}/run.json')).unlink()
     before = work_of(folder)
@@ -381,7 +381,7 @@ def test_what_a_later_run_has_done_is_not_gone_on_with(place, capsys):
         {'command': 'relabel'},
         {'inputs': [{'kind': 'folder', 'uri': '/elsewhere', 'pattern': ''}]},
         {'model': {'id': 'another-00000000', 'vocabulary': 'x'}},
-        {'sequence': -1},
+        {'sequence': 0},
     ],
     ids=str,
 )

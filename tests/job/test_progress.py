@@ -13,6 +13,7 @@ from pipeline.report.summary import print_summary
 from tests.support import app, made_runs, samples
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE, LiveCounts
+from transforms.runs.report import RunReport
 
 
 def counts(**totals):
@@ -108,12 +109,9 @@ def test_names_cannot_write_on_the_terminal(tmp_path):
         [(f'/in/{name}', [(0, name, 0.5)])],
         [(f'/in/bad{name}', Reason.EMPTY, name)],
         model_id=config.layout.model_id,
-        labeled_by_earlier_attempts=0,
-        damaged_chunks=0,
     )
-    report['counts'] |= {'gone': 0, 'skipped_before_since': 0}
     stream = io.StringIO()
-    print_summary(report, config.layout, Console(file=stream, width=200))
+    print_summary(RunReport.from_json(report), config.layout, Console(file=stream, width=200))
     said = stream.getvalue()
     assert '\x1b' not in said
     assert 'without a label' not in said  # an earlier version did not count them
@@ -135,12 +133,10 @@ def test_images_without_a_label_are_counted(tmp_path):
         [('/a', [(0, 'robin', 0.5)]), ('/b', [(1, 'wren', 0.06)]), ('/c', [])],
         model_id=config.layout.model_id,
         metadata={'threshold': '0.3', 'stored_floor': '0.05'},
-        labeled_by_earlier_attempts=0,
-        damaged_chunks=0,
     )
-    report['counts'] |= {'gone': 0, 'skipped_before_since': 0, 'without_label': 2}
+    report['counts']['without_label'] = 2
     stream = io.StringIO()
-    print_summary(report, config.layout, Console(file=stream, width=200))
+    print_summary(RunReport.from_json(report), config.layout, Console(file=stream, width=200))
     said = stream.getvalue()
     assert re.search(r'without a label +│ +2 \(66\.7 %\)', said)
     assert f"`lemmabeam relabel --output '{tmp_path}/my labels' --threshold 0.05`" in said

@@ -119,7 +119,7 @@ def test_the_line_for_people():
     line = describe(make_verdict(stats, 1000.0))
     assert line.startswith('Most of the time went into starting')
     assert describe(make_verdict({}, 3.0)) == ''
-    assert make_verdict({}, 0.0)['share_of_wall'] is None
+    assert make_verdict({}, 0.0).share_of_wall is None
 
 
 def test_every_stage_may_bound_a_run():
@@ -132,7 +132,7 @@ def test_every_stage_may_bound_a_run():
     advice = set()
     for stage, longest in keys.items():
         verdict = make_verdict({key: 1.0 + (key == longest) for key in keys.values()}, 9.0)
-        assert verdict['bounded_by'] == stage
-        assert verdict['share'][stage] == 0.4
-        advice.add(verdict['advice'])
+        assert verdict.bounded_by == stage
+        assert verdict.share[stage] == 0.4
+        advice.add(verdict.advice)
     assert len(advice) == len(keys)

@@ -10,17 +10,15 @@ from pipeline.report.summary import describe_nothing, print_summary
 from tests.support import made_runs
 from transforms.core.reasons import Reason
 from transforms.output.layout import Layout
+from transforms.runs.report import Counts, RunReport
 
 
 def said(folder, predictions, failed=(), width=120, **changes):
     """The summary of such a run, a line each."""
-    changes = {'labeled_by_earlier_attempts': 0, 'damaged_chunks': 0} | changes
     report = made_runs.write_run(folder, 'a', predictions, failed, **changes)
-    report['top_labels'] = []
-    for name in ('gone', 'skipped_before_since'):
-        report['counts'][name] = 0
     console = Console(file=io.StringIO(), width=width)
-    print_summary(report, Layout(str(folder), 'a', 'birds-12345678', (), (), 1), console)
+    layout = Layout(str(folder), 'a', 'birds-12345678', (), (), 1)
+    print_summary(RunReport.from_json(report), layout, console)
     return console.file.getvalue()
 
 
@@ -54,7 +52,6 @@ def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp
 
 
 def test_pictures_that_are_all_too_old_are_told_as_such():
-    assert describe_nothing({'skipped_before_since': 2}, '7d') == (
-        'all 2 files are from before --since 7d'
-    )
-    assert describe_nothing({'skipped_before_since': 0}, None) == 'no images found in the inputs'
+    old = Counts(listed=0, labeled=0, skipped_before_since=2)
+    assert describe_nothing(old, '7d') == ('all 2 files are from before --since 7d')
+    assert describe_nothing(Counts(listed=0, labeled=0), None) == 'no images found in the inputs'

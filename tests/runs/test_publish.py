@@ -4,6 +4,7 @@ Attempts are held up, killed or stopped by an error before each step of theirs, 
 not checked here: real processes at once (test_races).
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from tests.support import attempts
 from tests.support.attempts import KilledError, attempt, faults, layout_of, publish_files, stage
 from transforms.core.errors import StoreError
 from transforms.runs import publish
+from transforms.runs.report import RunReport
 from transforms.storage.registry import store_for
 
 A = [f'/a/{i}.jpg' for i in range(5)]
@@ -96,8 +98,9 @@ def test_held_up_while_another_one_is_faster(many, theirs):
         )
         said.append(attempt(layout_of(output, 'a', at(step, other)), A))
         assert faults(output, [A, theirs]) == [], step
-        written = json.loads(store_for(output).read(f'{output}/runs/night-1/report.json'))
-        assert all(each['files'] == written['files'] for each in said), step
+        written = store_for(output).read(f'{output}/runs/night-1/report.json')
+        files = RunReport.from_json(json.loads(written)).files
+        assert all(each.files == files for each in said), step
 
 
 @BY_ANOTHER
@@ -112,7 +115,7 @@ def test_ended_and_another_one_goes_on(many, theirs, end):
             publish.discard(layout_of(output, 'a'))
         report = attempt(layout_of(output, 'b'), theirs)
         assert faults(output, [A, theirs]) == [], step
-        assert report['balanced']
+        assert report.balanced
         assert not [
             entry.uri for entry in store_for(output).list(output) if '/_work/' in entry.uri
         ], step
@@ -181,7 +184,7 @@ def test_counts_are_held_against_the_files(fresh, monkeypatch, counts):
 
     def report_of(*args):
         report = made(*args)
-        return report | {'counts': report['counts'] | counts}
+        return dataclasses.replace(report, counts=dataclasses.replace(report.counts, **counts))
 
     monkeypatch.setattr(attempts.datasets, 'report_of', report_of)
     with pytest.raises(publish.BooksError, match='do not balance'):

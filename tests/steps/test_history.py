@@ -5,6 +5,7 @@ the speed with many refs (tests/benchmarks/scale.py).
 """
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import sys
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.main import main
-from tests.support import app, samples
+from tests.support import app, datasets, samples
 from tests.support.app import label, make_config, stand_in
 from tests.support.datasets import Row, add_run, edit_json
 from tests.support.loopback import Handler, LoopbackServer
@@ -26,6 +27,7 @@ from transforms.core.errors import StoreError, UsageError
 from transforms.dataset.verify import verify
 from transforms.model.predictor import Predictor
 from transforms.output import predictions
+from transforms.output.layout import Layout
 from transforms.runs.complete import CompleteRun
 from transforms.runs.history import has_listed, read_history
 from transforms.sources.inputs import Columns
@@ -406,10 +408,12 @@ def test_since_and_manifests(folder, tmp_path):
 
 
 def test_another_column_of_a_manifest_is_another_input():
+    whole = datasets.report_of(Layout('/out', 'night-1', 'm', (), (), 1), [], {})
+
     def is_same(kind, column):
-        inputs = [{'kind': kind, 'uri': '/list.csv', 'pattern': ''}]
-        report = {'command': 'label', 'inputs': inputs, 'options': {'uri_column': 'uri'}}
-        return has_listed(CompleteRun(1, '', 'night-1', report), inputs, column)
+        inputs = ({'kind': kind, 'uri': '/list.csv', 'pattern': ''},)
+        report = dataclasses.replace(whole, inputs=inputs, options={'uri_column': 'uri'})
+        return has_listed(CompleteRun.of('night-1', report), inputs, column)
 
     assert is_same('manifest', 'uri')
     assert not is_same('manifest', 'thumbnail')

@@ -13,6 +13,7 @@ from transforms.dataset.verify import verify
 from transforms.output import predictions
 from transforms.output.layout import Layout
 from transforms.runs import publish
+from transforms.runs.report import RunReport
 
 METADATA = datasets.metadata_of(datasets.MODEL)
 RUN = 'night-1'
@@ -69,7 +70,7 @@ def stage(layout: Layout, uris: Sequence[str]) -> list[WrittenFile]:
     ]
 
 
-def publish_files(layout: Layout, files: Sequence[WrittenFile]) -> dict[str, Any]:
+def publish_files(layout: Layout, files: Sequence[WrittenFile]) -> RunReport:
     """What the last step of a run does, but for the lease."""
     report = publish.publish(
         layout,
@@ -81,7 +82,7 @@ def publish_files(layout: Layout, files: Sequence[WrittenFile]) -> dict[str, Any
     return report
 
 
-def attempt(layout: Layout, uris: Sequence[str]) -> dict[str, Any]:
+def attempt(layout: Layout, uris: Sequence[str]) -> RunReport:
     """A whole attempt; its report."""
     return publish_files(layout, stage(layout, uris))
 

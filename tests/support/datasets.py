@@ -19,7 +19,7 @@ from transforms.model.vocabulary import load_vocabulary
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout, dataset_spec
 from transforms.output.results import carried_text
-from transforms.runs.complete import kind_of
+from transforms.runs.report import Counts, PublishedFile, RunModel, RunReport, TopLabel, kind_of
 from transforms.storage.sealed import open_json, seal_json
 
 VOCABULARY = load_vocabulary('ilsvrc2012')
@@ -189,7 +189,7 @@ def finish(
     report = report_of(layout, files, metadata, sequence, command, first_labels, reasons)
     report_path = root / layout.report_path
     report_path.parent.mkdir(parents=True, exist_ok=True)
-    report_path.write_bytes(seal_json(report))
+    report_path.write_bytes(seal_json(report.to_json()))
 
 
 def report_of(
@@ -200,35 +200,37 @@ def report_of(
     command: str = 'label',
     first_labels: Counter[str] = _NOTHING,
     reasons: Counter[str] = _NOTHING,
-) -> dict[str, Any]:
+) -> RunReport:
     """The report of a run that has dealt with all it was given."""
     rows = sum(file.rows for file in files if kind_of(file.path) == predictions.KIND)
     failed = reasons.total()
-    counts: dict[str, Any] = dict.fromkeys(('duplicates', 'unchanged', 'skipped_not_image'), 0)
-    if first_labels is not _NOTHING:
-        counts[predictions.WITHOUT_LABEL] = rows - first_labels.total()
-    counts |= {'listed': rows + failed, 'labeled': rows, 'dead_lettered': failed}
-    counts['dead_lettered_by_reason'] = dict(sorted(reasons.items()))
     common = sorted(first_labels.items(), key=lambda pair: (-pair[1], pair[0]))[:10]
-    return {
-        'run_id': layout.run_id,
-        'sequence': sequence,
-        'command': command,
-        'balanced': True,
-        'counts': counts,
-        'started_at': started_at(sequence).isoformat(),
+    return RunReport(
+        run_id=layout.run_id,
+        sequence=sequence,
+        command=command,
+        balanced=True,
+        counts=Counts(
+            listed=rows + failed,
+            labeled=rows,
+            without_label=None if first_labels is _NOTHING else rows - first_labels.total(),
+            dead_lettered=failed,
+            dead_lettered_by_reason=dict(sorted(reasons.items())),
+        ),
+        started_at=started_at(sequence).isoformat(),
         # A clock that goes back: nothing may depend on it.
-        'finished_at': datetime.datetime(2026, 1, 1 + 28 // sequence).isoformat(),
-        'top_labels': [{'name': name, 'images': n} for name, n in common],
-        'options': {'rows_per_file': layout.rows_per_file},
-        'model': {
-            'id': layout.model_id,
-            'vocabulary': VOCABULARY.file_name,
-            'vocabulary_sha256': hashlib.sha256(vocabulary_file()).hexdigest(),
-        },
-        'metadata': metadata,
-        'files': [file._asdict() for file in files],
-    }
+        finished_at=datetime.datetime(2026, 1, 1 + 28 // sequence).isoformat(),
+        wall_sec=1.0,
+        top_labels=tuple(TopLabel(*each) for each in common),
+        options={'rows_per_file': layout.rows_per_file},
+        model=RunModel(
+            id=layout.model_id,
+            vocabulary=VOCABULARY.file_name,
+            vocabulary_sha256=hashlib.sha256(vocabulary_file()).hexdigest(),
+        ),
+        metadata=metadata,
+        files=tuple(PublishedFile.of(file) for file in files),
+    )
 
 
 def started_at(sequence: int) -> datetime.datetime:

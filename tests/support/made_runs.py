@@ -119,7 +119,7 @@ def write_run(
         'wall_sec': 3600.0,
         'images_per_sec': len(rows) / 3600,
         'stage_thread_sec': {'fetch': 3.0, 'infer': 4000.0},
-        'verdict': make_verdict({'infer_sec': 3000.0, 'fetch_wait_sec': 10.0}, 3600.0),
+        'verdict': make_verdict({'infer_sec': 3000.0, 'fetch_wait_sec': 10.0}, 3600.0).to_json(),
         'batches': 1,
         'batch_fill': 0.5,
         'inputs': [{'kind': 'folder', 'uri': '/pictures', 'pattern': ''}],

@@ -1,12 +1,12 @@
 """Takes one image out of every run of a dataset, as if it had never been there."""
 
-import copy
+import dataclasses
 import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,9 +16,10 @@ from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError
 from transforms.core.hashing import uri_hash
 from transforms.output import dead_letters, predictions
-from transforms.runs.complete import CompleteRun, complete_runs, kind_of
+from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.runs.report import Counts, PublishedFile, Replacement, RunReport, TopLabel
 from transforms.storage.base import Store
-from transforms.storage.sealed import REPLACEMENT, Checksum, seal_json
+from transforms.storage.sealed import seal_json
 
 _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 
@@ -50,9 +51,9 @@ def forget(output: str, store: Store, uri: str, is_dry_run: bool = False) -> dic
     return gone
 
 
-def is_pending(report: Mapping[str, Any]) -> bool:
+def is_pending(report: RunReport) -> bool:
     """Whether some of its files were to be replaced when this was interrupted."""
-    return any(REPLACEMENT in file for file in report['files'])
+    return any(file.replacement for file in report.files)
 
 
 def finish(run: CompleteRun, output: str, store: Store) -> None:
@@ -65,88 +66,118 @@ def finish(run: CompleteRun, output: str, store: Store) -> None:
     """
     if not is_pending(run.report):
         return
-    files = {file['path']: file for file in run.report['files']}
-    settle(run.report, lambda path: hashlib.sha256(_read(output, files[path], store)).hexdigest())
-    store.write(uris.join(output, f'runs/{run.id}/report.json'), seal_json(run.report))
+
+    def sha256_of(file: PublishedFile) -> str:
+        return hashlib.sha256(_read(output, file, store)).hexdigest()
+
+    _write_report(output, store, run.id, settle(run.report, sha256_of))
 
 
-def settle(report: dict[str, Any], sha256_of: Callable[[str], str]) -> None:
+def settle(report: RunReport, sha256_of: Callable[[PublishedFile], str]) -> RunReport:
     """Makes a report of files that were to be replaced one of those that are there.
 
     Args:
-      report: changed in place.
-      sha256_of: gives the SHA-256 of what is there at a path.
+      report: the report.
+      sha256_of: gives the SHA-256 of what is there in the place of a file.
     """
-    counts = report['counts']
-    names = Counter({label['name']: label['images'] for label in report.get('top_labels', [])})
-    for file in report['files']:
-        if REPLACEMENT not in file:
-            continue
-        is_there = sha256_of(file['path']) == file[REPLACEMENT]['sha256']
-        replacement = file.pop(REPLACEMENT)
-        if not is_there:
-            continue
-        rows = file['rows'] - replacement['rows']
-        reasons, first_labels = replacement.pop('reasons'), replacement.pop('first_labels')
-        file |= replacement
-        if kind_of(file['path']) == dead_letters.VERSIONS:
-            continue
-        counts['forgotten'] = counts.get('forgotten', 0) + rows
-        if kind_of(file['path']) == predictions.KIND:
-            counts['labeled'] -= rows
-            if counts.get(predictions.WITHOUT_LABEL) is not None:
-                counts[predictions.WITHOUT_LABEL] -= rows - sum(first_labels.values())
-        else:
-            counts['dead_lettered'] -= rows
-        left = Counter(counts['dead_lettered_by_reason']) - Counter(reasons)
-        counts['dead_lettered_by_reason'] = dict(left)
-        names -= Counter({name: n for name, n in first_labels.items() if name in names})
-    if 'share_without_label' in report:
-        report['share_without_label'] = predictions.share_without_label(counts)
-    if 'top_labels' in report:
-        report['top_labels'] = [
-            {'name': name, 'images': n}
-            for name, n in sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
-        ]
+    counts = report.counts
+    names = Counter({label.name: label.images for label in report.top_labels})
+    files = []
+    for file in report.files:
+        coming = file.replacement
+        kept = dataclasses.replace(file, replacement=None)
+        if coming is not None and sha256_of(file) == coming.sha256:
+            kept = dataclasses.replace(
+                kept, rows=coming.rows, size_bytes=coming.size_bytes, sha256=coming.sha256
+            )
+            counts = _less(counts, file, coming)
+            names -= Counter({name: n for name, n in coming.first_labels.items() if name in names})
+        files.append(kept)
+    common = sorted(names.items(), key=lambda pair: (-pair[1], pair[0]))
+    top_labels = tuple(TopLabel(*each) for each in common)
+    return dataclasses.replace(report, counts=counts, top_labels=top_labels, files=tuple(files))
+
+
+def _less(counts: Counts, file: PublishedFile, coming: Replacement) -> Counts:
+    """Counts without the rows that a file has no more."""
+    rows = file.rows - coming.rows
+    if file.kind == dead_letters.VERSIONS:
+        return counts
+    counts = dataclasses.replace(counts, forgotten=counts.forgotten + rows)
+    if file.kind == dead_letters.KIND:
+        left = Counter(counts.dead_lettered_by_reason) - Counter(coming.reasons)
+        return dataclasses.replace(
+            counts, dead_lettered=counts.dead_lettered - rows, dead_lettered_by_reason=dict(left)
+        )
+    without = counts.without_label
+    if without is not None:
+        without -= rows - sum(coming.first_labels.values())
+    return dataclasses.replace(counts, labeled=counts.labeled - rows, without_label=without)
 
 
 def _forget_in(
     run: CompleteRun, output: str, store: Store, uri: str, is_dry_run: bool
 ) -> int | None:
     """The rows that went; None where the run knows nothing of the image."""
-    report = copy.deepcopy(run.report)
-    contents: dict[str, bytes] = {}
-    removed = 0
-    least = predictions.counted_from(report)
-    for file in report['files']:
-        path = file['path']
-        if not _may_hold(path, uri):
-            continue
-        rest, dropped = _without(output, file, store, uri)
-        if not len(dropped):
-            continue
-        is_dead = kind_of(path) == dead_letters.KIND
-        is_labeled = kind_of(path) == predictions.KIND
-        removed += len(dropped) if is_dead or is_labeled else 0
-        data = predictions.to_parquet(rest.schema, _row_groups(rest))
-        contents[path] = data
-        file[REPLACEMENT] = {
-            'rows': len(rest),
-            'size_bytes': len(data),
-            'sha256': hashlib.sha256(data).hexdigest(),
-            'reasons': dict(Counter(dropped['reason'].to_pylist())) if is_dead else {},
-            'first_labels': predictions.first_names(dropped, least) if is_labeled else {},
-        }
-    if not contents or is_dry_run:
-        return removed if contents else None
+    changes = {
+        file.path: change
+        for file in run.report.files
+        if (change := _change(run, file, output, store, uri)) is not None
+    }
+    removed = sum(change.rows for change in changes.values())
+    if not changes or is_dry_run:
+        return removed if changes else None
     # It may show the picture.
     store.delete(uris.join(output, f'runs/{run.id}/report.html'))
     # The report first, with what each file is and what it will be: readers take both.
-    store.write(uris.join(output, f'runs/{run.id}/report.json'), seal_json(report))
-    for path, data in contents.items():
-        store.write(uris.join(output, path), data)
+    files = tuple(
+        dataclasses.replace(file, replacement=changes[file.path].coming)
+        if file.path in changes
+        else file
+        for file in run.report.files
+    )
+    report = dataclasses.replace(run.report, files=files)
+    _write_report(output, store, run.id, report)
+    for path, change in changes.items():
+        store.write(uris.join(output, path), change.data)
     finish(run._replace(report=report), output, store)
     return removed
+
+
+class _Change(NamedTuple):
+    """What becomes of a file: its new entry and bytes, and how many labels or failures went."""
+
+    coming: Replacement
+    data: bytes
+    rows: int
+
+
+def _change(
+    run: CompleteRun, file: PublishedFile, output: str, store: Store, uri: str
+) -> _Change | None:
+    """A file without an image; None where it has none of it."""
+    if not _may_hold(file.path, uri):
+        return None
+    rest, dropped = _without(output, file, store, uri)
+    if not len(dropped):
+        return None
+    is_dead = file.kind == dead_letters.KIND
+    is_labeled = file.kind == predictions.KIND
+    data = predictions.to_parquet(rest.schema, _row_groups(rest))
+    least = run.report.counted_from
+    coming = Replacement(
+        rows=len(rest),
+        size_bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        reasons=dict(Counter(dropped['reason'].to_pylist())) if is_dead else {},
+        first_labels=predictions.first_names(dropped, least) if is_labeled else {},
+    )
+    return _Change(coming, data, len(dropped) if is_dead or is_labeled else 0)
+
+
+def _write_report(output: str, store: Store, run_id: str, report: RunReport) -> None:
+    uri = uris.join(output, f'runs/{run_id}/report.json')
+    store.write(uri, seal_json(report.to_json()))
 
 
 def _may_hold(path: str, uri: str) -> bool:
@@ -154,9 +185,7 @@ def _may_hold(path: str, uri: str) -> bool:
     return match is None or uri_hash(uri) % int(match[2]) == int(match[1])
 
 
-def _without(
-    output: str, file: Mapping[str, Any], store: Store, uri: str
-) -> tuple[pa.Table, pa.Table]:
+def _without(output: str, file: PublishedFile, store: Store, uri: str) -> tuple[pa.Table, pa.Table]:
     """The rows of other images, and those of this one."""
     data = _read(output, file, store)
     try:
@@ -167,18 +196,18 @@ def _without(
     return table.filter(pc.invert(is_it)), table.filter(is_it)
 
 
-def _read(output: str, file: Mapping[str, Any], store: Store) -> bytes:
-    data = store.read(uris.join(output, file['path'])) or b''
+def _read(output: str, file: PublishedFile, store: Store) -> bytes:
+    data = store.read(uris.join(output, file.path)) or b''
     try:
-        Checksum.of(file).check(hashlib.sha256(data).hexdigest())
+        file.checksum.check(hashlib.sha256(data).hexdigest())
     except DamagedError as e:
         raise _damaged(output, file) from e
     return data
 
 
-def _damaged(output: str, file: Mapping[str, Any]) -> StoreError:
+def _damaged(output: str, file: PublishedFile) -> StoreError:
     return StoreError(
-        f'{uris.join(output, file["path"])} is missing or damaged: `lemmabeam verify` tells more; '
+        f'{uris.join(output, file.path)} is missing or damaged: `lemmabeam verify` tells more; '
         'nothing was forgotten in this run'
     )
 

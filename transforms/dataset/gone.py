@@ -35,11 +35,10 @@ class NoteFile(NamedTuple):
 
 def note_files(run: CompleteRun) -> list[NoteFile]:
     """The files of a run that may hold notes; of one whose books do not balance none count."""
-    if not run.report.get('balanced', False):
+    if not run.report.balanced:
         return []
-    started_at = str(run.report.get('started_at', run.finished_at))
     files = run.files(dead_letters.VERSIONS)
-    return [NoteFile(file['path'], started_at) for file in files if file['rows']]
+    return [NoteFile(file.path, run.report.started_at) for file in files if file.rows]
 
 
 def as_notes(rows: pa.Table, carried: Sequence[str]) -> pa.Table:

@@ -19,7 +19,7 @@ from transforms.core.resources import TEMPORARIES
 from transforms.core.stores import StoreOptions
 from transforms.dataset import gone, newest
 from transforms.dataset.newest import NewestRows, newest_rows
-from transforms.dataset.reader import Dataset, metadata_of, read_vocabulary
+from transforms.dataset.reader import Dataset, read_vocabulary
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, results
 from transforms.output.layout import SCHEMA_VERSION
@@ -90,7 +90,7 @@ def write_latest(
 
 def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
     """Columns as in the files of predictions, those of their paths as text, and `GONE_SINCE`."""
-    lengths = {metadata_of(dataset, run).get(results.FEATURES) for run in runs}
+    lengths = {run.report.metadata.get(results.FEATURES) for run in runs}
     metadata = {'schema_version': str(SCHEMA_VERSION)}
     if len(lengths) == 1 and (length := lengths.pop()):
         metadata[results.FEATURES] = length

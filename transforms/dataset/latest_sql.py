@@ -7,7 +7,7 @@ from transforms.core import uris
 from transforms.core.elements import Note
 from transforms.core.errors import StoreError
 from transforms.dataset import gone
-from transforms.dataset.reader import Dataset, files_of, metadata_of, open_dataset
+from transforms.dataset.reader import Dataset, files_of, open_dataset
 from transforms.output import predictions, results
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import Store
@@ -76,14 +76,14 @@ def write_latest_sql(
     raise StoreError(f'{uri} cannot be written: others keep changing it')
 
 
-def _columns(dataset: Dataset, runs: Sequence[CompleteRun]) -> list[str]:
+def _columns(runs: Sequence[CompleteRun]) -> list[str]:
     names = predictions.prediction_schema((), {}).names
-    has_features = any(results.FEATURES in metadata_of(dataset, run) for run in runs)
+    has_features = any(results.FEATURES in run.report.metadata for run in runs)
     return [*names, results.FEATURES] if has_features else names
 
 
 def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
-    columns = _columns(dataset, runs)
+    columns = _columns(runs)
     files = [
         file
         for place, run in enumerate(runs, 1)

@@ -21,7 +21,7 @@ from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError
 from transforms.core.hashing import uri_hash
 from transforms.dataset import gone
-from transforms.dataset.reader import Dataset, StoredFile, damaged, files_of, metadata_of
+from transforms.dataset.reader import Dataset, StoredFile, files_of
 from transforms.dataset.spill import Spool, spooling
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, results
@@ -30,9 +30,6 @@ from transforms.storage.sealed import open_listed
 
 ROWS_AT_ONCE = 1_000_000
 FEATURES_AT_ONCE_BYTES = 256 * 2**20
-RELABEL = 'relabel'
-"""The command of a run whose rows are made of those of others."""
-
 PLACE = 'place'
 """Column with the place of a row's run among the runs that were asked for, from 0; int32."""
 
@@ -132,7 +129,7 @@ def newest_rows(
       StoreError: a file or report is damaged.
       UsageError: a file is missing.
     """
-    features = _features(dataset, runs)
+    features = _features(runs)
     files = [
         file
         for place, run in enumerate(runs)
@@ -239,53 +236,28 @@ def by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
     where all of these are there, it has nothing to add.
     """
     copies = copies_among(runs)
-    relabellings = [
-        run for run in runs if run.report.get('command') == RELABEL and run.id not in copies
-    ]
-    return [*relabellings, *(run for run in runs if run.report.get('command') != RELABEL)]
+    relabellings = [run for run in runs if run.report.is_relabelling and run.id not in copies]
+    return [*relabellings, *(run for run in runs if not run.report.is_relabelling)]
 
 
 def copies_among(runs: Sequence[CompleteRun]) -> set[str]:
     """The ids of the relabellings whose sources are all there."""
     ids = {run.id for run in runs}
-    relabellings = [run for run in runs if run.report.get('command') == RELABEL]
-    return {run.id for run in relabellings if ids.issuperset(_sources_of(run))}
+    return {run.id for run in runs if run.report.is_relabelling and ids >= _sources_of(run)}
 
 
-def _sources_of(run: CompleteRun) -> list[str]:
-    metadata = run.report.get('metadata')
-    text = metadata.get('relabeled_from') if isinstance(metadata, dict) else None
-    return text.split(',') if isinstance(text, str) else ['']
+def _sources_of(run: CompleteRun) -> set[str]:
+    return set(run.report.metadata.get('relabeled_from', '').split(','))
 
 
-def floor_of(dataset: Dataset, run: CompleteRun) -> float:
-    """From which score on the rows of a run have all that there were, but for `limit_of`.
-
-    Raises:
-      StoreError: its report is damaged.
-    """
-    try:
-        return floor_in(metadata_of(dataset, run))
-    except (LookupError, ValueError) as e:
-        raise StoreError(damaged(dataset, run)) from e
-
-
-def limit_of(dataset: Dataset, run: CompleteRun) -> int:
-    """How many scores a row of a run may have; errors as in `floor_of`."""
-    try:
-        return limit_in(metadata_of(dataset, run))
-    except (LookupError, ValueError) as e:
-        raise StoreError(damaged(dataset, run)) from e
-
-
-def floor_in(metadata: Mapping[str, str]) -> float:
-    """`floor_of`, from metadata; LookupError or ValueError where they are not ours."""
+def floor_of(metadata: Mapping[str, str]) -> float:
+    """From which score on the rows of a run have all that there were, but for `limit_of`."""
     labels = metadata.get('complete_from', metadata['stored_floor'])
     return float(metadata.get(predictions.SCORES_FLOOR, labels))
 
 
-def limit_in(metadata: Mapping[str, str]) -> int:
-    """`limit_of`, from metadata; LookupError or ValueError where they are not ours."""
+def limit_of(metadata: Mapping[str, str]) -> int:
+    """How many scores a row of a run may have."""
     return int(metadata.get(predictions.SCORES_MAX, metadata['max_labels']))
 
 
@@ -322,13 +294,8 @@ def _row_schema(carried: int, features: int) -> pa.Schema:
     return pa.schema([*fields, (PLACE, pa.int32())])
 
 
-def _features(dataset: Dataset, runs: Sequence[CompleteRun]) -> int:
-    try:
-        lengths = {int(metadata_of(dataset, run).get(results.FEATURES, 0)) for run in runs} - {0}
-    except ValueError as e:
-        raise StoreError(
-            f'a report.json below {dataset.output}/runs has no length of features'
-        ) from e
+def _features(runs: Sequence[CompleteRun]) -> int:
+    lengths = {run.report.features for run in runs} - {0}
     if len(lengths) > 1:  # a model has one
         raise StoreError(f'the features of {runs[0].model_id} have the lengths {sorted(lengths)}')
     return next(iter(lengths), 0)
@@ -340,7 +307,7 @@ def _read(
     """The rows of a file, a row group at a time, of the schema of `NewestRows.table`."""
     uri = uris.join(dataset.output, file.path)
     advice = 'restore it from a backup, or remove its run as the README says'
-    expected = predictions.prediction_schema(dataset.file_columns, metadata_of(dataset, file.run))
+    expected = predictions.prediction_schema(dataset.file_columns, file.run.report.metadata)
     # Without the names of labels, which their indices imply: most of the bytes of a row.
     lists = ('labels', predictions.STORED_SCORES)
     scored = lists[stored_scores and predictions.STORED_SCORES in expected.names]

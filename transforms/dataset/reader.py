@@ -105,18 +105,6 @@ def runs_of_model(
     return found
 
 
-def metadata_of(dataset: Dataset, run: CompleteRun) -> dict[str, str]:
-    """The metadata of the files of a run.
-
-    Raises:
-      StoreError: its report is damaged.
-    """
-    metadata = run.report.get('metadata')
-    if not isinstance(metadata, dict) or not all(isinstance(x, str) for x in metadata.values()):
-        raise StoreError(damaged(dataset, run))
-    return metadata
-
-
 def read_vocabulary(dataset: Dataset, run: CompleteRun) -> Vocabulary:
     """The classes of a run's model, from the file beside its predictions.
 
@@ -124,8 +112,8 @@ def read_vocabulary(dataset: Dataset, run: CompleteRun) -> Vocabulary:
       StoreError: the file is missing, damaged or another one than its name says.
     """
     advice = 'restore it from a backup, or run `lemmabeam label` with this model, which does'
-    name = metadata_of(dataset, run).get('vocabulary', '')
-    file_name = str(run.report['model'].get('vocabulary', ''))
+    name = run.report.metadata.get('vocabulary', '')
+    file_name = run.report.model.vocabulary
     uri = uris.join(dataset.output, f'vocabularies/{file_name}')
     data = None if '/' in file_name else dataset.store.read(uri)
     if data is None:
@@ -186,14 +174,12 @@ def files_of(dataset: Dataset, run: CompleteRun, place: int) -> Iterator[StoredF
     """
     prefix = f'{predictions.KIND}/model={run.model_id}/run={run.id}/'
     for file in run.files(predictions.KIND):
-        path, rows = file['path'], file.get('rows')
-        *folders, name = path.removeprefix(prefix).split('/')
+        *folders, name = file.path.removeprefix(prefix).split('/')
         pairs = [folder.partition('=') for folder in folders]
         if (
-            not path.startswith(prefix)
+            not file.path.startswith(prefix)
             or not name
             or [column for column, _, _ in pairs] != list(dataset.partition_by)
-            or not isinstance(rows, int)
         ):
             raise StoreError(damaged(dataset, run))
         inside = {column: unescape(value) for column, _, value in pairs}
@@ -202,7 +188,7 @@ def files_of(dataset: Dataset, run: CompleteRun, place: int) -> Iterator[StoredF
         except ImageError as e:  # a name that we would not have written so
             raise StoreError(damaged(dataset, run)) from e
         values = tuple(inside.get(column) for column in dataset.carry)
-        yield StoredFile(path, folder, values, rows, Checksum.of(file), run, place)
+        yield StoredFile(file.path, folder, values, file.rows, file.checksum, run, place)
 
 
 def damaged(dataset: Dataset, run: CompleteRun) -> str:

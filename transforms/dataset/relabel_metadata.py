@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from transforms.core.errors import StoreError
 from transforms.dataset import newest
-from transforms.dataset.reader import Dataset, damaged, metadata_of
 from transforms.dataset.relabel import Thresholds
 from transforms.output import predictions, results
 from transforms.runs.complete import CompleteRun
@@ -20,20 +18,16 @@ _OWN = (
 
 
 def relabelled_metadata(
-    dataset: Dataset, used: Sequence[CompleteRun], thresholds: Thresholds, max_labels: int
+    used: Sequence[CompleteRun], thresholds: Thresholds, max_labels: int
 ) -> dict[str, str]:
     """Of the scores of `used`, with other labels.
 
     Args:
-      dataset: the folder.
       used: the runs that the rows come from, the last of which decides what else holds.
       thresholds: what makes a score a label.
       max_labels: how many labels a row has at most.
-
-    Raises:
-      StoreError: a report is damaged.
     """
-    metadata = _source_metadata(dataset, used)
+    metadata = _source_metadata(used)
     for key in _OWN:
         metadata.pop(key, None)
     metadata |= {
@@ -50,44 +44,31 @@ def relabelled_metadata(
     return metadata
 
 
-def copied_metadata(
-    dataset: Dataset, used: Sequence[CompleteRun], sources: Sequence[CompleteRun]
-) -> dict[str, str]:
-    """Of the newest rows as they are, `used`, with the scores of `sources` beside them.
-
-    Raises:
-      StoreError: a report is damaged.
-    """
-    metadata = _source_metadata(dataset, used)
+def copied_metadata(used: Sequence[CompleteRun], sources: Sequence[CompleteRun]) -> dict[str, str]:
+    """Of the newest rows as they are, `used`, with the scores of `sources` beside them."""
+    metadata = _source_metadata(used)
     metadata['relabeled_from'] = _ids(sources)
     for key in (predictions.SCORES_FLOOR, predictions.SCORES_MAX):
         metadata.pop(key, None)
-    floor = max(newest.floor_of(dataset, run) for run in sources)
-    limit = min(newest.limit_of(dataset, run) for run in sources)
-    try:
-        are_all = floor >= newest.floor_in(metadata) and limit <= newest.limit_in(metadata)
-    except (LookupError, ValueError) as e:
-        raise StoreError(damaged(dataset, used[-1])) from e
+    floor = max(newest.floor_of(run.report.metadata) for run in sources)
+    limit = min(newest.limit_of(run.report.metadata) for run in sources)
+    are_all = floor >= newest.floor_of(metadata) and limit <= newest.limit_of(metadata)
     if not are_all:  # the labels are not all that is known
         metadata |= {predictions.SCORES_FLOOR: str(floor), predictions.SCORES_MAX: str(limit)}
     return metadata
 
 
-def lost_features(dataset: Dataset, used: Sequence[CompleteRun]) -> list[str]:
-    """The ids of runs whose features are not taken over, because other rows have none.
-
-    Raises:
-      StoreError: a report is damaged.
-    """
+def lost_features(used: Sequence[CompleteRun]) -> list[str]:
+    """The ids of runs whose features are not taken over, because other rows have none."""
     # A list of fixed size that may be null is read by few.
-    featured = [run.id for run in _by_time(used) if results.FEATURES in metadata_of(dataset, run)]
+    featured = [run.id for run in _by_time(used) if results.FEATURES in run.report.metadata]
     return featured if len(featured) < len(used) else []
 
 
-def _source_metadata(dataset: Dataset, used: Sequence[CompleteRun]) -> dict[str, str]:
+def _source_metadata(used: Sequence[CompleteRun]) -> dict[str, str]:
     """That of the last run; without features, where not all rows have them."""
-    metadata = dict(metadata_of(dataset, used[-1]))
-    if lost_features(dataset, used):
+    metadata = dict(used[-1].report.metadata)
+    if lost_features(used):
         metadata.pop(results.FEATURES, None)
     return metadata
 

@@ -30,14 +30,13 @@ from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.output import dead_letters, predictions
 from transforms.output.partitions import values_of_path
 from transforms.runs import in_progress
-from transforms.runs.complete import CompleteRun, kind_of
-from transforms.runs.vocabularies import VOCABULARY_SHA256, vocabulary_checksums
+from transforms.runs.complete import CompleteRun
+from transforms.runs.report import PublishedFile, RunReport, kind_of
+from transforms.runs.vocabularies import vocabulary_checksums
 from transforms.storage.registry import has_folder, store_for
-from transforms.storage.sealed import Checksum, open_json
+from transforms.storage.sealed import open_json
 
 _SHOWN = 10
-# What becomes of a listed ref; the last one is what `lemmabeam clean --forget` took away.
-_ENDS = ('labeled', 'duplicates', 'unchanged', 'dead_lettered', 'forgotten')
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')
 _PLACE = re.compile(r"'((?:[^'\n]|'')*)/predictions[/']")
 _VOCABULARY = re.compile(r'vocabularies/[^/]+-[0-9a-f]{8}\.parquet')
@@ -155,18 +154,14 @@ class _Dataset:
     def _add_run(self, path: str) -> None:
         run_id = path.split('/')[1]
         try:
-            report = self._open(path)
-            what = _misshapen(report)
-            if what:
-                raise DamagedError(what)
+            report = RunReport.from_json(self._open(path))
         except DamagedError as e:
             self.problems.append(f'{path} is damaged: {e}')
             return
         if forget.is_pending(report):
             self.forgetting.append(run_id)
-            forget.settle(report, lambda pending: _sha256(self.read(pending)))
-        sequence, finished_at = report.get('sequence', 0), report['finished_at']
-        self.runs[run_id] = CompleteRun(sequence, finished_at, run_id, report)
+            report = forget.settle(report, lambda pending: _sha256(self.read(pending.path)))
+        self.runs[run_id] = CompleteRun.of(run_id, report)
 
 
 @functools.lru_cache(maxsize=4)  # most datasets have one, and the same as most others
@@ -201,68 +196,6 @@ def _rows(path: str, data: bytes) -> Iterator[dict[str, Any]]:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _misshapen(report: Mapping[str, Any]) -> str:
-    """What in a report cannot be as a run writes it; '' where all can."""
-    kinds = {
-        'run_id': str,
-        'finished_at': str,
-        'balanced': bool,
-        'counts': dict,
-        'metadata': dict,
-        'model': dict,
-        'files': list,
-    }
-    for key, kind in kinds.items():
-        if not isinstance(report.get(key), kind):
-            return f'{key} is {report.get(key)!r}'
-    counts, metadata, model = report['counts'], report['metadata'], report['model']
-    reasons = counts.get('dead_lettered_by_reason')
-    if not isinstance(reasons, dict):
-        return f'dead_lettered_by_reason is {reasons!r}'
-    numbers = {name: counts.get(name, 0) for name in ('listed', *_ENDS)}
-    numbers |= {'sequence': report.get('sequence', 0), **reasons}
-    if counts.get(predictions.WITHOUT_LABEL) is not None:
-        numbers[predictions.WITHOUT_LABEL] = counts[predictions.WITHOUT_LABEL]
-    for name, number in numbers.items():
-        if not _is_count(number):
-            return f'{name} is {number!r}'
-    if not all(isinstance(value, str) for value in metadata.values()):
-        return f'metadata are {metadata!r}'
-    if metadata.get('activation') not in {each.value for each in Activation}:
-        return f'activation is {metadata.get("activation")!r}'
-    for name in ('max_labels', 'features', predictions.SCORES_MAX):
-        if not metadata.get(name, '0').isdecimal():
-            return f'{name} is {metadata[name]!r}'
-    try:
-        predictions.counted_from(report)
-    except (LookupError, ValueError):
-        return f'the threshold is {metadata.get("threshold")!r}'
-    for name in ('id', 'vocabulary'):
-        if not isinstance(model.get(name), str):
-            return f'the {name} of the model is {model.get(name)!r}'
-    top_labels = report.get('top_labels', [])
-    for file in report['files']:
-        try:
-            Checksum.of(file)
-            is_file = isinstance(file['path'], str) and _is_count(file['rows'])
-        except (LookupError, TypeError, ValueError, AttributeError):
-            is_file = False
-        if not is_file:
-            return f'a file is {file!r}'
-    if not isinstance(top_labels, list) or not all(
-        isinstance(each, dict)
-        and isinstance(each.get('name'), str)
-        and _is_count(each.get('images'))
-        for each in top_labels
-    ):
-        return f'top_labels are {top_labels!r}'
-    return ''
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
@@ -303,8 +236,8 @@ def _expected(dataset: _Dataset) -> set[str]:
     for run_id, run in dataset.runs.items():
         # The report for people is made anew at will: nothing in it is checked.
         expected |= {f'runs/{run_id}/{name}' for name in ('report.json', 'report.html')}
-        expected |= {file['path'] for file in run.report['files']}
-        expected.add(f'vocabularies/{run.report["model"]["vocabulary"]}')
+        expected |= {file.path for file in run.report.files}
+        expected.add(f'vocabularies/{run.report.model.vocabulary}')
     # What a run is just publishing, or was when it ended, is told by `notes`; and of a run whose
     # report is damaged nobody knows the files.
     others = {each.run_id for each in dataset.unfinished if each.has_begun}
@@ -396,18 +329,18 @@ def _check_run(dataset: _Dataset, spec: Dataset, run: CompleteRun) -> list[str]:
     unlike = [f'{path}: {what}' for what in _check_shards(run, spec)]
     what = _check_vocabulary(dataset, run)
     if what:
-        unlike.append(f'vocabularies/{report["model"]["vocabulary"]}: {what}')
+        unlike.append(f'vocabularies/{report.model.vocabulary}: {what}')
     if unlike:
         return problems + unlike
-    classes = dataset.classes(report['model']['vocabulary']).names
+    classes = dataset.classes(report.model.vocabulary).names
     found = _Found(Counter(), Counter(), Counter())
-    for file in report['files']:
-        data = dataset.read(file['path']) if file['path'] in dataset.paths else None
+    for file in report.files:
+        data = dataset.read(file.path) if file.path in dataset.paths else None
         what = _check_file(data, file, spec, report)
         if what or data is None:
-            problems.append(f'{file["path"]}: {what}')
-        elif kind_of(file['path']) != dead_letters.VERSIONS:
-            problems += _check_rows(file['path'], data, spec, report, classes, found)
+            problems.append(f'{file.path}: {what}')
+        elif file.kind != dead_letters.VERSIONS:
+            problems += _check_rows(file.path, data, spec, report, classes, found)
     if problems:
         return problems
     return [f'{path}: {what}' for what in _check_books(report, found)]
@@ -415,23 +348,22 @@ def _check_run(dataset: _Dataset, spec: Dataset, run: CompleteRun) -> list[str]:
 
 def _check_report(run: CompleteRun) -> Iterator[str]:
     """What contradicts itself in a report."""
-    report, model, metadata = run.report, run.report['model'], run.report['metadata']
-    counts = report['counts']
-    if report['run_id'] != run.id:
-        yield f'it is of run {report["run_id"]}'
-    if not report['balanced']:
-        yield f'the books do not balance: {counts}'
-    ended = sum(counts.get(name, 0) for name in _ENDS)
-    if counts['listed'] != ended:
-        yield f'{counts["listed"]} listed, but {ended} accounted for'
-    reasons = sum(counts['dead_lettered_by_reason'].values())
-    if counts['dead_lettered'] != reasons:
-        yield f'{counts["dead_lettered"]} dead letters, but {reasons} by reason'
-    if metadata.get('model_id', model['id']) != model['id']:
-        yield f'it is of model {model["id"]}, its metadata of {metadata["model_id"]}'
-    name = model['vocabulary'].rpartition('-')[0]
+    report, model, metadata = run.report, run.report.model, run.report.metadata
+    counts = report.counts
+    if report.run_id != run.id:
+        yield f'it is of run {report.run_id}'
+    if not report.balanced:
+        yield f'the books do not balance: {counts.to_json()}'
+    if counts.listed != counts.ended:
+        yield f'{counts.listed} listed, but {counts.ended} accounted for'
+    reasons = sum(counts.dead_lettered_by_reason.values())
+    if counts.dead_lettered != reasons:
+        yield f'{counts.dead_lettered} dead letters, but {reasons} by reason'
+    if metadata.get('model_id', model.id) != model.id:
+        yield f'it is of model {model.id}, its metadata of {metadata["model_id"]}'
+    name = model.vocabulary.rpartition('-')[0]
     if metadata.get('vocabulary', name) != name:
-        yield f'its vocabulary is {model["vocabulary"]}, in its metadata {metadata["vocabulary"]}'
+        yield f'its vocabulary is {model.vocabulary}, in its metadata {metadata["vocabulary"]}'
 
 
 class _Found(NamedTuple):
@@ -448,17 +380,17 @@ class _Found(NamedTuple):
     first_labels: Counter[str]
 
 
-def _check_books(report: Mapping[str, Any], found: _Found) -> Iterator[str]:
-    counts = report['counts']
-    if dict(found.reasons) != counts['dead_lettered_by_reason']:
+def _check_books(report: RunReport, found: _Found) -> Iterator[str]:
+    counts = report.counts
+    if dict(found.reasons) != counts.dead_lettered_by_reason:
         yield (
             f'dead letters {dict(sorted(found.reasons.items()))}, but the report has '
-            f'{counts["dead_lettered_by_reason"]}'
+            f'{counts.dead_lettered_by_reason}'
         )
     labeled = found.rows.total() - found.reasons.total()
-    if labeled != counts['labeled']:
-        yield f'{labeled} labelled rows, the report has {counts["labeled"]}'
-    without = counts.get(predictions.WITHOUT_LABEL)
+    if labeled != counts.labeled:
+        yield f'{labeled} labelled rows, the report has {counts.labeled}'
+    without = counts.without_label
     if without not in (None, labeled - found.first_labels.total()):
         yield (
             f'{labeled - found.first_labels.total()} rows without a label, the report has {without}'
@@ -466,38 +398,34 @@ def _check_books(report: Mapping[str, Any], found: _Found) -> Iterator[str]:
     for key, n in found.rows.items():
         if n > 1:
             yield f'{key[0]} is there {n} times'
-    if 'top_labels' in report:
-        listed = [(each['name'], each['images']) for each in report['top_labels']]
-        expected = sorted(found.first_labels.items(), key=lambda each: (-each[1], each[0]))
-        if counts.get('forgotten'):  # behind the first ten there are others, which it cannot know
-            expected = [(name, n) for name, n in expected if name in dict(listed)]
-        if listed != expected[: predictions.TOP_LABELS]:
-            yield f'top_labels are {listed}, but the rows have {expected[: predictions.TOP_LABELS]}'
+    listed = [(each.name, each.images) for each in report.top_labels]
+    expected = sorted(found.first_labels.items(), key=lambda each: (-each[1], each[0]))
+    if counts.forgotten:  # behind the first ten there are others, which it cannot know
+        expected = [(name, n) for name, n in expected if name in dict(listed)]
+    if listed != expected[: predictions.TOP_LABELS]:
+        yield f'top_labels are {listed}, but the rows have {expected[: predictions.TOP_LABELS]}'
 
 
-def _check_file(
-    data: bytes | None, file: Mapping[str, Any], spec: Dataset, report: Mapping[str, Any]
-) -> str:
+def _check_file(data: bytes | None, file: PublishedFile, spec: Dataset, report: RunReport) -> str:
     """What is wrong with a file; its bytes are looked at before they are parsed."""
     if data is None:
         return 'is missing'
-    if _sha256(data) != file['sha256']:
+    if _sha256(data) != file.sha256:
         return f'its bytes are not those the report lists ({len(data)} bytes)'
-    if len(data) != file['size_bytes']:
-        return f'{len(data)} bytes, the report lists {file["size_bytes"]}'
+    if len(data) != file.size_bytes:
+        return f'{len(data)} bytes, the report lists {file.size_bytes}'
     try:
         parquet = pq.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, OSError):
         return f'cannot be read as Parquet, {len(data)} bytes'
-    if parquet.metadata.num_rows != file['rows']:
-        return f'{parquet.metadata.num_rows} rows, the report lists {file["rows"]}'
-    kind = kind_of(file['path'])
-    if kind == dead_letters.VERSIONS:
+    if parquet.metadata.num_rows != file.rows:
+        return f'{parquet.metadata.num_rows} rows, the report lists {file.rows}'
+    if file.kind == dead_letters.VERSIONS:
         schema = dead_letters.VERSION_SCHEMA
-    elif kind == predictions.KIND:
-        schema = predictions.prediction_schema(spec.file_columns, report['metadata'])
+    elif file.kind == predictions.KIND:
+        schema = predictions.prediction_schema(spec.file_columns, report.metadata)
     else:
-        schema = dead_letters.dead_letter_schema(spec.carry, report['metadata'])
+        schema = dead_letters.dead_letter_schema(spec.carry, report.metadata)
     if not parquet.schema_arrow.equals(schema):
         return f'another schema than {schema.names}: {parquet.schema_arrow.names}'
     if (parquet.schema_arrow.metadata or {}) != (schema.metadata or {}):
@@ -513,7 +441,7 @@ def _check_shards(run: CompleteRun, spec: Dataset) -> Iterator[str]:
         for kind in (predictions.KIND, dead_letters.KIND)
     }
     ours[dead_letters.VERSIONS] = f'runs/{run.id}/{dead_letters.VERSIONS}'
-    paths = [file['path'] for file in run.report['files']]
+    paths = [file.path for file in run.report.files]
     for path in paths:
         folder, _, name = path.rpartition('/')
         match = _PART.fullmatch(name)
@@ -540,12 +468,12 @@ def _check_rows(
     path: str,
     data: bytes,
     spec: Dataset,
-    report: Mapping[str, Any],
+    report: RunReport,
     classes: Sequence[tuple[str | None, str]],
     found: _Found,
 ) -> Iterator[str]:
     shard, shards = map(int, _PART.fullmatch(path.rpartition('/')[2]).groups())  # type: ignore[union-attr]
-    before, least = '', np.float32(predictions.counted_from(report))
+    before, least = '', np.float32(report.counted_from)
     for number, row in enumerate(_rows(path, data)):
         where = f'{path}: {row["uri"]}'
         if row['uri'] < before:
@@ -583,33 +511,33 @@ def _check_dead_letter(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _check_vocabulary(dataset: _Dataset, run: CompleteRun) -> str:
     """What is wrong with the classes of a run; '' where nothing is."""
-    file_name = run.report['model']['vocabulary']
+    file_name = run.report.model.vocabulary
     classes = dataset.classes(file_name)
     if classes.sha256 is None:
         return 'is missing'
     # Of reports of an earlier version nobody knows the bytes.
     known = vocabulary_checksums(dataset.runs.values(), file_name)
     is_known = classes.sha256 in known or classes.is_packaged
-    if not is_known and VOCABULARY_SHA256 in run.report['model']:
+    if not is_known and run.report.model.vocabulary_sha256 is not None:
         return 'its bytes are not those the report has'
     return classes.problem
 
 
 def _check_prediction(
     row: Mapping[str, Any],
-    report: Mapping[str, Any],
+    report: RunReport,
     classes: Sequence[tuple[str | None, str]],
 ) -> Iterator[str]:
     labels = row['labels']
     order = [(-label['score'], label['index']) for label in labels]
     if order != sorted(order):
         yield 'has labels that are not by falling score, ties by index'
-    if report['metadata']['activation'] == Activation.NONE.value:
+    if report.activation is Activation.NONE:
         if not all(math.isfinite(label['score']) for label in labels):
             yield 'has a score that is not finite'
     elif not all(0 <= label['score'] <= 1 for label in labels):
         yield 'has a score that is not from 0 to 1'
-    if len(labels) > int(report['metadata']['max_labels']):
+    if len(labels) > report.max_labels:
         yield f'has {len(labels)} labels'
     if not all(
         0 <= each['index'] < len(classes) for each in row.get(predictions.STORED_SCORES, ())
@@ -724,7 +652,7 @@ def _keyed_rows(dataset: _Dataset, by_name: bool, exact: bool) -> dict[_Key, dic
     keyed: dict[_Key, dict[str, Any]] = {}
     for run in dataset.in_order():
         for kind in (dead_letters.KIND, predictions.KIND):
-            for row in (row for file in run.files(kind) for row in dataset.rows(file['path'])):
+            for row in (row for file in run.files(kind) for row in dataset.rows(file.path)):
                 key = _key_of(row, kind, run, dataset.carry, prefix)
                 if by_name:
                     row.pop('uri')
@@ -752,7 +680,7 @@ def _common_folder(dataset: _Dataset) -> str:
         for run in dataset.runs.values()
         for kind in (predictions.KIND, dead_letters.KIND)
         for file in run.files(kind)
-        for row in dataset.rows(file['path'])
+        for row in dataset.rows(file.path)
     ]
     if not names:
         return ''

@@ -257,18 +257,6 @@ def least_score(metadata: Mapping[str, str]) -> float:
     return float(metadata['threshold'])
 
 
-def counted_from(report: Mapping[str, Any]) -> float:
-    """The least score that counts as a label in a report; those of old reports counted them all."""
-    is_counted = WITHOUT_LABEL in report['counts']
-    return least_score(report['metadata']) if is_counted else -math.inf
-
-
-def share_without_label(counts: Mapping[str, Any]) -> float | None:
-    """Of the rows that a report counts, from 0 to 1; None where nobody can say."""
-    without, labeled = counts.get(WITHOUT_LABEL), counts['labeled']
-    return None if without is None or not labeled else round(without / labeled, 4)
-
-
 def first_names(table: pa.Table, least: float) -> dict[str, int]:
     """How often each name is the first label of a row of predictions, with at least this score."""
     first = pc.list_flatten(pc.list_slice(table['labels'], 0, 1))

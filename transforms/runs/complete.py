@@ -3,14 +3,15 @@
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transforms.core import uris
-from transforms.core.errors import StoreError
+from transforms.core.errors import DamagedError, StoreError
 from transforms.core.waiting import LEAST_DEADLINE_SEC, each_within
+from transforms.runs.report import PublishedFile, RunReport
 from transforms.storage.base import Store
 from transforms.storage.registry import has_folder
-from transforms.storage.sealed import Checksum, open_json
+from transforms.storage.sealed import open_json
 
 _REPORT = re.compile(r'runs/([^/]+)/report\.json')
 _THREADS = 16
@@ -23,29 +24,27 @@ class CompleteRun(NamedTuple):
       sequence: its place among the runs of its folder, from 1; clocks may go back, this does not.
       finished_at: when it was done, UTC, in ISO 8601.
       id: its run id.
-      report: its report.json.
+      report: what it says of itself.
     """
 
     sequence: int
     finished_at: str
     id: str
-    report: dict[str, Any]
+    report: RunReport
+
+    @classmethod
+    def of(cls, run_id: str, report: RunReport) -> 'CompleteRun':
+        """The run in a folder of this name, with its report."""
+        return cls(report.sequence, report.finished_at, run_id, report)
 
     @property
     def model_id(self) -> str:
         """The model whose scores it holds."""
-        model_id: str = self.report['model']['id']
-        return model_id
+        return self.report.model.id
 
-    def files(self, kind: str) -> Iterator[dict[str, Any]]:
+    def files(self, kind: str) -> Iterator[PublishedFile]:
         """What the report says of its files of a kind: 'predictions', 'dead_letters', …."""
-        return (file for file in self.report['files'] if kind_of(file['path']) == kind)
-
-
-def kind_of(path: str) -> str:
-    """What a file of a run holds: 'predictions', 'dead_letters' or 'dead_versions'."""
-    parts = path.split('/')
-    return parts[2] if parts[0] == 'runs' and len(parts) > 2 else parts[0]
+        return (file for file in self.report.files if file.kind == kind)
 
 
 def complete_runs(
@@ -85,12 +84,8 @@ def read_run(output: str, run_id: str, store: Store) -> CompleteRun | None:
     if data is None:  # removed meanwhile
         return None
     try:
-        report, _ = open_json(data)
-        run = CompleteRun(int(report.get('sequence', 0)), report['finished_at'], run_id, report)
-        _ = (run.model_id, report['counts']['labeled'])
-        _ = [(file['path'], Checksum.of(file)) for file in report['files']]
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
+        return CompleteRun.of(run_id, RunReport.from_json(open_json(data).value))
+    except DamagedError as e:
         raise StoreError(
             f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
         ) from e
-    return run

@@ -15,9 +15,8 @@ from transforms.output.layout import Layout
 from transforms.output.parquet import batches, open_parquet
 from transforms.output.partitions import values_of_path
 from transforms.runs.complete import CompleteRun
+from transforms.runs.report import LABEL
 from transforms.storage.sealed import Checksum, open_listed
-
-_LABEL, _RELABEL = 'label', 'relabel'
 
 
 class HistoryFile(NamedTuple):
@@ -66,18 +65,18 @@ def history_files(
     ids = {run.id for run in runs}
     return [
         HistoryFile(
-            file['path'],
-            Checksum.of(file),
+            file.path,
+            file.checksum,
             place,
             _has_inputs(run, inputs, uri_column),
             _to_try_again(run, limits, retry_dead),
-            file['rows'],
+            file.rows,
         )
         for place, run in enumerate(runs, 1)
         if run.model_id == model_id and not _is_copy(run, ids)
         for kind in (predictions.KIND, dead_letters.VERSIONS)
         for file in run.files(kind)
-        if file['rows']
+        if file.rows
     ]
 
 
@@ -101,10 +100,10 @@ def failed_files(
     ]
     passed_over = tuple(reason.value for reason in Reason if reason.lasting or reason in again)
     return [
-        HistoryFile(file['path'], Checksum.of(file), place, True, passed_over)
+        HistoryFile(file.path, file.checksum, place, True, passed_over)
         for place, run in over_them[-1:]
         for file in run.files(dead_letters.KIND)
-        if file['rows']
+        if file.rows
     ]
 
 
@@ -115,9 +114,9 @@ def has_listed(
     sample: int | None = None,
 ) -> bool:
     """Whether a run listed all there was in these inputs, or at least the same sample of it."""
-    options = run.report.get('options', {})
+    options = run.report.options
     return (
-        run.report.get('command') == _LABEL
+        run.report.command == LABEL
         and _has_inputs(run, inputs, uri_column)
         and options.get('since') is None
         and options.get('sample') in (None, sample)
@@ -126,9 +125,9 @@ def has_listed(
 
 def _has_inputs(run: CompleteRun, inputs: Sequence[Mapping[str, str]], uri_column: str) -> bool:
     """Whether a run had these inputs; another column of a manifest lists something else."""
-    theirs = run.report.get('options', {}).get('uri_column', uri_column)
+    theirs = run.report.options.get('uri_column', uri_column)
     has_columns = any(each['kind'] in MANIFESTS for each in inputs)
-    return _sorted(run.report.get('inputs', ())) == _sorted(inputs) and (
+    return _sorted(run.report.inputs) == _sorted(inputs) and (
         theirs == uri_column or not has_columns
     )
 
@@ -139,10 +138,10 @@ def _sorted(inputs: Iterable[object]) -> list[str]:
 
 def _to_try_again(run: CompleteRun, limits: Mapping[str, int], retry_dead: bool) -> tuple[str, ...]:
     # A run whose books do not balance may have lost what it says is gone.
-    notes = () if run.report.get('balanced', False) else tuple(note.value for note in Note)
+    notes = () if run.report.balanced else tuple(note.value for note in Note)
     if retry_dead:
         return notes + tuple(reason.value for reason in Reason)
-    theirs = run.report.get('options', {})
+    theirs = run.report.options
     return notes + tuple(
         reason.value
         for reason in Reason
@@ -152,8 +151,8 @@ def _to_try_again(run: CompleteRun, limits: Mapping[str, int], retry_dead: bool)
 
 def _is_copy(run: CompleteRun, ids: set[str]) -> bool:
     """Whether a run only relabelled rows of runs that are all still there."""
-    sources = run.report['metadata'].get('relabeled_from', '').split(',')
-    return run.report.get('command') == _RELABEL and set(sources) <= ids
+    sources = run.report.metadata.get('relabeled_from', '').split(',')
+    return run.report.is_relabelling and set(sources) <= ids
 
 
 def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known]]:

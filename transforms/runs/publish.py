@@ -45,12 +45,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.core.errors import BooksError, DamagedError, StoreError, UsageError
+from transforms.core.json_object import JsonObject
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout, RunPaths, check_dataset, dataset_spec
 from transforms.output.partitions import fold
-from transforms.runs.complete import kind_of
-from transforms.runs.vocabularies import VOCABULARY_SHA256, keep_vocabulary
+from transforms.runs.report import RunReport, kind_of
+from transforms.runs.vocabularies import keep_vocabulary
 from transforms.storage.base import Entry, Store
 from transforms.storage.sealed import open_json, seal_json
 
@@ -62,8 +63,6 @@ _TRIES = 10
 KINDS = (predictions.KIND, dead_letters.KIND, dead_letters.VERSIONS)
 """What a run publishes."""
 
-Report = dict[str, Any]
-
 
 class Commit(NamedTuple):
     """What the files of a run are to be.
@@ -74,12 +73,16 @@ class Commit(NamedTuple):
     """
 
     attempt: str
-    report: Report
+    report: RunReport
+
+    def to_json(self) -> dict[str, Any]:
+        """What commit.json has, but for its checksum."""
+        return {'attempt': self.attempt, 'report': self.report.to_json()}
 
 
 def publish(
-    layout: Layout, make_report: Callable[[float], Report], vocabulary: Vocabulary
-) -> Report:
+    layout: Layout, make_report: Callable[[float], RunReport], vocabulary: Vocabulary
+) -> RunReport:
     """Makes the files of a run visible and the run complete; safe to repeat, and for two at once.
 
     Args:
@@ -97,39 +100,41 @@ def publish(
       UsageError: another run has pinned another layout meanwhile.
     """
     report = _read_report(layout) or _publish(layout, make_report, vocabulary)
-    if not report['balanced']:
+    if not report.balanced:
+        counts = report.counts.to_json()
         raise BooksError(
-            f'the books of run {layout.run_id} do not balance: {report["counts"]}{_found(report)}; '
+            f'the books of run {layout.run_id} do not balance: {counts}{_found(report)}; '
             f'its files and {layout.uri(layout.report_path)} are kept'
         )
     return report
 
 
 def _publish(
-    layout: Layout, make_report: Callable[[float], Report], vocabulary: Vocabulary
-) -> Report:
+    layout: Layout, make_report: Callable[[float], RunReport], vocabulary: Vocabulary
+) -> RunReport:
     store = layout.store
     store.create(layout.uri('dataset.json'), seal_json(dataset_spec(layout)))
     check_dataset(layout)
     vocabulary_sha256 = keep_vocabulary(layout.output, store, vocabulary)
 
-    def make(publish_sec: float) -> Report:
+    def make(publish_sec: float) -> RunReport:
         report = make_report(publish_sec)
-        return report | {'model': {**report['model'], VOCABULARY_SHA256: vocabulary_sha256}}
+        model = dataclasses.replace(report.model, vocabulary_sha256=vocabulary_sha256)
+        return dataclasses.replace(report, model=model)
 
     started = time.perf_counter()
     commit = _commit(layout, make(0.0))
     done = _read_report(layout)
     if done is not None:
         return done
-    paths = [file['path'] for file in commit.report['files']]
+    paths = [file.path for file in commit.report.files]
     _place(dataclasses.replace(layout, attempt=commit.attempt), paths)
     _remove_others(layout, paths)
     rows = _read_back(layout, paths)
     is_ours = commit.attempt == layout.attempt
     report = make(time.perf_counter() - started) if is_ours else commit.report
     report = _held_against(report, rows)
-    if store.create(layout.uri(layout.report_path), seal_json(report)):
+    if store.create(layout.uri(layout.report_path), seal_json(report.to_json())):
         return report
     done = _read_report(layout)
     if done is None:
@@ -177,31 +182,29 @@ def remove_tree(layout: RunPaths, path: str) -> None:
     _delete(layout.store, layout.store.list(layout.uri(path)))
 
 
-def _read_report(layout: RunPaths) -> Report | None:
+def _read_report(layout: RunPaths) -> RunReport | None:
     uri = layout.uri(layout.report_path)
     data = layout.store.read(uri)
     if data is None:
         return None
     try:
-        report: Report = open_json(data).value
-        run_id = report['run_id']
-        _ = (report['balanced'], report['counts'], report['files'])
-    except (ValueError, LookupError, TypeError) as e:
+        report = RunReport.from_json(open_json(data).value)
+    except DamagedError as e:
         raise StoreError(f'{uri} is damaged: restore it from a backup') from e
-    if run_id != layout.run_id:
+    if report.run_id != layout.run_id:
         raise StoreError(
-            f'{uri} is that of run {run_id}: the file system takes its name for that of run '
+            f'{uri} is that of run {report.run_id}: the file system takes its name for that of run '
             f'{layout.run_id}; choose another --run_id'
         )
     return report
 
 
-def _commit(layout: RunPaths, report: Report) -> Commit:
+def _commit(layout: RunPaths, report: RunReport) -> Commit:
     """Decides which attempt's files are those of the run: ours, unless another was faster."""
     uri = layout.uri(layout.commit_path)
     store = layout.store
     ours = Commit(layout.attempt, report)
-    data = seal_json(ours._asdict())
+    data = seal_json(ours.to_json())
     for _ in range(_TRIES):
         if store.create(uri, data):
             return ours
@@ -221,12 +224,10 @@ def _parse_commit(data: bytes) -> Commit | None:
         content, is_sealed = open_json(data)
         if not is_sealed:
             raise DamagedError('its checksum is missing')
-        commit = Commit(**content)
-        _ = ['/'.join((commit.attempt, file['path'])) for file in commit.report['files']]
-        _ = (commit.report['balanced'], commit.report['counts'])
-    except (ValueError, LookupError, TypeError, AttributeError):
+        report = RunReport.from_json(content.get('report'))
+        return Commit(JsonObject(content).text('attempt'), report)
+    except DamagedError:
         return None
-    return commit
 
 
 def _place(layout: RunPaths, paths: Collection[str]) -> None:
@@ -289,33 +290,34 @@ def _read_back(layout: RunPaths, paths: Collection[str]) -> dict[str, int]:
         return dict(zip(paths, pool.map(rows, paths), strict=True))
 
 
-def _held_against(report: Report, rows: dict[str, int]) -> Report:
+def _held_against(report: RunReport, rows: dict[str, int]) -> RunReport:
     """The report, balanced only if its files hold the rows that were counted."""
-    files = [
-        file if rows[file['path']] == file['rows'] else {**file, 'rows_found': rows[file['path']]}
-        for file in report['files']
-    ]
+    files = tuple(
+        file
+        if rows[file.path] == file.rows
+        else dataclasses.replace(file, rows_found=rows[file.path])
+        for file in report.files
+    )
     sums: Counter[str] = Counter()
     for path, found in rows.items():
         sums[kind_of(path)] += found
-    counts = report['counts']
     is_so = (
-        files == report['files']
-        and sums[predictions.KIND] == counts['labeled']
-        and sums[dead_letters.KIND] == counts['dead_lettered']
+        files == report.files
+        and sums[predictions.KIND] == report.counts.labeled
+        and sums[dead_letters.KIND] == report.counts.dead_lettered
     )
-    return {**report, 'balanced': bool(report['balanced'] and is_so), 'files': files}
+    return dataclasses.replace(report, balanced=report.balanced and is_so, files=files)
 
 
-def _found(report: Report) -> str:
+def _found(report: RunReport) -> str:
     """Which files hold other rows than were written, for a message."""
-    others = [file for file in report['files'] if 'rows_found' in file]
+    others = [file for file in report.files if file.rows_found is not None]
     if not others:
         return ''
     first = others[0]
     return (
-        f'; {len(others)} files hold other rows than were written, such as {first["path"]} with '
-        f'{first["rows_found"]} instead of {first["rows"]}'
+        f'; {len(others)} files hold other rows than were written, such as {first.path} with '
+        f'{first.rows_found} instead of {first.rows}'
     )
 
 

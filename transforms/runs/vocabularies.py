@@ -11,9 +11,6 @@ from transforms.model.vocabulary import ANCESTORS, Vocabulary
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import Store
 
-VOCABULARY_SHA256 = 'vocabulary_sha256'
-"""What the report has of the bytes of the vocabulary, beside its name."""
-
 
 def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
     """Writes the classes of a model beside its predictions, unless they are there already.
@@ -43,7 +40,5 @@ def _has_ancestors(data: bytes) -> bool:
 
 def vocabulary_checksums(runs: Iterable[CompleteRun], file_name: str) -> set[str | None]:
     """What reports have as the SHA-256 of a vocabulary; None is that of an earlier version."""
-    models = [run.report['model'] for run in runs]
-    return {
-        model.get(VOCABULARY_SHA256) for model in models if model.get('vocabulary') == file_name
-    }
+    models = [run.report.model for run in runs]
+    return {model.vocabulary_sha256 for model in models if model.vocabulary == file_name}

@@ -23,7 +23,7 @@ from transforms.sources.globs import expand_braces, glob_regex, literal_head
 from transforms.sources.inputs import DEAD_LETTERS, Columns, Input
 from transforms.storage.base import Entry, Store
 from transforms.storage.registry import store_for
-from transforms.storage.sealed import Checksum, open_listed
+from transforms.storage.sealed import open_listed
 
 LONGER = ' A larger --fetch_deadline_sec waits longer'
 NO_CARRIED = '[]'
@@ -165,9 +165,9 @@ def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref
     if run is None:
         raise StoreError(f'{source.uri}: its run has no report any more')
     for file in run.files(DEAD_LETTERS):
-        uri = uris.join(output, file['path'])
+        uri = uris.join(output, file.path)
         try:
-            with open_listed(store, uri, Checksum.of(file)) as stream:
+            with open_listed(store, uri, file.checksum) as stream:
                 parquet = pq.ParquetFile(stream)
                 if not parquet.schema_arrow.equals(schema):
                     raise pa.ArrowInvalid('another schema')

@@ -90,10 +90,6 @@ def _checksum_of(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
-REPLACEMENT = 'replacement'
-"""What a file is about to be replaced by, in its entry in the report."""
-
-
 class Checksum(NamedTuple):
     """What a report says of the bytes of a file.
 
@@ -106,16 +102,6 @@ class Checksum(NamedTuple):
     size_bytes: int
     sha256: str
     replacement: str = ''
-
-    @classmethod
-    def of(cls, file: Mapping[str, Any]) -> 'Checksum':
-        """From the file's entry in a report.
-
-        Raises:
-          LookupError: the entry has none.
-        """
-        replacement = file.get(REPLACEMENT, {}).get('sha256', '')
-        return cls(int(file['size_bytes']), str(file['sha256']), str(replacement))
 
     def check(self, sha256: str) -> None:
         """Compares a hash with this one.

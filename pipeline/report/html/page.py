@@ -1,7 +1,6 @@
 """The page of the report for people: a pure function of what was read before."""
 
 import base64
-import datetime
 import functools
 import hashlib
 import importlib.resources
@@ -10,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pipeline.report.bottleneck import describe
 from pipeline.report.html import charts
 from pipeline.report.html.charts import Column, Tick
 from pipeline.report.html.markup import Markup, element, escape, join, untrusted, visible
@@ -21,8 +21,8 @@ from transforms.core import uris
 from transforms.core.elements import Stage
 from transforms.core.reasons import Reason
 from transforms.core.texts import counted
-from transforms.model.vocabulary import NONE
 from transforms.runs.complete import CompleteRun
+from transforms.runs.report import RunReport, number_in
 
 _TOP_CLASSES = 20
 _CHANGED_CLASSES = 30
@@ -45,54 +45,24 @@ LEFT_OUT = Picture('', '', 'left out, to keep this file small')
 """In place of a picture for which there is no room."""
 
 
-class Facts(NamedTuple):
-    """What the page says of a report.json, checked once."""
+def failure_of(report: RunReport) -> str:
+    """What makes a run whose books balance no good one; '' where nothing does.
 
-    command: str
-    balanced: bool
-    counts: dict[str, int]
-    reasons: dict[str, int]
-    started_at: datetime.datetime
-    finished_at: datetime.datetime
-    wall_sec: float
-    images_per_sec: float | None
-    activities: dict[str, float]
-    verdict: str
-    batches: int
-    batch_fill: float | None
-    inputs: list[str]
-    has_manifest: bool
-    options: dict[str, Any]
-    model: dict[str, Any]
-    computed: list[str]
-    metadata: dict[str, str]
-    versions: dict[str, str]
-
-    @property
-    def threshold(self) -> float:
-        """The least score of a label."""
-        return float(self.metadata['threshold'])
-
-    @property
-    def failure(self) -> str:
-        """What makes a run whose books balance no good one; '' where nothing does."""
-        listed, dead = self.counts['listed'], self.counts.get('dead_lettered', 0)
-        if not dead:
-            return ''
-        if dead == listed:
-            return f'complete, but all {listed:,} images failed'
-        limit = float(self.options.get('max_failure_rate', 1.0))
-        if dead / listed <= limit:
-            return ''
-        return (
-            f'complete, but {dead:,} of {listed:,} images failed, more than --max_failure_rate '
-            f'{limit:g} allows'
-        )
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the model gives labels at all, and not features alone."""
-        return self.metadata['vocabulary'] != NONE
+    Raises:
+      DamagedError: the limit that it had is no number.
+    """
+    listed, dead = report.counts.listed, report.counts.dead_lettered
+    limit = number_in(report.options, 'max_failure_rate')
+    if not listed or not dead:
+        return ''
+    if dead == listed:
+        return f'complete, but all {listed:,} images failed'
+    if limit is None or dead / listed <= limit:
+        return ''
+    return (
+        f'complete, but {dead:,} of {listed:,} images failed, more than --max_failure_rate '
+        f'{limit:g} allows'
+    )
 
 
 class Since(NamedTuple):
@@ -116,7 +86,7 @@ class Page(NamedTuple):
 
     Attributes:
       run: the run.
-      facts: its report.
+      failure: what makes it no good one, as of `failure_of`.
       digest: its rows.
       since: what it is compared with, if anything.
       folder: what names are relative to; with a slash, or ''.
@@ -125,7 +95,7 @@ class Page(NamedTuple):
     """
 
     run: CompleteRun
-    facts: Facts
+    failure: str
     digest: Digest
     since: Since | None
     folder: str
@@ -195,16 +165,16 @@ def _all_sections(page: Page) -> list[_Section | None]:
 
 
 def _header(page: Page, navigation: Markup) -> Markup:
-    facts = page.facts
-    bad = facts.failure if facts.balanced else 'books NOT balanced'
+    report = page.run.report
+    bad = page.failure if report.balanced else 'books NOT balanced'
     state = element(
         'span', bad or 'complete, books balanced', class_='state bad' if bad else 'state'
     )
-    started, finished = facts.started_at, facts.finished_at
+    started, finished = report.started, report.finished
     day = '' if started.date() == finished.date() else f'{finished.day} {finished:%B, }'
     times = f'{started.day} {started:%B %Y, %H:%M} to {day}{finished:%H:%M} UTC'
     lead = join(
-        element('code', f'lemmabeam {visible(facts.command)}'),
+        element('code', f'lemmabeam {visible(report.command)}'),
         untrusted(page.run.model_id),
         times,
         by=' · ',
@@ -220,20 +190,21 @@ def _header(page: Page, navigation: Markup) -> Markup:
 
 
 def _overview(page: Page) -> _Section:
-    counts, facts = page.facts.counts, page.facts
-    listed, dead = counts['listed'], counts.get('dead_lettered', 0)
+    report, counts = page.run.report, page.run.report.counts
+    dead = counts.dead_lettered
+    gone = [] if counts.gone is None else [('gone since an earlier run', counts.gone, None)]
     figures = [
-        ('images listed', listed, None),
-        ('labelled', counts['labeled'], 'good'),
-        ('duplicates', counts.get('duplicates', 0), None),
-        ('unchanged since an earlier run', counts.get('unchanged', 0), None),
-        *([('gone since an earlier run', counts['gone'], None)] if 'gone' in counts else []),
+        ('images listed', counts.listed, None),
+        ('labelled', counts.labeled, 'good'),
+        ('duplicates', counts.duplicates, None),
+        ('unchanged since an earlier run', counts.unchanged, None),
+        *gone,
         ('failed', dead, 'bad' if dead else None),
     ]
     items = [_figure(name, f'{count:,}', css) for name, count, css in figures]
     without, rows = page.digest.rows_by_labels[0], page.digest.rows
-    labelled = [('labelled', counts['labeled'], 'good-fill')]
-    if facts.has_classes and rows:
+    labelled = [('labelled', counts.labeled, 'good-fill')]
+    if report.has_classes and rows:
         share = charts.percent(without, rows)
         items.insert(2, _figure(f'of these without a label, {share}', f'{without:,}'))
         labelled = [
@@ -242,23 +213,22 @@ def _overview(page: Page) -> _Section:
         ]
     parts = [
         *labelled,
-        ('unchanged', counts.get('unchanged', 0), 'same-fill'),
-        ('duplicates', counts.get('duplicates', 0), 'again-fill'),
+        ('unchanged', counts.unchanged, 'same-fill'),
+        ('duplicates', counts.duplicates, 'again-fill'),
         ('failed', dead, 'bad-fill'),
     ]
     content: list[str] = [element('dl', *items, class_='figures')]
     if any(count for _, count, _ in parts):
         content.append(charts.stack('What became of the images that were listed', parts))
     else:
-        why = describe_nothing(counts, facts.options.get('since'))
+        why = describe_nothing(counts, report.options.get('since'))
         content.append(element('p', f'{why[0].upper()}{why[1:]}.', class_='alert'))
-    if facts.has_classes and (line := look_lower(without, rows, facts.metadata)):
+    if report.has_classes and (line := look_lower(without, rows, report.metadata)):
         content.append(element('p', _with_code(line), class_='lead'))
-    if not facts.balanced:
+    if not report.balanced:
         text = 'The counts do not add up to what was listed: do not rely on this run.'
         content.append(element('p', text, class_='alert'))
-    skipped = counts.get('skipped_not_image', 0)
-    if skipped:
+    if skipped := counts.skipped_not_image:
         text = f'{skipped:,} more files have no image suffix and were not read.'
         content.append(element('p', text, class_='lead'))
     return _section('overview', 'Overview', None, *content)
@@ -275,16 +245,17 @@ def _figure(name: str, value: str, css: str | None = None) -> Markup:
 
 
 def _failures(page: Page) -> _Section | None:
-    facts, reasons = page.facts, page.facts.reasons
+    reasons = page.run.report.counts.dead_lettered_by_reason
     if not reasons:
         return None
+    has_manifest = any(each['kind'] == 'manifest' for each in page.run.report.inputs)
     known = {reason.value: reason for reason in Reason}
     rows = []
     for name, count in sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])):
         reason = known.get(name)
         what = [element('code', name)]
         if reason is not None:
-            advice = _advice(reason, page.digest.failed.get(name, ()), facts.has_manifest)
+            advice = _advice(reason, page.digest.failed.get(name, ()), has_manifest)
             what.append(element('span', advice, class_='advice'))
         again = 'unknown' if reason is None else 'yes' if reason.retryable else 'no'
         rows.append((join(*what), again, f'{count:,}'))
@@ -304,27 +275,27 @@ def _advice(reason: Reason, examples: Sequence[Failed], has_manifest: bool) -> s
 
 
 def _throughput(page: Page) -> _Section:
-    facts = page.facts
-    rate = facts.images_per_sec
+    report = page.run.report
+    rate = report.images_per_sec
     figures = [('labelled images per second', f'{rate:,.1f}')] if rate else []
-    figures.append(('wall time', _duration(facts.wall_sec)))
-    if facts.batches:
-        figures.append(('batches', f'{facts.batches:,}'))
-    if facts.batch_fill is not None:
-        figures.append(('of the slots filled', f'{100 * facts.batch_fill:.0f} %'))
+    figures.append(('wall time', _duration(report.wall_sec)))
+    if report.batches:
+        figures.append(('batches', f'{report.batches:,}'))
+    if report.batch_fill is not None:
+        figures.append(('of the slots filled', f'{100 * report.batch_fill:.0f} %'))
     content: list[str] = [
         element('dl', *(_figure(name, value) for name, value in figures), class_='figures')
     ]
-    if facts.verdict:
-        content.append(element('p', f'{facts.verdict}.', class_='verdict'))
-    most = max(facts.activities.values(), default=0.0)
+    if verdict := describe(report.verdict):
+        content.append(element('p', f'{verdict}.', class_='verdict'))
+    most = max(report.stage_thread_sec.values(), default=0.0)
     rows = [
         (
             _ACTIVITIES.get(name, name),
             charts.bar(sec / most),
             f'{sec:,.1f} s' if sec >= 10 else f'{sec:.2f} s',
         )
-        for name, sec in sorted(facts.activities.items(), key=lambda pair: -pair[1])
+        for name, sec in sorted(report.stage_thread_sec.items(), key=lambda pair: -pair[1])
         if most
     ]
     if rows:
@@ -358,8 +329,8 @@ def _bars(heads: tuple[str, str, str], rows: Sequence[Sequence[str]], caption: s
 
 
 def _scores(page: Page) -> _Section | None:
-    digest, facts = page.digest, page.facts
-    if not facts.has_classes or not digest.rows:
+    digest, report = page.digest, page.run.report
+    if not report.has_classes or not digest.rows:
         return None
     low, high = digest.score_range
     step = (high - low) / BINS
@@ -371,8 +342,8 @@ def _scores(page: Page) -> _Section | None:
         ]
 
     ticks = [Tick(share, f'{low + share * (high - low):.2f}') for share in (0, 0.25, 0.5, 0.75, 1)]
-    at = (facts.threshold - low) / (high - low)
-    mark = Tick(at, f'threshold {facts.threshold:g}') if 0 < at < 1 else None
+    at = (report.threshold - low) / (high - low)
+    mark = Tick(at, f'threshold {report.threshold:g}') if 0 < at < 1 else None
     labels = sum(i * n for i, n in enumerate(digest.rows_by_labels))
     lower = int(digest.scores.sum()) - labels
     title = 'All stored scores' if lower else 'All labels by score'
@@ -448,10 +419,11 @@ def _changes(page: Page) -> _Section | None:
         f'Rows: {since.rows:,} then, {page.digest.rows:,} now; other pictures alone make a '
         'difference.',
     )
-    if since.threshold != page.facts.threshold:
+    threshold = page.run.report.threshold
+    if since.threshold != threshold:
         about = join(
             about,
-            f' The threshold was {since.threshold:g} then and is {page.facts.threshold:g} now.',
+            f' The threshold was {since.threshold:g} then and is {threshold:g} now.',
         )
     lists = [
         _changed('Appeared', 'images now', since.appeared),
@@ -496,7 +468,7 @@ def _sheets(page: Page) -> list[_Section | None]:
             'unlabelled',
             'Pictures without any label',
             'No class reached the threshold; scores below it are shown as far as they are stored.',
-            digest.unlabeled if page.facts.has_classes else [],
+            digest.unlabeled if page.run.report.has_classes else [],
         ),
     ]
     sections: list[_Section | None] = [
@@ -528,7 +500,7 @@ def _example_tile(example: Example, page: Page) -> Markup:
     ]
     if len(example.labels) > len(shown):
         labels.append(element('li', f'and {len(example.labels) - len(shown)} more'))
-    if not shown and page.facts.has_classes:
+    if not shown and page.run.report.has_classes:
         labels.append(element('li', 'no label'))
     changed = (
         picture is not None
@@ -585,27 +557,30 @@ def _carried(carried: Sequence[tuple[str, str | None]]) -> Markup:
 
 
 def _model(page: Page) -> _Section:
-    facts = page.facts
-    model, card, metadata = facts.model, facts.model['card'], facts.metadata
-    inputs = [element('div', untrusted(each)) for each in facts.inputs[:_SHOWN_INPUTS]]
-    if len(facts.inputs) > _SHOWN_INPUTS:
-        inputs.append(element('div', f'and {len(facts.inputs) - _SHOWN_INPUTS:,} more'))
+    report, model = page.run.report, page.run.report.model
+    card, metadata = model.card, report.metadata
+    inputs = [
+        element('div', untrusted(each['pattern'] or each['uri']))
+        for each in report.inputs[:_SHOWN_INPUTS]
+    ]
+    if len(report.inputs) > _SHOWN_INPUTS:
+        inputs.append(element('div', f'and {len(report.inputs) - _SHOWN_INPUTS:,} more'))
     said = {
         'model': page.run.model_id,
-        'from': model.get('location'),
+        'from': model.location,
         'source': card.get('source'),
         'licence': card.get('licence'),
-        'classes': metadata['vocabulary'],
+        'classes': metadata.get('vocabulary'),
         'preprocessing': metadata.get('preprocessing'),
         'scores': metadata['activation'],
-        'threshold': f'{facts.threshold:g}',
+        'threshold': f'{report.threshold:g}',
         'stored down to': metadata.get('stored_floor'),
         'labels an image': ' to '.join(
             metadata.get(f'{end}_labels', '?') for end in ('min', 'max')
         ),
-        'computed': join(*(element('div', untrusted(way)) for way in facts.computed)),
+        'computed': join(*(element('div', untrusted(str(way))) for way in model.computed)),
         'canary': metadata.get('canary'),
-        'weights': model.get('weights_sha256'),
+        'weights': model.weights_sha256,
         'inputs': join(*inputs),
     }
     listed = [
@@ -621,8 +596,8 @@ def _model(page: Page) -> _Section:
         'Model and options',
         None,
         element('dl', *listed, class_='facts'),
-        _folded('All options', ('option', 'value'), facts.options),
-        _folded('Versions', ('software', 'version'), facts.versions),
+        _folded('All options', ('option', 'value'), report.options),
+        _folded('Versions', ('software', 'version'), report.versions),
     )
 
 
@@ -651,7 +626,7 @@ def _folded(title: str, heads: tuple[str, str], values: Mapping[str, Any]) -> Ma
 
 
 def _footer(page: Page) -> Markup:
-    version = page.facts.versions.get('lemmabeam', '')
+    version = page.run.report.versions.get('lemmabeam', '')
     shown = [picture for picture in page.pictures.values() if picture.data_uri]
     left_out = sum(picture == LEFT_OUT for picture in page.pictures.values())
     texts = [join('Labelled by Lemmabeam ', untrusted(version), '.')]

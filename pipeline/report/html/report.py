@@ -3,18 +3,14 @@
 Nothing in it comes from elsewhere when it is opened, and nothing in it can run.
 """
 
-import datetime
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from pipeline.report.bottleneck import describe
-from pipeline.report.html.page import LEFT_OUT, Facts, Page, Since, to_html
-from pipeline.report.look_lower import look_lower
+from pipeline.report.html.page import LEFT_OUT, Page, Since, failure_of, to_html
 from pipeline.report.statistics import Digest, Example, Failed, commonest, read_classes, read_digest
 from pipeline.report.thumbnails import Limits, Picture, read_thumbnails
 from transforms.core import uris
-from transforms.core.errors import StoreError, UsageError
+from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.stores import StoreOptions
 from transforms.output import predictions
@@ -68,11 +64,18 @@ def write_html_report(
             else f'--run_id {run_id}: no complete run of this id in {output}'
         )
     run = chosen[-1]
-    facts = _facts(output, run)
+    try:
+        failure = failure_of(run.report)
+        limits = Limits.of_run(run.report.options)
+    except DamagedError as e:
+        uri = uris.join(output, f'runs/{run.id}/report.json')
+        raise StoreError(
+            f'{uri} is damaged ({e}): restore it from a backup, or make the report of another run'
+        ) from e
     digest = read_digest(output, run, store, thumbnails, _FAILED_EXAMPLES)
     page = Page(
         run,
-        facts,
+        failure,
         digest,
         _since(output, runs, run, digest, store),
         _common_folder(digest),
@@ -80,64 +83,12 @@ def write_html_report(
         thumbnails,
     )
     if thumbnails:
-        found = read_pictures(_wanted(digest), Limits.of_run(facts.options), stores)
+        found = read_pictures(_wanted(digest), limits, stores)
         room = max_bytes - len(to_html(page).encode())
         page = page._replace(pictures=_fitting(digest, found, room))
     destination = destination or uris.join(output, f'runs/{run.id}/report.html')
     store_for(destination, stores).write(destination, to_html(page).encode())
     return destination
-
-
-def _facts(output: str, run: CompleteRun) -> Facts:
-    report = run.report
-    try:
-        counts = report['counts']
-        facts = Facts(
-            str(report.get('command', 'label')),
-            bool(report['balanced']),
-            {name: int(n) for name, n in counts.items() if isinstance(n, int)},
-            {name: int(n) for name, n in counts.get('dead_lettered_by_reason', {}).items()},
-            datetime.datetime.fromisoformat(report['started_at']).astimezone(datetime.UTC),
-            datetime.datetime.fromisoformat(report['finished_at']).astimezone(datetime.UTC),
-            float(report['wall_sec']),
-            _number(report.get('images_per_sec')),
-            {name: float(sec) for name, sec in report.get('stage_thread_sec', {}).items()},
-            describe(report['verdict']) if report.get('verdict') else '',
-            int(report.get('batches') or 0),
-            _number(report.get('batch_fill')),
-            [str(each['pattern'] or each['uri']) for each in report.get('inputs', [])],
-            any(each.get('kind') == 'manifest' for each in report.get('inputs', [])),
-            dict(report['options']),
-            {**report['model'], 'card': dict(report['model']['card'])},
-            [
-                f'{way["network"]}, {way["precision"]} on {way["device"]}'
-                for way in report['model'].get('computed') or []
-            ],
-            {name: str(value) for name, value in report['metadata'].items()},
-            {name: str(version) for name, version in report['versions'].items()},
-        )
-        # What is looked up later must be there now.
-        _ = (
-            facts.failure,
-            facts.threshold,
-            facts.has_classes,
-            facts.counts['listed'],
-            facts.counts['labeled'],
-        )
-        _ = (facts.metadata['activation'], Limits.of_run(facts.options))
-        _ = (predictions.least_score(facts.metadata), look_lower(1, 1, facts.metadata))
-        _ = [file['rows'] + 0 for file in run.report['files']]
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
-        uri = uris.join(output, f'runs/{run.id}/report.json')
-        raise StoreError(
-            f'{uri} is damaged ({type(e).__name__}): restore it from a backup, or make the report '
-            'of another run'
-        ) from e
-    return facts
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
 
 
 def _since(
@@ -148,19 +99,18 @@ def _since(
         other
         for other in itertools.takewhile(lambda other: other.id != run.id, runs)
         if other.model_id == run.model_id
-        and any(file.get('rows') for file in other.files(predictions.KIND))
+        and any(file.rows for file in other.files(predictions.KIND))
     ]
     if not before or not digest.rows:
         return None
     last = before[-1]
-    threshold = _facts(output, last).threshold
     theirs = read_classes(output, last, store)
     appeared = [digest.classes[index] for index in digest.classes.keys() - theirs.keys()]
     vanished = [theirs[index] for index in theirs.keys() - digest.classes.keys()]
     return Since(
         last.id,
-        sum(file['rows'] for file in last.files(predictions.KIND)),
-        threshold,
+        sum(file.rows for file in last.files(predictions.KIND)),
+        last.report.threshold,
         commonest(appeared),
         commonest(vanished),
     )

@@ -406,11 +406,12 @@ def _done(config: RunConfig) -> int:
     runs: Sequence[CompleteRun] = [
         run
         for run in complete_runs(layout.output, layout.store)
-        if run.model_id == layout.model_id and run.report['inputs'] == list(config.inputs)
+        if run.model_id == layout.model_id and run.report.inputs == config.inputs
     ]
     if config.command != 'label' or not runs:
         return 0
-    return int(runs[-1].report['counts']['labeled'] + runs[-1].report['counts']['unchanged'])
+    counts = runs[-1].report.counts
+    return counts.labeled + counts.unchanged
 
 
 def fit(
