@@ -636,7 +636,7 @@ class TestForget:
             assert main(['clean', str(output), '--forget', str(folder / name)]) == 0
             said = capsys.readouterr().out.splitlines()
             assert said == [
-                f'removed {folder / name} from run night-{i}: {n} rows'
+                f'removed {folder / name} from run night-{i}: {n} row'
                 for i, n in enumerate(rows, 1)
             ]
             assert verify(str(output)) == []
