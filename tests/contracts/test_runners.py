@@ -35,7 +35,9 @@ class RunnerContract:
         return runner_for(PipelineOptions(list(self.flags)))
 
     def test_what_can_be_run_is_accepted(self):
-        self.make().check(self.args)
+        given = self.args
+        self.make().check(given)
+        assert given == self.args, 'what is checked stays as it is'
 
     def test_what_means_nothing_here_is_refused(self):
         wrong = dataclasses.replace(self.args, right_fitting=True)
