@@ -33,8 +33,9 @@ from tests.support.misbehaving_server import (
     wrong_bytes,
 )
 from transforms.core.errors import ImageError, StoreError, UsageError
-from transforms.storage import gcs, http_fetch
+from transforms.storage import gcs
 from transforms.storage.base import FetchLimits
+from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
 
 LIMITS = FetchLimits(max_bytes=10_000, deadline_sec=10.0)
@@ -121,14 +122,13 @@ def test_objects_stored_as_gzip_are_unpacked(store, bucket):
 @pytest.fixture
 def serve(monkeypatch):
     """Starts a server with these answers; returns it and a store in front of it."""
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
     with contextlib.ExitStack() as stack:
 
         def start(*answers):
             server = Server(answers)
             stack.callback(server.close)
             monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
-            store = gcs.GcsStore()
+            store = gcs.GcsStore(tries=Tries(pause_sec=0.01, most_pause_sec=0.05))
             stack.callback(store._connections.close)
             return server, store
 

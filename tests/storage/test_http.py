@@ -39,6 +39,7 @@ from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.storage import http, http_fetch
 from transforms.storage.base import FetchLimits
 from transforms.storage.http import HttpStore, refusal
+from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
 
 BODY = random.Random(0).randbytes(5000)
@@ -125,9 +126,12 @@ def in_turn(*answers):
 missing = answer(404, b'no such page')
 
 
+AT_ONCE = Tries(pause_sec=0.0, most_pause_sec=0.0)
+SOON = Tries(pause_sec=0.01, most_pause_sec=0.05)
+
+
 @pytest.fixture
-def site(monkeypatch):
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
+def site():
     with contextlib.closing(Site()) as made:
         yield made
 
@@ -135,12 +139,13 @@ def site(monkeypatch):
 @pytest.fixture(scope='module')
 def stores():
     """By whether private hosts are allowed; to read all authorities takes a while."""
-    return {allowed: HttpStore(allowed) for allowed in (False, True)}
+    return {allowed: HttpStore(allowed, SOON) for allowed in (False, True)}
 
 
 @pytest.fixture
 def store(stores):
     yield stores[True]
+    stores[True].tries = SOON
     stores[True]._pool.clear()
 
 
@@ -476,7 +481,6 @@ def test_connecting_has_a_time_of_its_own_shared_by_the_addresses(monkeypatch, s
         timeouts.append(self.gettimeout())
         raise TimeoutError(errno.ETIMEDOUT, 'timed out')
 
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
     monkeypatch.setattr(socket.socket, 'connect', hang)
     resolving(monkeypatch, [f'8.8.8.{i}' for i in range(9)])
     assert failure(store, 'http://slow.example/', FetchLimits(10, 60)).endswith(', 3 times')
@@ -528,7 +532,7 @@ def clock_that_notes(slept):
 def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monkeypatch):
     slept = []
     monkeypatch.setattr(http_fetch, 'time', clock_that_notes(slept))
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.0, 0.0))
+    store.tries = AT_ONCE
     site.answers['/a'] = in_turn(answer(429, Retry_After='1'), answer())
     assert fetch(store, f'{site.url}/a').retries == 1
     assert slept == [1.0]
@@ -547,7 +551,7 @@ def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, store, monke
     clock = clock_that_notes(slept)
     clock.time = lambda: 946_684_798
     monkeypatch.setattr(http_fetch, 'time', clock)
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.0, 0.0))
+    store.tries = AT_ONCE
     date = {'Date': 'Thu, 01 Jan 2026 00:00:00 GMT', 'Retry-After': 'Thu, 01 Jan 2026 00:00:03 GMT'}
     site.answers['/a'] = in_turn(answered(429, date), answer())
     assert fetch(store, f'{site.url}/a').retries == 1
@@ -806,7 +810,7 @@ def stalling(data):
 
 @pytest.mark.parametrize('fault', [raw, stalling])
 def test_a_length_that_is_too_long_is_believed_once(site, store, monkeypatch, fault):
-    monkeypatch.setattr(http_fetch, '_SOCKET_TIMEOUT_SEC', 0.1)
+    store.tries = SOON._replace(silence_sec=0.1)
     head = OK + b'Content-Length: 5007\r\nETag: "1"\r\n\r\n'
     site.answers['/a'] = fault(head + BODY)
     with pytest.raises(ImageError) as caught:
@@ -965,8 +969,7 @@ def tls_site(folder, monkeypatch, *names, trusted=True, days=1):
     context.sni_callback = lambda sock, name, _: asked.append(name)
     if trusted:
         monkeypatch.setenv('SSL_CERT_FILE', str(public))
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
-    store = HttpStore(allow_private_hosts=True)
+    store = HttpStore(True, SOON)
     with contextlib.closing(Site(context)) as site:
         site.answers |= {'/a': answer(), '/plain': redirect('http://h.example/')}
         yield site, store, asked

@@ -34,8 +34,9 @@ from tests.support.misbehaving_server import (
     wrong_bytes,
 )
 from transforms.core.errors import ImageError, StoreError, UsageError
-from transforms.storage import http_fetch, s3
-from transforms.storage.base import FetchLimits, Seen
+from transforms.storage import s3 as module
+from transforms.storage.base import Entry, FetchLimits, Seen
+from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
 from transforms.storage.s3 import S3Store
 
@@ -78,8 +79,8 @@ class TestLikeEveryStore(ObjectStoreContract):
         kind = 'application/x-directory; charset=UTF-8'
         place.client.put_object(Bucket=place.name, Key=name, Body=data, ContentType=kind)
 
-    def test_open_is_a_seekable_stream(self, store, place, monkeypatch):
-        monkeypatch.setattr(s3, '_STREAM_BYTES', 30_000)  # several requests
+    def test_open_is_a_seekable_stream(self, address, place):
+        store = S3Store(address, stream_bytes=30_000)  # several requests
         super().test_open_is_a_seekable_stream(store, place)
 
 
@@ -153,8 +154,8 @@ def test_what_is_not_there_is_said(store, s3_bucket):
             call()
 
 
-def test_a_stream_never_mixes_two_versions(store, s3_bucket, monkeypatch):
-    monkeypatch.setattr(s3, '_STREAM_BYTES', 10)
+def test_a_stream_never_mixes_two_versions(s3, s3_bucket):
+    store = S3Store(s3, stream_bytes=10)
     with store.open(s3_bucket.put('a', bytes(100))) as stream:
         stream.read(10)
         s3_bucket.put('a', b'x' * 100)
@@ -193,15 +194,15 @@ def serve(monkeypatch, loader):
             self.register_component('data_loader', loader)
 
     monkeypatch.setattr(botocore.session, 'Session', Session)
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
     for name, value in AWS_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with contextlib.ExitStack() as stack:
 
-        def start(*answers):
+        def start(*answers, **options):
             server = Server(answers)
             stack.callback(server.close)
-            store = S3Store(server.url)
+            tries = Tries(pause_sec=0.01, most_pause_sec=0.05)
+            store = S3Store(server.url, tries=tries, **options)
             stack.callback(store._client.close)
             stack.callback(store._pool.clear)
             return server, store
@@ -305,10 +306,9 @@ def test_the_region_of_a_bucket_is_asked_for_once(serve):
 @pytest.mark.parametrize(
     'code', ['AccessDenied', 'SignatureDoesNotMatch', 'InvalidObjectState', 'InternalError']
 )
-def test_the_client_explains_itself(serve, monkeypatch, code):
-    monkeypatch.setattr(s3, '_ATTEMPTS', 1)
+def test_the_client_explains_itself(serve, code):
     number = 500 if code == 'InternalError' else 403
-    _, store = serve(refusal(number, code))
+    _, store = serve(refusal(number, code), attempts=1)
     told = {
         'AccessDenied': 's3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject',
         'SignatureDoesNotMatch': 'secret access key',
@@ -320,15 +320,14 @@ def test_the_client_explains_itself(serve, monkeypatch, code):
 
 
 @pytest.mark.parametrize('fault', [reset_within, truncated, rubbish, reset])
-def test_streams_and_small_objects_survive_or_say_so_properly(serve, monkeypatch, fault):
-    monkeypatch.setattr(s3, '_ATTEMPTS', 2)
-    _, store = serve(fault, good)
+def test_streams_and_small_objects_survive_or_say_so_properly(serve, fault):
+    _, store = serve(fault, good, attempts=2)
     if fault is not rubbish:
         assert store.read('s3://bucket/a') == BODY
-    _, store = serve(fault)
+    _, store = serve(fault, attempts=2)
     with pytest.raises(StoreError):
         store.read('s3://bucket/a')
-    stream = s3._Stream(store._client, s3.Entry('s3://bucket/a', 'x', 5000))
+    stream = module._Stream(store._client, Entry('s3://bucket/a', 'x', 5000), 2)
     with pytest.raises(StoreError), io.BufferedReader(stream, 100) as reader:
         reader.read()
 
@@ -416,8 +415,7 @@ class _Racing:
 
 
 def test_a_conflict_of_two_creates_is_tried_again(serve, monkeypatch):
-    monkeypatch.setattr(s3, '_CONFLICT_SEC', (0.0, 0.0))
-    _, store = serve(good)
+    _, store = serve(good, conflict_sec=(0.0, 0.0))
     conflict = ('ConditionalRequestConflict', 409)
     for codes, outcome in (
         ([conflict], True),
@@ -481,9 +479,8 @@ def test_wrong_settings_are_named(serve, monkeypatch):
         S3Store()
 
 
-def test_a_store_that_is_not_there_is_said(serve, monkeypatch):
-    monkeypatch.setattr(s3, '_ATTEMPTS', 1)
-    server, store = serve(good)
+def test_a_store_that_is_not_there_is_said(serve):
+    server, store = serve(good, attempts=1)
     server.close()
     with pytest.raises(StoreError, match='cannot be reached'):
         store.stat('s3://bucket/a')

@@ -33,8 +33,9 @@ from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.options import LoadOptions
 from transforms.loading.threads import ThreadLoader
-from transforms.storage import gcs, http_fetch, registry
+from transforms.storage import gcs, registry
 from transforms.storage.base import FetchLimits
+from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
 
 COUNT = 100
@@ -92,10 +93,8 @@ def objects(emulator):
 @pytest.fixture
 def store(proxy, monkeypatch):
     """A store of this test alone, behind the proxy, that tries again soon and gives up soon."""
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.01, 0.05))
-    monkeypatch.setattr(http_fetch, '_SOCKET_TIMEOUT_SEC', 0.8)
     monkeypatch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
-    made, make = gcs.GcsStore(), registry._make_store
+    made, make = gcs.GcsStore(tries=Tries(0.8, 0.01, 0.05)), registry._make_store
     # Another function, whose stores the process does not have yet.
     monkeypatch.setattr(registry, '_make_store', lambda key: made if 'Gcs' in key[0] else make(key))
     yield made
@@ -169,7 +168,7 @@ def is_about(count: int, part: float) -> bool:
 @parts(0.01, 0.2, quick=PASSING, kinds=PASSING)
 def test_passing_faults_cost_no_image(kind, part, proxy, store, objects, monkeypatch):
     # Where nothing stalls, a busy machine is no reason to ask again.
-    monkeypatch.setattr(http_fetch, '_SOCKET_TIMEOUT_SEC', 1.5 if 'stall' in kind else 8.0)
+    store.tries = store.tries._replace(silence_sec=1.5 if 'stall' in kind else 8.0)
     proxy.set(Fault(kind, part, seed=4))
     assert failures(load_all(objects, 20.0)) == {}
     spoiled = sum(proxy.spoiled.values())
@@ -236,7 +235,7 @@ def test_faults_everywhere_end_each_image_by_its_deadline(
     kind, part, proxy, store, objects, monkeypatch
 ):
     # A few tries are as good as a hundred, which would keep the machine busy until the deadline.
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.1, 0.4))
+    store.tries = store.tries._replace(pause_sec=0.1, most_pause_sec=0.4)
     proxy.set(Fault(kind, part))
     outcomes = load_all(objects.first(THREADS), 1.5)
     found = Counter(failures(outcomes).values())
@@ -256,7 +255,7 @@ def test_faults_everywhere_end_each_image_by_its_deadline(
 def test_faults_everywhere_stop_a_run_that_is_to_stop(
     kind, said, proxy, store, objects, monkeypatch
 ):
-    monkeypatch.setattr(http_fetch, '_BACKOFF_SEC', (0.1, 0.4))
+    store.tries = store.tries._replace(pause_sec=0.1, most_pause_sec=0.4)
     proxy.set(Fault(kind, 1.0))
     loader = ThreadLoader(load_options(0.8))  # so long that the first answers are in time
     policy = FaultPolicy(FailFast(20, 'run'), StoreError)

@@ -28,7 +28,9 @@ from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.storage.http_fetch import (
+    TRIES,
     TransientError,
+    Tries,
     heed_retry_after,
     make_pool,
     read_error,
@@ -50,9 +52,16 @@ class GcsStore:
     Args:
       user_project: the project that pays for requests to requester-pays buckets.
       page_objects: asked for at a time in a listing.
+      tries: when an image is asked for again.
     """
 
-    def __init__(self, user_project: str | None = None, page_objects: int = _PAGE_OBJECTS) -> None:
+    def __init__(
+        self,
+        user_project: str | None = None,
+        page_objects: int = _PAGE_OBJECTS,
+        tries: Tries = TRIES,
+    ) -> None:
+        self.tries = tries
         self._user_project = user_project
         self._page_objects = page_objects
         emulator = os.environ.get('STORAGE_EMULATOR_HOST', '')
@@ -121,7 +130,12 @@ class GcsStore:
         if unless:
             path += f'&ifGenerationNotMatch={urllib.parse.quote(unless, safe="")}'
         return read_object(
-            lambda: self._ask(bucket, path, unless), _check_crc32c, _version, limits, admit
+            lambda: self._ask(bucket, path, unless),
+            _check_crc32c,
+            _version,
+            limits,
+            admit,
+            tries=self.tries,
         )
 
     def _ask(self, bucket: str, path: str, unless: str) -> urllib3.BaseHTTPResponse:

@@ -36,11 +36,13 @@ from transforms.core.uris import WebUrl
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.storage.http_fetch import (
     POOL_SIZE,
+    TRIES,
     PlainPool,
     PooledHttpConnection,
     PooledHttpsConnection,
     TlsPool,
     TransientError,
+    Tries,
     heed_retry_after,
     read_error,
     read_object,
@@ -189,9 +191,11 @@ class HttpStore:
 
     Args:
       allow_private_hosts: connect to addresses that are not public, too.
+      tries: when an image is asked for again.
     """
 
-    def __init__(self, allow_private_hosts: bool = False) -> None:
+    def __init__(self, allow_private_hosts: bool = False, tries: Tries = TRIES) -> None:
+        self.tries = tries
         # urllib3 logs whole URLs when headers are odd, and with them what signs them.
         for name in ('urllib3.connection', 'urllib3.connectionpool', 'urllib3.response'):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -238,7 +242,9 @@ class HttpStore:
                 raise NotModified
             return response
 
-        return read_object(ask, _check_md5, _version, limits, admit, doubts_length=True)
+        return read_object(
+            ask, _check_md5, _version, limits, admit, doubts_length=True, tries=self.tries
+        )
 
     def _follow(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""

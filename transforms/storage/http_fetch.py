@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import urllib3
@@ -35,8 +35,23 @@ _BUFFER_BYTES = 32 * 1024
 _AT_ONCE_BYTES = 1024 * 1024
 _FIRST_BYTES = 64 * 1024
 _MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can hold
-_SOCKET_TIMEOUT_SEC = 20.0
-_BACKOFF_SEC = (0.2, 8.0)
+
+
+class Tries(NamedTuple):
+    """When an object is asked for again, until its deadline.
+
+    Attributes:
+      silence_sec: so long nothing may come.
+      pause_sec: a pause is of random length, and that of the first one up to this.
+      most_pause_sec: later ones may be twice as long each time, up to this.
+    """
+
+    silence_sec: float = 20.0
+    pause_sec: float = 0.2
+    most_pause_sec: float = 8.0
+
+
+TRIES = Tries()
 
 
 class TransientError(Exception):
@@ -55,6 +70,7 @@ class TransientError(Exception):
 
 class _Deadline(threading.local):
     ends_at = float('inf')
+    silence_sec = TRIES.silence_sec
 
 
 _deadline = _Deadline()
@@ -69,7 +85,7 @@ def seconds_left() -> float:
     left = _deadline.ends_at - time.monotonic()
     if left <= 0:
         raise TimeoutError('the deadline is over')
-    return min(left, _SOCKET_TIMEOUT_SEC)
+    return min(left, _deadline.silence_sec)
 
 
 def heed_retry_after(headers: Mapping[str, str], detail: str) -> None:
@@ -259,6 +275,7 @@ def read_object(
     limits: FetchLimits,
     admit: Callable[[int], None],
     doubts_length: bool = False,
+    tries: Tries = TRIES,
 ) -> Fetched:
     """Reads an object, again and again until it is whole or its time is over.
 
@@ -271,6 +288,7 @@ def read_object(
       admit: see `transforms.storage.base.Store.fetch`.
       doubts_length: whether a Content-Length may be wrong: of two answers that end at the same
         byte before it, it is.
+      tries: when it is asked for again.
 
     Raises:
       ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not as packed as
@@ -278,6 +296,7 @@ def read_object(
       StoreError: what `ask` raises.
     """
     _deadline.ends_at = time.monotonic() + limits.deadline_sec
+    _deadline.silence_sec = tries.silence_sec
     room = _Room(admit, limits.max_bytes)
 
     def read() -> Fetched:
@@ -291,24 +310,29 @@ def read_object(
         return read()
     except TransientError as e:
         # Most objects come at once and do without this machinery, which takes CPU.
-        return _read_again(read, e, limits.deadline_sec, doubts_length)
+        return _read_again(read, e, limits.deadline_sec, doubts_length, tries)
     finally:
         _deadline.ends_at = float('inf')
+        _deadline.silence_sec = TRIES.silence_sec
 
 
 def _read_again(
-    read: Callable[[], Fetched], first: TransientError, deadline_sec: float, doubts_length: bool
+    read: Callable[[], Fetched],
+    first: TransientError,
+    deadline_sec: float,
+    doubts_length: bool,
+    tries: Tries,
 ) -> Fetched:
     """Tries again after pauses of random length, which may get longer each time.
 
     Here, as the clients of Google and of S3 that could do it take half a second to be imported.
     """
     failures = [first]
-    longest_sec, most_sec = _BACKOFF_SEC
+    longest_sec = tries.pause_sec
     ends_at = _deadline.ends_at
     while time.monotonic() + (pause_sec := random.uniform(0.0, longest_sec)) <= ends_at:
         time.sleep(pause_sec)
-        longest_sec = min(2 * longest_sec, most_sec)
+        longest_sec = min(2 * longest_sec, tries.most_pause_sec)
         try:
             return read()._replace(retries=len(failures))
         except TransientError as e:

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -27,7 +27,9 @@ from transforms.core.waiting import alive
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
 from transforms.storage.http_fetch import (
     POOL_SIZE,
+    TRIES,
     TransientError,
+    Tries,
     heed_retry_after,
     make_pool,
     read_error,
@@ -37,9 +39,6 @@ from transforms.storage.http_fetch import (
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
-_STREAM_BYTES = 8 * 2**20
-_ATTEMPTS = 5
-_CONFLICT_SEC = (0.1, 0.3, 1.0, 2.0)
 _CONNECT_SEC, _READ_SEC = 10, 60
 
 _CODE = re.compile(rb'<Code>\s*(\w{1,64})\s*</Code>')
@@ -95,6 +94,10 @@ class S3Store:
       endpoint_url: another address than Amazon's.
       region_name: region of the buckets; that of a bucket elsewhere is asked for once.
       is_payer: pay for requests to requester-pays buckets.
+      tries: when an image is asked for again.
+      attempts: how often everything else is tried.
+      conflict_sec: pauses after each try to write that met another one.
+      stream_bytes: asked for at a time by who reads on and on.
 
     Raises:
       UsageError: boto3 is not installed, or region, endpoint or profile cannot be used.
@@ -106,7 +109,16 @@ class S3Store:
         endpoint_url: str | None = None,
         region_name: str | None = None,
         is_payer: bool = False,
+        *,
+        tries: Tries = TRIES,
+        attempts: int = 5,
+        conflict_sec: Sequence[float] = (0.1, 0.3, 1.0, 2.0),
+        stream_bytes: int = 8 * 2**20,
     ) -> None:
+        self.tries = tries
+        self._attempts = attempts
+        self._conflict_sec = conflict_sec
+        self._stream_bytes = stream_bytes
         try:
             import botocore.session
         except ImportError as e:
@@ -115,7 +127,7 @@ class S3Store:
         with _systemic('s3://'):
             if session.get_credentials() is None:
                 raise StoreError(_NO_KEYS)
-            self._client = _make_client(session, endpoint_url, region_name)
+            self._client = _make_client(session, endpoint_url, region_name, attempts)
             ca_certs = session.get_config_variable('ca_bundle')
         # As stored: the checksum is of the stored bytes.
         self._headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
@@ -190,6 +202,7 @@ class S3Store:
             lambda headers: _version(headers.get('ETag')),
             limits,
             admit,
+            tries=self.tries,
         )
 
     def _ask(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
@@ -234,7 +247,7 @@ class S3Store:
         entry = self.stat(uri)
         if entry is None:
             raise UsageError(f'cannot read {uri}: no such object')
-        return io.BufferedReader(_Stream(self._client, entry), _STREAM_BYTES)
+        return io.BufferedReader(_Stream(self._client, entry, self._attempts), self._stream_bytes)
 
     def read(self, uri: str) -> bytes | None:
         seen = self.look(uri)
@@ -245,7 +258,7 @@ class S3Store:
 
         with _systemic(uri):
             try:
-                return _read(self._client, uri)
+                return _read(self._client, uri, self._attempts)
             except ClientError as e:
                 if _code_of(e) == 'NoSuchKey':
                     return None
@@ -300,7 +313,7 @@ class S3Store:
         """
         from botocore.exceptions import ClientError
 
-        for delay_sec in (*_CONFLICT_SEC, None):
+        for delay_sec in (*self._conflict_sec, None):
             try:
                 request()
                 return True
@@ -324,8 +337,9 @@ class S3Store:
 class _Stream(io.RawIOBase):
     """Reads one version of an object in ranges; to be buffered."""
 
-    def __init__(self, client: Any, entry: Entry):
+    def __init__(self, client: Any, entry: Entry, attempts: int):
         self._client = client
+        self._attempts = attempts
         self._entry = entry
         self._position = 0
 
@@ -349,21 +363,23 @@ class _Stream(io.RawIOBase):
         end = min(self._position + len(buffer), self._entry.size_bytes)
         if end <= self._position:
             return 0
-        span = f'bytes={self._position}-{end - 1}'
+        options = {'Range': f'bytes={self._position}-{end - 1}', 'IfMatch': self._entry.version}
         with _systemic(self._entry.uri):
-            data, _ = _read(self._client, self._entry.uri, Range=span, IfMatch=self._entry.version)
+            data, _ = _read(self._client, self._entry.uri, self._attempts, **options)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
 
-def _make_client(session: Any, endpoint_url: str | None, region_name: str | None) -> Any:
+def _make_client(
+    session: Any, endpoint_url: str | None, region_name: str | None, attempts: int
+) -> Any:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
     config = Config(
         signature_version='s3v4',
-        retries={'mode': 'standard', 'total_max_attempts': _ATTEMPTS},
+        retries={'mode': 'standard', 'total_max_attempts': attempts},
         connect_timeout=_CONNECT_SEC,
         read_timeout=_READ_SEC,
         max_pool_connections=POOL_SIZE,
@@ -399,18 +415,18 @@ def _folder(uri: str) -> tuple[str, str]:
     return bucket, f'{prefix.rstrip("/")}/' if prefix else ''
 
 
-def _read(client: Any, uri: str, **options: str) -> Seen:
+def _read(client: Any, uri: str, attempts: int, **options: str) -> Seen:
     """Reads an object or a range of it; a body that breaks off is read again."""
     from botocore.exceptions import BotoCoreError
 
     bucket, key = uris.split_object(uri)
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(attempts):
         answer = client.get_object(Bucket=bucket, Key=key, **options)
         with contextlib.closing(answer['Body']) as body:
             try:
                 return Seen(body.read(), _version(answer.get('ETag')))
             except BotoCoreError:
-                if attempt == _ATTEMPTS - 1:
+                if attempt == attempts - 1:
                     raise
     raise AssertionError('unreachable')
 
