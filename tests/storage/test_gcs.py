@@ -129,7 +129,7 @@ def serve(monkeypatch):
             stack.callback(server.close)
             monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
             store = gcs.GcsStore(tries=Tries(pause_sec=0.01, most_pause_sec=0.05))
-            stack.callback(store._connections.close)
+            stack.callback(store.close)
             return server, store
 
         yield start

@@ -146,13 +146,13 @@ def stores():
 def store(stores):
     yield stores[True]
     stores[True].tries = SOON
-    stores[True]._pool.clear()
+    stores[True].close()
 
 
 @pytest.fixture
 def public_store(stores):
     yield stores[False]
-    stores[False]._pool.clear()
+    stores[False].close()
 
 
 def fetch(store, uri, limits=LIMITS):
@@ -188,7 +188,7 @@ class TestLikeEveryStore(FetchContract):
     @pytest.fixture
     def store(self, stores):
         yield stores[True]
-        stores[True]._pool.clear()
+        stores[True].close()
 
 
 # --- what is asked, and how
@@ -246,7 +246,7 @@ def test_no_proxy_and_no_netrc_of_the_environment_is_used(site, monkeypatch, tmp
     store = HttpStore(allow_private_hosts=True)
     for _ in range(2):
         assert fetch(store, f'{site.url}/a').data == BODY
-    store._pool.clear()
+    store.close()
     assert not {'Cookie', 'Authorization'} & {name for _, h in site.requests for name in h}
 
 
@@ -973,7 +973,7 @@ def tls_site(folder, monkeypatch, *names, trusted=True, days=1):
     with contextlib.closing(Site(context)) as site:
         site.answers |= {'/a': answer(), '/plain': redirect('http://h.example/')}
         yield site, store, asked
-        store._pool.clear()
+        store.close()
 
 
 def test_tls_goes_by_the_name_of_the_host(tmp_path, monkeypatch):

@@ -203,8 +203,7 @@ def serve(monkeypatch, loader):
             stack.callback(server.close)
             tries = Tries(pause_sec=0.01, most_pause_sec=0.05)
             store = S3Store(server.url, tries=tries, **options)
-            stack.callback(store._client.close)
-            stack.callback(store._pool.clear)
+            stack.callback(store.close)
             return server, store
 
         yield start

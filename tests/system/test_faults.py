@@ -98,7 +98,7 @@ def store(proxy, monkeypatch):
     # Another function, whose stores the process does not have yet.
     monkeypatch.setattr(registry, '_make_store', lambda key: made if 'Gcs' in key[0] else make(key))
     yield made
-    made._connections.close()
+    made.close()
 
 
 def load_options(deadline_sec: float) -> LoadOptions:
@@ -117,7 +117,7 @@ def load_all(objects: Objects, deadline_sec: float) -> dict[str, Image | Failure
         loader.start(batch, going_on)
         assert batch.wait(most_sec), f'fetches are not over after {most_sec:g} s'
     finally:
-        loader._pool.shutdown(wait=False, cancel_futures=True)
+        loader.close()
     loaded = batch.result()
     assert len(loaded) == count
     slowest_sec = max(each.fetch_sec for each in loaded)
@@ -264,7 +264,7 @@ def test_faults_everywhere_stop_a_run_that_is_to_stop(
     batch = LoadingBatch(Chunk('first', items), 0, pixels)
     loader.start(batch, policy)
     assert batch.wait(15)
-    loader._pool.shutdown()
+    loader.close()
     if said is None:  # an object whose bytes are wrong is that object's fault
         assert len(batch.result()) == 20
         return

@@ -73,6 +73,10 @@ class ThreadLoader:
             self._fetches,
         )
 
+    def close(self) -> None:
+        """Begins nothing more, and waits for nobody."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
     @property
     def is_idle(self) -> bool:
         """Whether no thread is stuck, and none has room for a file or a picture."""

@@ -86,6 +86,10 @@ class GcsStore:
         # Past the manager, which would parse the URL of every object.
         self._connections = pool.connection_from_url(self._endpoint)
 
+    def close(self) -> None:
+        """Closes the connections by which images come."""
+        self._connections.close()
+
     def stat(self, uri: str) -> Entry | None:
         bucket, name = uris.split_object(uri)
         if not name or name.endswith('/'):  # a console's marker of an empty folder

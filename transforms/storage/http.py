@@ -216,6 +216,10 @@ class HttpStore:
             'Accept-Encoding': 'identity',
         }
 
+    def close(self) -> None:
+        """Closes its connections; it opens new ones when it is asked again."""
+        self._pool.clear()
+
     def fetch(
         self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
     ) -> Fetched:

@@ -141,6 +141,11 @@ class S3Store:
         self._lock = threading.Lock()
         self._located: set[str] = set()
 
+    def close(self) -> None:
+        """Closes its connections."""
+        self._client.close()
+        self._pool.clear()
+
     def stat(self, uri: str) -> Entry | None:
         from botocore.exceptions import ClientError
 
