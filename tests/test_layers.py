@@ -41,7 +41,7 @@ TENSORFLOW = {
 LATE = {'transforms.model.runtime'}
 # Of the code of a function, its docstring aside.
 MOST_LINES = 60
-LONG_FUNCTIONS = {'pipeline.config.make_config', 'pipeline.job.finish.make_report'}
+LONG_FUNCTIONS = {'pipeline.config.make_config'}
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
 
 
 def test_a_function_is_no_longer_than_a_screen():
-    """Two are one list of fields, and are left as they are."""
+    """One is a list of fields, and is left as it is."""
     long = [
         f'{module}.{node.name}'
         for module, path in modules().items()

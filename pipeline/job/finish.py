@@ -46,10 +46,6 @@ def make_report(
       publish_sec: seconds the publication took.
       finished_at: UTC.
     """
-    model = config.inference.model
-    dead = {
-        key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)
-    }
     files = sorted(files)
     stats = {**stats, 'write_sec': publish_sec + sum(file.write_sec for file in files)}
     wall_sec = (finished_at - config.started_at).total_seconds()
@@ -57,19 +53,7 @@ def make_report(
     batches = stats.get('batches', 0.0)
     slots = batches * config.load.batch_size
     common = sorted(top_labels, key=lambda label: (-label[1], label[0]))[: predictions.TOP_LABELS]
-    books = Counts(
-        listed=counts.get('listed', 0),
-        labeled=counts.get('labeled', 0),
-        without_label=counts.get(predictions.WITHOUT_LABEL, 0) if model.card.has_classes else None,
-        duplicates=counts.get('duplicates', 0),
-        unchanged=counts.get('unchanged', 0),
-        dead_lettered=sum(dead.values()),
-        dead_lettered_by_reason=dead,
-        # With --force, what earlier runs have labelled is not read.
-        gone=None if config.is_part or config.options['force'] else counts.get('gone', 0),
-        skipped_not_image=sum(n for key, n in counts.items() if key.partition('/')[0] == NOT_IMAGE),
-        skipped_before_since=counts.get('skipped_before_since', 0),
-    )
+    books = _books(config, counts)
     return RunReport(
         run_id=config.layout.run_id,
         sequence=config.sequence,
@@ -98,6 +82,26 @@ def make_report(
         metadata=results.with_computed(config.metadata, computed),
         versions=config.versions,
         files=tuple(PublishedFile.of(file) for file in files),
+    )
+
+
+def _books(config: RunConfig, counts: Mapping[str, int]) -> Counts:
+    has_classes = config.inference.model.card.has_classes
+    dead = {
+        key.removeprefix(_DEAD): n for key, n in sorted(counts.items()) if key.startswith(_DEAD)
+    }
+    return Counts(
+        listed=counts.get('listed', 0),
+        labeled=counts.get('labeled', 0),
+        without_label=counts.get(predictions.WITHOUT_LABEL, 0) if has_classes else None,
+        duplicates=counts.get('duplicates', 0),
+        unchanged=counts.get('unchanged', 0),
+        dead_lettered=sum(dead.values()),
+        dead_lettered_by_reason=dead,
+        # With --force, what earlier runs have labelled is not read.
+        gone=None if config.is_part or config.options['force'] else counts.get('gone', 0),
+        skipped_not_image=sum(n for key, n in counts.items() if key.partition('/')[0] == NOT_IMAGE),
+        skipped_before_since=counts.get('skipped_before_since', 0),
     )
 
 
