@@ -17,7 +17,7 @@ from transforms.core.errors import UsageError
 class Lost(Exception):  # noqa: N818
     """As gRPC has it."""
 
-    def details(self):
+    def details(self) -> str:
         return 'connection refused'
 
 
@@ -34,17 +34,17 @@ class RunnerContract:
     def make(self) -> Runner:
         return runner_for(PipelineOptions(list(self.flags)))
 
-    def test_what_can_be_run_is_accepted(self):
+    def test_what_can_be_run_is_accepted(self) -> None:
         given = self.args
         self.make().check(given)
         assert given == self.args, 'what is checked stays as it is'
 
-    def test_what_means_nothing_here_is_refused(self):
+    def test_what_means_nothing_here_is_refused(self) -> None:
         wrong = dataclasses.replace(self.args, right_fitting=True)
         with pytest.raises(UsageError, match='--right_fitting'):
             self.make().check(wrong)
 
-    def test_nobody_need_wait_for_what_outlives_the_launcher(self):
+    def test_nobody_need_wait_for_what_outlives_the_launcher(self) -> None:
         runner = self.make()
         assert runner.outlives_launcher == self.outlives_launcher
         unattended = dataclasses.replace(self.args, no_wait=True)
@@ -54,27 +54,27 @@ class RunnerContract:
             with pytest.raises(UsageError, match=f'--no_wait: {runner.name} works only as long'):
                 runner.check(unattended)
 
-    def test_options_are_completed_in_a_copy_once(self):
+    def test_options_are_completed_in_a_copy_once(self) -> None:
         runner, given = self.make(), self.args
         completed, _ = runner.defaults(given)
         assert given == self.args
         assert runner.defaults(completed)[0] == completed
 
-    def test_the_pipeline_has_the_options_of_the_runner(self):
+    def test_the_pipeline_has_the_options_of_the_runner(self) -> None:
         runner = self.make()
         root = runner.make_pipeline()
         assert runner.options is root.options
         assert root.options.get_all_options()['runner'] == self.flags[0].partition('=')[2]
 
-    def test_nothing_is_said_of_a_job_before_there_is_one(self):
+    def test_nothing_is_said_of_a_job_before_there_is_one(self) -> None:
         runner = self.make()
         assert (runner.advice(), runner.lease_job) == ('', None)
 
-    def test_people_are_told_where_it_runs(self):
+    def test_people_are_told_where_it_runs(self) -> None:
         title = self.make().title
         assert title.startswith('job ' if self.outlives_launcher else 'run on this machine, by ')
 
-    def test_errors_are_explained_only_where_the_engine_is_to_blame(self):
+    def test_errors_are_explained_only_where_the_engine_is_to_blame(self) -> None:
         runner = self.make()
         assert runner.explain_error(ValueError('of a step')) is None
         said = runner.explain_error(Lost())
