@@ -24,8 +24,7 @@ from transforms.core.versions import library_versions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.images.limits import PixelLimits
 from transforms.loading.options import LoadOptions
-from transforms.model import canary
-from transforms.model.checkpoint import Architecture
+from transforms.model import canary, registry
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, check_precision
 from transforms.model.resolve import ModelSource, printable_location
@@ -308,7 +307,7 @@ def _rows_per_file(model: ModelSource, has_features: bool) -> int:
     """A file is put together in memory, where a million feature vectors would not fit."""
     if not has_features:
         return _ROWS_PER_FILE
-    length = model.card.architecture and Architecture.parse(model.card.architecture).features
+    length = model.card.architecture and registry.features_of(model.card.architecture)
     return min(_ROWS_PER_FILE, _FEATURES_PER_FILE_BYTES // (2 * (length or _USUAL_FEATURES)))
 
 

@@ -20,13 +20,15 @@ from transforms.core.errors import ModelError, UsageError
 from transforms.core.resources import TEMPORARIES
 from transforms.model import registry
 from transforms.model.card import Activation, ModelCard
-from transforms.model.checkpoint import Architecture
 from transforms.model.download import huggingface
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model
 from transforms.model.download.http import download
-from transforms.model.families.bit.weights import SUFFIXES, Weights
+from transforms.model.families.bit.cards import checkpoint_card, distilled_size_px
+from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.weights import Weights
 from transforms.model.resolve import printable_location, resolve_model
+from transforms.model.tensor_files import SUFFIXES
 from transforms.model.vocabulary import parse_labels
 from transforms.storage.registry import store_for
 
@@ -162,7 +164,7 @@ def _describe(
 ) -> tuple[ModelCard, bytes]:
     """The card of a checkpoint, and the content of the class list it names."""
     stem, name = _names(args.weights, architecture)
-    official, distilled = _OFFICIAL.fullmatch(name), registry.distilled_size_px(args.weights)
+    official, distilled = _OFFICIAL.fullmatch(name), distilled_size_px(args.weights)
     known = official or distilled
     name = args.name or name
     if not _SLUG.fullmatch(name):
@@ -170,7 +172,7 @@ def _describe(
             raise UsageError(f'--name {name!r}: letters, digits, ".", "_" and "-", 100 at most')
         name = f'bit-{architecture}'.lower()
     # Other names for the classes of a known head do not make it another head.
-    card = registry.checkpoint_card(
+    card = checkpoint_card(
         name,
         architecture,
         classes,

@@ -93,9 +93,14 @@ def _print_known(console: Console) -> None:
         'efficientnetv2-s for efficientnetv2-s-imagenet21k.\n',
         highlight=False,
     )
-    embedded = models[registry.EMBEDDED].card
-    sources = {registry.EMBEDDED: f'{embedded.source}, inside this package'}
-    sources |= {f'{family}-*': f'{start}…' for family, start in registry.PUBLISHED.items()}
+    sources = {
+        name: f'{model.card.source}, inside this package'
+        for name, model in models.items()
+        if model.file
+    }
+    for prefix, family in registry.FAMILIES.items():
+        if family.PUBLISHED:
+            sources[f'{prefix}-*'] = f'{family.PUBLISHED}…'
     for name, source in sources.items():
         line = f'{name}:\n  {source}'
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -200,7 +200,7 @@ def _write_html_report(layout: Layout, thumbnails: int) -> None:
 def _tell_model(config: RunConfig) -> None:
     """Says what is not as everybody expects it: another model, and a canary that proves less."""
     model = config.inference.model
-    if not model.is_embedded:
+    if not model.is_packaged:
         print(f'lemmabeam: model {model.id}', file=sys.stderr)
         for why in model.passed_over:
             print(f'lemmabeam: passed over: {why}', file=sys.stderr)

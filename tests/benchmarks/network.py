@@ -12,7 +12,7 @@ from pipeline import options
 from tests.benchmarks.measure import Row, run_python
 from tests.data.bit_reference import synthetic_weights
 from transforms.core.resources import cpu_count
-from transforms.model.checkpoint import Architecture
+from transforms.model.families.bit.checkpoint import Architecture
 
 _MB = 1e6
 _SIZE_PX = 224

@@ -18,9 +18,10 @@ from tests.data.bit_reference import synthetic_weights
 from tests.support import forks, layouts
 from tests.support.hub_server import body, put_hugging_face, stall, status
 from transforms.images.resize import Resize
-from transforms.model import checkpoint, runtime
+from transforms.model import runtime
 from transforms.model.card import CARD_FILE, CAT, Activation
-from transforms.model.checkpoint import Architecture
+from transforms.model.families.bit import checkpoint
+from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.resolve import resolve_model
 
 CLASSES = 100

@@ -11,15 +11,17 @@ import pytest
 from tests.support import samples
 from transforms.core.errors import ModelError, UsageError
 from transforms.images.decode import decode
-from transforms.model import canary, registry
+from transforms.model import canary
 from transforms.model.canary import Seen, run_canary
 from transforms.model.card import CAT, Activation, Canary
-from transforms.model.checkpoint import Architecture
+from transforms.model.families import efficientnet_lite
+from transforms.model.families.bit.cards import bit_card
+from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.registry import EMBEDDED
 from transforms.model.resolve import resolve_model
 from transforms.model.vocabulary import Vocabulary, load_vocabulary
 
-CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), registry.EMBEDDED_CARD.resize)
+CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), efficientnet_lite.CARD.resize)
 
 
 @pytest.fixture(scope='module')
@@ -136,8 +138,8 @@ def test_scores_of_all_classes_that_are_meant_count_together(embedded):
 
 def test_a_network_with_the_classes_of_imagenet_must_see_the_cat():
     for vocabulary in ('ilsvrc2012', 'imagenet21k'):
-        card = registry.bit_card('x', Architecture(14, 1), vocabulary, value_range=(0.0, 1.0))
+        card = bit_card('x', Architecture(14, 1), vocabulary, value_range=(0.0, 1.0))
         assert card.canary == (CAT,)
         assert canary.default_mode(card) == canary.STRICT
-    card = registry.bit_card('x', Architecture(14, 1), '', value_range=(0.0, 1.0))
+    card = bit_card('x', Architecture(14, 1), '', value_range=(0.0, 1.0))
     assert canary.default_mode(card) == canary.FINITE

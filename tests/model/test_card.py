@@ -9,8 +9,8 @@ import pytest
 from tests.support import efficientnets
 from transforms.core.errors import ModelError, UsageError
 from transforms.images.resize import Resize
-from transforms.model import registry
 from transforms.model.card import Activation, Canary, ModelCard, card_template, parse_card
+from transforms.model.families import efficientnet_lite
 from transforms.model.registry import find_by_location, find_model, known_models
 from transforms.model.resolve import printable_location, resolve_model
 from transforms.model.vocabulary import (
@@ -111,10 +111,10 @@ def test_what_is_no_card(text):
 
 
 def test_another_size_keeps_the_rule_and_forgets_exact_scores():
-    card = registry.EMBEDDED_CARD.to_size(112)
+    card = efficientnet_lite.CARD.to_size(112)
     assert card.resize == Resize(112, 128, 'bicubic')
     assert {canary.min_score for canary in card.canary} == {0.0}
-    assert registry.EMBEDDED_CARD.to_size(224) is registry.EMBEDDED_CARD
+    assert efficientnet_lite.CARD.to_size(224) is efficientnet_lite.CARD
 
 
 def test_the_fingerprint_covers_what_makes_scores_and_nothing_else():

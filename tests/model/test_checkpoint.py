@@ -12,8 +12,9 @@ import pytest
 
 from tests.data.bit_reference import synthetic_weights
 from transforms.core.errors import ModelError
-from transforms.model import checkpoint
-from transforms.model.checkpoint import Architecture, NpzCheckpoint, identify
+from transforms.model.families.bit import checkpoint
+from transforms.model.families.bit.checkpoint import Architecture, identify
+from transforms.model.tensor_files import NpzCheckpoint
 
 CLASSES = 100
 ARCHITECTURE = Architecture(14, 1)

@@ -14,15 +14,16 @@ from tests.support import app, samples
 from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
 from transforms.images.decode import decode
-from transforms.model import canary, registry
+from transforms.model import canary
 from transforms.model.card import CAT
+from transforms.model.families import efficientnet_lite
 from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.registry import EMBEDDED
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
 from transforms.model.vocabulary import Vocabulary
 
-CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), registry.EMBEDDED_CARD.resize)
+CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), efficientnet_lite.CARD.resize)
 PIXELS = np.stack([CAT_PIXELS, CAT_PIXELS[:, ::-1]])
 
 

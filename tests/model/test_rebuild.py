@@ -14,8 +14,10 @@ import pytest
 from tests.data.bit_reference import synthetic_weights
 from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
-from transforms.model import registry
-from transforms.model.checkpoint import Architecture
+from transforms.model.families import bit
+from transforms.model.families.base import NotRebuiltError
+from transforms.model.families.bit.cards import bit_card
+from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
 
@@ -103,7 +105,7 @@ FORMS = {
 
 
 def source_of(folder, architecture='R14x1', **changes):
-    card = registry.bit_card('m', Architecture(14, 1), '', value_range=(0.0, 1.0))
+    card = bit_card('m', Architecture(14, 1), '', value_range=(0.0, 1.0))
     changes = {'labels': 'labels.txt', 'threshold': 0.0, 'activation': 'softmax'} | changes
     written = card.to_dict() | {'architecture': architecture} | changes
     written['resize']['size_px'] = 64
@@ -215,14 +217,13 @@ def test_one_that_computes_something_else_is_used_as_it_is(tf, weights, pictures
 
 def refuse_as_found(why_saved, source):
     """Asks for a network that is built, where it was found out already why there is none."""
-    from transforms.model import load as loading
 
-    def rebuild(*_):
-        raise loading.NotRebuiltError(why_saved)
+    def build(*_):
+        raise NotRebuiltError(why_saved)
 
     message = f'--require_rebuilt: m is used as it was saved: {re.escape(why_saved)}'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, 'rebuild', rebuild)
+        patch.setattr(bit, 'build', build)
         with pytest.raises(ModelError, match=message):
             load(source, must_be_rebuilt=True)
 
@@ -254,7 +255,7 @@ def test_of_two_that_agree_the_first_is_taken(tf, weights, pictures, tmp_path):
 
 
 def test_a_graph_that_takes_one_size_of_whole_numbers_is_asked_in_those(tf, tmp_path):
-    from transforms.model import rebuild
+    from transforms.model.families.bit import rebuild
 
     call = tf.function(
         lambda images: tf.reduce_mean(tf.cast(images, tf.float32), (1, 2)),

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from transforms.model.checkpoint import Architecture, kernel_name, layout
-from transforms.model.recognition import Variable, candidates, official_name, why_not
+from transforms.model.families.bit.checkpoint import Architecture, kernel_name, layout
+from transforms.model.families.bit.recognition import candidates, official_name, why_not
+from transforms.model.tensor_files import Variable
 
 R50 = Architecture.parse('R50x1')
 CLASSES = 100

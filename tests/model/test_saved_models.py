@@ -26,11 +26,12 @@ from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
 from transforms.dataset.verify import verify
 from transforms.images.decode import decode
-from transforms.model.checkpoint import Architecture, NpzCheckpoint
 from transforms.model.download.fetch import fetch_model, sha256_of
+from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
+from transforms.model.tensor_files import NpzCheckpoint
 
 CLASSES = 100
 PICTURES = ('noise64', 'noise193x161', 'noise224', 'photos224', 'gray128')
@@ -322,7 +323,7 @@ def test_the_same_network_on_jax(npz, reference):
 import sys
 import numpy as np
 from transforms.model.families.bit import resnet as bit
-from transforms.model.checkpoint import Architecture, NpzCheckpoint
+from transforms.model.families.bit.checkpoint import Architecture, NpzCheckpoint
 import keras
 assert keras.backend.backend() == 'jax'
 with NpzCheckpoint(sys.argv[1]) as tensors, np.load(sys.argv[2]) as reference:

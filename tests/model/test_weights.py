@@ -15,9 +15,11 @@ from tests.data.bit_reference import synthetic_weights
 from tests.support import layouts
 from tests.support.layouts import WRITERS, with_header
 from transforms.core.errors import ModelError
-from transforms.model.checkpoint import HEAD_KERNEL, Architecture, layout
+from transforms.model import registry
 from transforms.model.families.bit import weights as module
-from transforms.model.families.bit.weights import Kind, Weights, check_weights, kind_of
+from transforms.model.families.bit.checkpoint import HEAD_KERNEL, Architecture, layout
+from transforms.model.families.bit.weights import Weights
+from transforms.model.tensor_files import Kind, kind_of
 
 CLASSES = 10
 ARCHITECTURE = Architecture(14, 1)
@@ -85,7 +87,7 @@ def test_what_is_in_a_file_counts_and_not_its_name(zeros, tmp_path):
             path = tmp_path / f'x{other}'
             write(zeros, path)
             assert kind_of(path).value == suffix
-            check_weights(path, 'x')
+            registry.recognize(path, 'x')
             path.unlink()
     assert kind_of(tmp_path) is Kind.SAVED_MODEL
     assert 'not a file' in refusal(tmp_path)

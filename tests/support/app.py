@@ -107,9 +107,9 @@ def networks_built_once() -> Iterator[None]:
 
     Whatever is made of it, functions and labels, is made anew by each who asks.
     """
-    from transforms.model.families import efficientnet_lite
+    from transforms.model.families.efficientnet_lite import network
 
-    build_network = efficientnet_lite.build
+    build_network = network.build
 
     def build_once(weights: dict[str, Any], *arguments: Any, **options: Any) -> Any:
         key = arguments, tuple(options.items())
@@ -118,7 +118,7 @@ def networks_built_once() -> Iterator[None]:
         return _networks[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(efficientnet_lite, 'build', build_once)
+        patch.setattr(network, 'build', build_once)
         yield
 
 

@@ -19,6 +19,7 @@ from tests.support import garbage
 TENSORFLOW = {
     'test_computing.py',
     'test_failing_model.py',
+    'test_families.py',
     'test_output_shapes.py',
     'test_plain_loop.py',
     'test_rebuild.py',

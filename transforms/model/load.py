@@ -1,29 +1,24 @@
 """Loads a model: as a network of ours where its weights allow it, else as the SavedModel it is."""
 
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from transforms.core.errors import InferenceError, ModelError
-from transforms.model import saved_model
+from transforms.model import registry, saved_model
 from transforms.model.card import BGR, ModelCard
-from transforms.model.checkpoint import Architecture
-from transforms.model.families import efficientnet_lite
-from transforms.model.families.bit import resnet
-from transforms.model.families.bit.weights import Kind, Weights
-from transforms.model.rebuild import OWN_RANGE, NotRebuiltError, check_range, normalization, rebuild
-from transforms.model.resolve import ModelSource, embedded_weights, printable_location
+from transforms.model.families.base import FEATURES, Built, Family, NotRebuiltError
+from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
 
 FLOAT32 = 'float32'
 
 BUILT, SAVED = 'built from its weights', 'as it was saved'
 """How a network came to be: by our code, or as the graph of a SavedModel."""
-
-_NO_NAME = 'its card names no architecture, and it is a BiT: add "architecture": "{}"'
 
 
 class Output(NamedTuple):
@@ -110,29 +105,15 @@ def load_network(
       ModelError: it cannot be loaded, or not in this precision, or not rebuilt, or has no features.
     """
     card = source.card
-    if source.is_embedded:
-        with np.load(io.BytesIO(embedded_weights()), allow_pickle=False) as file:
-            weights = {name: file[name] for name in file.files}
-        model = efficientnet_lite.build(
-            weights, card.resize.size_px, len(source.vocabulary), precision=precision
-        )
-        return _of_keras(model, card, precision, with_features)
-    folder = source.path()
-    if source.kind is not Kind.SAVED_MODEL:
-        architecture, classes = Architecture.parse(card.architecture), len(source.vocabulary)
-        with Weights(folder, printable_location(source.location)) as tensors:
-            model = resnet.build(architecture, classes or None, tensors, precision=precision)
-        mean, std = normalization(card, OWN_RANGE)
-        return _of_keras(model, card, precision, with_features)._replace(mean=mean, std=std)
-    try:
-        if not card.architecture:
-            found = check_range(source, folder, batch_size)
-            raise NotRebuiltError(_NO_NAME.format(found) if found else '')
-        built = rebuild(source, folder, precision, batch_size)
-        network = _of_keras(built.network, card, precision, with_features)
-        return network._replace(mean=built.mean, std=built.std)
-    except NotRebuiltError as e:
-        why = str(e)
+    path = source.path()
+    why = ''
+    for family in _families(source, path):
+        try:
+            built = family.build(source, path, precision, batch_size)
+        except NotRebuiltError as e:
+            why = why or str(e)
+        else:
+            return _of_keras(built, card, precision, with_features)
     if why and must_be_rebuilt:
         raise ModelError(f'--require_rebuilt: {card.name} is used as it was saved: {why}')
     if precision != FLOAT32 and not may_be_float32:
@@ -140,7 +121,7 @@ def load_network(
             f'--precision {precision}: {card.name} is used as it was saved, in float32: {why}'
         )
     size = card.resize.size_px
-    loaded = saved_model.load(folder, card, (batch_size, size, size, 3))
+    loaded = saved_model.load(path, card, (batch_size, size, size, 3))
     seen = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
     logits, features = _outputs(*seen, source, batch_size, with_features)
 
@@ -154,12 +135,22 @@ def load_network(
     )
 
 
-def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features: bool) -> Network:
+def _families(source: ModelSource, path: Path) -> Iterable[Family]:
+    """Those that may build its network."""
+    if source.kind is not Kind.SAVED_MODEL:
+        return [registry.recognize(path, printable_location(source.location))[0]]
+    if source.card.architecture:
+        return [registry.family_of(source.card.architecture)]
+    return registry.FAMILIES.values()
+
+
+def _of_keras(built: Built, card: ModelCard, precision: str, with_features: bool) -> Network:
+    model, mean, std = built
     outputs = {}
     if card.has_classes:
         outputs[saved_model.LOGITS] = model.output
     if with_features:
-        outputs[saved_model.FEATURES] = model.get_layer(resnet.FEATURES).output
+        outputs[saved_model.FEATURES] = model.get_layer(FEATURES).output
     whole = keras.Model(model.input, outputs)
     logits, features = (
         Output(name, outputs[name].shape[-1]) if name in outputs else None
@@ -171,7 +162,7 @@ def _of_keras(model: keras.Model, card: ModelCard, precision: str, with_features
         return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
 
     is_bgr = card.channels == BGR
-    return Network(call, logits, features, card.mean, card.std, is_bgr, precision, BUILT, '', whole)
+    return Network(call, logits, features, mean, std, is_bgr, precision, BUILT, '', whole)
 
 
 def _outputs(

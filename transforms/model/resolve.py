@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.resources
 import os
 import re
@@ -13,12 +12,11 @@ from transforms.core import uris
 from transforms.core.errors import InvalidOption, ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import CARD_FILE, ModelCard, card_template, parse_card
-from transforms.model.checkpoint import Architecture
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model, is_fetched, sha256_of
 from transforms.model.download.http import Progress, shown
-from transforms.model.families.bit.weights import Kind, Weights, kind_of
-from transforms.model.registry import KnownModel
+from transforms.model.families.base import KnownModel, Recognized
+from transforms.model.tensor_files import Kind, kind_of
 from transforms.model.vocabulary import (
     NONE,
     Vocabulary,
@@ -67,14 +65,14 @@ class ModelSource:
         return f'{self.card.name}-{self.fingerprint[:8]}'
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether it lies inside the package."""
-        return self.location == registry.EMBEDDED
+    def is_packaged(self) -> bool:
+        """Whether it lies inside the package: there is nothing to fetch."""
+        return _packaged(self.location) is not None
 
     @property
     def can_be_rebuilt(self) -> bool:
         """Whether its network is one of ours, which can be computed in any precision."""
-        return self.is_embedded or self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
+        return self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
 
     def path(self) -> Path:
         """The folder of the SavedModel or the file of weights on this machine, fetched if need be.
@@ -83,7 +81,8 @@ class ModelSource:
           ModelError: it cannot be fetched, or is not what the launcher saw.
           UsageError: there is nothing at its location.
         """
-        path = fetch_model(self.location, self.cache or default_cache())
+        packaged = _packaged(self.location)
+        path = packaged or fetch_model(self.location, self.cache or default_cache())
         found = sha256_of(path)
         if found != self.weights_sha256:
             raise ModelError(
@@ -133,11 +132,15 @@ def resolve_model(
     known = None if local else registry.find_model(name)
     if known is not None and size_px is not None:
         _check_size(known.card, size_px)  # before it is fetched
-    if known is not None and known.location == registry.EMBEDDED:
+    if known is not None and known.file is not None:
         if card is not None:
             why = f'the model {name!r} has a card of its own'
             raise InvalidOption('model_card', repr(card), why)
-        source = _embedded(known.card, cache)
+        vocabulary = load_vocabulary(known.card.vocabulary or NONE)
+        weights = _sha256_once(known.file)
+        source = ModelSource(
+            known.card, vocabulary, known.location, weights, cache, kind=kind_of(known.file)
+        )
         _check_sha256(source, name, sha256)
     else:
         if local:
@@ -167,7 +170,7 @@ def is_on_this_machine(name: str, cache: str | None) -> bool:
     if _local(name):
         return True
     known = registry.find_model(name)
-    if known is not None and known.location == registry.EMBEDDED:
+    if known is not None and known.file is not None:
         return True
     locations = known.locations if known else registry.locations_of(name)
     return any(is_fetched(location, cache or default_cache()) for location in locations)
@@ -230,13 +233,6 @@ def _check_sha256(source: ModelSource, name: str, wanted: str | None) -> None:
         )
 
 
-def _embedded(card: ModelCard, cache: str | None) -> ModelSource:
-    vocabulary = load_vocabulary(card.vocabulary)
-    return ModelSource(
-        card, vocabulary, registry.EMBEDDED, _embedded_sha256(), cache, kind=Kind.NPZ
-    )
-
-
 def _resolve(
     location: str,
     known: KnownModel | None,
@@ -258,23 +254,21 @@ def _resolve(
         card, beside = _find_card(path, location, known, given)
         vocabulary = _find_vocabulary(beside, card)
     else:
-        with Weights(path, printable_location(location)) as weights:
-            beside = path.parent
-            if found := _written_card(beside, location, known, given):
-                card, beside = found
-            else:
-                card = _card_of(weights, location)
-            vocabulary = _find_vocabulary(beside, card)
-            architecture = card.architecture or str(weights.architecture)
-            weights.check(Architecture.parse(architecture), len(vocabulary) or None, card.name)
-            card = card.with_changes(architecture=architecture)
+        _, weights = registry.recognize(path, printable_location(location))
+        beside = path.parent
+        if found := _written_card(beside, location, known, given):
+            card, beside = found
+        else:
+            card = _card_of(weights, location)
+        vocabulary = _find_vocabulary(beside, card)
+        card = weights.check(card, len(vocabulary) or None)
     pictures = _find_pictures(beside, card, vocabulary)
     return ModelSource(card, vocabulary, location, sha256_of(path), cache, pictures, kind)
 
 
 def _local(name: str) -> str | None:
     """The absolute path of a local model, which wins over a name or handle that looks alike."""
-    if uris.scheme_of(name) or name in ('', registry.EMBEDDED):
+    if uris.scheme_of(name) or name == '' or _packaged(name):
         return None
     return uris.absolute(name) if os.path.exists(name) else None  # noqa: PTH110 (never an error)
 
@@ -288,14 +282,13 @@ def printable_location(location: str) -> str:
     return shown(location) if is_url else uris.printable(location)
 
 
-def embedded_weights() -> bytes:
-    """The .npz file of the embedded model."""
-    return (_DATA / 'efficientnet_lite0_ilsvrc2012_fp16.npz').read_bytes()
+def _packaged(location: str) -> Path | None:
+    """The weights of a model that lies inside the package; None for all others."""
+    known = registry.known_models().get(location)
+    return known.file if known else None
 
 
-@functools.cache
-def _embedded_sha256() -> str:
-    return hashlib.sha256(embedded_weights()).hexdigest()
+_sha256_once = functools.cache(sha256_of)
 
 
 def _find_card(
@@ -332,7 +325,7 @@ def _written_card(
     return (published.card, folder) if published else None
 
 
-def _card_of(weights: Weights, location: str) -> ModelCard:
+def _card_of(weights: Recognized, location: str) -> ModelCard:
     """The card of weights that nobody has described, by the classes of their head."""
     where = printable_location(location)
     if weights.classes is not None and not names_by_length(weights.classes):
@@ -343,19 +336,14 @@ def _card_of(weights: Weights, location: str) -> ModelCard:
             f'such as {card_template()}, or make a SavedModel of it with `lemmabeam export-model '
             '--labels`',
         )
-    return registry.checkpoint_card(
-        f'bit-{weights.architecture}'.lower(),
-        weights.architecture,
-        weights.classes,
-        source=where.rpartition('/')[2],
-    )
+    return weights.describe(where.rpartition('/')[2])
 
 
 def _parse_card(path: Path, where: str) -> ModelCard:
     card = parse_card(_small_file(path), where)
     if card.architecture:
         try:
-            Architecture.parse(card.architecture)
+            registry.family_of(card.architecture)
         except ModelError as e:
             raise UsageError(f'{where}: {e}') from e
     return card

@@ -14,8 +14,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from transforms.core.errors import ModelError
 from transforms.model.card import ModelCard
-from transforms.model.checkpoint import Shapes
-from transforms.model.recognition import Variable
+from transforms.model.tensor_files import Shapes, Variable
 
 WEIGHTS = 'lemmabeam_standardized_tensors'
 """Attribute of our exports with the tensors of `transforms.model.families.bit.resnet.tensors`."""

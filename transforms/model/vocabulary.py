@@ -18,6 +18,9 @@ NONE = 'none'
 IMAGENET21K, IMAGENET22K = 'imagenet21k', 'imagenet22k'
 """21,843 classes of BiT and EfficientNetV2; the 21,841 of ConvNeXt and Swin, in the same order."""
 
+ILSVRC2012 = 'ilsvrc2012'
+"""1,000 classes."""
+
 ANCESTORS = 'ancestors'
 """Column of the files of class lists; those of earlier versions have none."""
 

@@ -335,7 +335,7 @@ def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
 
 
 def _model_bytes(model: ModelSource) -> int:
-    if model.is_embedded:
+    if model.is_packaged:
         return 0
     found = fetch_model(model.location, model.cache or default_cache())
     files = [found] if found.is_file() else found.rglob('*')

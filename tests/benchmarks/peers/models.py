@@ -1,6 +1,5 @@
 """Writes what the peers load: a SavedModel as people publish them, and what its card says."""
 
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ import numpy as np
 
 from tests.data.bit_reference import synthetic_weights
 from transforms.model.card import ModelCard
+from transforms.model.families.efficientnet_lite import WEIGHTS
 from transforms.model.registry import known_models
-from transforms.model.resolve import embedded_weights
 from transforms.model.runtime import import_tensorflow
 from transforms.model.vocabulary import load_vocabulary
 
@@ -23,11 +22,11 @@ SAVED_MODEL = 'saved_model'
 def write_embedded(folder: Path) -> ModelCard:
     """The network inside the package, with the same weights."""
     tf = import_tensorflow()
-    from transforms.model.families.efficientnet_lite import build
+    from transforms.model.families.efficientnet_lite.network import build
 
     card = known_models()['embedded'].card
     size = card.resize.size_px
-    with np.load(io.BytesIO(embedded_weights()), allow_pickle=False) as file:
+    with np.load(WEIGHTS, allow_pickle=False) as file:
         network = build(dict(file), size, len(load_vocabulary(card.vocabulary)))
 
     class Module(tf.Module):

@@ -19,10 +19,12 @@ from tests.support.hub_server import PAGE, body, status
 from transforms.core.errors import ModelError, UsageError
 from transforms.model import registry
 from transforms.model.card import Activation
-from transforms.model.checkpoint import Architecture, layout
 from transforms.model.download import http
-from transforms.model.families.bit.weights import Kind
+from transforms.model.families.base import KnownModel
+from transforms.model.families.bit.cards import bit_card
+from transforms.model.families.bit.checkpoint import Architecture, layout
 from transforms.model.resolve import printable_location, resolve_model
+from transforms.model.tensor_files import Kind
 
 NAME = 'bit-m-r14x1-features'
 HANDLE = 'google/bit/m-r14x1/1'
@@ -71,9 +73,9 @@ def world(server, monkeypatch, tmp_path):
     monkeypatch.setenv('BIT_MODELS_ENDPOINT', f'{server.url}/bit_models')
     monkeypatch.setenv('HF_ENDPOINT', server.url)
     monkeypatch.setattr(http, '_PAUSES_SEC', (0.01, 0.01))
-    card = registry.bit_card(NAME, ARCHITECTURE, '', value_range=(0.0, 1.0))
+    card = bit_card(NAME, ARCHITECTURE, '', value_range=(0.0, 1.0))
     assert card.activation is Activation.NONE
-    model = registry.KnownModel(card, TFHUB, 1, 1, KAGGLE, (BUCKET, HUGGING_FACE))
+    model = KnownModel(card, TFHUB, 1, 1, KAGGLE, (BUCKET, HUGGING_FACE))
     known = {**registry.known_models(), NAME: model}
     monkeypatch.setattr(registry, 'known_models', lambda: known)
 

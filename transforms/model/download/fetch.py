@@ -20,7 +20,8 @@ from transforms.model.download import archive, huggingface, kaggle
 from transforms.model.download.archive import ARCHIVES, MOST_FILES
 from transforms.model.download.cache import GRAPH, Entry, cached, key_of, tfhub_key
 from transforms.model.download.http import PIECE_BYTES, Progress, compressed, download, shown
-from transforms.model.families.bit.weights import SUFFIXES, check_weights
+from transforms.model.registry import recognize
+from transforms.model.tensor_files import SUFFIXES
 from transforms.storage.registry import store_for
 
 _LOADED_FOLDERS = ('assets', 'variables')
@@ -183,7 +184,7 @@ def _one_object(uri: str) -> Entry:
                 done_bytes += size_bytes
                 if on_progress:
                     on_progress(done_bytes, entry.size_bytes)
-        check_weights(target / wanted, origin)
+        recognize(target / wanted, origin)
         return target
 
     # For a local file, the version is its size and its modification time.
@@ -251,7 +252,7 @@ def _save_weights(url: str, wanted: str, folder: Path, on_progress: Progress | N
     target = folder / 'model'
     target.mkdir()
     download(url, target / wanted, on_progress)
-    check_weights(target / wanted, shown(url))
+    recognize(target / wanted, shown(url))
     return target
 
 

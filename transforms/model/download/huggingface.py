@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from transforms.core.errors import ModelError, UsageError
 from transforms.model.download.cache import Entry, key_of
 from transforms.model.download.http import Progress
-from transforms.model.families.bit.weights import check_weights
+from transforms.model.registry import recognize
 
 FILE = 'model.safetensors'
 
@@ -90,7 +90,7 @@ def _fill(repository: Repository, folder: Path, on_progress: Progress | None) ->
     target = folder / 'model'
     target.mkdir()
     Path(path).rename(target / FILE)
-    check_weights(target / FILE, str(repository))
+    recognize(target / FILE, str(repository))
     return target
 
 

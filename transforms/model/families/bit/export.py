@@ -13,9 +13,10 @@ from transforms.core.errors import ModelError
 from transforms.core.resources import TEMPORARIES
 from transforms.model import saved_model
 from transforms.model.card import CARD_FILE, ModelCard
-from transforms.model.checkpoint import Architecture
 from transforms.model.download.fetch import sha256_of
+from transforms.model.families.base import FEATURES
 from transforms.model.families.bit import resnet
+from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.families.bit.weights import Weights
 from transforms.model.sparse import sparse_labels
 
@@ -78,7 +79,7 @@ class _Export(tf.Module):
 
 def _both(network: keras.Model, has_classes: bool) -> Any:
     """Logits and features, in one graph that all functions to save share: it is made once."""
-    features = network.get_layer(resnet.FEATURES).output
+    features = network.get_layer(FEATURES).output
     whole = keras.Model(network.input, [network.output, features] if has_classes else features)
     graph = tf.function(lambda images: whole(images, training=False), autograph=False)
     shared = graph.get_concrete_function(tf.TensorSpec((None, None, None, 3), tf.float32))

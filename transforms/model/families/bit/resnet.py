@@ -11,14 +11,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from transforms.model import checkpoint
-from transforms.model.checkpoint import EXPANSION, ROOT_CHANNELS, Architecture, Unit
+from transforms.model.families.base import FEATURES
+from transforms.model.families.bit import checkpoint
+from transforms.model.families.bit.checkpoint import EXPANSION, ROOT_CHANNELS, Architecture, Unit
 
 _GROUPS = 32
 _NORM_EPSILON = 1e-5
-
-FEATURES = 'features'
-"""Name of the layer that gives the pooled features, (N, length) float32, in every network here."""
 
 
 class GroupNormRelu(layers.Layer):
@@ -74,8 +72,8 @@ def build(
     Args:
       architecture: depth and width.
       classes: logits of the head; None for a network that ends with the pooled features.
-      weights: tensors of an official checkpoint by name, see `transforms.model.checkpoint.layout`;
-        each is read once.
+      weights: tensors of an official checkpoint by name, see
+        `transforms.model.families.bit.checkpoint.layout`; each is read once.
       precision: type in which the convolutions are stored and computed, 'float32', 'bfloat16' or
         'float16'; normalization, pooling and head are float32 always.
       is_standardized: the kernels are standardized already.

@@ -5,47 +5,26 @@ nothing of TensorFlow.
 """
 
 import contextlib
-import enum
 import hashlib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
 
 import numpy as np
 
 from transforms.core import uris
 from transforms.core.errors import ModelError
-from transforms.model.checkpoint import (
+from transforms.model.families.bit.checkpoint import (
     HEAD_KERNEL,
     Architecture,
-    NpzCheckpoint,
     identify,
     kernel_name,
 )
-from transforms.model.recognition import official_name, official_shapes
+from transforms.model.families.bit.recognition import official_name, official_shapes
+from transforms.model.tensor_files import Hdf5File, open_tensors
 
-
-class Kind(enum.Enum):
-    """How the weights of a model are kept; the value is for people."""
-
-    SAVED_MODEL = 'SavedModel'
-    NPZ = '.npz'
-    HDF5 = '.h5'
-    SAFETENSORS = '.safetensors'
-
-
-SUFFIXES = tuple(kind.value for kind in Kind if kind is not Kind.SAVED_MODEL)
-"""Of files of weights; what is in a file counts more, see `kind_of`."""
-
-_HDF5_START = b'\x89HDF\r\n\x1a\n'
-_HEADER_BYTES = 8 * 2**20  # of safetensors; that of a network with 500 tensors has 50 KB
-# Of HDF5.  Keras nests a handful; the library takes minutes for a path of thousands.
-_MOST_OBJECTS, _MOST_LEVELS = 100_000, 100
-_FLOATS = ('F16', 'F32', 'F64')
 _TIMM = re.compile(
     r'(?:(?P<root>stem\.conv)\.weight|'
     r'stages\.(?P<stage>\d{1,3})\.blocks\.(?P<block>\d{1,3})\.'
@@ -59,47 +38,8 @@ _TIMM_CONVS = {'conv1': 'a', 'conv2': 'b', 'conv3': 'c', 'downsample.conv': 'a/p
 _TIMM_NORMS = {'weight': 'gamma', 'bias': 'beta'}
 
 
-def kind_of(path: Path) -> Kind:
-    """What a model on this machine is kept as, by its first bytes rather than by its name.
-
-    Raises:
-      ModelError: it cannot be read.
-    """
-    try:
-        if path.is_dir():
-            return Kind.SAVED_MODEL
-        if not path.is_file():  # opening a FIFO would wait for ever
-            return Kind.NPZ  # which has words for it
-        with path.open('rb') as file:
-            start = file.read(9)
-    except OSError as e:
-        raise ModelError(f'{path}: cannot be read: {e.strerror}') from e
-    if start.startswith(_HDF5_START):
-        return Kind.HDF5
-    if start.startswith(b'PK'):
-        return Kind.NPZ
-    if start[8:] == b'{':
-        return Kind.SAFETENSORS
-    return Kind(path.suffix) if path.suffix in SUFFIXES else Kind.NPZ
-
-
-def check_weights(path: Path, shown: str) -> None:
-    """Looks whether a file holds a whole BiT network, without reading its values.
-
-    Raises:
-      ModelError: it does not; messages call it `shown`.
-    """
-    with Weights(path, shown):
-        pass
-
-
-class _File(Protocol):
-    """Tensors as a file has them: shapes of the floats, and the types of all others."""
-
-    shapes: dict[str, tuple[int, ...]]
-    others: dict[str, str]
-
-    def __getitem__(self, name: str) -> np.ndarray: ...
+class NoBitError(ModelError):
+    """A file holds nothing that is called as in a BiT network."""
 
 
 class Weights(Mapping[str, np.ndarray]):
@@ -119,7 +59,8 @@ class Weights(Mapping[str, np.ndarray]):
         whatever file it came from.
 
     Raises:
-      ModelError: the file is not there, is of no such kind, breaks off, or holds no BiT network;
+      NoBitError: the file holds something else.
+      ModelError: it is not there, is of no such kind, breaks off, or holds no whole BiT network;
         or, when a tensor is read, it is damaged or has values that are no numbers.
     """
 
@@ -128,16 +69,15 @@ class Weights(Mapping[str, np.ndarray]):
         self._stack = contextlib.ExitStack()
         self.digests: dict[str, str] = {}
         with contextlib.ExitStack() as opening:
-            kind = kind_of(path)
-            reader = _READERS.get(kind, NpzCheckpoint)  # which has words for a folder
-            self._file: _File = opening.enter_context(reader(path, self._shown))
+            self._file = opening.enter_context(open_tensors(path, self._shown))
             self._is_timm = _TIMM_ROOT in self._file.shapes
             self._names = self._official()
             self.shapes = self._official_shapes()
             try:
                 self.architecture, self.classes = identify(self.shapes or self._file.shapes)
             except ModelError as e:
-                raise ModelError(f'{self._shown}: {uris.printable(str(e))}') from e
+                kind = ModelError if self.shapes else NoBitError
+                raise kind(f'{self._shown}: {uris.printable(str(e))}') from e
             self._stack = opening.pop_all()
 
     def __enter__(self) -> 'Weights':
@@ -204,7 +144,7 @@ class Weights(Mapping[str, np.ndarray]):
                 scope, official = official_name(name) or ('', '')
             if official:
                 # In HDF5 each layer has a folder of its own.
-                found['' if isinstance(self._file, _Hdf5File) else scope][official].append(name)
+                found['' if isinstance(self._file, Hdf5File) else scope][official].append(name)
         names: Mapping[str, list[str]] = max(found.values(), key=len, default={})
         for official, each in names.items():
             if len(each) > 1:
@@ -245,122 +185,3 @@ def _timm_name(name: str) -> str:
 def _hwio(rank: int) -> tuple[int, ...]:
     """Axes of a tensor of PyTorch, OIHW or (out, in), in the order of TensorFlow."""
     return {4: (2, 3, 1, 0), 2: (1, 0)}.get(rank, tuple(range(rank)))
-
-
-class _SafetensorsFile:
-    """By the library, which looks whether the header fits the file."""
-
-    def __init__(self, path: Path, shown: str):
-        try:
-            from safetensors import SafetensorError, safe_open
-        except ImportError as e:
-            raise ModelError(
-                f"{shown}: needs the package safetensors: pip install 'lemmabeam[hf]'"
-            ) from e
-        self._shown = shown
-        self._errors = (SafetensorError, OSError, ValueError, TypeError, MemoryError)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.others: dict[str, str] = {}
-        try:
-            with path.open('rb') as file:
-                header_bytes = int.from_bytes(file.read(8), 'little')
-            size_bytes = path.stat().st_size
-            if header_bytes > min(_HEADER_BYTES, size_bytes):
-                raise ModelError(
-                    f'{shown}: no .safetensors file, or one that breaks off: a header of '
-                    f'{header_bytes} bytes in a file of {size_bytes}; expected {_HEADER_BYTES} '
-                    'at most'
-                )
-            self._file = safe_open(path, framework='numpy')
-            for name in self._file.keys():  # noqa: SIM118 (it is no mapping)
-                header = self._file.get_slice(name)
-                dtype = str(header.get_dtype())
-                if dtype in _FLOATS:
-                    self.shapes[name] = tuple(header.get_shape())
-                else:
-                    self.others[name] = dtype
-        except self._errors as e:
-            raise ModelError(
-                f'{shown}: no .safetensors file, or one that breaks off, at '
-                f'{path.stat().st_size} bytes'
-            ) from e
-
-    def __enter__(self) -> '_SafetensorsFile':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        del self._file  # which is mapped into memory
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        try:
-            value: np.ndarray = self._file.get_tensor(name)
-        except self._errors as e:
-            raise ModelError(f'{self._shown}: the tensor {name!r} is damaged') from e
-        return value
-
-
-class _Hdf5File:
-    """The weights of a Keras model, or anything else in HDF5, without what lies in other files."""
-
-    def __init__(self, path: Path, shown: str):
-        import h5py
-
-        self._shown = shown
-        self._errors = (OSError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.others: dict[str, str] = {}
-        try:
-            self._file = h5py.File(path, 'r')
-        except self._errors as e:
-            raise self._no_file(path) from e
-        count = 0
-
-        def visit(name: str | bytes, item: Any) -> None:
-            nonlocal count
-            count += 1
-            if count > _MOST_OBJECTS:
-                raise ModelError(f'{shown}: more than {_MOST_OBJECTS} objects')
-            if os.fsencode(name).count(b'/') >= _MOST_LEVELS:
-                raise ModelError(f'{shown}: more than {_MOST_LEVELS} levels of groups')
-            # Of bytes are names that are no text.
-            if not isinstance(item, h5py.Dataset) or isinstance(name, bytes):
-                return
-            if item.is_virtual or item.external:
-                self.others[name] = 'external'
-            elif item.dtype.kind != 'f' or item.shape is None:
-                self.others[name] = str(item.dtype)
-            else:
-                self.shapes[name] = tuple(item.shape)
-
-        try:
-            self._file.visititems(visit)  # passes over links, which may lead out of the file
-        except self._errors as e:
-            self._file.close()
-            raise self._no_file(path) from e
-        except BaseException:
-            self._file.close()
-            raise
-
-    def __enter__(self) -> '_Hdf5File':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        try:
-            return np.asarray(self._file[name][()])
-        except self._errors as e:
-            raise ModelError(f'{self._shown}: the tensor {name!r} is damaged') from e
-
-    def _no_file(self, path: Path) -> ModelError:
-        return ModelError(
-            f'{self._shown}: no .h5 file, or one that breaks off, at {path.stat().st_size} bytes'
-        )
-
-
-_READERS: Mapping[Kind, Any] = {
-    Kind.NPZ: NpzCheckpoint,
-    Kind.HDF5: _Hdf5File,
-    Kind.SAFETENSORS: _SafetensorsFile,
-}

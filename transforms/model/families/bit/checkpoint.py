@@ -1,26 +1,18 @@
-"""Official BiT checkpoints: which tensors they hold, and how their .npz files are read.
+"""Official BiT checkpoints: which tensors they hold.
 
 Knows nothing of Keras, so that names, sizes and wrong files can be told before it is imported.
 """
 
-import contextlib
-import lzma
 import math
 import re
-import stat
-import tokenize
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from transforms.core.errors import ModelError
-from transforms.model.zips import open_zip
+from transforms.model.tensor_files import Shapes, listed
 
 ROOT_CHANNELS = 64
 EXPANSION = 4
@@ -29,27 +21,8 @@ _KERNEL_EPSILON = 1e-10
 _UNITS = {14: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 _HEAD = 'resnet/head/conv2d'
 HEAD_KERNEL = f'{_HEAD}/kernel'
-_SHOWN = 8
 _MOST_CLASSES = 1_000_000
 _UNIT = re.compile(r'resnet/block(\d+)/unit(\d+)/')
-
-# What zip files and the headers of arrays raise, which numpy reads as Python literals.
-_DAMAGES = (
-    OSError,
-    ValueError,
-    EOFError,
-    TypeError,
-    LookupError,
-    SyntaxError,
-    RuntimeError,
-    MemoryError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-)
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Architecture(NamedTuple):
@@ -188,7 +161,7 @@ def identify(shapes: Shapes) -> tuple[Architecture, int | None]:
     root = kernel_name('root_block')
     if root not in shapes:
         raise ModelError(
-            f'no BiT checkpoint: it lacks the tensor {root!r} and holds {_some(sorted(shapes))}'
+            f'no BiT checkpoint: it lacks the tensor {root!r} and holds {listed(sorted(shapes))}'
         )
     units = {match[0]: int(match[1]) for match in map(_UNIT.match, shapes) if match}
     counts = Counter(units.values())
@@ -224,96 +197,4 @@ def check(shapes: Shapes, architecture: Architecture, classes: int | None) -> No
         extra = [name for name in extra if not name.startswith(f'{_HEAD}/')]
     wrong += [f'unknown tensor {name!r}' for name in extra]
     if wrong:
-        raise ModelError(f'not the tensors of a BiT-{architecture}: {_some(wrong)}')
-
-
-def _some(texts: list[str]) -> str:
-    more = f' and {len(texts) - _SHOWN} more' if len(texts) > _SHOWN else ''
-    return ('; '.join(texts[:_SHOWN]) or 'nothing') + more
-
-
-class NpzCheckpoint(Mapping[str, np.ndarray]):
-    """The tensors of a .npz file, each read when it is asked for; nothing is ever unpickled.
-
-    Use it as a context manager.  Messages call it `shown`, by default its path.
-
-    Attributes:
-      shapes: shape of each tensor of floats, from the headers.
-      others: what the other tensors hold, such as the 'int64' of a global step.
-
-    Raises:
-      ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
-    """
-
-    def __init__(self, path: str | Path, shown: str = ''):
-        path = Path(path)
-        self._path = shown or str(path)
-        self.others: dict[str, str] = {}
-        with contextlib.ExitStack() as opening:
-            try:
-                if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for ever
-                    raise ModelError(f'{self._path}: not a file')
-                file = opening.enter_context(path.open('rb'))
-                self._file = opening.enter_context(open_zip(file))
-            except OSError as e:
-                raise ModelError(f'{self._path}: cannot be read: {e.strerror}') from e
-            except _DAMAGES as e:
-                raise ModelError(
-                    f'{self._path}: no .npz file, or one that breaks off, at '
-                    f'{path.stat().st_size} bytes'
-                ) from e
-            shapes = {name: self._shape(name) for name in self._names()}
-            self._stack = opening.pop_all()
-        self.shapes = {name: shape for name, shape in shapes.items() if name not in self.others}
-
-    def __enter__(self) -> 'NpzCheckpoint':
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self.shapes:
-            raise KeyError(name)
-        try:
-            with self._file.open(f'{name}.npy') as member:
-                value: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
-        except _DAMAGES as e:
-            raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
-        return value
-
-    def _names(self) -> list[str]:
-        names = self._file.namelist()
-        others = [name for name in names if not name.endswith('.npy')]
-        if others or not names:
-            raise ModelError(f'{self._path}: no .npz file; it holds {_some(others)}')
-        return [name.removesuffix('.npy') for name in names]
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        try:
-            with self._file.open(f'{name}.npy') as member:
-                version = np.lib.format.read_magic(member)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = read(member)
-        except _DAMAGES as e:
-            raise ModelError(f'{self._path}: the tensor {name!r} is damaged') from e
-        if dtype.hasobject:
-            raise ModelError(f'{self._path}: {name!r} holds Python objects, which are never loaded')
-        if dtype.kind != 'f':
-            self.others[name] = str(dtype)
-        return tuple(shape)
+        raise ModelError(f'not the tensors of a BiT-{architecture}: {listed(wrong)}')

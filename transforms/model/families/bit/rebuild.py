@@ -1,7 +1,7 @@
-"""Builds the network of a SavedModel anew from its weights, where it computes what that one does.
+"""Builds a network from its weights: those of a file, or of a SavedModel that computes the same.
 
-Which variable is which tensor is guessed (`transforms.model.recognition`) and then proven: the
-network must give what the SavedModel gives for noise, in exact float32 on the CPU.
+Which variable of a SavedModel is which tensor is guessed, see `bit.recognition`, and then proven:
+the network must give what the SavedModel gives for noise, in exact float32 on the CPU.
 """
 
 import gc
@@ -14,12 +14,21 @@ import numpy as np
 import tensorflow as tf
 
 from transforms.core.errors import ModelError
-from transforms.model import recognition, saved_model
+from transforms.model import saved_model
 from transforms.model.card import ModelCard
-from transforms.model.checkpoint import HEAD_KERNEL, Architecture, check, identify, layout
-from transforms.model.families.bit import resnet
-from transforms.model.resolve import ModelSource
+from transforms.model.families.base import Built, NotRebuiltError
+from transforms.model.families.bit import recognition, resnet
+from transforms.model.families.bit.checkpoint import (
+    HEAD_KERNEL,
+    Architecture,
+    check,
+    identify,
+    layout,
+)
+from transforms.model.families.bit.weights import Weights
+from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.saved_model import Tensors, Variables
+from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
 
 _Range = tuple[float, float]
@@ -27,6 +36,7 @@ _EXPORTED: _Range = (0.0, 1.0)
 OWN_RANGE: _Range = (-1.0, 1.0)
 """What the networks of `transforms.model.families.bit.resnet` take for black and white."""
 _RANGES: tuple[_Range, ...] = (_EXPORTED, OWN_RANGE, (0.0, 255.0))
+_NO_NAME = 'its card names no architecture, and it is a BiT: add "architecture": "{}"'
 _SIDE_PX = 64
 # The authors' own two implementations differ by a fifth of this on the largest networks.
 _TOLERANCE = 1e-3
@@ -47,8 +57,19 @@ class Rebuilt(NamedTuple):
     range: _Range
 
 
-class NotRebuiltError(Exception):
-    """A SavedModel must be used as it is; the message says why, after 'because'."""
+def build(source: ModelSource, path: Path, precision: str, batch_size: int) -> Built:
+    """See `transforms.model.families.base.Family`."""
+    card = source.card
+    if source.kind is Kind.SAVED_MODEL:
+        if not card.architecture:
+            found = check_range(source, path, batch_size)
+            raise NotRebuiltError(_NO_NAME.format(found) if found else '')
+        rebuilt = rebuild(source, path, precision, batch_size)
+        return Built(rebuilt.network, rebuilt.mean, rebuilt.std)
+    architecture, classes = Architecture.parse(card.architecture), _classes(source)
+    with Weights(path, printable_location(source.location)) as tensors:
+        network = resnet.build(architecture, classes, tensors, precision=precision)
+    return Built(network, *normalization(card, OWN_RANGE))
 
 
 def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) -> Rebuilt:

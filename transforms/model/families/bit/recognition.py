@@ -1,17 +1,17 @@
 """Which variable is which tensor of a BiT network, whatever the variables are called.
 
 Names, order and shapes give a few candidates; which of them is right, only the numbers tell, see
-`transforms.model.rebuild`.  Knows nothing of TensorFlow.
+`transforms.model.families.bit.rebuild`.  Knows nothing of TensorFlow.
 """
 
 import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from transforms.core.errors import ModelError
-from transforms.model.checkpoint import HEAD_KERNEL, Architecture, Shapes, check, layout
+from transforms.model.families.bit.checkpoint import HEAD_KERNEL, Architecture, check, layout
+from transforms.model.tensor_files import Shapes, Variable
 
 # Layers of a class that is there several times may be numbered: standardized_conv2d_12.
 _NUMBERED = re.compile(r'(standardized_conv2d|group_norm|dense|conv2d)_\d+(?=/)')
@@ -27,20 +27,6 @@ _PARTS = ('a', 'b', 'c', 'a/proj')
 
 Assignment = dict[str, str]
 """The key of each tensor, by its name in an official checkpoint."""
-
-
-class Variable(NamedTuple):
-    """A variable of a SavedModel, or a tensor of a file.
-
-    Attributes:
-      key: by which it is read.
-      name: what it is called; may be the key.
-      shape: of its value.
-    """
-
-    key: str
-    name: str
-    shape: tuple[int, ...]
 
 
 def official_name(name: str) -> tuple[str, str] | None:
@@ -86,7 +72,7 @@ def candidates(
     Args:
       variables: in the order of the object graph; others than those of the network may be among
         them.
-      architecture, classes: of the network, see `transforms.model.checkpoint.layout`.
+      architecture, classes: of the network, see `transforms.model.families.bit.checkpoint.layout`.
     """
     by_name = [
         found

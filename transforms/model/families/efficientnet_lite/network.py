@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers
 
 from transforms.core.errors import ModelError
-from transforms.model.families.bit.resnet import FEATURES
+from transforms.model.families.base import FEATURES
 
 
 class _Stage(NamedTuple):
