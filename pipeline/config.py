@@ -28,7 +28,7 @@ from transforms.model import canary, registry
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, check_precision
 from transforms.model.resolve import ModelSource, printable_location
-from transforms.output import dead_letters, predictions, results
+from transforms.output import dead_letters, predictions, run_metadata
 from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
 from transforms.runs.history import HistoryFile
 from transforms.sources import resolve
@@ -350,7 +350,13 @@ def _metadata(
 
 def _columns(args: LabelOptions) -> Columns:
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
-    taken = {'model', 'run', results.FEATURES, predictions.GONE_SINCE, predictions.STORED_SCORES}
+    taken = {
+        'model',
+        'run',
+        run_metadata.FEATURES,
+        predictions.GONE_SINCE,
+        predictions.STORED_SCORES,
+    }
     taken |= {name.lower() for name in predictions.prediction_schema((), {}).names}
     taken |= {name.lower() for name in dead_letters.dead_letter_schema((), {}).names}
     for column in carry:

@@ -13,8 +13,7 @@ from transforms.core import uris
 from transforms.core.errors import UsageError
 from transforms.core.stores import GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
-from transforms.model.choices import AUTO, CANARY_MODES, PRECISIONS
-from transforms.model.registry import EMBEDDED
+from transforms.model.choices import AUTO, CANARY_MODES, EMBEDDED, PRECISIONS
 from transforms.runs.in_progress import RUN_ID
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from transforms.output.predictions import (
     Classes,
     expected_paths,
     first_names,
-    least_score,
     prediction_schema,
     prediction_tables,
     write_file,
 )
+from transforms.output.run_metadata import least_score
 
 
 class _WriteDoFn(beam.DoFn):

@@ -19,7 +19,7 @@ from transforms.dataset import newest
 from transforms.dataset.forget import finish, forget, is_pending
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.reader import Dataset, open_dataset
-from transforms.output import results
+from transforms.output import run_metadata
 from transforms.output.layout import RunPaths
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
@@ -226,7 +226,7 @@ def _check_lost(
             f'{dataset.output}` without thresholds copies them, --drop {_SCORES} lets them go'
         )
     theirs, ours = (
-        [results.FEATURES in run.report.metadata for run in each] for each in (going, staying)
+        [run_metadata.FEATURES in run.report.metadata for run in each] for each in (going, staying)
     )
     if any(theirs) and not all(ours) and _FEATURES not in drop:
         raise UsageError(

@@ -26,7 +26,7 @@ from transforms.core.errors import UsageError
 from transforms.core.stores import StoreOptions
 from transforms.core.texts import counted
 from transforms.dataset.reader import open_dataset
-from transforms.output import predictions
+from transforms.output import run_metadata
 from transforms.output.layout import Layout
 from transforms.storage.registry import store_for
 
@@ -156,7 +156,7 @@ def _tell_counts(done: relabel.Relabelled, output: str) -> None:
     what = 'copied with their labels' if report.options['keeps_labels'] else 'relabelled'
     rows = counted(counts.labeled, 'row')
     print(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
-    if floor := report.metadata.get(predictions.SCORES_FLOOR):
+    if floor := report.metadata.get(run_metadata.SCORES_FLOOR):
         print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
     without = counts.without_label or 0
     print(f'Without a label: {without:,} ({percent(without, counts.labeled)})')

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import flags
 from pipeline.commands.label import EPILOG, split_arguments
@@ -13,8 +13,9 @@ from transforms.core import uris
 from transforms.core.errors import UsageError
 from transforms.core.reasons import Reason
 from transforms.core.stores import StoreOptions
-from transforms.runs.complete import CompleteRun, complete_runs
-from transforms.storage.registry import store_for
+
+if TYPE_CHECKING:
+    from transforms.runs.complete import CompleteRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,11 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     return labelling.run(options, beam_options, parser.made_at, run, reasons)
 
 
-def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
+def _last_run(output: str, stores: StoreOptions) -> 'CompleteRun':
+    # Not for `--help`: what reads tables takes its time.
+    from transforms.runs.complete import complete_runs
+    from transforms.storage.registry import store_for
+
     runs = complete_runs(output, store_for(output, stores))
     found = [run for run in runs if not run.report.is_relabelling]
     if not found:
@@ -72,7 +77,7 @@ def _last_run(output: str, stores: StoreOptions) -> CompleteRun:
     return found[-1]
 
 
-def _taken_over(run: CompleteRun) -> dict[str, Any]:
+def _taken_over(run: 'CompleteRun') -> dict[str, Any]:
     known = {each.name for each in declared(RetryOptions) if not each.per_run}
     return {
         name: tuple(value) if isinstance(value, list) else value

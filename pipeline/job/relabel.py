@@ -39,7 +39,7 @@ from transforms.dataset.relabel import (
     threshold_array,
 )
 from transforms.dataset.relabel_metadata import copied_metadata, lost_features, relabelled_metadata
-from transforms.output import dead_letters, predictions, results, tell_apart
+from transforms.output import dead_letters, predictions, run_metadata, tell_apart
 from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
@@ -396,7 +396,7 @@ class _Relabelling:
         schema = predictions.prediction_schema(layout.file_columns, metadata)
         for shard in found.shards:
             path = layout.shard_path(predictions.KIND, shard.folder, shard.part, shard.parts)
-            counted = self._counted(tables(shard), predictions.least_score(metadata))
+            counted = self._counted(tables(shard), run_metadata.least_score(metadata))
             yield predictions.write_file(path, layout, schema, counted)
             if found.gone:
                 path = layout.shard_path(
@@ -429,8 +429,8 @@ class _Relabelling:
         newest.check_indices(rows, self._vocabulary)
         columns: dict[str, Any] = {name: rows[name] for name in newest.STORED} | beside
         columns['labels'] = predictions.labels_of(rows, self._vocabulary, schema)
-        if results.FEATURES in schema.names:
-            columns[results.FEATURES] = rows[results.FEATURES]
+        if run_metadata.FEATURES in schema.names:
+            columns[run_metadata.FEATURES] = rows[run_metadata.FEATURES]
         names = newest.carry_names(len(self._dataset.carry))
         for name, column in zip(names, self._dataset.carry, strict=True):
             if column in self._dataset.file_columns:

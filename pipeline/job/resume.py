@@ -16,7 +16,7 @@ from pipeline.options import OPTIONS, LabelOptions
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.dataset.latest_sql import write_latest_sql
-from transforms.output import predictions
+from transforms.output import run_metadata
 from transforms.output.layout import Layout, check_dataset
 from transforms.runs import checkpoints, in_progress
 from transforms.runs.complete import CompleteRun, complete_runs
@@ -139,7 +139,7 @@ def _check_common(config: RunConfig, runs: Sequence[CompleteRun]) -> None:
 
 def _of_scores(metadata: Mapping[str, str]) -> dict[str, str]:
     """How the scores of a snapshot were stored, which its labels are only a part of."""
-    names = {'stored_floor': predictions.SCORES_FLOOR, 'max_labels': predictions.SCORES_MAX}
+    names = {'stored_floor': run_metadata.SCORES_FLOOR, 'max_labels': run_metadata.SCORES_MAX}
     return {name: metadata[key] for name, key in names.items() if key in metadata}
 
 

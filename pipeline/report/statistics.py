@@ -15,7 +15,7 @@ from transforms.model.card import Activation
 from transforms.output import dead_letters, predictions
 from transforms.output.parquet import MOST_ROWS, batches, open_parquet
 from transforms.output.partitions import unescape
-from transforms.output.results import FEATURES
+from transforms.output.run_metadata import FEATURES
 from transforms.runs.complete import CompleteRun
 from transforms.storage.base import Store
 from transforms.storage.sealed import open_listed

@@ -1,5 +1,6 @@
 """What lines carry does not wait in memory, however long it is, and nothing else depends on it."""
 
+import contextlib
 import csv
 import itertools
 import os
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 from apache_beam.runners.portability.fn_api_runner import execution
 
-from pipeline.job import attempt
 from tests.support import app
 from tests.system.test_golden import files_of
 from transforms.core import long_texts
@@ -123,7 +123,7 @@ def test_the_engine_holds_no_long_text_and_files_are_the_same(manifest, tmp_path
         found = _run(manifest, tmp_path / 'out')
     assert 0 < largest < 3 * LONG
     manifest.write_text(lines)
-    monkeypatch.setattr(attempt.base, 'is_this_process', lambda _: False)
+    monkeypatch.setattr(long_texts.LONG_TEXTS, 'on_disk', contextlib.nullcontext)
     assert _run(manifest, tmp_path / 'out2') == found
     kinds = {kind for kind, *_ in (path.partition('/') for path in found)}
     assert {'predictions', 'dead_letters'} <= kinds

@@ -16,9 +16,9 @@ from transforms.core.resources import cpu_count
 from transforms.images.decode import decode
 from transforms.model import canary
 from transforms.model.card import CAT
+from transforms.model.choices import EMBEDDED
 from transforms.model.families import efficientnet_lite
 from transforms.model.predictor import InferenceOptions, Predictor
-from transforms.model.registry import EMBEDDED
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
 from transforms.model.vocabulary import Vocabulary

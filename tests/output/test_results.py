@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from transforms.core.elements import Chunk, Failure, Image, Item, LabeledBatch, Stage, Unchanged
 from transforms.core.reasons import Reason
 from transforms.output import results
-from transforms.output.results import FEATURES, SCHEMA, from_ipc, join, outcome_table, to_ipc
+from transforms.output.results import SCHEMA, from_ipc, join, outcome_table, to_ipc
+from transforms.output.run_metadata import FEATURES
 
 SLOTS = 4
 CLASSES = 6

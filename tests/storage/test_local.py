@@ -362,5 +362,5 @@ def test_a_part_of_an_output_may_lie_on_another_disk(tmp_path, other_disk, name)
     layout = attempts.layout_of(str(tmp_path), 'a')
     uris = [f'/a/{i}.jpg' for i in range(5)]
     report = attempts.attempt(layout, uris)
-    assert report['balanced']
+    assert report.balanced
     assert attempts.faults(str(tmp_path), [uris]) == []

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from transforms.core.elements import DeadLetter, Note, WrittenFile
 from transforms.model.vocabulary import load_vocabulary
-from transforms.output import dead_letters, predictions
+from transforms.output import dead_letters, predictions, run_metadata
 from transforms.output.layout import Layout, dataset_spec
 from transforms.output.results import carried_text
 from transforms.runs.report import Counts, PublishedFile, RunModel, RunReport, TopLabel, kind_of
@@ -104,7 +104,7 @@ def add_run(
         table = dead_letters.version_table(letters)
         files.append(predictions.write_file(path, layout, dead_letters.VERSION_SCHEMA, [table]))
     files += _write_failed(layout, failed, metadata_of(model_id, **metadata))
-    least = np.float32(predictions.least_score(metadata_of(model_id, **metadata)))
+    least = np.float32(run_metadata.least_score(metadata_of(model_id, **metadata)))
     first = Counter(
         VOCABULARY.names[row.labels[0][0]]
         for row in rows

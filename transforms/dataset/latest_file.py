@@ -21,7 +21,7 @@ from transforms.dataset import gone, newest
 from transforms.dataset.newest import NewestRows, newest_rows
 from transforms.dataset.reader import Dataset, read_vocabulary
 from transforms.model.vocabulary import Vocabulary
-from transforms.output import predictions, results
+from transforms.output import predictions, run_metadata
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.runs.complete import CompleteRun
 from transforms.storage.registry import store_for
@@ -90,14 +90,14 @@ def write_latest(
 
 def _schema(dataset: Dataset, runs: Sequence[CompleteRun]) -> pa.Schema:
     """Columns as in the files of predictions, those of their paths as text, and `GONE_SINCE`."""
-    lengths = {run.report.metadata.get(results.FEATURES) for run in runs}
+    lengths = {run.report.metadata.get(run_metadata.FEATURES) for run in runs}
     metadata = {'schema_version': str(SCHEMA_VERSION)}
     if len(lengths) == 1 and (length := lengths.pop()):
-        metadata[results.FEATURES] = length
+        metadata[run_metadata.FEATURES] = length
     schema = predictions.prediction_schema((), metadata)
     if len(lengths) > 1:
         # Of several models, or missing: pyarrow reads no list of fixed size that may be null.
-        schema = schema.append(pa.field(results.FEATURES, pa.list_(pa.float16())))
+        schema = schema.append(pa.field(run_metadata.FEATURES, pa.list_(pa.float16())))
     for column in dataset.carry:
         schema = schema.append(pa.field(column, pa.string()))
     for column in ('model', 'run'):
@@ -117,10 +117,12 @@ def _tables(
         columns: dict[str, Any] = {name: rows[name] for name in newest.STORED}
         newest.check_indices(rows, vocabulary)
         columns['labels'] = predictions.labels_of(rows, vocabulary, schema)
-        if results.FEATURES in schema.names:
-            kind = schema.field(results.FEATURES).type
-            columns[results.FEATURES] = (
-                rows[results.FEATURES].cast(kind) if found.features else pa.nulls(len(rows), kind)
+        if run_metadata.FEATURES in schema.names:
+            kind = schema.field(run_metadata.FEATURES).type
+            columns[run_metadata.FEATURES] = (
+                rows[run_metadata.FEATURES].cast(kind)
+                if found.features
+                else pa.nulls(len(rows), kind)
             )
         names = newest.carry_names(len(dataset.carry))
         columns |= {column: rows[name] for column, name in zip(dataset.carry, names, strict=True)}

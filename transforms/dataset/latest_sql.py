@@ -8,14 +8,19 @@ from transforms.core.elements import Note
 from transforms.core.errors import StoreError
 from transforms.dataset import gone
 from transforms.dataset.reader import Dataset, files_of, open_dataset
-from transforms.output import predictions, results
+from transforms.output import predictions, run_metadata
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import Store
 
 PATH = 'latest.sql'
 
 _LABELS = 'struct("index" integer, wnid varchar, "name" varchar, score float)[]'
-_TYPES = {'width': 'integer', 'height': 'integer', 'labels': _LABELS, results.FEATURES: 'float[]'}
+_TYPES = {
+    'width': 'integer',
+    'height': 'integer',
+    'labels': _LABELS,
+    run_metadata.FEATURES: 'float[]',
+}
 # Each time another run was faster.
 _TRIES = 10
 _NOWHERE = 'gs://BUCKET/FOLDER'
@@ -78,8 +83,8 @@ def write_latest_sql(
 
 def _columns(runs: Sequence[CompleteRun]) -> list[str]:
     names = predictions.prediction_schema((), {}).names
-    has_features = any(results.FEATURES in run.report.metadata for run in runs)
-    return [*names, results.FEATURES] if has_features else names
+    has_features = any(run_metadata.FEATURES in run.report.metadata for run in runs)
+    return [*names, run_metadata.FEATURES] if has_features else names
 
 
 def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:

@@ -24,7 +24,7 @@ from transforms.dataset import gone
 from transforms.dataset.reader import Dataset, StoredFile, files_of
 from transforms.dataset.spill import Spool, spooling
 from transforms.model.vocabulary import Vocabulary
-from transforms.output import predictions, results
+from transforms.output import predictions, results, run_metadata
 from transforms.runs.complete import CompleteRun
 from transforms.storage.sealed import open_listed
 
@@ -253,12 +253,12 @@ def _sources_of(run: CompleteRun) -> set[str]:
 def floor_of(metadata: Mapping[str, str]) -> float:
     """From which score on the rows of a run have all that there were, but for `limit_of`."""
     labels = metadata.get('complete_from', metadata['stored_floor'])
-    return float(metadata.get(predictions.SCORES_FLOOR, labels))
+    return float(metadata.get(run_metadata.SCORES_FLOOR, labels))
 
 
 def limit_of(metadata: Mapping[str, str]) -> int:
     """How many scores a row of a run may have."""
-    return int(metadata.get(predictions.SCORES_MAX, metadata['max_labels']))
+    return int(metadata.get(run_metadata.SCORES_MAX, metadata['max_labels']))
 
 
 def carry_names(count: int) -> list[str]:
@@ -289,7 +289,7 @@ def row_groups(table: pa.Table) -> Iterator[pa.Table]:
 def _row_schema(carried: int, features: int) -> pa.Schema:
     fields = [(name, results.SCHEMA.field(name).type) for name in (*STORED, 'indices', 'scores')]
     if features:
-        fields.append((results.FEATURES, pa.list_(pa.float16(), features)))
+        fields.append((run_metadata.FEATURES, pa.list_(pa.float16(), features)))
     fields += [(name, pa.string()) for name in carry_names(carried)]
     return pa.schema([*fields, (PLACE, pa.int32())])
 
@@ -347,10 +347,12 @@ def _rows(
     index, score = pc.list_flatten(labels).flatten()
     columns['indices'] = pa.ListArray.from_arrays(offsets, index)
     columns['scores'] = pa.ListArray.from_arrays(offsets, score)
-    if results.FEATURES in schema.names:
-        kind = schema.field(results.FEATURES).type
-        has_some = results.FEATURES in stored.column_names
-        columns[results.FEATURES] = stored[results.FEATURES] if has_some else pa.nulls(count, kind)
+    if run_metadata.FEATURES in schema.names:
+        kind = schema.field(run_metadata.FEATURES).type
+        has_some = run_metadata.FEATURES in stored.column_names
+        columns[run_metadata.FEATURES] = (
+            stored[run_metadata.FEATURES] if has_some else pa.nulls(count, kind)
+        )
     for name, column, value in zip(
         carry_names(len(dataset.carry)), dataset.carry, file.values, strict=True
     ):

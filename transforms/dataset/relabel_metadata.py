@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transforms.dataset import newest
 from transforms.dataset.relabel import Thresholds
-from transforms.output import predictions, results
+from transforms.output import run_metadata
 from transforms.runs.complete import CompleteRun
 
 # Of an earlier relabelling, when that is the newest source.
@@ -12,8 +12,8 @@ _OWN = (
     'relabeled_from',
     'thresholds_sha256',
     'complete_from',
-    predictions.SCORES_FLOOR,
-    predictions.SCORES_MAX,
+    run_metadata.SCORES_FLOOR,
+    run_metadata.SCORES_MAX,
 )
 
 
@@ -48,20 +48,20 @@ def copied_metadata(used: Sequence[CompleteRun], sources: Sequence[CompleteRun])
     """Of the newest rows as they are, `used`, with the scores of `sources` beside them."""
     metadata = _source_metadata(used)
     metadata['relabeled_from'] = _ids(sources)
-    for key in (predictions.SCORES_FLOOR, predictions.SCORES_MAX):
+    for key in (run_metadata.SCORES_FLOOR, run_metadata.SCORES_MAX):
         metadata.pop(key, None)
     floor = max(newest.floor_of(run.report.metadata) for run in sources)
     limit = min(newest.limit_of(run.report.metadata) for run in sources)
     are_all = floor >= newest.floor_of(metadata) and limit <= newest.limit_of(metadata)
     if not are_all:  # the labels are not all that is known
-        metadata |= {predictions.SCORES_FLOOR: str(floor), predictions.SCORES_MAX: str(limit)}
+        metadata |= {run_metadata.SCORES_FLOOR: str(floor), run_metadata.SCORES_MAX: str(limit)}
     return metadata
 
 
 def lost_features(used: Sequence[CompleteRun]) -> list[str]:
     """The ids of runs whose features are not taken over, because other rows have none."""
     # A list of fixed size that may be null is read by few.
-    featured = [run.id for run in _by_time(used) if results.FEATURES in run.report.metadata]
+    featured = [run.id for run in _by_time(used) if run_metadata.FEATURES in run.report.metadata]
     return featured if len(featured) < len(used) else []
 
 
@@ -69,7 +69,7 @@ def _source_metadata(used: Sequence[CompleteRun]) -> dict[str, str]:
     """That of the last run; without features, where not all rows have them."""
     metadata = dict(used[-1].report.metadata)
     if lost_features(used):
-        metadata.pop(results.FEATURES, None)
+        metadata.pop(run_metadata.FEATURES, None)
     return metadata
 
 

@@ -18,8 +18,6 @@ FAMILIES: dict[str, Family] = {
 }
 """By what the names of their models begin with; in the order in which they are listed and asked."""
 
-EMBEDDED = efficientnet_lite.EMBEDDED
-"""The model that is used unless another is named."""
 
 _SITE = r'(?:https?://tfhub\.dev/|https?://(?:www\.)?kaggle\.com/(?:api/v1/)?models/)?'
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +15,9 @@ import pyarrow.parquet as pq
 from transforms.core.elements import WrittenFile
 from transforms.core.errors import StoreError
 from transforms.core.long_texts import LONG_TEXTS, MARK, in_order
-from transforms.output import results
+from transforms.output import results, run_metadata
 from transforms.output.layout import Layout
+from transforms.output.run_metadata import SCORES_FLOOR
 
 KIND = 'predictions'
 WITHOUT_LABEL = 'without_label'
@@ -47,12 +47,6 @@ STORED_SCORES = 'stored_scores'
 GONE_SINCE = 'gone_since'
 """Column of what readers see, of no file: since when inputs that listed a row do so no more."""
 
-SCORES_FLOOR = 'scores_floor'
-"""Metadata of a run with `STORED_SCORES`: from where on they are complete."""
-
-SCORES_MAX = 'scores_max_labels'
-"""Metadata of a run with `STORED_SCORES`: how many an image has at most."""
-
 _STORED_SCORE = pa.struct(
     [pa.field('index', pa.int32(), nullable=False), pa.field('score', _SCORE, nullable=False)]
 )
@@ -70,8 +64,10 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
       metadata: what the scores are worth knowing by, as text; 'features' is the length of the
         features, where they were asked for; with `SCORES_FLOOR` there are `STORED_SCORES`.
     """
-    length = metadata.get(results.FEATURES)
-    features = [pa.field(results.FEATURES, pa.list_(pa.float16(), int(length)))] if length else []
+    length = metadata.get(run_metadata.FEATURES)
+    features = (
+        [pa.field(run_metadata.FEATURES, pa.list_(pa.float16(), int(length)))] if length else []
+    )
     has_scores = SCORES_FLOOR in metadata
     scores = [pa.field(STORED_SCORES, _STORED_SCORES, nullable=False)] if has_scores else []
     fields = [
@@ -103,7 +99,7 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
     """
     labeled = results.labeled(table)
     carried = labeled['carried'].combine_chunks()
-    features = [name for name in table.column_names if name == results.FEATURES]
+    features = [name for name in table.column_names if name == run_metadata.FEATURES]
     rows = labeled.select([*_ROUTED_COLUMNS, *features]).take(pc.list_parent_indices(carried))
     rows = rows.append_column('carried', results.shortened(pc.list_flatten(carried)))
     members = defaultdict(list)
@@ -184,8 +180,8 @@ def _prediction_table(
 ) -> pa.Table:
     columns: dict[str, Any] = {name: rows[name] for name in _ROUTED_COLUMNS[:-2]}
     columns['labels'] = labels_of(rows, classes, schema)
-    if results.FEATURES in schema.names:
-        columns[results.FEATURES] = rows[results.FEATURES]
+    if run_metadata.FEATURES in schema.names:
+        columns[run_metadata.FEATURES] = rows[run_metadata.FEATURES]
     if layout.file_columns:
         columns |= _carried_columns(rows['carried'], layout)
     return pa.table(columns, schema)
@@ -237,24 +233,6 @@ def stored_scores_of(rows: pa.Table) -> pa.Array:
 
 def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def least_score(metadata: Mapping[str, str]) -> float:
-    """What the first label of a row of predictions must reach to count as one.
-
-    With --keep_above, scores below the threshold are stored as well.  With --min_labels, the best
-    classes are labels whatever their scores, and so are all where classes have thresholds of their
-    own.
-
-    Args:
-      metadata: of the run.
-
-    Raises:
-      LookupError, ValueError: it is not metadata of ours.
-    """
-    if 'thresholds_sha256' in metadata or int(metadata.get('min_labels', '0')):
-        return -math.inf
-    return float(metadata['threshold'])
 
 
 def first_names(table: pa.Table, least: float) -> dict[str, int]:

@@ -13,9 +13,7 @@ import pyarrow.compute as pc
 
 from transforms.core.elements import DeadLetter, Failure, Image, LabeledBatch, Unchanged
 from transforms.core.long_texts import LONG_CHARS, LONG_TEXTS
-
-FEATURES = 'features'
-"""Column of the pooled features, a fixed-size list of float16, where they were asked for."""
+from transforms.output.run_metadata import FEATURES
 
 NOT_COMPUTED = ''
 """How a batch without any image was computed."""

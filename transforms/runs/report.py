@@ -15,15 +15,15 @@ from transforms.core.errors import DamagedError
 from transforms.core.json_object import JsonObject
 from transforms.model.card import Activation
 from transforms.model.vocabulary import NONE
-from transforms.output import predictions, results
+from transforms.output import run_metadata
 from transforms.storage.sealed import Checksum
 
 LABEL, RELABEL = 'label', 'relabel'
 """Commands of runs: the one that lists all, and the one whose rows are made of those of others."""
 
 # Of metadata, which are texts.
-_COUNTS = ('max_labels', 'min_labels', results.FEATURES, predictions.SCORES_MAX)
-_NUMBERS = ('threshold', 'stored_floor', 'complete_from', predictions.SCORES_FLOOR)
+_COUNTS = ('max_labels', 'min_labels', run_metadata.FEATURES, run_metadata.SCORES_MAX)
+_NUMBERS = ('threshold', 'stored_floor', 'complete_from', run_metadata.SCORES_FLOOR)
 
 
 def kind_of(path: str) -> str:
@@ -429,12 +429,12 @@ class RunReport:
     @property
     def features(self) -> int:
         """The length of the features of a row, 0 where there are none."""
-        return int(self.metadata.get(results.FEATURES, 0))
+        return int(self.metadata.get(run_metadata.FEATURES, 0))
 
     @property
     def least_score(self) -> float:
         """`predictions.least_score`."""
-        return predictions.least_score(self.metadata)
+        return run_metadata.least_score(self.metadata)
 
     @property
     def counted_from(self) -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from transforms.core.errors import ModelError
 from transforms.images.resize import Resize
 from transforms.model.card import CAT, Activation, Canary, ModelCard
+from transforms.model.choices import EMBEDDED
 from transforms.model.families.base import Built, KnownModel, NotRebuiltError
 from transforms.model.tensor_files import Kind, open_tensors
 from transforms.model.vocabulary import ILSVRC2012, names_by_length
@@ -18,13 +19,10 @@ if TYPE_CHECKING:
 
 PUBLISHED = ''
 NAMES = ''
-EMBEDDED = 'embedded'
-"""The name of the model whose weights lie in this package."""
-
 WEIGHTS = Path(str(importlib.resources.files('transforms.model'))) / (
     'data/efficientnet_lite0_ilsvrc2012_fp16.npz'
 )
-"""They."""
+"""Those of the embedded model, which are in the package."""
 
 _STEM, _HEAD = 'stem/kernel', 'classifier/bias'
 
