@@ -82,6 +82,7 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 def _parent() -> socket.socket:
     """What forks; it ends when this process does, as nobody else holds this end of the socket."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    its.setblocking(True)  # Beam gives all sockets a time-out once it has asked for credentials
     with its:
         process = subprocess.Popen(
             [sys.executable, '-m', __name__, str(its.fileno())], cwd=_ROOT, pass_fds=[its.fileno()]
