@@ -1,11 +1,10 @@
 """What a person sees at the end of a run."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,12 +19,17 @@ from transforms.core.reasons import Reason
 from transforms.model.predictor import slower
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout
+from transforms.output.parquet import batches, open_parquet
 from transforms.runs.report import Counts, RunReport
 from transforms.storage.sealed import open_listed
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
 _SHOWN_CRASHES = 5
+_COLUMNS = {
+    predictions.KIND: ('uri', 'labels'),
+    dead_letters.KIND: ('uri', 'reason', 'detail'),
+}
 
 
 def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
@@ -133,16 +137,17 @@ def _print_crashes(report: RunReport, layout: Layout, console: Console) -> None:
         console.print(f'and {count - _SHOWN_CRASHES:,} more like that', highlight=False)
 
 
-def _rows(report: RunReport, layout: Layout, kind: str) -> Iterable[dict[str, Any]]:
+def _rows(report: RunReport, layout: Layout, kind: str) -> Iterator[dict[str, Any]]:
+    """The rows of a kind, as far as they are shown; who needs few reads no more."""
     for file in report.files:
         if file.kind == kind and file.rows:
             uri = layout.uri(file.path)
             try:
                 with open_listed(layout.store, uri, file.checksum) as stream:
-                    rows = pq.ParquetFile(stream).read().to_pylist()
+                    for batch in batches(open_parquet(stream), _COLUMNS[kind]):
+                        yield from batch.to_pylist()
             except DamagedError as e:
                 raise StoreError(f'{uri} is damaged: {e}') from e
-            yield from rows
 
 
 def _name(uri: str) -> Text:
