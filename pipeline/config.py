@@ -32,7 +32,7 @@ from transforms.output import dead_letters, predictions, run_metadata
 from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
 from transforms.runs.history import HistoryFile
 from transforms.sources import resolve
-from transforms.sources.inputs import Columns, Input, Listing, TooMany
+from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.preflight import Preflight
 from transforms.storage.base import FetchLimits
 
@@ -129,7 +129,7 @@ class Retried(NamedTuple):
     def manifests(self, stores: StoreOptions) -> tuple[Input, ...]:
         """The manifests among its inputs: they may hold URLs that were written nowhere else."""
         return tuple(
-            Input(source['kind'], source['uri'], source['pattern'], stores)
+            Input(Kind(source['kind']), source['uri'], source['pattern'], stores)
             for source in self.inputs
             if source['kind'] in MANIFESTS
         )

@@ -13,7 +13,7 @@ from transforms.core.resources import LIVE
 from transforms.metrics import counter
 from transforms.output.layout import Layout
 from transforms.sources import snapshot
-from transforms.sources.inputs import DEAD_LETTERS, Input, Listing, TooMany
+from transforms.sources.inputs import Input, Kind, Listing, TooMany
 from transforms.sources.listing import list_input, manifest_access
 
 
@@ -34,7 +34,7 @@ class _ListDoFn(beam.DoFn):
         yield from found.parts
         for count in found.left_out.items():
             yield beam.pvalue.TaggedOutput('counts', count)
-        if source.kind == DEAD_LETTERS:
+        if source.kind is Kind.DEAD_LETTERS:
             signed = self._listing.originals
         else:
             signed = (source,) if found.is_signed else ()

@@ -31,7 +31,7 @@ from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, read_run
 from transforms.sources import preflight
-from transforms.sources.inputs import DEAD_LETTERS, Input
+from transforms.sources.inputs import Input, Kind
 
 
 def run(
@@ -154,7 +154,9 @@ def _explain(
 def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) -> Retried:
     output = uris.absolute(args.output).rstrip('/')
     folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
-    source = Input(DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args))
+    source = Input(
+        Kind.DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args)
+    )
     return Retried(source, run.report.inputs)
 
 

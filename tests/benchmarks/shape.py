@@ -143,7 +143,7 @@ def simulate(images: int, folder: Path) -> dict:
     """Lists, drops, chunks, labels, routes and counts so many images; what it took and came to."""
     top = 'gs://synthetic/photos'
     # One camera is listed twice, and one was labelled by an earlier run.
-    inputs = [inputs.Input('folder', uri, '') for uri in (top, f'{top}/camera-00')]
+    inputs = [inputs.Input(inputs.Kind.FOLDER, uri, '') for uri in (top, f'{top}/camera-00')]
     layout = Layout(str(folder / 'output'), 'a', 'model-00000000', (), (), 1_000_000)
     config, _ = app.make_config('--input', samples.SAMPLE, '--output', folder / 'output')
     root = beam.Pipeline()

@@ -17,7 +17,7 @@ from tests.support.without_model import in_threads
 from transforms.core import resources
 from transforms.core.errors import StoreError
 from transforms.dataset.verify import verify
-from transforms.sources.inputs import DEAD_LETTERS, Columns, Input
+from transforms.sources.inputs import Columns, Input, Kind
 from transforms.sources.listing import list_input
 
 
@@ -201,7 +201,7 @@ def test_dead_letters_edited_by_hand(output, change):
         pq.write_table(
             pa.Table.from_pylist([{**row, 'uri': None} for row in table.to_pylist()]), part
         )
-    source = Input(DEAD_LETTERS, str(part.parent), 'not_found')
+    source = Input(Kind.DEAD_LETTERS, str(part.parent), 'not_found')
     with pytest.raises(StoreError, match=f'{part} is no file of dead letters'):
         list(list_input(source, Columns('uri', ('split',), ())))
 

@@ -5,6 +5,8 @@ models are called (test_card).
 """
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +21,10 @@ from transforms.model import registry
 from transforms.model.card import Activation, ModelCard, parse_card
 from transforms.model.choices import OFF
 from transforms.model.families import bit, efficientnet_lite
-from transforms.model.families.base import FEATURES, Built, KnownModel, NotRebuiltError
+from transforms.model.families.base import FEATURES, Built, Family, KnownModel, NotRebuiltError
 from transforms.model.load import BUILT
 from transforms.model.predictor import InferenceOptions, Predictor
-from transforms.model.resolve import resolve_model
+from transforms.model.resolve import ModelSource, resolve_model
 from transforms.model.tensor_files import Kind, open_tensors
 from transforms.model.vocabulary import ILSVRC2012, load_vocabulary
 
@@ -30,7 +32,9 @@ CLASSES = 1000
 BATCH_SIZE = 2
 
 
-def label(source, picture, features=False):
+def label(
+    source: ModelSource, picture: np.ndarray, features: bool = False
+) -> tuple[int, np.ndarray | None]:
     """The best class of a picture, by the whole way that a worker goes; and the features."""
     options = InferenceOptions(source, BATCH_SIZE, 0.5, 1, 1, 1, canary=OFF, features=features)
     predictor = Predictor(options)
@@ -40,7 +44,7 @@ def label(source, picture, features=False):
     found = predictor(pixels)
     assert found.counts[0] == 1
     assert found.scores.shape[0] == BATCH_SIZE
-    return found.indices[0, 0], found.features
+    return int(found.indices[0, 0]), found.features
 
 
 class FamilyContract:
@@ -50,14 +54,14 @@ class FamilyContract:
     SIZE_PX = 32
 
     @pytest.fixture
-    def family(self):
+    def family(self) -> Family:
         return registry.FAMILIES[self.NAME]
 
     @pytest.fixture
-    def weights(self, tmp_path):
+    def weights(self, tmp_path: Path) -> Path:
         raise NotImplementedError
 
-    def test_its_models_are_known_by_name(self, family):
+    def test_its_models_are_known_by_name(self, family: Family) -> None:
         models = family.cards()
         assert models
         for name, model in models.items():
@@ -72,7 +76,7 @@ class FamilyContract:
                 assert registry.features_of(model.card.architecture) > 0
                 assert registry.family_of(model.card.architecture) is family
 
-    def test_it_alone_recognizes_its_weights(self, family, weights):
+    def test_it_alone_recognizes_its_weights(self, family: Family, weights: Path) -> None:
         assert [
             name for name, each in registry.FAMILIES.items() if each.recognize(weights, 'weights')
         ] == [self.NAME]
@@ -87,19 +91,19 @@ class FamilyContract:
         with pytest.raises(ModelError, match='R50x3'):
             network.check(card.with_changes(architecture='R50x3'), CLASSES)
 
-    def test_other_tensors_are_none_of_its(self, family, tmp_path):
+    def test_other_tensors_are_none_of_its(self, family: Family, tmp_path: Path) -> None:
         path = tmp_path / 'x.npz'
         np.savez(path, x=np.zeros(3, np.float32))
         assert family.recognize(path, 'x') is None
         with pytest.raises(ModelError, match=r'x: weights of no network that is known here .*: x;'):
             registry.recognize(path, 'x')
 
-    def test_a_file_that_breaks_off_is_said(self, family, weights):
+    def test_a_file_that_breaks_off_is_said(self, family: Family, weights: Path) -> None:
         weights.write_bytes(weights.read_bytes()[:-100])
         with pytest.raises(ModelError, match='some file: '):
             family.recognize(weights, 'some file')
 
-    def test_it_labels_a_picture(self, family, weights):
+    def test_it_labels_a_picture(self, family: Family, weights: Path) -> None:
         source = resolve_model(str(weights), size_px=self.SIZE_PX)
         assert source.kind is not Kind.SAVED_MODEL
         assert source.can_be_rebuilt
@@ -110,6 +114,7 @@ class FamilyContract:
         batch = (np.stack([picture] * BATCH_SIZE).astype(np.float32) - mean) / std
         logits = np.asarray(network(batch))
         assert logits.argmax(-1).tolist() == [index] * BATCH_SIZE
+        assert features is not None
         assert features.shape == (BATCH_SIZE, network.get_layer(FEATURES).output.shape[-1])
 
 
@@ -117,7 +122,7 @@ class TestBit(FamilyContract):
     NAME = 'bit'
 
     @pytest.fixture
-    def weights(self, tmp_path):
+    def weights(self, tmp_path: Path) -> Path:
         path = tmp_path / 'r14x1.npz'
         np.savez(path, **synthetic_weights.make_weights('R14x1', 0, CLASSES))
         return path
@@ -128,12 +133,12 @@ class TestEfficientNetLite(FamilyContract):
     SIZE_PX = 224
 
     @pytest.fixture
-    def weights(self, tmp_path):
+    def weights(self, tmp_path: Path) -> Path:
         path = tmp_path / 'lite0.npz'
         path.write_bytes(efficientnet_lite.WEIGHTS.read_bytes())
         return path
 
-    def test_from_a_file_it_is_the_same_model(self, weights):
+    def test_from_a_file_it_is_the_same_model(self, weights: Path) -> None:
         source, embedded = resolve_model(str(weights)), resolve_model('embedded')
         assert source.weights_sha256 == embedded.weights_sha256
         assert source.id == embedded.id
@@ -157,25 +162,25 @@ class Colour:
     PUBLISHED = ''
     NAMES = 'colour-1'
 
-    def __init__(self, file):
+    def __init__(self, file: Path):
         self._known = KnownModel(CARD, 'colour-1', 3 * CLASSES, 3 * CLASSES, file=file)
 
-    def cards(self):
+    def cards(self) -> Mapping[str, KnownModel]:
         return {'colour-1': self._known}
 
-    def find_by_location(self, path):
+    def find_by_location(self, path: str) -> KnownModel | None:
         return None
 
-    def features(self, architecture):
+    def features(self, architecture: str) -> int:
         if architecture != 'colour':
             raise ModelError('')
         return 3
 
-    def recognize(self, path, shown):
+    def recognize(self, path: Path, shown: str) -> 'OfColour | None':
         with open_tensors(path, shown) as tensors:
             return OfColour(tensors.shapes['mix'][1]) if 'mix' in tensors.shapes else None
 
-    def build(self, source, path, precision, batch_size):
+    def build(self, source: ModelSource, path: Path, precision: str, batch_size: int) -> Built:
         if source.kind is Kind.SAVED_MODEL:
             raise NotRebuiltError
         import keras
@@ -191,12 +196,12 @@ class Colour:
 
 
 class OfColour(NamedTuple):
-    classes: int
+    classes: int | None
 
-    def describe(self, source):
+    def describe(self, source: str) -> ModelCard:
         return CARD.with_changes(source=source)
 
-    def check(self, card, classes):
+    def check(self, card: ModelCard, classes: int | None) -> ModelCard:
         if classes != self.classes:
             raise ModelError(f'a head of {self.classes} classes, but {card.name} has {classes}')
         if card.architecture not in ('', 'colour'):
@@ -208,7 +213,7 @@ class TestAThirdFamily(FamilyContract):
     NAME = 'colour'
 
     @pytest.fixture(autouse=True)
-    def weights(self, tmp_path, monkeypatch):
+    def weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path = tmp_path / 'colour.npz'
         mix = np.zeros((3, CLASSES), np.float32)
         mix[0, 100] = mix[1, 200] = mix[2, 300] = 5.0
@@ -217,7 +222,7 @@ class TestAThirdFamily(FamilyContract):
         return path
 
     @pytest.mark.parametrize(('channel', 'index'), [(0, 100), (1, 200), (2, 300)])
-    def test_by_its_name_it_labels_a_picture(self, channel, index):
+    def test_by_its_name_it_labels_a_picture(self, channel: int, index: int) -> None:
         source = resolve_model('colour-1')
         assert source.is_packaged
         assert source.id.startswith('colour-1-')
@@ -226,7 +231,7 @@ class TestAThirdFamily(FamilyContract):
         assert label(source, picture)[0] == index
 
 
-def test_what_a_card_calls_an_architecture_is_one_of_some_family():
+def test_what_a_card_calls_an_architecture_is_one_of_some_family() -> None:
     assert registry.family_of('R50x1') is bit
     with pytest.raises(ModelError, match="no BiT architecture 'nonesuch'; depths are"):
         registry.family_of('nonesuch')

@@ -23,7 +23,7 @@ from transforms.loading.fetches import Fetches, GivenUpError, Patience
 from transforms.loading.loader import Loader
 from transforms.loading.threads import ThreadLoader
 from transforms.sources import preflight
-from transforms.sources.inputs import Columns, Input
+from transforms.sources.inputs import Columns, Input, Kind
 from transforms.storage.base import Fetched, FetchLimits
 from transforms.storage.local import LocalStore
 
@@ -292,7 +292,7 @@ def test_the_preflight_is_not_stuck_either(tmp_path, monkeypatch):
     go = threading.Event()
     monkeypatch.setattr(LocalStore, 'fetch', lambda *_: go.wait(60))
     monkeypatch.setattr(preflight, '_GRACE_SEC', 0.0)
-    source = Input('folder', str(tmp_path / 'in'), '')
+    source = Input(Kind.FOLDER, str(tmp_path / 'in'), '')
     try:
         with pytest.raises(ImageError, match=r'deadline: no answer within 0\.1 s, and'):
             preflight._read('x', source, FetchLimits(10, 0.1))

@@ -21,7 +21,7 @@ from transforms.output.layout import Layout
 from transforms.read import refuse_more
 from transforms.sources import snapshot
 from transforms.sources.globs import expand_braces, glob_regex
-from transforms.sources.inputs import Columns, Input, Listing, TooMany
+from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.listing import BEFORE_SINCE, list_input
 from transforms.sources.resolve import check_not_empty, resolve
 from transforms.storage.registry import store_for
@@ -527,7 +527,7 @@ def test_more_images_than_allowed_end_the_listing(max_images, known):
             taken.append(ref)
             yield ref if i % 3 else 'skipped_not_image/.txt'
 
-    refs = refuse_more(listed(), TooMany(max_images, known), Input('manifest', '/x.txt', ''))
+    refs = refuse_more(listed(), TooMany(max_images, known), Input(Kind.MANIFEST, '/x.txt', ''))
     with pytest.raises(UsageError) as caught:
         list(refs)
     assert len(taken) < 110
@@ -538,7 +538,7 @@ def test_more_images_than_allowed_end_the_listing(max_images, known):
 def test_as_many_images_as_allowed_are_listed_whatever_else_there_is():
     bad, good = Ref('/b', '', -1, '[]', 'bad_uri', ''), Ref('/a.jpg', '', -1, '[]', '', '')
     refs = [*(bad._replace(uri=f'/{i}') for i in range(9)), good, good, '.txt']
-    assert list(refuse_more(refs, TooMany(1, 0), Input('folder', '/x', ''))) == refs
+    assert list(refuse_more(refs, TooMany(1, 0), Input(Kind.FOLDER, '/x', ''))) == refs
 
 
 def test_names_in_a_bucket_are_listed_and_matched(bucket):

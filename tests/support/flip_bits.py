@@ -38,7 +38,7 @@ from transforms.runs.complete import complete_runs
 from transforms.runs.history import history_files, read_history
 from transforms.runs.vocabularies import keep_vocabulary
 from transforms.sources import snapshot
-from transforms.sources.inputs import DEAD_LETTERS, Columns, Input
+from transforms.sources.inputs import Columns, Input, Kind
 from transforms.sources.listing import list_input
 from transforms.storage.registry import store_for
 
@@ -143,8 +143,8 @@ class Output:
         return [list(read_history(file, self.layout)) for file in files]
 
     def _retry(self) -> Any:
-        folder = f'{self.root}/{DEAD_LETTERS}/model={MODEL}/run={_RUN}'
-        return list(list_input(Input(DEAD_LETTERS, folder, 'truncated'), _COLUMNS))
+        folder = f'{self.root}/{Kind.DEAD_LETTERS}/model={MODEL}/run={_RUN}'
+        return list(list_input(Input(Kind.DEAD_LETTERS, folder, 'truncated'), _COLUMNS))
 
     def _latest(self) -> Any:
         target = self.root.parent / 'latest.parquet'

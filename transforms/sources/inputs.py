@@ -1,17 +1,38 @@
 """What a run labels: inputs that are resolved, and what is read of them."""
 
+import enum
 from typing import NamedTuple
 
 from transforms.core import uris
+from transforms.core.elements import MANIFESTS
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC
+
+
+class Kind(enum.StrEnum):
+    """What an input is; what is done with each is in `transforms.sources.listing.SOURCES`.
+
+    The values stand in report.json and tell whether a run can be resumed.
+    """
+
+    FOLDER = 'folder'
+    GLOB = 'glob'
+    FILE = 'file'
+    MANIFEST = 'manifest'
+    MANIFESTS = 'manifests'
+    DEAD_LETTERS = 'dead_letters'
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether its rows have columns, of which some can be carried along."""
+        return self in MANIFESTS
 
 
 class Input(NamedTuple):
     """One resolved --input.
 
     Attributes:
-      kind: 'folder', 'glob', 'manifest', 'manifests', 'file', or 'dead_letters' of an earlier run.
+      kind: what it is; dead letters are those of an earlier run.
       uri: absolute; for a glob its folder, up to the first part with a wildcard.
       pattern: the whole glob, of images or manifests; for dead letters the reasons that are wanted;
         otherwise ''.
@@ -19,7 +40,7 @@ class Input(NamedTuple):
       deadline_sec: so long it may take to list the next entry, or to read the next line.
     """
 
-    kind: str
+    kind: Kind
     uri: str
     pattern: str
     stores: StoreOptions = DEFAULT_OPTIONS
@@ -77,6 +98,3 @@ class Listing(NamedTuple):
     originals: tuple[Input, ...] = ()
     is_remote: bool = False
     most: TooMany | None = None
-
-
-DEAD_LETTERS = 'dead_letters'

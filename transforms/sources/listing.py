@@ -2,8 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,16 +13,16 @@ import pyarrow.parquet as pq
 from transforms.core import uris
 from transforms.core.elements import Ref, Stage
 from transforms.core.errors import DamagedError, ImageError, StoreError, UsageError
-from transforms.core.left_out import NOT_IMAGE
+from transforms.core.left_out import NOT_IMAGE, describe_suffixes, suffixes_of
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive, each_within, within
 from transforms.images.formats import IMAGE_SUFFIXES
-from transforms.output.dead_letters import dead_letter_schema
+from transforms.output import dead_letters
 from transforms.output.partitions import DEFAULT_PARTITION, folder_of_values
 from transforms.runs.complete import read_run
 from transforms.sources import manifest
 from transforms.sources.globs import expand_braces, glob_regex, literal_head
-from transforms.sources.inputs import DEAD_LETTERS, Columns, Input
+from transforms.sources.inputs import Columns, Input, Kind
 from transforms.storage.base import Entry, Store
 from transforms.storage.registry import store_for
 from transforms.storage.sealed import open_listed
@@ -54,37 +56,46 @@ def list_input(
       StoreError: a store cannot be listed, or does not answer.
       ManifestError: a manifest is broken.
     """
-    found = _listed(source, columns, since, is_remote)
+    found = SOURCES[source.kind].list(source, Wanted(columns, since, is_remote))
     return each_within(source.deadline_sec, source.shown, found, advice=LONGER)
 
 
-def _listed(
-    source: Input, columns: Columns, since: float | None, is_remote: bool
-) -> Iterator[Ref | str]:
+class Wanted(NamedTuple):
+    """What is wanted of an input, see `list_input`."""
+
+    columns: Columns
+    since: float | None
+    is_remote: bool
+
+
+def _of_folder(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
     store = store_for(source.uri, source.stores)
-    match source.kind:
-        case 'manifest' | 'manifests':
-            for uri in manifests_of(source):
-                yield from _manifest_refs(source._replace(uri=uri), columns, is_remote)
-        case _ if source.kind == DEAD_LETTERS:
-            yield from _dead_refs(source, columns, is_remote)
-        case 'file':
-            yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), since)
-        case 'folder':
-            for entry in _without_companions(store.list(source.uri), source):
-                if isinstance(entry, str):
-                    yield entry
-                    continue
-                is_image = uris.suffix_of(entry.uri) in IMAGE_SUFFIXES
-                yield _ref(entry, since) if is_image else f'{NOT_IMAGE}/{uris.suffix_of(entry.uri)}'
-        case _:
-            for entry in _matching(source, store):
-                yield entry if isinstance(entry, str) else _ref(entry, since)
+    for entry in _without_companions(store.list(source.uri), source):
+        if isinstance(entry, str):
+            yield entry
+            continue
+        is_image = uris.suffix_of(entry.uri) in IMAGE_SUFFIXES
+        yield _ref(entry, wanted.since) if is_image else f'{NOT_IMAGE}/{uris.suffix_of(entry.uri)}'
+
+
+def _of_glob(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
+    for entry in _matching(source, store_for(source.uri, source.stores)):
+        yield entry if isinstance(entry, str) else _ref(entry, wanted.since)
+
+
+def _of_file(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
+    store = store_for(source.uri, source.stores)
+    yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), wanted.since)
+
+
+def _of_manifests(source: Input, wanted: Wanted) -> Iterator[Ref]:
+    for uri in manifests_of(source):
+        yield from _manifest_refs(source._replace(uri=uri), wanted.columns, wanted.is_remote)
 
 
 def manifests_of(source: Input) -> list[str]:
     """The manifests that an input names."""
-    if source.kind == 'manifest':
+    if source.kind is Kind.MANIFEST:
         return [source.uri]
     matching = _matching(source, store_for(source.uri, source.stores))
     found = each_within(source.deadline_sec, source.shown, matching, advice=LONGER)
@@ -155,16 +166,16 @@ def _ref(entry: Entry, since: float | None) -> Ref | str:
     return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
 
 
-def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref]:
+def _of_dead_letters(source: Input, wanted: Wanted) -> Iterator[Ref]:
     """The images behind the dead letters of a run, but for lines that were no URI."""
     reasons = source.pattern.split(',')
     store = store_for(source.uri, source.stores)
-    schema = dead_letter_schema(columns.carry, {})
-    output, _, folder = source.uri.rpartition(f'/{DEAD_LETTERS}/')  # model=<id>/run=<id>
+    schema = dead_letters.dead_letter_schema(wanted.columns.carry, {})
+    output, _, folder = source.uri.rpartition(f'/{dead_letters.KIND}/')  # model=<id>/run=<id>
     run = read_run(output, folder.rpartition('=')[2], store)
     if run is None:
         raise StoreError(f'{source.uri}: its run has no report any more')
-    for file in run.files(DEAD_LETTERS):
+    for file in run.files(dead_letters.KIND):
         uri = uris.join(output, file.path)
         try:
             with open_listed(store, uri, file.checksum) as stream:
@@ -174,9 +185,9 @@ def _dead_refs(source: Input, columns: Columns, is_remote: bool) -> Iterator[Ref
                 for batch in parquet.iter_batches(_BATCH_ROWS):
                     for row in batch.to_pylist():
                         if row['reason'] in reasons and row['stage'] != Stage.LIST.value:
-                            values = [row[column] for column in columns.carry]
+                            values = [row[column] for column in wanted.columns.carry]
                             carried = json.dumps(values, ensure_ascii=False)
-                            is_bad = is_remote and not uris.scheme_of(row['uri'])
+                            is_bad = wanted.is_remote and not uris.scheme_of(row['uri'])
                             why = (Reason.BAD_URI.value, _NOT_THERE) if is_bad else ('', '')
                             yield Ref(row['uri'], '', -1, carried, *why)
         except (DamagedError, UsageError, pa.ArrowException, OSError, LookupError) as e:
@@ -241,6 +252,40 @@ def _carried_of(
 def _carried_text(value: str) -> str:
     is_long = len(value) > _MAX_CARRIED_CHARS
     return uris.printable(value) if is_long else uris.without_secrets_in(value)
+
+
+def _why_folder_is_empty(source: Input, left_out: Counter[str]) -> str:
+    if not left_out:
+        return 'no images found: the folder is empty'
+    lists = [suffix for suffix in suffixes_of(left_out) if manifest.is_manifest(suffix)]
+    found = describe_suffixes(suffixes_of(left_out), left_out.total())
+    shown = source.shown
+    advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
+    return f"no images found: {found}; {advice}'{shown}/**' takes all"
+
+
+class Source(NamedTuple):
+    """What is done with the inputs of a kind.
+
+    Attributes:
+      list: to refs, and texts that stand for files that are left out, see `list_input`.
+      why_empty: an input that lists no ref, and how often each of its files was left out, to words
+        for a message.
+    """
+
+    list: Callable[[Input, Wanted], Iterator[Ref | str]]
+    why_empty: Callable[[Input, Counter[str]], str]
+
+
+SOURCES: Mapping[Kind, Source] = {
+    Kind.FOLDER: Source(_of_folder, _why_folder_is_empty),
+    Kind.GLOB: Source(_of_glob, lambda *_: 'nothing matches'),
+    Kind.FILE: Source(_of_file, lambda *_: 'no such file'),
+    Kind.MANIFEST: Source(_of_manifests, lambda *_: 'lists nothing'),
+    Kind.MANIFESTS: Source(_of_manifests, lambda *_: 'no manifest that lists anything'),
+    Kind.DEAD_LETTERS: Source(_of_dead_letters, lambda *_: 'no image failed for these reasons'),
+}
+"""Each kind of input there is."""
 
 
 def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]]:

@@ -6,15 +6,19 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 from transforms.core import uris
-from transforms.core.elements import MANIFESTS
 from transforms.core.errors import UsageError
-from transforms.core.left_out import describe_suffixes, suffixes_of
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.sources import manifest
 from transforms.sources.globs import WILDCARD, expand_braces, literal_head
-from transforms.sources.inputs import Columns, Input, Listing
-from transforms.sources.listing import BEFORE_SINCE, LONGER, list_input, manifests_of
+from transforms.sources.inputs import Columns, Input, Kind, Listing
+from transforms.sources.listing import (
+    BEFORE_SINCE,
+    LONGER,
+    SOURCES,
+    list_input,
+    manifests_of,
+)
 from transforms.storage.base import Store
 from transforms.storage.registry import store_for
 
@@ -58,7 +62,7 @@ def resolve(
     if found is None:
         raise UsageError(f'--input {shown!r}: no such file, folder or prefix{_meant(value)}')
     found = found._replace(stores=stores, deadline_sec=deadline_sec)
-    if found.kind in MANIFESTS:
+    if found.kind.has_columns:
         with ThreadPoolExecutor(_THREADS) as pool:
             check = functools.partial(
                 manifest.check_columns,
@@ -89,18 +93,18 @@ def _meant(value: str) -> str:
 def _resolve(uri: str, store: Store) -> Input | None:
     if store.stat(uri) is not None:
         if manifest.is_manifest(uri):
-            return Input('manifest', uri, '')
+            return Input(Kind.MANIFEST, uri, '')
         if uris.suffix_of(uri) in _NO_IMAGES:
             lists = ', '.join(manifest.KINDS)
             shown = uris.printable(uri)
             raise UsageError(f'--input {shown!r}: neither an image nor a list of images ({lists})')
-        return Input('file', uri, '')
+        return Input(Kind.FILE, uri, '')
     if store.is_folder(uri.rstrip('/') or '/'):
-        return Input('folder', uri.rstrip('/') or '/', '')
+        return Input(Kind.FOLDER, uri.rstrip('/') or '/', '')
     if WILDCARD.search(uri) or len(expand_braces(uri)) > 1:
         folder = uris.folder_of(literal_head(uri))
         if store.is_folder(folder):
-            return Input('manifests' if manifest.is_manifest(uri) else 'glob', folder, uri)
+            return Input(Kind.MANIFESTS if manifest.is_manifest(uri) else Kind.GLOB, folder, uri)
     return None
 
 
@@ -115,16 +119,5 @@ def check_not_empty(source: Input, listing: Listing) -> None:
         if not isinstance(ref, str) or ref == BEFORE_SINCE:
             return
         left_out[ref] += 1
-    shown = source.shown
-    if source.kind in MANIFESTS:
-        what = 'lists nothing' if source.kind == 'manifest' else 'no manifest that lists anything'
-    elif source.kind == 'glob':
-        what = 'nothing matches'
-    elif left_out:
-        lists = [suffix for suffix in suffixes_of(left_out) if manifest.is_manifest(suffix)]
-        found = describe_suffixes(suffixes_of(left_out), left_out.total())
-        advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
-        what = f"no images found: {found}; {advice}'{shown}/**' takes all"
-    else:
-        what = 'no images found: the folder is empty'
-    raise UsageError(f'--input {shown}: {what} (--allow_empty makes a run of nothing)')
+    what = SOURCES[source.kind].why_empty(source, left_out)
+    raise UsageError(f'--input {source.shown}: {what} (--allow_empty makes a run of nothing)')
