@@ -24,8 +24,8 @@ from transforms.model.download import huggingface
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model
 from transforms.model.download.http import download
-from transforms.model.families.bit.cards import checkpoint_card, distilled_size_px
 from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.known import checkpoint_card, distilled_size_px
 from transforms.model.families.bit.weights import Weights
 from transforms.model.resolve import printable_location, resolve_model
 from transforms.model.tensor_files import SUFFIXES

@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.fault_proxy import HINT, FaultProxy
 from transforms.core import uris
+from transforms.core.elements import Ref
 from transforms.core.errors import ImageError, UsageError
 from transforms.sources.inputs import Columns
 from transforms.sources.listing import list_input
@@ -48,7 +49,15 @@ def fetch(store: Store, uri: str, unless: str = '') -> tuple[bytes, str]:
 class FetchContract:
     """What a store does that reads images: the half that is asked of web servers, too."""
 
-    ODD_NAMES = ('a b.jpg', 'x#y?.jpg', '100%+.jpg', '%2F.jpg', 'q\'".jpg', '.h.jpg', '[1]*.jpg')
+    ODD_NAMES: tuple[str, ...] = (
+        'a b.jpg',
+        'x#y?.jpg',
+        '100%+.jpg',
+        '%2F.jpg',
+        'q\'".jpg',
+        '.h.jpg',
+        '[1]*.jpg',
+    )
 
     @pytest.fixture
     def place(self) -> Place:
@@ -277,7 +286,9 @@ class ObjectStoreContract(StoreContract):
         store.write(place.uri('b.jpg/c.jpg'), b'x')
         assert size_of(store, place.uri('b.jpg')) == 1, 'it has bytes of its own'
         source = resolve(uri, PLAIN)
-        assert [ref.uri for ref in list_input(source, PLAIN)] == [f'{uri}/a.jpg']
+        (ref,) = list_input(source, PLAIN)
+        assert isinstance(ref, Ref)
+        assert ref.uri == f'{uri}/a.jpg'
         if not data:
             found = list(list_input(resolve(place.uri('**'), PLAIN), PLAIN))
             assert found.count('skipped_not_image/(folder)') == 1

@@ -15,6 +15,7 @@ import pytest
 from tests.data.bit_reference import synthetic_weights
 from tests.support import samples
 from transforms.core.errors import ModelError
+from transforms.core.resources import cpu_count
 from transforms.images.decode import decode
 from transforms.images.resize import Resize
 from transforms.model import registry
@@ -36,7 +37,9 @@ def label(
     source: ModelSource, picture: np.ndarray, features: bool = False
 ) -> tuple[int, np.ndarray | None]:
     """The best class of a picture, by the whole way that a worker goes; and the features."""
-    options = InferenceOptions(source, BATCH_SIZE, 0.5, 1, 1, 1, canary=OFF, features=features)
+    options = InferenceOptions(
+        source, BATCH_SIZE, 0.5, 1, 1, cpu_count(), canary=OFF, features=features
+    )
     predictor = Predictor(options)
     assert predictor.computed['network'] == BUILT
     pixels = np.zeros((BATCH_SIZE, *picture.shape), np.uint8)
@@ -95,7 +98,9 @@ class FamilyContract:
         path = tmp_path / 'x.npz'
         np.savez(path, x=np.zeros(3, np.float32))
         assert family.recognize(path, 'x') is None
-        with pytest.raises(ModelError, match=r'x: weights of no network that is known here .*: x;'):
+        with pytest.raises(
+            ModelError, match=r'x: weights of no network that is known here .* holds x;'
+        ):
             registry.recognize(path, 'x')
 
     def test_a_file_that_breaks_off_is_said(self, family: Family, weights: Path) -> None:

@@ -16,8 +16,8 @@ from transforms.model.canary import Seen, run_canary
 from transforms.model.card import CAT, Activation, Canary
 from transforms.model.choices import EMBEDDED
 from transforms.model.families import efficientnet_lite
-from transforms.model.families.bit.cards import bit_card
 from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
 from transforms.model.vocabulary import Vocabulary, load_vocabulary
 

@@ -16,8 +16,8 @@ from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
 from transforms.model.families import bit
 from transforms.model.families.base import NotRebuiltError
-from transforms.model.families.bit.cards import bit_card
 from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
 

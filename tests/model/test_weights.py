@@ -15,8 +15,7 @@ from tests.data.bit_reference import synthetic_weights
 from tests.support import layouts
 from tests.support.layouts import WRITERS, with_header
 from transforms.core.errors import ModelError
-from transforms.model import registry
-from transforms.model.families.bit import weights as module
+from transforms.model import registry, tensor_files
 from transforms.model.families.bit.checkpoint import HEAD_KERNEL, Architecture, layout
 from transforms.model.families.bit.weights import Weights
 from transforms.model.tensor_files import Kind, kind_of
@@ -302,7 +301,7 @@ def test_hdf5_with_groups_without_end_is_left_soon(zeros, tmp_path, monkeypatch)
         file.create_group('a/' * 3000)
     assert refusal(path) == f'{path}: more than 100 levels of groups'
     layouts.write_h5(zeros, path)
-    monkeypatch.setattr(module, '_MOST_OBJECTS', 10)
+    monkeypatch.setattr(tensor_files, '_MOST_OBJECTS', 10)
     assert refusal(path) == f'{path}: more than 10 objects'
 
 

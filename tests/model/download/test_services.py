@@ -17,12 +17,12 @@ from tests.model.download.test_hub import FILES, make_tar, names_in
 from tests.support import hub_server, layouts
 from tests.support.hub_server import PAGE, body, status
 from transforms.core.errors import ModelError, UsageError
-from transforms.model import registry
 from transforms.model.card import Activation
 from transforms.model.download import http
 from transforms.model.families.base import KnownModel
-from transforms.model.families.bit.cards import bit_card
+from transforms.model.families.bit import known
 from transforms.model.families.bit.checkpoint import Architecture, layout
+from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import printable_location, resolve_model
 from transforms.model.tensor_files import Kind
 
@@ -76,8 +76,7 @@ def world(server, monkeypatch, tmp_path):
     card = bit_card(NAME, ARCHITECTURE, '', value_range=(0.0, 1.0))
     assert card.activation is Activation.NONE
     model = KnownModel(card, TFHUB, 1, 1, KAGGLE, (BUCKET, HUGGING_FACE))
-    known = {**registry.known_models(), NAME: model}
-    monkeypatch.setattr(registry, 'known_models', lambda: known)
+    monkeypatch.setitem(known.cards(), NAME, model)
 
 
 def resolve(tmp_path, **options):

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from transforms.model.card import ModelCard
 from transforms.model.families.base import Built
-from transforms.model.families.bit.cards import (
+from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.known import (
     NAMES,
     PUBLISHED,
     cards,
     checkpoint_card,
     find_by_location,
 )
-from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.families.bit.weights import NoBitError, Weights
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from transforms.images.resize import Resize
 from transforms.model.card import CAT, Activation, ModelCard
@@ -183,7 +183,7 @@ def _checkpoints(data: str, architecture: Architecture, vocabulary: str) -> Iter
 
 
 @functools.cache
-def cards() -> Mapping[str, KnownModel]:
+def cards() -> dict[str, KnownModel]:
     """The published ones, by name."""
     models = {}
     for data in 'ms':
