@@ -128,4 +128,4 @@ class TestDataflow(RunnerContract):
         '--sdk_container_image=europe-west4-docker.pkg.dev/my-project/lemmabeam/lemmabeam:1',
     )
     # Beam would ask the bucket about its deleted objects; test_dataflow has one.
-    test_the_pipeline_has_the_options_of_the_runner = None
+    test_the_pipeline_has_the_options_of_the_runner = None  # type: ignore[assignment]
