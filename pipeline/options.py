@@ -455,15 +455,6 @@ class LabelOptions:
         decides_rows=False,
         per_run=True,
     )
-    accelerators_per_worker: int = option(
-        _DATAFLOW,
-        flags.POSITIVE,
-        default=1,
-        metavar='N',
-        help='GPUs of a worker; only 1 is of use, as a worker calls one (default: 1)',
-        decides_rows=False,
-        per_run=True,
-    )
     right_fitting: bool = option(
         _DATAFLOW,
         flags.SWITCH,

@@ -187,10 +187,6 @@ def submit(service, bucket, stand_in_model, monkeypatch):
             'has 2 GPUs, of which a worker would call one',
         ),
         (
-            {'accelerator': 'nvidia-l4', 'accelerators_per_worker': '2'},
-            '--accelerators_per_worker 2: a worker calls one GPU',
-        ),
-        (
             {'accelerator': 'nvidia-l4', 'experiments': 'use_multiple_sdk_containers'},
             '--experiments=use_multiple_sdk_containers: each process',
         ),
@@ -233,7 +229,7 @@ def test_everything_that_is_missing_is_named_at_once(capsys):
 @pytest.mark.parametrize('accelerator', machine_types.ACCELERATORS)
 def test_the_machine_of_each_accelerator_takes_it(accelerator):
     machine = machine_types.machine_for(accelerator)
-    assert machine_types.accelerator_problem(accelerator, 1, machine) is None
+    assert machine_types.accelerator_problem(accelerator, machine) is None
     assert machine_types.vcpus(machine) >= 8
 
 

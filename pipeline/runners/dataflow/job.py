@@ -215,8 +215,7 @@ def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Itera
                 'machines; leave one out'
             )
         given = ''
-    count = args.accelerators_per_worker
-    problem = machine_types.accelerator_problem(args.accelerator, count, given)
+    problem = machine_types.accelerator_problem(args.accelerator, given)
     if problem is not None:
         yield problem
     if debug.lookup_experiment(_MANY_PROCESSES):
@@ -318,7 +317,7 @@ def _processes(args: LabelOptions, debug: DebugOptions) -> tuple[LabelOptions, S
 
 def hint(args: LabelOptions) -> str:
     """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
-    return f'type:{args.accelerator};count:{args.accelerators_per_worker};{machine_types.DRIVER}'
+    return f'type:{args.accelerator};count:1;{machine_types.DRIVER}'
 
 
 def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:

@@ -63,12 +63,11 @@ _FAMILIES = {
 ACCELERATORS = tuple(_FAMILIES)
 
 
-def accelerator_problem(name: str, count: int, machine_type: str | None) -> str | None:
+def accelerator_problem(name: str, machine_type: str | None) -> str | None:
     """Why no worker can have these GPUs, or None.
 
     Args:
       name: the value of --accelerator.
-      count: of --accelerators_per_worker.
       machine_type: of --machine_type; None if not given, '' if Dataflow chooses it.
     """
     if name not in _FAMILIES:
@@ -80,11 +79,6 @@ def accelerator_problem(name: str, count: int, machine_type: str | None) -> str 
                 f'--accelerator {name!r}: expected the name of an NVIDIA GPU as Google Cloud has '
                 f'it, such as nvidia-l4; {hint}'
             )
-    if count != 1:
-        return (
-            f'--accelerators_per_worker {count}: a worker calls one GPU, and the others would be '
-            'paid for and idle; take more workers (--max_num_workers) of one GPU each'
-        )
     family = _FAMILIES.get(name)
     if family is None:
         if machine_type is None:
