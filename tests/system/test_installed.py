@@ -23,7 +23,11 @@ _BIN = _ROOT / '.venvs' / 'installed' / 'bin'
 # What looks at sources and the README, and what needs an object store.
 _QUICK = ('--quick', '--ignore=tests/test_layers.py')
 _RUNS = (
-    *(f'tests/test_{name}.py' for name in 'chunks cli relabel rubbish verify'.split()),
+    'tests/steps/test_chunks.py',
+    'tests/system/test_cli.py',
+    'tests/commands/test_relabel.py',
+    'tests/system/test_rubbish.py',
+    'tests/dataset/test_verify.py',
     '--deselect=tests/commands/test_relabel.py::test_in_an_object_store',
 )
 
