@@ -156,90 +156,17 @@ def make_config(
       StoreError: a store cannot be reached.
     """
     model = find_model(args, on_progress)
-    card = model.card
-    batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
-    if args.chunk_size % batch_size:
-        multiple = -(-args.chunk_size // batch_size) * batch_size
-        raise UsageError(
-            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
-            f'{multiple} is the next one'
-        )
-    max_labels = _max_labels(args, model)
-    if args.min_labels > max_labels:
-        raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
-    has_features = args.features or not card.has_classes
-    check_precision(args.precision, model)
-    canary_mode = args.canary or canary.default_mode(card)
-    canary.check_mode(canary_mode, model)
+    inference, threshold = _inference(args, model)
     columns = _columns(args)
-    stores = store_options(args)
-    if uris.scheme_of(args.output) in ('http', 'https'):
-        raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
-    if args.memory_budget < args.max_bytes:
-        raise UsageError(
-            f'--memory_budget {args.memory_budget} is below --max_bytes {args.max_bytes}: a single '
-            'image may take more; raise it, or lower --max_bytes'
-        )
-    layout = Layout(
-        output=_output(args.output),
-        run_id=make_run_id(args.run_id, now),
-        model_id=model.id,
-        carry=columns.carry,
-        partition_by=columns.partition_by,
-        rows_per_file=args.rows_per_file or _rows_per_file(model, has_features),
-        stores=stores,
-        attempt=secrets.token_hex(4),
-    )
-    _ = layout.store  # a scheme that cannot be written is found first
+    load = _loading(args, inference)
     deadline_sec = max(args.fetch_deadline_sec, LEAST_DEADLINE_SEC)
-    # In a bucket an object and a prefix may have one name.
-    shown = f'--output {uris.printable(args.output)}'
-    there = within(deadline_sec, shown, lambda: layout.store.stat(layout.output))
-    if layout.is_local and there is not None:
-        raise UsageError(f'{shown}: a file; expected a folder')
+    layout = _layout(args, inference, columns, now, deadline_sec)
     if retried is None:
-        inputs = tuple(
-            resolve.resolve(value, columns, stores, deadline_sec) for value in args.input
-        )
-        for source in inputs:
-            check_apart(source, '--output', layout.output)
-            _check_no_output(source, layout.output)
-        listed = Listing(inputs, columns, args.sample, _since(args.since, now, inputs))
-        described = tuple(
-            {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
-        )
+        listed, described = _listing(args, layout, columns, now, deadline_sec)
     else:
         described = retried.inputs
-        listed = Listing((retried.dead_letters,), columns, originals=retried.manifests(stores))
-    threshold = card.threshold if args.threshold is None else args.threshold
-    floor = threshold if args.keep_above is None else args.keep_above
-    if floor > threshold:
-        raise UsageError(f'--keep_above {floor:g} is above the threshold {threshold:g}')
-    inference = InferenceOptions(
-        model=model,
-        batch_size=batch_size,
-        threshold=floor,
-        max_labels=max_labels,
-        min_labels=args.min_labels,
-        intra_op_threads=args.intra_op_threads or cpu_count(),
-        precision=args.precision,
-        jit=args.jit,
-        canary=canary_mode,
-        require_gpu=args.require_gpu,
-        features=has_features,
-        require_rebuilt=args.require_rebuilt,
-    )
-    load = LoadOptions(
-        resize=card.resize,
-        batch_size=batch_size,
-        fetch=FetchLimits(args.max_bytes, args.fetch_deadline_sec),
-        pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
-        memory_budget_bytes=args.memory_budget,
-        threads=args.loader_threads,
-        stores=stores,
-        processes=args.loader_processes,
-        decode_deadline_sec=args.decode_deadline_sec,
-    )
+        originals = retried.manifests(layout.stores)
+        listed = Listing((retried.dead_letters,), columns, originals=originals)
     versions = library_versions()
     return RunConfig(
         command='label' if retried is None else 'retry',
@@ -263,7 +190,7 @@ def make_config(
             **dataclasses.asdict(args),
             **inference._asdict(),
             'threshold': threshold,
-            'keep_above': floor,
+            'keep_above': inference.threshold,
             'model': printable_location(args.model),
             'rows_per_file': layout.rows_per_file,
             'run_id': layout.run_id,
@@ -272,6 +199,112 @@ def make_config(
         started_at=now,
         max_failure_rate=args.max_failure_rate,
     )
+
+
+def _inference(args: LabelOptions, model: ModelSource) -> tuple[InferenceOptions, float]:
+    """How the model is called, and the score from which on a class is a label."""
+    card = model.card
+    batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
+    if args.chunk_size % batch_size:
+        multiple = -(-args.chunk_size // batch_size) * batch_size
+        raise UsageError(
+            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
+            f'{multiple} is the next one'
+        )
+    max_labels = _max_labels(args, model)
+    if args.min_labels > max_labels:
+        raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
+    check_precision(args.precision, model)
+    canary_mode = args.canary or canary.default_mode(card)
+    canary.check_mode(canary_mode, model)
+    threshold = card.threshold if args.threshold is None else args.threshold
+    floor = threshold if args.keep_above is None else args.keep_above
+    if floor > threshold:
+        raise UsageError(f'--keep_above {floor:g} is above the threshold {threshold:g}')
+    inference = InferenceOptions(
+        model=model,
+        batch_size=batch_size,
+        threshold=floor,
+        max_labels=max_labels,
+        min_labels=args.min_labels,
+        intra_op_threads=args.intra_op_threads or cpu_count(),
+        precision=args.precision,
+        jit=args.jit,
+        canary=canary_mode,
+        require_gpu=args.require_gpu,
+        features=args.features or not card.has_classes,
+        require_rebuilt=args.require_rebuilt,
+    )
+    return inference, threshold
+
+
+def _loading(args: LabelOptions, inference: InferenceOptions) -> LoadOptions:
+    if args.memory_budget < args.max_bytes:
+        raise UsageError(
+            f'--memory_budget {args.memory_budget} is below --max_bytes {args.max_bytes}: a single '
+            'image may take more; raise it, or lower --max_bytes'
+        )
+    return LoadOptions(
+        resize=inference.model.card.resize,
+        batch_size=inference.batch_size,
+        fetch=FetchLimits(args.max_bytes, args.fetch_deadline_sec),
+        pixels=PixelLimits(args.max_pixels, _BASELINE_JPEG_FACTOR * args.max_pixels),
+        memory_budget_bytes=args.memory_budget,
+        threads=args.loader_threads,
+        stores=store_options(args),
+        processes=args.loader_processes,
+        decode_deadline_sec=args.decode_deadline_sec,
+    )
+
+
+def _layout(
+    args: LabelOptions,
+    inference: InferenceOptions,
+    columns: Columns,
+    now: datetime.datetime,
+    deadline_sec: float,
+) -> Layout:
+    """Where the run is written: a place that can be, by its name and by what is there."""
+    if uris.scheme_of(args.output) in ('http', 'https'):
+        raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
+    model = inference.model
+    layout = Layout(
+        output=_output(args.output),
+        run_id=make_run_id(args.run_id, now),
+        model_id=model.id,
+        carry=columns.carry,
+        partition_by=columns.partition_by,
+        rows_per_file=args.rows_per_file or _rows_per_file(model, inference.features),
+        stores=store_options(args),
+        attempt=secrets.token_hex(4),
+    )
+    # In a bucket an object and a prefix may have one name.
+    shown = f'--output {uris.printable(args.output)}'
+    store = layout.store  # a scheme that cannot be written is found here
+    there = within(deadline_sec, shown, lambda: store.stat(layout.output))
+    if layout.is_local and there is not None:
+        raise UsageError(f'{shown}: a file; expected a folder')
+    return layout
+
+
+def _listing(
+    args: LabelOptions,
+    layout: Layout,
+    columns: Columns,
+    now: datetime.datetime,
+    deadline_sec: float,
+) -> tuple[Listing, tuple[dict[str, str], ...]]:
+    """What is listed, and the inputs as the report has them."""
+    inputs = tuple(
+        resolve.resolve(value, columns, layout.stores, deadline_sec) for value in args.input
+    )
+    for source in inputs:
+        check_apart(source, '--output', layout.output)
+        _check_no_output(source, layout.output)
+    described = tuple(
+        {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
+    )
+    return Listing(inputs, columns, args.sample, _since(args.since, now, inputs)), described
 
 
 def _output(value: str) -> str:
