@@ -426,7 +426,19 @@ def test_a_clock_that_went_back(interrupted, capsys):
     assert f'going on with run {run_id}, begun at {later.isoformat()}' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('content', [b'', b'[]', b'{}', b'{"format": 2}', b'null', b'\xff'])
+BEGUN = {'format': 2, 'started_at': '', 'sequence': 1, 'earlier': [], 'options': {}}
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        *(b'', b'[]', b'{}', b'{"format": 2}', b'null', b'\xff'),
+        seal_json(BEGUN | {'format': '2'}),
+        seal_json(BEGUN | {'sequence': '1'}),
+        seal_json(BEGUN | {'earlier': 'abc'}),
+        seal_json(BEGUN | {'options': []}),
+    ],
+)
 def test_how_a_run_was_begun_may_be_damaged(tmp_path, content):
     layout = Layout(str(tmp_path), 'old', 'model', (), (), 1)
     layout.store.write(layout.uri('_work/old/run.json'), content)

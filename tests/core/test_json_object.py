@@ -15,9 +15,9 @@ def test_values_and_their_defaults():
     assert found.text_or_none('none') is found.count_or_none('other') is None
     assert found.number_or_none('number') == 2
     assert found.counts('object') == found.numbers('object') == {'n': 1}
-    assert found.object('other').values == {}
-    assert found.objects('other') == []
-    assert found.texts('other') == ()
+    assert found.object('other', {}).values == found.counts('other', {}) == {}
+    assert found.objects('other', []) == []
+    assert found.texts('other', ['a']) == ('a',)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,9 @@ def test_another_kind_is_named(kind, value):
         getattr(outer, kind)('moon')
 
 
-@pytest.mark.parametrize('kind', ['text', 'flag', 'count', 'number'])
+@pytest.mark.parametrize(
+    'kind', ['text', 'flag', 'count', 'number', 'object', 'objects', 'texts', 'counts']
+)
 def test_what_is_missing_is_named(kind):
     with pytest.raises(DamagedError, match=r'^moon is missing$'):
         getattr(JsonObject({}), kind)('moon')

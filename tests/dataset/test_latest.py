@@ -283,13 +283,20 @@ def test_the_command_tells_of_gone_rows_and_leaves_them_out(tmp_path, capsys):
     assert pq.read_table(target)['uri'].to_pylist() == ['/b']
 
 
-@pytest.mark.parametrize('kind', ['missing', 'rubbish'])
+DAMAGED_NOTES = {
+    'missing': lambda path: path.unlink(),
+    'rubbish': lambda path: path.write_bytes(b'PAR1'),
+    'one less': lambda path: pq.write_table(pq.ParquetFile(path).read().slice(1), path),
+}
+
+
+@pytest.mark.parametrize('kind', DAMAGED_NOTES)
 def test_damaged_notes_are_named(tmp_path, kind):
     folder = tmp_path / 'out'
     add_run(folder, 'a', [Row('/a')])
     add_run(folder, 'b', [], notes=[(Row('/a'), Note.GONE)])
     (path,) = folder.glob('runs/b/dead_versions/*')
-    path.unlink() if kind == 'missing' else path.write_bytes(b'PAR1')
+    DAMAGED_NOTES[kind](path)
     with pytest.raises(StoreError, match=r'dead_versions/part-.*missing or damaged'):
         latest(folder)
 

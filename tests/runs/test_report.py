@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from transforms.core.errors import DamagedError, StoreError
+from transforms.dataset.reader import open_dataset
 from transforms.runs.complete import read_run
 from transforms.runs.report import PublishedFile, Replacement, RunReport, number_in
 from transforms.storage.registry import store_for
@@ -143,7 +144,7 @@ DAMAGE = {
     'a place before the first': (setting('sequence', to=-1), 'sequence is -1'),
     'books that say yes': (setting('balanced', to='yes'), "balanced is 'yes'"),
     'no books': (without('balanced'), 'balanced is missing'),
-    'no counts': (without('counts'), 'counts.listed is missing'),
+    'no counts': (without('counts'), 'counts is missing'),
     'counts that are a list': (setting('counts', to=[]), r'counts is \[\]'),
     'a count below zero': (setting('counts', 'labeled', to=-1), 'counts.labeled is -1'),
     'a count that is true': (setting('counts', 'listed', to=True), 'counts.listed is True'),
@@ -163,8 +164,10 @@ DAMAGE = {
     'an activity by text': (
         setting('stage_thread_sec', 'fetch', to='3'), "stage_thread_sec.fetch is '3'",
     ),
-    'half a verdict': (
-        setting('verdict', to={'bounded_by': 'x'}), "bounded_by is 'x', which has no share",
+    'half a verdict': (setting('verdict', to={'bounded_by': 'x'}), 'verdict.share is missing'),
+    'a verdict on another stage': (
+        setting('verdict', to={'bounded_by': 'x', 'share': {}}),
+        "bounded_by is 'x', which has no share",
     ),
     'a label without a name': (
         setting('top_labels', to=[{'images': 1}]), r'top_labels\[0\].name is missing',
@@ -182,7 +185,7 @@ DAMAGE = {
         setting('model', 'computed', to=[{'device': 'CPU'}]),
         r'model.computed\[0\].network is missing',
     ),
-    'no metadata': (without('metadata'), 'metadata.activation is None'),
+    'no metadata': (without('metadata'), 'metadata is missing'),
     'metadata by number': (
         setting('metadata', 'precision', to=32), 'metadata.precision is 32',
     ),
@@ -231,13 +234,20 @@ def test_what_is_no_object_is_no_report(value):
         RunReport.from_json(value)
 
 
-def test_an_error_of_the_program_is_not_told_as_damage():
+@pytest.mark.parametrize('read', [
+    lambda store: read_run('/out', 'a', store),
+    lambda store: open_dataset('/out', store),
+])  # fmt: skip
+def test_an_error_of_the_program_is_not_told_as_damage(read):
     class Broken:
+        def is_folder(self, uri):
+            return True
+
         def read(self, uri):
             return object()  # no bytes at all
 
     with pytest.raises(TypeError):
-        read_run('/out', 'a', Broken())
+        read(Broken())
 
 
 def test_options_are_numbers_where_somebody_reads_them_so():

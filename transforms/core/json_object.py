@@ -57,33 +57,33 @@ class JsonObject:
         """A finite number."""
         return None if self.values.get(key) is None else self.number(key)
 
-    def object(self, key: str) -> 'JsonObject':
-        """An object, by default one without values."""
-        return JsonObject(self._get(key, {}), self._named(key))
+    def object(self, key: str, default: dict[str, Any] | None = None) -> 'JsonObject':
+        """An object."""
+        return JsonObject(self._get(key, default), self._named(key))
 
-    def objects(self, key: str) -> list['JsonObject']:
-        """A list of objects, by default an empty one."""
-        values = self._list(key)
+    def objects(self, key: str, default: list[Any] | None = None) -> list['JsonObject']:
+        """A list of objects."""
+        values = self._list(key, default)
         return [JsonObject(value, f'{self._named(key)}[{i}]') for i, value in enumerate(values)]
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """A list of texts, by default an empty one."""
-        values = self._list(key)
+    def texts(self, key: str, default: list[str] | None = None) -> tuple[str, ...]:
+        """A list of texts."""
+        values = self._list(key, default)
         return tuple(values) if all(isinstance(x, str) for x in values) else self._refuse(key)
 
-    def counts(self, key: str) -> dict[str, int]:
+    def counts(self, key: str, default: dict[str, int] | None = None) -> dict[str, int]:
         """An object of whole numbers, 0 or more."""
-        inner = self.object(key)
+        inner = self.object(key, default)
         return {name: inner.count(name) for name in inner.values}
 
-    def numbers(self, key: str) -> dict[str, float]:
+    def numbers(self, key: str, default: dict[str, float] | None = None) -> dict[str, float]:
         """An object of finite numbers."""
-        inner = self.object(key)
+        inner = self.object(key, default)
         return {name: inner.number(name) for name in inner.values}
 
-    def texts_by_name(self, key: str) -> dict[str, str]:
+    def texts_by_name(self, key: str, default: dict[str, str] | None = None) -> dict[str, str]:
         """An object of texts."""
-        inner = self.object(key)
+        inner = self.object(key, default)
         return {name: inner.text(name) for name in inner.values}
 
     def _get(self, key: str, default: Any) -> Any:
@@ -91,8 +91,8 @@ class JsonObject:
             raise DamagedError(f'{self._named(key)} is missing')
         return self.values.get(key, default)
 
-    def _list(self, key: str) -> list[Any]:
-        value: list[Any] = self._get(key, [])
+    def _list(self, key: str, default: list[Any] | None) -> list[Any]:
+        value: list[Any] = self._get(key, default)
         return value if isinstance(value, list) else self._refuse(key)
 
     def _refuse(self, key: str) -> Any:

@@ -22,14 +22,22 @@ from transforms.output import dead_letters, results
 from transforms.output.partitions import folder_of_values
 from transforms.output.predictions import GONE_SINCE
 from transforms.runs.complete import CompleteRun
+from transforms.storage.sealed import Checksum, open_listed
 
 TYPE = pa.timestamp('us', 'UTC')
 
 
 class NoteFile(NamedTuple):
-    """A file that may hold notes: its path below the output, and when its run began (ISO 8601)."""
+    """A file that may hold notes.
+
+    Attributes:
+      path: below the output.
+      checksum: of its bytes, by the report.
+      started_at: when its run began, in ISO 8601.
+    """
 
     path: str
+    checksum: Checksum
     started_at: str
 
 
@@ -38,7 +46,9 @@ def note_files(run: CompleteRun) -> list[NoteFile]:
     if not run.report.balanced:
         return []
     files = run.files(dead_letters.VERSIONS)
-    return [NoteFile(file.path, run.report.started_at) for file in files if file.rows]
+    return [
+        NoteFile(file.path, file.checksum, run.report.started_at) for file in files if file.rows
+    ]
 
 
 def as_notes(rows: pa.Table, carried: Sequence[str]) -> pa.Table:
@@ -84,7 +94,7 @@ def read_notes(
     """
     uri = uris.join(dataset.output, file.path)
     try:
-        with dataset.store.open(uri) as stream:
+        with open_listed(dataset.store, uri, file.checksum) as stream:
             table = pq.ParquetFile(stream).read()
         table = table.filter(pc.is_in(table['reason'], pa.array(_NOTES)))
         texts = table['carried'].to_pylist() if dataset.carry else []

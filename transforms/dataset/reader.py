@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from transforms.core import uris
 from transforms.core.errors import DamagedError, ImageError, StoreError, UsageError
+from transforms.core.json_object import JsonObject
 from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.output import predictions
 from transforms.output.layout import SCHEMA_VERSION
@@ -68,21 +69,20 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
             'here; give the --output of `lemmabeam label`'
         )
     try:
-        spec, _ = open_json(data)
-        version = spec['schema_version']
+        spec = JsonObject(open_json(data).value)
+        version = spec.count('schema_version')
         # Another version may have something else.
         is_ours = version == SCHEMA_VERSION
-        names = [spec[key] for key in ('carry', 'partition_by')] if is_ours else []
-        is_sound = all(isinstance(name, str) for each in names for name in each)
-    except (ValueError, LookupError, TypeError) as e:
+        carry = spec.texts('carry') if is_ours else ()
+        partition_by = spec.texts('partition_by') if is_ours else ()
+    except DamagedError as e:
         raise StoreError(f'{uri} is damaged: restore it from a backup') from e
     if not is_ours:
         raise UsageError(
             f'{flag}{output}: the dataset has schema version {version}, this lemmabeam reads '
             f'{SCHEMA_VERSION}; use the lemmabeam that wrote it'
         )
-    carry, partition_by = map(tuple, names)
-    if not is_sound or not set(partition_by) <= set(carry):
+    if not set(partition_by) <= set(carry):
         raise StoreError(f'{uri} is damaged: restore it from a backup')
     return Dataset(output, store, carry, partition_by)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
+from transforms.core.json_object import JsonObject
 from transforms.output.layout import RunPaths
 from transforms.storage.base import Store
 from transforms.storage.sealed import open_json, seal_json
@@ -139,18 +140,19 @@ def begun(layout: RunPaths) -> Begun | None:
     if data is None:
         return None
     try:
-        found, is_sealed = open_json(data)
-        there = found.pop('format')
+        content, is_sealed = open_json(data)
+        found = JsonObject(content)
+        there = found.count('format')
         if there == FORMAT:
             if not is_sealed:
                 raise DamagedError('its checksum is missing')
             return Begun(
-                str(found['started_at']),
-                int(found['sequence']),
-                [str(run_id) for run_id in found['earlier']],
-                dict(found['options']),
+                found.text('started_at'),
+                found.count('sequence'),
+                list(found.texts('earlier')),
+                found.object('options').values,
             )
-    except (ValueError, LookupError, TypeError, AttributeError) as e:
+    except DamagedError as e:
         raise StoreError(
             f'{uri} is damaged, so run {layout.run_id} cannot be gone on with: choose another '
             f'--run_id, or remove its work with `lemmabeam clean {layout.output}`'

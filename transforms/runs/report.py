@@ -83,7 +83,7 @@ class Counts:
             duplicates=counts.count('duplicates', 0),
             unchanged=counts.count('unchanged', 0),
             dead_lettered=counts.count('dead_lettered', 0),
-            dead_lettered_by_reason=counts.counts('dead_lettered_by_reason'),
+            dead_lettered_by_reason=counts.counts('dead_lettered_by_reason', {}),
             gone=counts.count_or_none('gone'),
             skipped_not_image=counts.count('skipped_not_image', 0),
             skipped_before_since=counts.count('skipped_before_since', 0),
@@ -215,12 +215,12 @@ class RunModel:
             id=model.text('id'),
             location=model.text_or_none('location'),
             kind=model.text_or_none('kind'),
-            passed_over=model.texts('passed_over'),
+            passed_over=model.texts('passed_over', []),
             weights_sha256=model.text_or_none('weights_sha256'),
             fingerprint=model.text_or_none('fingerprint'),
-            card=model.object('card').values,
+            card=model.object('card', {}).values,
             vocabulary=model.text('vocabulary'),
-            computed=tuple(Computed.from_json(each) for each in model.objects('computed')),
+            computed=tuple(Computed.from_json(each) for each in model.objects('computed', [])),
             vocabulary_sha256=model.text_or_none('vocabulary_sha256'),
         )
 
@@ -433,7 +433,7 @@ class RunReport:
 
     @property
     def least_score(self) -> float:
-        """`predictions.least_score`."""
+        """`run_metadata.least_score`."""
         return run_metadata.least_score(self.metadata)
 
     @property
@@ -449,8 +449,6 @@ class RunReport:
           DamagedError: no run writes it so; names what is wrong.
         """
         report = JsonObject(value)
-        if 'files' not in report.values:
-            raise DamagedError('files is missing')
         finished_at = report.text('finished_at')
         found = cls(
             run_id=report.text('run_id'),
@@ -458,27 +456,27 @@ class RunReport:
             command=report.text('command', LABEL),
             balanced=report.flag('balanced'),
             counts=Counts.from_json(report.object('counts')),
-            skipped_suffixes=report.counts('skipped_suffixes'),
+            skipped_suffixes=report.counts('skipped_suffixes', {}),
             started_at=report.text('started_at', finished_at),
             finished_at=finished_at,
             wall_sec=report.number('wall_sec'),
             images_per_sec=report.number_or_none('images_per_sec'),
             labeled_by_earlier_attempts=report.count('labeled_by_earlier_attempts', 0),
             damaged_chunks=report.count('damaged_chunks', 0),
-            stage_thread_sec=report.numbers('stage_thread_sec'),
+            stage_thread_sec=report.numbers('stage_thread_sec', {}),
             verdict=_verdict(report),
             batches=report.count('batches', 0),
             batch_fill=report.number_or_none('batch_fill'),
             top_labels=tuple(
                 TopLabel(each.text('name'), each.count('images'))
-                for each in report.objects('top_labels')
+                for each in report.objects('top_labels', [])
             ),
             inputs=_inputs(report),
-            options=report.object('options').values,
+            options=report.object('options', {}).values,
             cut_rows=report.count_or_none('cut_rows'),
             model=RunModel.from_json(report.object('model')),
             metadata=_metadata(report),
-            versions=report.texts_by_name('versions'),
+            versions=report.texts_by_name('versions', {}),
             files=tuple(PublishedFile.from_json(each) for each in report.objects('files')),
         )
         _check_times(found)
@@ -537,7 +535,7 @@ def _verdict(report: JsonObject) -> Verdict | None:
 
 def _inputs(report: JsonObject) -> tuple[dict[str, str], ...]:
     names = ('kind', 'uri', 'pattern')
-    return tuple({name: each.text(name) for name in names} for each in report.objects('inputs'))
+    return tuple({name: each.text(name) for name in names} for each in report.objects('inputs', []))
 
 
 def _metadata(report: JsonObject) -> dict[str, str]:
