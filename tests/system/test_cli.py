@@ -268,10 +268,10 @@ handler.Predictor = Predictor
 """
 # The line that tells of progress comes in seconds on a terminal only.
 LOUD = """
-import sys
+import functools, sys
 from pipeline import main
-from pipeline.job import progress
-progress._LOG_SEC = 0.2
+from pipeline.job import attempt
+attempt.reporting = functools.partial(attempt.reporting, redraw_sec=0.1, log_sec=0.2)
 sys.exit(main.main(sys.argv[1:]))
 """
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
