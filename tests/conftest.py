@@ -24,7 +24,19 @@ import urllib3
 from tests.support import garbage, servers
 from tests.support.fault_proxy import FaultProxy
 from tests.support.hub_server import HubServer
-from tests.support.servers import pytest_configure_node, pytest_unconfigure  # noqa: F401 (hooks of pytest)
+from tests.support.servers import (  # noqa: F401 (hooks of pytest)
+    pytest_configure_node,
+    pytest_unconfigure,
+)
+from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_ignore_collect,
+    pytest_runtest_logreport,
+    pytest_runtest_teardown,
+    pytest_sessionfinish,
+    pytest_xdist_make_scheduler,
+)
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
