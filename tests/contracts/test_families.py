@@ -23,7 +23,6 @@ from transforms.model.card import Activation, ModelCard, parse_card
 from transforms.model.choices import OFF
 from transforms.model.families import bit, efficientnet_lite
 from transforms.model.families.base import FEATURES, Built, Family, KnownModel, NotRebuiltError
-from transforms.model.load import BUILT
 from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.resolve import ModelSource, resolve_model
 from transforms.model.tensor_files import Kind, open_tensors
@@ -37,6 +36,8 @@ def label(
     source: ModelSource, picture: np.ndarray, features: bool = False
 ) -> tuple[int, np.ndarray | None]:
     """The best class of a picture, by the whole way that a worker goes; and the features."""
+    from transforms.model.load import BUILT  # loads TensorFlow
+
     options = InferenceOptions(
         source, BATCH_SIZE, 0.5, 1, 1, cpu_count(), canary=OFF, features=features
     )
