@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import flags
-from pipeline.commands.label import EPILOG, split_arguments
+from pipeline.commands.label import describe, split_arguments
 from pipeline.flags import add_options, declared, option
 from pipeline.messages import StandardStreams
 from pipeline.options import LabelOptions, add_store_arguments, store_options
@@ -28,8 +28,9 @@ class RetryOptions(LabelOptions):
         flags.TEXT,
         metavar='A,B',
         help='reasons of the dead letters to try again; permanent ones only by name (default: '
-        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
+        f'{", ".join(reason.value for reason in Reason if reason.retryable)})',
         per_run=True,
+        is_common=True,
     )
 
 
@@ -39,11 +40,13 @@ _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
+    finder.config = parser.config
     finder.add_argument('--output')
     add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
-    parser.epilog = EPILOG
-    add_options(parser, declared(RetryOptions), hidden=_NOT_IN_RETRY)
+    options = declared(RetryOptions)
+    describe(parser, '--output DIR', options)
+    add_options(parser, options, hidden=_NOT_IN_RETRY)
     parser.set_defaults(input=[])
     run = None
     if found.output is not None:
@@ -54,8 +57,8 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
         if getattr(args, name):
             raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
     assert run is not None  # --output is missing otherwise
-    options = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
-    reasons = _reasons(options.reasons)
+    wanted = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
+    reasons = _reasons(wanted.reasons)
     counts = run.report.counts.dead_lettered_by_reason
     if not sum(counts.get(reason, 0) for reason in reasons):
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
@@ -64,7 +67,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     from pipeline.job import labelling
 
     told = StandardStreams()
-    return labelling.run(options, beam_options, parser.made_at, told, run, reasons)
+    return labelling.run(wanted, beam_options, parser.made_at, told, run, reasons)
 
 
 def _last_run(output: str, stores: StoreOptions) -> 'CompleteRun':
