@@ -211,7 +211,7 @@ def relabel(
     Example:
       >>> report = lb.relabel('labels', threshold=0.5)
       >>> report.counts.labeled, report.counts.without_label
-      (3, 1)
+      (3, 2)
     """
     with called(progress) as messages:
         from pipeline.job import relabel as job

@@ -195,6 +195,7 @@ def takes(options: Iterable[Option]) -> Callable[[Called], Called]:
             for option in options
             if option.name not in names
         ]
+        function.own_signature = signature  # type: ignore[attr-defined]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from pipeline.api.keywords import by_keyword
+from pipeline.api.keywords import by_keyword, reword
 from pipeline.messages import Messages
 
 LOGGER = logging.getLogger('lemmabeam')
@@ -17,7 +17,7 @@ class Logged(Messages):
 
     def note(self, text: str) -> None:
         """Logs it."""
-        LOGGER.info(text)
+        LOGGER.info(reword(text))
 
 
 class Shown(Logged):
@@ -31,7 +31,7 @@ class Shown(Logged):
     def note(self, text: str) -> None:
         """Prints it, and logs it."""
         super().note(text)
-        print(f'lemmabeam: {text}', file=sys.stderr)
+        print(f'lemmabeam: {reword(text)}', file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from pipeline import __version__
     from pipeline.api import errors
     from pipeline.api.jobs import clean, compare, label, latest, relabel, report, retry, verify
+    from pipeline.api.reading import Labels, open
     from pipeline.api.results import Comparison, LatestFile, Verified
     from transforms.runs.report import RunReport
 
 __all__ = [
     'Comparison',
+    'Labels',
     'LatestFile',
     'RunReport',
     'Verified',
@@ -25,6 +27,7 @@ __all__ = [
     'errors',
     'label',
     'latest',
+    'open',
     'relabel',
     'report',
     'retry',
@@ -34,6 +37,7 @@ __all__ = [
 # The module that defines a name, or that a name stands for.
 _MODULES = {
     'Comparison': 'pipeline.api.results',
+    'Labels': 'pipeline.api.reading',
     'LatestFile': 'pipeline.api.results',
     'RunReport': 'transforms.runs.report',
     'Verified': 'pipeline.api.results',
@@ -43,6 +47,7 @@ _MODULES = {
     'errors': 'pipeline.api.errors',
     'label': 'pipeline.api.jobs',
     'latest': 'pipeline.api.jobs',
+    'open': 'pipeline.api.reading',
     'relabel': 'pipeline.api.jobs',
     'report': 'pipeline.api.jobs',
     'retry': 'pipeline.api.jobs',
