@@ -106,8 +106,8 @@ def value_of(option: Option, value: Any) -> Any:
     if option.is_repeated:
         return tuple(_text(option, each) for each in _listed(value))
     if option.type is NAMES:
-        value = value if isinstance(value, str) else ','.join(_text(option, x) for x in value)
-        return () if not value else _parsed(option, value, value)
+        text = ','.join(_text(option, each) for each in _listed(value))
+        return _parsed(option, value, text) if value else ()
     text = _age(value) if option.name == 'since' else None
     return _parsed(option, value, text or _text(option, value))
 

@@ -82,7 +82,7 @@ class Attempt:
                 if wait and goes_on:
                     # The job has done so, unless it was faster than this process.
                     lease.release_handed_over(layout, self._runner.lease_job)
-        except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        except Exception as e:
             if _is_interrupted(e):
                 raise KeyboardInterrupt from e
             if is_verbose:

@@ -11,8 +11,8 @@ from tests.support.datasets import MODEL, Row, add_run
 from transforms.core.elements import DeadLetter
 
 
-def letter(uri, reason='not_found', carried=''):
-    return DeadLetter(uri, 'fetch', reason, 'detail', -1, carried)
+def letter(uri, reason='not_found'):
+    return DeadLetter(uri, 'fetch', reason, 'detail', -1, '[]')
 
 
 @pytest.fixture
