@@ -1,1 +1,1 @@
-"""The door for Python: what `import lemmabeam` gives, a module a level."""
+"""What `import lemmabeam` offers; `lemmabeam/__init__.py` here says what of it is public."""

@@ -77,7 +77,12 @@ class LabelImages(beam.PTransform):
 
     Example:
       >>> import apache_beam as beam, lemmabeam as lb
-      >>> from lemmabeam.sample import folder
+      >>> from importlib.resources import files
+      >>> cat = str(files('pipeline') / 'sample' / 'cat.jpg')
+      >>> with beam.Pipeline('FnApiRunner') as pipeline:
+      ...     found = pipeline | beam.Create([cat]) | lb.LabelImages(top_k=1)
+      ...     _ = found.labels | beam.Map(lambda image: print(image.labels[0].name))
+      tiger cat
     """
 
     def __init__(self, model: str = EMBEDDED, *, top_k: int | None = None, **options: Any):
