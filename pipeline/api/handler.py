@@ -8,7 +8,7 @@ import numpy as np
 from apache_beam import coders
 from apache_beam.ml.inference import base
 
-from pipeline.api.rows import Label
+from pipeline.api.rows import Float32, Label
 from pipeline.api.step_options import CALLING, configure
 from transforms.core.errors import UsageError
 from transforms.label import LazyPredictor, lazy_predictor, lost
@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
     """
 
     labels: Sequence[Label]
-    features: Sequence[np.float32] | None = None
+    features: Sequence[Float32] | None = None
     reason: str = ''
     detail: str = ''
 
