@@ -31,21 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('transforms').setLevel(logging.WARNING)
     given = sys.argv[1:] if argv is None else list(argv)
     parser, command = _parse_command(given)
+    from pipeline.job.errors import TooManyFailed, UnexpectedError
     from pipeline.job.signals import stopping_on_signals
     from transforms.core.errors import LemmabeamError, UsageError
     from transforms.core.resources import TEMPORARIES
 
     try:
+        _read_config(parser, given)
         with stopping_on_signals(lambda: '', TEMPORARIES.remove_all):
             # Each brings much that the others do not need.
             module = importlib.import_module(f'pipeline.commands.{command.module}')
             return int(module.main(parser, given[1:]))
-    except UsageError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 2
     except LemmabeamError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 1
+        said = [str(e)]
+        if isinstance(e, UnexpectedError):
+            said.append('this error was not expected; --verbose tells more')
+        for line in [*said, *getattr(e, '__notes__', ())]:
+            print(f'lemmabeam: {line}', file=sys.stderr)
+        if isinstance(e, UsageError):
+            return 2
+        return 3 if isinstance(e, TooManyFailed) else 1
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
@@ -84,7 +89,7 @@ class _Command(NamedTuple):
     stray_flag: str = ''
 
 
-_COMMANDS = {
+COMMANDS = {
     'label': _Command('label every image of an input', 'label'),
     'retry': _Command('label what failed in the last run and may succeed now', 'retry'),
     'clean': _Command('remove what interrupted runs have left, old runs, single images', 'clean'),
@@ -102,30 +107,50 @@ _COMMANDS = {
 
 
 def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
-    listing = '\n'.join(f'  {name:12} {command.does}' for name, command in _COMMANDS.items())
+    listing = '\n'.join(f'  {name:12} {command.does}' for name, command in COMMANDS.items())
     top = Parser(
         prog='lemmabeam',
         description='Labels every image in a bucket.',
         epilog=f'commands:\n{listing}\n\nlemmabeam COMMAND --help tells more.',
     )
     top.add_argument('command', metavar='COMMAND')
-    top.add_argument('--version', action='version', version=_version())
+    _add_version(top)
     # Only what stands before the command's own arguments is parsed here.
     name = top.parse_args(argv[:1]).command
-    if name not in _COMMANDS:
-        top.error(describe_unknown('command', name, _COMMANDS))
-    command = _COMMANDS[name]
+    if name not in COMMANDS:
+        top.error(describe_unknown('command', name, COMMANDS))
+    command = COMMANDS[name]
+    from pipeline.options import add_arguments_of_every_command  # not for what stands above
+
     parser = Parser(
         prog=f'lemmabeam {name}', description=f'{command.does[0].upper()}{command.does[1:]}.'
     )
+    _add_version(parser)
+    add_arguments_of_every_command(parser)
     parser.stray_flag = command.stray_flag
     return parser, command
 
 
-def _version() -> str:
+def _read_config(parser: Parser, argv: Sequence[str]) -> None:
+    """Has a parser take what the file of --config says."""
+    from pipeline.options import add_arguments_of_every_command
+
+    finder = Parser(prog=parser.prog, add_help=False)
+    add_arguments_of_every_command(finder)
+    path = finder.parse_known_args(argv[1:])[0].config
+    if path is not None:
+        from pipeline import config_file
+
+        parser.config = config_file.read(path, argv[0], tuple(COMMANDS))
+
+
+def _add_version(parser: Parser) -> None:
     from pipeline import __version__
 
-    return f'lemmabeam {__version__}'
+    said = 'show the version and exit'
+    parser.add_argument(
+        '--version', action='version', version=f'lemmabeam {__version__}', help=said
+    )
 
 
 if __name__ == '__main__':

@@ -30,6 +30,7 @@ _MODEL = 'model'
 _LABELS = 'labels and inference'
 _LIMITS = 'limits'
 _DATAFLOW = 'where it runs (--runner=DataflowRunner)'
+_GENERAL = ''
 
 _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _SOURCE = r'\s*(gs|s3)://[^/\s][^\n]*'
@@ -62,6 +63,7 @@ class LabelOptions:
         "manifests as 'list/*.parquet', or an image; local, gs:// or s3://, in manifests also "
         'http(s)://; may be repeated',
         per_run=True,
+        is_common=True,
     )
     uri_column: str = option(
         _WHAT,
@@ -76,6 +78,7 @@ class LabelOptions:
         default=(),
         metavar='A,B',
         help='columns of the manifests to carry along into the output, as text',
+        is_common=True,
     )
     sample: int | None = option(
         _WHAT,
@@ -83,6 +86,7 @@ class LabelOptions:
         metavar='N',
         help='label only N images, chosen by a hash of their URIs: always the same ones',
         per_run=True,
+        is_common=True,
     )
     max_images: int | None = option(
         _WHAT,
@@ -134,6 +138,7 @@ class LabelOptions:
         help='a folder, local, gs:// or s3://',
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
     partition_by: tuple[str, ...] = option(
         _WHERE,
@@ -141,6 +146,7 @@ class LabelOptions:
         default=(),
         metavar='A,B',
         help='carried columns that become folders, outermost first; they are carried implicitly',
+        is_common=True,
     )
     rows_per_file: int | None = option(
         _WHERE,
@@ -158,6 +164,7 @@ class LabelOptions:
         'the UTC time and four random hex digits)',
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
     relist: bool = option(
         _WHERE,
@@ -245,6 +252,7 @@ class LabelOptions:
         'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
         f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
         'with the 1,000 classes of ILSVRC-2012)',
+        is_common=True,
     )
     model_card: str | None = option(
         _MODEL,
@@ -291,6 +299,7 @@ class LabelOptions:
         metavar='SCORE',
         help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
         '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        is_common=True,
     )
     keep_above: float | None = option(
         _LABELS,
@@ -306,6 +315,7 @@ class LabelOptions:
         metavar='N',
         help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
         'heads, 5 for those of ILSVRC-2012)',
+        is_common=True,
     )
     min_labels: int = option(
         _LABELS,
@@ -326,6 +336,7 @@ class LabelOptions:
         metavar='N',
         help='images a call of the model (default: from the model card, which has one number for '
         'CPUs and with --require_gpu another one)',
+        is_common=True,
     )
     chunk_size: int = option(
         _LABELS,
@@ -445,6 +456,7 @@ class LabelOptions:
         metavar='SHARE',
         help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
         decides_rows=False,
+        is_common=True,
     )
     accelerator: str | None = option(
         _DATAFLOW,
@@ -491,14 +503,16 @@ class LabelOptions:
         decides_rows=False,
         per_run=True,
         in_template=False,
+        is_common=True,
     )
     verbose: bool = option(
-        '',
+        _GENERAL,
         flags.SWITCH,
         default=False,
         help="show the engine's own messages, and where an error came from",
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
 
     @classmethod
@@ -508,7 +522,32 @@ class LabelOptions:
         return cls(**found | {'input': tuple(args.input)})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryCommand:
+    """The options that every command has."""
+
+    config: str | None = option(
+        _GENERAL,
+        flags.TEXT,
+        metavar='FILE',
+        help='options in a local .toml or .json, by their names: threshold = 0.2, force = true, '
+        'input = ["a", "b"]. The command line wins, then a table named after the command, such as '
+        '[label], then the top level. Paths are relative to the working directory',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+
+
 OPTIONS = declared(LabelOptions)
+STORE_OPTIONS = tuple(each for each in OPTIONS if each.group == _STORES)
+FOR_EVERY_COMMAND = declared(EveryCommand)
+
+
+def add_arguments_of_every_command(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command has."""
+    add_options(parser, FOR_EVERY_COMMAND)
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -518,7 +557,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how object stores are reached."""
-    add_options(parser, _of_group(_STORES))
+    add_options(parser, STORE_OPTIONS)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

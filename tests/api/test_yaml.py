@@ -68,8 +68,8 @@ def test_errors_as_other_transforms_of_yaml_have_them(beam_yaml, images, tmp_pat
 @pytest.mark.parametrize(
     ('config', 'message'),
     [
-        ('threshold: 2', "threshold='2': expected a number from 0 to 1"),
-        ('treshold: 0.1', "has no option 'treshold'"),
+        ('threshold: 2', 'threshold 2: expected a number from 0 to 1'),
+        ('treshold: 0.1', "did you mean 'threshold'?"),
     ],
 )
 def test_a_wrong_option_is_told_with_its_line(beam_yaml, images, tmp_path, config, message):
