@@ -44,6 +44,8 @@ _GROUPS = {
     ),
 }
 _STEPS = 'Single steps'
+# Of the others, methods are what Beam calls.
+_WITH_METHODS = ('pipeline.api.reading', 'pipeline.api.results')
 _SECTION = re.compile(r'^(Args|Attributes|Returns|Raises|Example|Examples):(?: (.*))?$')
 _ENTRY = re.compile(r'^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*): (.*)$')
 
@@ -94,17 +96,16 @@ def _described(name: str, value: Any) -> Iterator[str]:
     if is_made and name != 'Labels':
         yield f'```python\n{name}{_signature(value)}\n```\n'
     yield _formatted(inspect.getdoc(value) or '')
-    if inspect.isclass(value) and value.__module__.startswith('pipeline.'):
+    if inspect.isclass(value) and value.__module__ in _WITH_METHODS:
         for method, member in _members(value):
             shown = method if isinstance(member, property) else f'{method}{_signature(member)}'
             yield f'#### `.{shown}`\n\n{_formatted(inspect.getdoc(member) or "")}'
 
 
 def _members(kind: type) -> Iterator[tuple[str, Any]]:
-    """What has a docstring of its own; what only implements an interface has none."""
     for name, member in vars(kind).items():
         is_member = inspect.isfunction(member) or isinstance(member, property)
-        if is_member and not name.startswith('_') and name != 'expand' and member.__doc__:
+        if is_member and not name.startswith('_'):
             yield name, member
 
 
@@ -116,9 +117,7 @@ def _signature(value: Any) -> str:
         for name, each in signature.parameters.items()
         if name != 'self'
     ]
-    return str(
-        inspect.Signature(parameters)  # without what it returns
-    )
+    return str(inspect.Signature(parameters))
 
 
 def _first_line(value: Any) -> str:
