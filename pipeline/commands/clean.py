@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.job.progress import tell_waiting
 from pipeline.job.signals import stopping_on_signals
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.parser import Parser
 from pipeline.runners.dataflow.status import JOBS
@@ -32,10 +32,10 @@ from transforms.storage.registry import has_folder
 _SCORES, _FEATURES = 'scores', 'features'
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, messages: Messages) -> int:
     """Removes what is asked for, and says what; the exit code.
 
     Raises:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.drop and args.prune_before is None:
         raise UsageError(f'--drop {args.drop[0]} goes with --prune_before')
-    told = tell_waiting(StandardStreams())
+    told = tell_waiting(messages)
     lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, told, JOBS)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
@@ -111,13 +111,15 @@ def run(args: argparse.Namespace) -> int:
                     write_latest_sql(output, layout.store)
         finally:
             lease.release(layout)
-    print('\n'.join(uris.printable(line) for line in said) or 'nothing to remove')
+    for line in said or ['nothing to remove']:
+        messages.say(uris.printable(line))
     nowhere = [uri for uri, lines in forgotten.items() if not lines]
     if nowhere and not corrected:  # else an interrupted --forget was finished just now
         names = ', '.join(uris.printable(repr(uri)) for uri in nowhere)
         raise UsageError(
             f'--forget: no complete run has {names}: is it written as in the column uri?'
         )
+    messages.result({'folder': output, 'dry_run': args.dry_run, 'removed': said})
     return 0
 
 

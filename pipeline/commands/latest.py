@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
@@ -20,10 +21,10 @@ from transforms.storage.registry import store_for
 _OTHER_KINDS = frozenset('.csv .tsv .txt .json .jsonl .ndjson .xlsx .html .gz .zip'.split())
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the file and prints its counts.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Writes the file and tells its counts.
 
     Above a million rows a temporary folder ($TMPDIR) takes about 300 bytes a row.
 
@@ -75,9 +76,25 @@ def run(args: argparse.Namespace) -> int:
             line += f'; {counted(gone_rows, "row")} of images that are gone left out'
         elif gone_rows:
             line += f'; {gone_rows:,} of the rows {"is" if gone_rows == 1 else "are"} gone'
-        print(line)
-    total = counted(sum(each.rows for each in counts.values()), 'row')
-    print(f'{uris.printable(target)}: {total}')
+        messages.say(line)
+    total = sum(each.rows for each in counts.values())
+    messages.say(f'{uris.printable(target)}: {counted(total, "row")}')
+    messages.result(
+        {
+            'file': target,
+            'rows': total,
+            'models': [
+                {
+                    'model_id': model_id,
+                    'rows': each.rows,
+                    'superseded': each.superseded,
+                    'gone': each.gone,
+                    'gone_left_out': args.drop_gone,
+                }
+                for model_id, each in counts.items()
+            ],
+        }
+    )
     return 0
 
 

@@ -7,13 +7,13 @@ these the scores that further relabellings need.
 import argparse
 import datetime
 import secrets
-import sys
 from collections.abc import Sequence
 
 from pipeline.flags import positive
 from pipeline.job import relabel
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import (
+    FOR_EVERY_COMMAND,
     add_lease_arguments,
     add_store_arguments,
     make_run_id,
@@ -31,11 +31,14 @@ from transforms.output import run_metadata
 from transforms.output.layout import Layout
 from transforms.storage.registry import store_for
 
+# What is for the command line, not for the run.
+_NO_OPTION = frozenset(option.name for option in FOR_EVERY_COMMAND)
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the run and prints its counts.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Writes the run and tells its counts.
 
     Args:
       args: of `add_arguments`.
@@ -112,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         threshold=args.threshold,
         thresholds=_read_thresholds(args.thresholds, stores),
         max_labels=args.max_labels,
-        options=vars(args),
+        options={name: value for name, value in vars(args).items() if name not in _NO_OPTION},
     )
     done = relabel.relabel(
         dataset,
@@ -121,10 +124,11 @@ def run(args: argparse.Namespace) -> int:
         now,
         args.break_lease,
         args.wait_for_lease_sec,
-        messages=StandardStreams(),
+        messages=messages,
     )
-    _tell_what_is_missing(done)
-    _tell_counts(done, output)
+    _tell_what_is_missing(done, messages)
+    _tell_counts(done, output, messages)
+    messages.result(done.report.to_json())
     return 0
 
 
@@ -142,36 +146,33 @@ def _read_thresholds(name: str | None, stores: StoreOptions) -> relabel.Threshol
     return relabel.ThresholdsFile(name, data)
 
 
-def _tell_what_is_missing(done: relabel.Relabelled) -> None:
+def _tell_what_is_missing(done: relabel.Relabelled, messages: Messages) -> None:
     if done.lost_features:
-        print(
-            f'lemmabeam: some rows have no features, so run {done.report.run_id} has none; '
-            f'those of {", ".join(done.lost_features)} are nowhere else: keep these runs if you '
-            'need them',
-            file=sys.stderr,
+        messages.note(
+            f'some rows have no features, so run {done.report.run_id} has none; those of '
+            f'{", ".join(done.lost_features)} are nowhere else: keep these runs if you need them'
         )
     if cut_rows := done.report.cut_rows:
-        print(
-            f'lemmabeam: {counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored '
-            'with as many labels as the --max_labels of the run allowed: of these, labels that '
-            'reach the threshold may be missing',
-            file=sys.stderr,
+        messages.note(
+            f'{counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored with as many '
+            'labels as the --max_labels of the run allowed: of these, labels that reach the '
+            'threshold may be missing'
         )
 
 
-def _tell_counts(done: relabel.Relabelled, output: str) -> None:
+def _tell_counts(done: relabel.Relabelled, output: str, messages: Messages) -> None:
     report = done.report
     counts = report.counts
     what = 'copied with their labels' if report.options['keeps_labels'] else 'relabelled'
     rows = counted(counts.labeled, 'row')
-    print(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
+    messages.say(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
     if floor := report.metadata.get(run_metadata.SCORES_FLOOR):
-        print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
+        messages.say(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
     without = counts.without_label or 0
-    print(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
+    messages.say(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
     if line := look_lower(without, counts.labeled, report.metadata, output):
-        print(uris.printable(line))
+        messages.say(uris.printable(line))
     top = ', '.join(f'{label.name} ({label.images:,})' for label in report.top_labels)
     if top:
-        print(uris.printable(f'Commonest first labels: {top}'))
-    print(f'Report: {uris.printable(done.report_uri)}')
+        messages.say(uris.printable(f'Commonest first labels: {top}'))
+    messages.say(f'Report: {uris.printable(done.report_uri)}')

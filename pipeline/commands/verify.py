@@ -4,16 +4,17 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.flags import number_not_negative
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints what is wrong, or what differs; 1 if there is anything, otherwise 0.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Tells what is wrong, or what differs; 1 if there is anything, otherwise 0.
 
     Raises:
       UsageError: there is no such output, or it is one of another version.
@@ -63,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
     stores = store_options(args)
     problems = verify(args.folder, stores)
     said = 'whole and consistent'
+    differences: list[str] = []
     if args.other is not None and not problems:
         problems = verify(args.other, stores)
     if args.other is not None and not problems:
-        problems, totals = compare(
+        differences, totals = compare(
             args.folder,
             args.other,
             by_name=args.by_name,
@@ -74,11 +76,20 @@ def run(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             stores=stores,
         )
-        said = f'the same: {totals}' if not problems else totals
-    for problem in problems:
-        print(uris.printable(problem))
-    for note in notes(args.folder, stores):
-        print(uris.printable(f'note: {note}'))
+        said = totals if differences else f'the same: {totals}'
+    noted = list(notes(args.folder, stores))
+    for line in (*problems, *differences, *(f'note: {note}' for note in noted)):
+        messages.say(uris.printable(line))
     if args.other is not None or not problems:
-        print(said)
-    return 1 if problems else 0
+        messages.say(said)
+    messages.result(
+        {
+            'folder': args.folder,
+            'other': args.other,
+            'is_fine': not problems and not differences,
+            'problems': problems,
+            'differences': differences,
+            'notes': noted,
+        }
+    )
+    return 1 if problems or differences else 0
