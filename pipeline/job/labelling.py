@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
-import logging
 from collections.abc import Sequence
 
 import apache_beam as beam
 
+from pipeline import logs
 from pipeline.config import Retried, RunConfig, make_config
 from pipeline.job.attempt import Attempt
 from pipeline.job.errors import TooManyFailed
@@ -48,7 +48,7 @@ def run(
     Returns:
       The exit code.
     """
-    _set_logging(args.verbose)
+    logs.show_engine(args.verbose)
     if args.explain:
         _explain(args, beam_options, started_at, messages, retried, reasons)
     else:
@@ -100,17 +100,9 @@ def label(
     if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
         messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
+        messages.result({'run_id': config.layout.run_id, 'submitted': True, 'report': report})
         return None
     return _conclude(config, args.report_thumbnails, messages)
-
-
-def _set_logging(is_verbose: bool) -> None:
-    if is_verbose:
-        logging.getLogger().setLevel(logging.INFO)
-    else:
-        # What matters of it is told by us; --verbose brings it back.
-        for name in ('apache_beam', 'PrismRunner'):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _attempt(
@@ -213,6 +205,7 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
     if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(run.report, layout, messages.console())
+    messages.result(run.report.to_json())
     if layout.is_local:
         _write_html_report(layout, thumbnails, messages)
     counts = run.report.counts
