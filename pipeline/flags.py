@@ -47,6 +47,7 @@ class Option:
         the same one only; not for what decides only whether images that failed fail again.
       per_run: whether it is meant for one run, so that a retry of the run does not take it over.
       in_template: whether a Flex Template has it as a parameter.
+      is_common: whether `--help` shows it, which leaves the others to `--help-all`.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Option:
     decides_rows: bool
     per_run: bool
     in_template: bool
+    is_common: bool
 
     @property
     def is_switch(self) -> bool:
@@ -107,6 +109,7 @@ def option(
     decides_rows: bool = True,
     per_run: bool = False,
     in_template: bool = True,
+    is_common: bool = False,
 ) -> Any:
     """Declares an option as a field of a dataclass, whose name is its own; see `Option`."""
     facts = {
@@ -120,6 +123,7 @@ def option(
         'decides_rows': decides_rows,
         'per_run': per_run,
         'in_template': in_template,
+        'is_common': is_common,
     }
     value = dataclasses.MISSING if is_required else default
     return dataclasses.field(default=value, metadata={_FIELD: facts})

@@ -84,7 +84,7 @@ class _Command(NamedTuple):
     stray_flag: str = ''
 
 
-_COMMANDS = {
+COMMANDS = {
     'label': _Command('label every image of an input', 'label'),
     'retry': _Command('label what failed in the last run and may succeed now', 'retry'),
     'clean': _Command('remove what interrupted runs have left, old runs, single images', 'clean'),
@@ -102,30 +102,34 @@ _COMMANDS = {
 
 
 def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
-    listing = '\n'.join(f'  {name:12} {command.does}' for name, command in _COMMANDS.items())
+    listing = '\n'.join(f'  {name:12} {command.does}' for name, command in COMMANDS.items())
     top = Parser(
         prog='lemmabeam',
         description='Labels every image in a bucket.',
         epilog=f'commands:\n{listing}\n\nlemmabeam COMMAND --help tells more.',
     )
     top.add_argument('command', metavar='COMMAND')
-    top.add_argument('--version', action='version', version=_version())
+    _add_version(top)
     # Only what stands before the command's own arguments is parsed here.
     name = top.parse_args(argv[:1]).command
-    if name not in _COMMANDS:
-        top.error(describe_unknown('command', name, _COMMANDS))
-    command = _COMMANDS[name]
+    if name not in COMMANDS:
+        top.error(describe_unknown('command', name, COMMANDS))
+    command = COMMANDS[name]
     parser = Parser(
         prog=f'lemmabeam {name}', description=f'{command.does[0].upper()}{command.does[1:]}.'
     )
+    _add_version(parser)
     parser.stray_flag = command.stray_flag
     return parser, command
 
 
-def _version() -> str:
+def _add_version(parser: Parser) -> None:
     from pipeline import __version__
 
-    return f'lemmabeam {__version__}'
+    said = 'show the version and exit'
+    parser.add_argument(
+        '--version', action='version', version=f'lemmabeam {__version__}', help=said
+    )
 
 
 if __name__ == '__main__':

@@ -62,6 +62,7 @@ class LabelOptions:
         "manifests as 'list/*.parquet', or an image; local, gs:// or s3://, in manifests also "
         'http(s)://; may be repeated',
         per_run=True,
+        is_common=True,
     )
     uri_column: str = option(
         _WHAT,
@@ -76,6 +77,7 @@ class LabelOptions:
         default=(),
         metavar='A,B',
         help='columns of the manifests to carry along into the output, as text',
+        is_common=True,
     )
     sample: int | None = option(
         _WHAT,
@@ -83,6 +85,7 @@ class LabelOptions:
         metavar='N',
         help='label only N images, chosen by a hash of their URIs: always the same ones',
         per_run=True,
+        is_common=True,
     )
     max_images: int | None = option(
         _WHAT,
@@ -134,6 +137,7 @@ class LabelOptions:
         help='a folder, local, gs:// or s3://',
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
     partition_by: tuple[str, ...] = option(
         _WHERE,
@@ -141,6 +145,7 @@ class LabelOptions:
         default=(),
         metavar='A,B',
         help='carried columns that become folders, outermost first; they are carried implicitly',
+        is_common=True,
     )
     rows_per_file: int | None = option(
         _WHERE,
@@ -158,6 +163,7 @@ class LabelOptions:
         'the UTC time and four random hex digits)',
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
     relist: bool = option(
         _WHERE,
@@ -245,6 +251,7 @@ class LabelOptions:
         'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
         f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
         'with the 1,000 classes of ILSVRC-2012)',
+        is_common=True,
     )
     model_card: str | None = option(
         _MODEL,
@@ -291,6 +298,7 @@ class LabelOptions:
         metavar='SCORE',
         help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
         '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        is_common=True,
     )
     keep_above: float | None = option(
         _LABELS,
@@ -306,6 +314,7 @@ class LabelOptions:
         metavar='N',
         help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
         'heads, 5 for those of ILSVRC-2012)',
+        is_common=True,
     )
     min_labels: int = option(
         _LABELS,
@@ -326,6 +335,7 @@ class LabelOptions:
         metavar='N',
         help='images a call of the model (default: from the model card, which has one number for '
         'CPUs and with --require_gpu another one)',
+        is_common=True,
     )
     chunk_size: int = option(
         _LABELS,
@@ -445,6 +455,7 @@ class LabelOptions:
         metavar='SHARE',
         help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
         decides_rows=False,
+        is_common=True,
     )
     accelerator: str | None = option(
         _DATAFLOW,
@@ -491,6 +502,7 @@ class LabelOptions:
         decides_rows=False,
         per_run=True,
         in_template=False,
+        is_common=True,
     )
     verbose: bool = option(
         '',
@@ -499,6 +511,7 @@ class LabelOptions:
         help="show the engine's own messages, and where an error came from",
         decides_rows=False,
         per_run=True,
+        is_common=True,
     )
 
     @classmethod

@@ -1,8 +1,12 @@
-"""The parser of a command line, whose errors are one line."""
+"""The parser of a command line, whose errors are one line.
+
+An option may be written with `-` wherever its name has `_`; help and messages have the name.
+"""
 
 import argparse
 import datetime
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -18,21 +22,78 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **options: object):
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-            **options,  # type: ignore[arg-type]
-        )
+        super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
+        self.formatter_class = self._formatter  # type: ignore[assignment]
         self.made_at = datetime.datetime.now(datetime.UTC)
         self.stray_flag = ''
         self._first = ''
+        self._rare: frozenset[str] = frozenset()
+
+    def shorten_help(self, rare: Iterable[str]) -> None:
+        """Has `--help` leave out options, which `--help-all` shows.
+
+        Args:
+          rare: their names.
+        """
+        self.add_argument('--help-all', action=_HelpAll, help='show every option and exit')
+        self._rare = frozenset(rare)
+
+    def show_all(self) -> None:
+        """Has the help show every option again."""
+        self._rare = frozenset()
+
+    def _formatter(self, prog: str) -> argparse.HelpFormatter:
+        return _Formatter(prog, self._rare)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As argparse has it."""
-        self._first = args[0] if args else ''
-        return super().parse_known_args(args, namespace)
+        given = sys.argv[1:] if args is None else list(args)
+        self._first = given[0] if given else ''
+        return super().parse_known_args(self._spelled(given), namespace)
+
+    def _spelled(self, given: list[str]) -> list[str]:
+        """Arguments in which our options are written as they are declared."""
+        flags = {_underscored(flag): flag for flag in self._flags()}
+        found = []
+        for i, argument in enumerate(given):
+            if argument == '--':
+                return found + given[i:]
+            name, equals, value = argument.partition('=')
+            flag = flags.get(_underscored(name)) if name.startswith('--') else None
+            if flag is None:
+                found.append(argument)
+            elif equals and isinstance(self._option_string_actions[flag], _SWITCH):
+                found.append(self._switched(flag, value))
+            else:
+                found.append(f'{flag}{equals}{value}')
+        return found
+
+    def _switched(self, flag: str, value: str) -> str:
+        """What sets an option without a value to true or false."""
+        if value == 'true':
+            return flag
+        if value != 'false':
+            self.error(f'{flag}={value}: expected true or false, or {flag} alone')
+        off = f'{flag}=false'
+        if off not in self._option_string_actions:
+            dest = self._option_string_actions[flag].dest
+            self.add_argument(
+                off,
+                action='store_false',
+                dest=dest,
+                default=self.get_default(dest),
+                help=argparse.SUPPRESS,
+            )
+        return off
+
+    def _flags(self) -> list[str]:
+        return [
+            flag
+            for flag, action in self._option_string_actions.items()
+            if flag.startswith('--') and '=' not in flag
+        ]
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
@@ -59,8 +120,36 @@ class Parser(argparse.ArgumentParser):
         )
         if takes_folder and given.partition('=')[0] == '--output':
             return f'unknown option {given!r}; {_FOLDER} is given without one'
-        flags = [flag for flag in self._option_string_actions if flag.startswith('--')]
-        return describe_unknown('option', given, flags)
+        return describe_unknown('option', given, self._flags())
+
+
+# The only name there is for its class.
+_SWITCH = argparse._StoreTrueAction
+
+
+class _HelpAll(argparse.Action):
+    """`--help-all`."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str):  # noqa: A002
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert isinstance(parser, Parser)
+        parser.show_all()
+        parser.print_help()
+        parser.exit()
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves out of a help what it is to leave out."""
+
+    def __init__(self, prog: str, rare: frozenset[str]):
+        super().__init__(prog)
+        self._rare = rare
+
+    def add_argument(self, action: argparse.Action) -> None:
+        if action.dest not in self._rare:
+            super().add_argument(action)
 
 
 def with_help(said: str, prog: str) -> str:
@@ -90,4 +179,8 @@ def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 def _plain(flag: str) -> str:
     # Dashes that all of them begin with would make any two short ones alike.
-    return flag.removeprefix('--').replace('-', '_').lower()
+    return _underscored(flag.removeprefix('--')).lower()
+
+
+def _underscored(name: str) -> str:
+    return name.replace('-', '_')

@@ -52,6 +52,8 @@ SAID = {
     ('--help',): 0,
     ('no-such-command',): 2,
     ('label', '--help'): 0,
+    ('label', '--help-all'): 0,
+    ('label', '--version'): 0,
     ('retry', '--help'): 0,
     ('report', '--help'): 0,
     ('verify', '--help'): 0,

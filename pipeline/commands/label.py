@@ -1,10 +1,11 @@
 """`lemmabeam label`: from arguments to an exit code."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.options import LabelOptions, add_label_arguments
+from pipeline.flags import Option
+from pipeline.options import OPTIONS, LabelOptions, add_label_arguments
 from pipeline.parser import Parser, describe_stray
 from transforms.core.errors import UsageError
 
@@ -12,14 +13,16 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 
-EPILOG = """\
-Every option of Apache Beam and its runners is accepted, too; --runner defaults to FnApiRunner,
-Beam's local engine.  No option may be abbreviated.
+_RUNNERS = """\
+Every option of Apache Beam and its runners is accepted, too: --runner says where it runs, such as
+DataflowRunner, FlinkRunner or PrismRunner (default: FnApiRunner, Beam's local one).  The names of
+options above may be written with - instead of _; none may be abbreviated.
 """
 
 
 def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the inputs list."""
+    describe(parser, '--input X --output DIR', OPTIONS)
     add_arguments(parser)
     options, beam_options = parse_label_arguments(parser, argv)
     # As in all commands: what runs is imported when nothing is wrong with the command line.
@@ -30,8 +33,20 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `lemmabeam label`."""
-    parser.epilog = EPILOG
     add_label_arguments(parser)
+
+
+def describe(parser: Parser, usage: str, options: Iterable[Option]) -> None:
+    """Has a parser of labelling show in its help what matters most.
+
+    Args:
+      parser: of the command.
+      usage: what it cannot do without, as on a command line.
+      options: its own.
+    """
+    parser.usage = f'%(prog)s {usage} [option ...]'
+    parser.epilog = _RUNNERS
+    parser.shorten_help(each.name for each in options if not each.is_common)
 
 
 def parse_label_arguments(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import flags
-from pipeline.commands.label import EPILOG, split_arguments
+from pipeline.commands.label import describe, split_arguments
 from pipeline.flags import add_options, declared, option
 from pipeline.options import LabelOptions, add_store_arguments, store_options
 from pipeline.parser import Parser
@@ -27,8 +27,9 @@ class RetryOptions(LabelOptions):
         flags.TEXT,
         metavar='A,B',
         help='reasons of the dead letters to try again; permanent ones only by name (default: '
-        f'{",".join(reason.value for reason in Reason if reason.retryable)})',
+        f'{", ".join(reason.value for reason in Reason if reason.retryable)})',
         per_run=True,
+        is_common=True,
     )
 
 
@@ -41,8 +42,9 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     finder.add_argument('--output')
     add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
-    parser.epilog = EPILOG
-    add_options(parser, declared(RetryOptions), hidden=_NOT_IN_RETRY)
+    options = declared(RetryOptions)
+    describe(parser, '--output DIR', options)
+    add_options(parser, options, hidden=_NOT_IN_RETRY)
     parser.set_defaults(input=[])
     run = None
     if found.output is not None:
@@ -53,8 +55,8 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
         if getattr(args, name):
             raise UsageError(f'--{name}: a retry takes what failed in the last run, all of it')
     assert run is not None  # --output is missing otherwise
-    options = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
-    reasons = _reasons(options.reasons)
+    wanted = dataclasses.replace(RetryOptions.of(args), retry_dead=True)
+    reasons = _reasons(wanted.reasons)
     counts = run.report.counts.dead_lettered_by_reason
     if not sum(counts.get(reason, 0) for reason in reasons):
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
@@ -62,7 +64,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
         return 0
     from pipeline.job import labelling
 
-    return labelling.run(options, beam_options, parser.made_at, run, reasons)
+    return labelling.run(wanted, beam_options, parser.made_at, run, reasons)
 
 
 def _last_run(output: str, stores: StoreOptions) -> 'CompleteRun':
