@@ -20,7 +20,7 @@ ORDER = [
     'transforms.sources',
     'transforms.dataset',
     'transforms',  # the steps
-    'pipeline.config pipeline.flags pipeline.options pipeline.parser',
+    'pipeline.messages pipeline.config pipeline.flags pipeline.options pipeline.parser',
     'pipeline.report pipeline.runners',
     'pipeline.job',
     'pipeline.commands',
@@ -149,3 +149,15 @@ def _lines(function):
     first = function.body[0]
     has_docstring = ast.get_docstring(function) is not None
     return lines - (first.end_lineno - first.lineno + 1 if has_docstring else 0)
+
+
+def test_only_what_a_person_calls_prints():
+    """All else tells through `pipeline.messages`, so that who calls a function chooses."""
+    may = ('pipeline.commands.', 'pipeline.main', 'pipeline.flex_template')
+    may += ('pipeline.messages', 'pipeline.job.streams')
+    assert {
+        module
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Name) and node.id == 'print' and not module.startswith(may)
+    } == set()

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pipeline import options
 from pipeline.job.progress import DownloadReporter
+from pipeline.messages import StandardStreams
 from transforms.core import uris
 from transforms.core.errors import ImageError, ModelError, UsageError
 from transforms.core.resources import cpu_count, shared
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UsageError, ModelError, StoreError: the model cannot be used, as its message says.
     """
-    source = options.find_model(args, DownloadReporter())
+    source = options.find_model(args, DownloadReporter(StandardStreams()))
     card = source.card
     console = Console(emoji=False)
     for name, value in _facts(source).items():

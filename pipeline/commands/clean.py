@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.job.progress import tell_waiting
 from pipeline.job.signals import stopping_on_signals
+from pipeline.messages import StandardStreams
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.parser import Parser
 from pipeline.runners.dataflow.status import JOBS
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.drop and args.prune_before is None:
         raise UsageError(f'--drop {args.drop[0]} goes with --prune_before')
-    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
+    told = tell_waiting(StandardStreams())
+    lease.acquire(layout, args.break_lease, args.wait_for_lease_sec, told, JOBS)
     with stopping_on_signals(lambda: '; the same command goes on', lambda: lease.release(layout)):
         try:
             in_progress.remove_temporaries(layout, everywhere=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import flags
 from pipeline.job.progress import DownloadReporter
+from pipeline.messages import StandardStreams
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import ModelError, UsageError
@@ -137,7 +138,7 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
         yield path
         return
     if huggingface.parse(location):  # its pages, too
-        yield fetch_model(location, default_cache(), DownloadReporter())
+        yield fetch_model(location, default_cache(), DownloadReporter(StandardStreams()))
         return
     if scheme not in ('gs', 'http', 'https'):
         raise UsageError(
@@ -155,7 +156,7 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
                 why = e.strerror or 'the store cannot be reached'  # requests' errors have none
                 raise ModelError(f'{uris.printable(uri)}: cannot be copied: {why}') from e
         else:
-            download(location, temporary, DownloadReporter())
+            download(location, temporary, DownloadReporter(StandardStreams()))
         yield temporary
 
 

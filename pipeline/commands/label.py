@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.flags import Option
+from pipeline.messages import StandardStreams
 from pipeline.options import OPTIONS, LabelOptions, add_label_arguments
 from pipeline.parser import Parser, describe_stray
 from transforms.core.errors import UsageError
@@ -28,7 +29,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     # As in all commands: what runs is imported when nothing is wrong with the command line.
     from pipeline.job import labelling
 
-    return labelling.run(options, beam_options, parser.made_at)
+    return labelling.run(options, beam_options, parser.made_at, StandardStreams())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

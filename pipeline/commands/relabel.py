@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from pipeline.flags import positive
 from pipeline.job import relabel
+from pipeline.messages import StandardStreams
 from pipeline.options import (
     add_lease_arguments,
     add_store_arguments,
@@ -113,7 +114,15 @@ def run(args: argparse.Namespace) -> int:
         max_labels=args.max_labels,
         options=vars(args),
     )
-    done = relabel.relabel(dataset, layout, wanted, now, args.break_lease, args.wait_for_lease_sec)
+    done = relabel.relabel(
+        dataset,
+        layout,
+        wanted,
+        now,
+        args.break_lease,
+        args.wait_for_lease_sec,
+        messages=StandardStreams(),
+    )
     _tell_what_is_missing(done)
     _tell_counts(done, output)
     return 0

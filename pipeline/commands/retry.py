@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import flags
 from pipeline.commands.label import describe, split_arguments
 from pipeline.flags import add_options, declared, option
+from pipeline.messages import StandardStreams
 from pipeline.options import LabelOptions, add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
@@ -64,7 +65,8 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
         return 0
     from pipeline.job import labelling
 
-    return labelling.run(wanted, beam_options, parser.made_at, run, reasons)
+    told = StandardStreams()
+    return labelling.run(wanted, beam_options, parser.made_at, told, run, reasons)
 
 
 def _last_run(output: str, stores: StoreOptions) -> 'CompleteRun':

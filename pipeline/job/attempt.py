@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import sys
 import traceback
 
 import apache_beam as beam
@@ -12,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.job.chatter import without_chatter
 from pipeline.job.graph import build
 from pipeline.job.progress import reporting
+from pipeline.messages import Messages
 from pipeline.runners.base import Runner
 from transforms.core.errors import BooksError, InvalidOption, LemmabeamError, StoreError, UsageError
 from transforms.core.long_texts import LONG_TEXTS
@@ -31,15 +31,17 @@ class Attempt:
       root: an empty pipeline.
       config: the run.
       runner: the engine of the pipeline.
+      messages: takes what becomes of it.
 
     Attributes:
       is_submitted: whether somebody else works on it, who has the lease from then on.
     """
 
-    def __init__(self, root: beam.Pipeline, config: RunConfig, runner: Runner):
+    def __init__(self, root: beam.Pipeline, config: RunConfig, runner: Runner, messages: Messages):
         self._root = root
         self._config = config
         self._runner = runner
+        self._messages = messages
         self.is_submitted = False
 
     def advice(self) -> str:
@@ -66,7 +68,7 @@ class Attempt:
         result = None
         has_left = True
         try:
-            with self._without_chatter(is_verbose), self._long_texts(), reporting():
+            with self._without_chatter(is_verbose), self._long_texts(), self._progress():
                 build(self._root, self._config)
                 if self._runner.announce():
                     lease.hand_over(layout, self._runner.lease_job, is_submitted=False)
@@ -88,17 +90,14 @@ class Attempt:
                 elif result is None or self._runner.has_ended(result):
                     lease.release_handed_over(layout, self._runner.lease_job)
                 else:
-                    code, _ = tell_error(e, is_verbose, self._runner)
-                    print(
-                        f'lemmabeam: this command lost sight of it{self.advice()}', file=sys.stderr
-                    )
+                    code, _ = tell_error(e, is_verbose, self._runner, self._messages)
+                    self._messages.error(f'this command lost sight of it{self.advice()}')
                     return code
-            code, kind = tell_error(e, is_verbose, self._runner)
+            code, kind = tell_error(e, is_verbose, self._runner, self._messages)
             if kind != BooksError.__name__ and has_left:
-                print(
-                    f'lemmabeam: run {layout.run_id} is incomplete; what is finished of it is '
-                    'kept, and the same command goes on with it',
-                    file=sys.stderr,
+                self._messages.error(
+                    f'run {layout.run_id} is incomplete; what is finished of it is kept, and the '
+                    'same command goes on with it'
                 )
             return code
         return 0
@@ -107,6 +106,9 @@ class Attempt:
         is_needed = self._runner.starts_workers and not is_verbose
         return without_chatter() if is_needed else contextlib.nullcontext()
 
+    def _progress(self) -> contextlib.AbstractContextManager[None]:
+        return reporting(self._messages.progress)
+
     def _long_texts(self) -> contextlib.AbstractContextManager[None]:
         return LONG_TEXTS.on_disk() if self._runner.is_this_process else contextlib.nullcontext()
 
@@ -114,11 +116,13 @@ class Attempt:
         """The lease and the last word are the job's from now on."""
         self.is_submitted = True
         if told := self._runner.submitted(result):
-            print(told)
+            self._messages.say(told)
         lease.hand_over(self._config.layout, self._runner.lease_job)
 
 
-def tell_error(error: BaseException, is_verbose: bool, runner: Runner) -> tuple[int, str]:
+def tell_error(
+    error: BaseException, is_verbose: bool, runner: Runner, messages: Messages
+) -> tuple[int, str]:
     """Says in one line what stopped a run; engines wrap what a step raised in their own errors.
 
     Returns:
@@ -126,7 +130,7 @@ def tell_error(error: BaseException, is_verbose: bool, runner: Runner) -> tuple[
     """
     text = ''.join(traceback.format_exception(error))
     if is_verbose:
-        print(text, file=sys.stderr)
+        messages.trace(text)
     found = _ERROR.findall(text)
     if isinstance(error, LemmabeamError):
         kind, message = type(error).__name__, str(error)
@@ -136,9 +140,9 @@ def tell_error(error: BaseException, is_verbose: bool, runner: Runner) -> tuple[
         kind, message = _GONE, told
     else:
         kind, message = '', text.strip().rpartition('\n')[2]
-    print(f'lemmabeam: {_STEP.sub("", message)}', file=sys.stderr)
+    messages.error(_STEP.sub('', message))
     if kind in _USAGE:
         return 2, kind
     if kind == '':
-        print('lemmabeam: this error was not expected; --verbose tells more', file=sys.stderr)
+        messages.error('this error was not expected; --verbose tells more')
     return 1, kind

@@ -3,17 +3,16 @@
 import contextlib
 import datetime
 import logging
-import sys
 from collections.abc import Sequence
 
 import apache_beam as beam
-from rich.console import Console
 
 from pipeline.config import Retried, RunConfig, make_config
 from pipeline.job.attempt import Attempt
 from pipeline.job.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.job.resume import settle
 from pipeline.job.signals import stopping_on_signals
+from pipeline.messages import Messages
 from pipeline.options import LabelOptions, store_options
 from pipeline.report.html.report import write_html_report
 from pipeline.report.summary import describe_nothing, print_summary
@@ -38,6 +37,7 @@ def run(
     args: LabelOptions,
     beam_options: beam.pipeline.PipelineOptions,
     started_at: datetime.datetime,
+    messages: Messages,
     retried: CompleteRun | None = None,
     reasons: Sequence[str] = (),
 ) -> int:
@@ -47,6 +47,7 @@ def run(
       args: of the command.
       beam_options: of Beam.
       started_at: when the command began, UTC: what is imported for it takes seconds.
+      messages: takes what people are told.
       retried: label what failed in this run, instead of --input.
       reasons: of the dead letters that are tried again.
 
@@ -54,28 +55,28 @@ def run(
       The exit code.
     """
     _set_logging(args.verbose)
-    runner = runner_for(beam_options)
+    runner = runner_for(beam_options, messages)
     runner.check(args)
     args, settings = runner.defaults(args)
     failed = retried and _dead_letters(args, retried, reasons)
     if args.explain:
-        found = _explain(args, runner, started_at, failed)
-        print_settings(runner.title, [*settings, *found])
+        found = _explain(args, runner, started_at, failed, messages)
+        print_settings(runner.title, [*settings, *found], messages)
         return 0
-    config = make_config(args, started_at, DownloadReporter(), failed)
+    config = make_config(args, started_at, DownloadReporter(messages), failed)
     if retried and config.layout.model_id != retried.model_id:
         raise UsageError(
             f'--model {args.model}: it is {config.layout.model_id} now, but run {retried.id} '
             f'had {retried.model_id}; name that one with --model'
         )
-    _tell_model(config)
+    _tell_model(config, messages)
     config, _ = runner.fit(args, config)
-    config, code = _attempt(args, config, runner)
+    config, code = _attempt(args, config, runner, messages)
     if args.no_wait and not code:
         report = config.layout.uri(config.layout.report_path)
-        print(f'Run {config.layout.run_id} is complete once there is {report}')
+        messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
         return 0
-    return code or _conclude(config, args.report_thumbnails)
+    return code or _conclude(config, args.report_thumbnails, messages)
 
 
 def _set_logging(is_verbose: bool) -> None:
@@ -87,7 +88,9 @@ def _set_logging(is_verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _attempt(args: LabelOptions, config: RunConfig, runner: Runner) -> tuple[RunConfig, int]:
+def _attempt(
+    args: LabelOptions, config: RunConfig, runner: Runner, messages: Messages
+) -> tuple[RunConfig, int]:
     """Does the run while nobody else writes into its output.
 
     Returns:
@@ -95,9 +98,10 @@ def _attempt(args: LabelOptions, config: RunConfig, runner: Runner) -> tuple[Run
       code.
     """
     root = runner.make_pipeline()
-    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, tell_waiting, JOBS)
+    told = tell_waiting(messages)
+    lease.acquire(config.layout, args.break_lease, args.wait_for_lease_sec, told, JOBS)
 
-    attempt = Attempt(root, config, runner)
+    attempt = Attempt(root, config, runner, messages)
     is_begun = False
 
     def give_back() -> None:
@@ -111,11 +115,11 @@ def _attempt(args: LabelOptions, config: RunConfig, runner: Runner) -> tuple[Run
 
     with stopping_on_signals(lambda: attempt.advice(), give_back):
         try:
-            settled = settle(config, args)
+            settled = settle(config, args, messages)
             lease.rename(config.layout, settled.layout.run_id)
             config, is_begun = settled, True
-            attempt = Attempt(root, config, runner)
-            with reporting():
+            attempt = Attempt(root, config, runner, messages)
+            with reporting(messages.progress):
                 shared(preflight.check, config.preflight)
             runner.prepare(config)
             code = attempt.run(not args.no_wait, args.verbose)
@@ -131,6 +135,7 @@ def _explain(
     runner: Runner,
     started_at: datetime.datetime,
     failed: Retried | None,
+    messages: Messages,
 ) -> list[Setting]:
     """What follows from model and inputs; fetches no model, and tells what it cannot look at."""
     model = f'--model={printable_location(args.model)}'
@@ -143,7 +148,7 @@ def _explain(
         return not_looked_at(args, model, str(e))
     except StoreError as e:
         return not_looked_at(args, '--input, --output', str(e))
-    _tell_model(config)
+    _tell_model(config, messages)
     try:
         config, found = runner.fit(args, config)
     except StoreError as e:
@@ -160,61 +165,58 @@ def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) 
     return Retried(source, run.report.inputs)
 
 
-def _conclude(config: RunConfig, thumbnails: int) -> int:
+def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> int:
     """Shows what came out; the exit code."""
     layout = config.layout
     run = read_run(layout.output, layout.run_id, layout.store)
     if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
-    print_summary(run.report, layout, Console())
+    print_summary(run.report, layout, messages.console())
     if layout.is_local:
-        _write_html_report(layout, thumbnails)
+        _write_html_report(layout, thumbnails, messages)
     counts = run.report.counts
     if not counts.listed:
         why = describe_nothing(counts, config.options['since'])
-        print(f'lemmabeam: {why}', file=sys.stderr)
+        messages.note(why)
     failed = counts.dead_lettered
     if failed and failed / counts.listed > config.max_failure_rate:
-        print(
-            f'lemmabeam: {failed} of {counts.listed} images failed, more than '
-            f'--max_failure_rate {config.max_failure_rate:g} allows; the results are kept',
-            file=sys.stderr,
+        messages.error(
+            f'{failed} of {counts.listed} images failed, more than --max_failure_rate '
+            f'{config.max_failure_rate:g} allows; the results are kept'
         )
         return 3
     return 0
 
 
-def _write_html_report(layout: Layout, thumbnails: int) -> None:
+def _write_html_report(layout: Layout, thumbnails: int, messages: Messages) -> None:
     """Writes it beside a report that is complete without: whatever goes wrong is only said."""
     try:
         written = write_html_report(layout.output, layout.run_id, layout.stores, thumbnails)
     except Exception as e:  # noqa: BLE001 (the run is done, and its results are kept)
         reason = str(e) if isinstance(e, LemmabeamError) else f'{type(e).__name__}: {e}'
-        print(
-            f'lemmabeam: no report for people was written: {uris.printable(reason)}; the run is '
-            'complete',
-            file=sys.stderr,
+        messages.note(
+            f'no report for people was written: {uris.printable(reason)}; the run is complete'
         )
     else:
-        print(f'For people: {uris.printable(written)}')
+        messages.say(f'For people: {uris.printable(written)}')
 
 
-def _tell_model(config: RunConfig) -> None:
+def _tell_model(config: RunConfig, messages: Messages) -> None:
     """Says what is not as everybody expects it: another model, and a canary that proves less."""
     model = config.inference.model
     if not model.is_packaged:
-        print(f'lemmabeam: model {model.id}', file=sys.stderr)
+        messages.note(f'model {model.id}')
         for why in model.passed_over:
-            print(f'lemmabeam: passed over: {why}', file=sys.stderr)
+            messages.note(f'passed over: {why}')
         where = printable_location(model.location)
-        print(f'lemmabeam: its weights are the {model.kind.value} of {where}', file=sys.stderr)
-        print(f'lemmabeam: --model_sha256 {model.weights_sha256} pins its weights', file=sys.stderr)
+        messages.note(f'its weights are the {model.kind.value} of {where}')
+        messages.note(f'--model_sha256 {model.weights_sha256} pins its weights')
     if not model.card.has_classes:
-        print('lemmabeam: this model has no classes: features only, no labels', file=sys.stderr)
+        messages.note('this model has no classes: features only, no labels')
     mode = config.inference.canary
     if mode != STRICT:
         said = {
             FINITE: 'it is not checked that the model sees in a picture what is there',
             OFF: 'nothing is asked of the model before it labels',
         }
-        print(f'lemmabeam: --canary {mode}: {said[mode]}', file=sys.stderr)
+        messages.note(f'--canary {mode}: {said[mode]}')

@@ -1,12 +1,12 @@
 """What a person sees while a run works: a line on a terminal, a log line now and then elsewhere."""
 
 import contextlib
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from pipeline.messages import Messages
 from transforms.core.resources import LIVE, LiveCounts
 
 _REDRAW_SEC = 0.5
@@ -60,13 +60,15 @@ def _duration(seconds: float) -> str:
 class DownloadReporter:
     """Tells how far the download of a model is: a line on a terminal, a log line now and then."""
 
-    def __init__(self, stream: TextIO | None = None):
-        self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty()
+    def __init__(self, messages: Messages):
+        self._stream = messages.progress
+        self._is_terminal = self._stream is not None and self._stream.isatty()
         self._told_at = time.monotonic()
 
     def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
         """Called with every piece that has arrived."""
+        if self._stream is None:
+            return
         now = time.monotonic()
         is_done = done_bytes == total_bytes
         if now - self._told_at < (_REDRAW_SEC if self._is_terminal else _LOG_SEC) and not is_done:
@@ -82,14 +84,14 @@ class DownloadReporter:
         self._stream.flush()
 
 
-def tell_waiting(who: str) -> None:
+def tell_waiting(messages: Messages) -> Callable[[str], None]:
     """Says for whom a run waits; see `transforms.runs.lease.acquire`."""
-    print(f'lemmabeam: {who}; waiting for it', file=sys.stderr)
+    return lambda who: messages.note(f'{who}; waiting for it')
 
 
 @contextlib.contextmanager
 def reporting(
-    stream: TextIO | None = None,
+    stream: TextIO | None,
     redraw_sec: float = _REDRAW_SEC,
     log_sec: float = _LOG_SEC,
     patience_sec: float = _PATIENCE_SEC,
@@ -97,15 +99,18 @@ def reporting(
     """Reports the totals of this process on a stream for the length of a with block.
 
     Args:
-      stream: where to, by default standard error.
+      stream: where to, or None for nowhere.
       redraw_sec: how often a terminal is told, and how often what hangs is looked for.
       log_sec: how often anything else is told.
       patience_sec: what is waited for is named when it has lasted so long.
     """
+    if stream is None:
+        yield
+        return
     stop = threading.Event()
     reporter = threading.Thread(
         target=_report,
-        args=(stream or sys.stderr, stop, redraw_sec, log_sec, patience_sec),
+        args=(stream, stop, redraw_sec, log_sec, patience_sec),
         name='progress',
         daemon=True,
     )

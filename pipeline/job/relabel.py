@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipeline.job.new_run import check_new_run, next_sequence
 from pipeline.job.progress import tell_waiting
 from pipeline.job.signals import stopping_on_signals
+from pipeline.messages import SILENT, Messages
 from pipeline.report.bottleneck import make_verdict
 from pipeline.runners.dataflow.status import JOBS
 from transforms.core import uris
@@ -118,6 +119,7 @@ def relabel(
     wait_for_lease_sec: float = 0,
     rows_at_once: int = newest.ROWS_AT_ONCE,
     stopping: Callable[..., contextlib.AbstractContextManager[None]] = stopping_on_signals,
+    messages: Messages = SILENT,
 ) -> Relabelled:
     """Writes the run, under the lease of the output.
 
@@ -130,6 +132,7 @@ def relabel(
       wait_for_lease_sec: how long to wait for one that has it.
       rows_at_once: above so many rows in all, they are spilled to a temporary folder.
       stopping: what a signal is answered with, as `stopping_on_signals`.
+      messages: takes whom it waits for.
 
     Raises:
       UsageError: something cannot be used, or the lease is held.
@@ -143,7 +146,7 @@ def relabel(
             _discard_begun(layout)
         lease.release(layout)
 
-    lease.acquire(layout, break_lease, wait_for_lease_sec, tell_waiting, JOBS)
+    lease.acquire(layout, break_lease, wait_for_lease_sec, tell_waiting(messages), JOBS)
     with stopping(lambda: advice, leave):
         try:
             return _Relabelling(dataset, layout, wanted, started_at, rows_at_once).run()

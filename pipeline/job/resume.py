@@ -6,12 +6,12 @@ Called by whoever holds the lease of the output, so that nothing changes meanwhi
 import dataclasses
 import datetime
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.config import RunConfig
 from pipeline.job.new_run import next_sequence, refuse_complete, taken_for_another
+from pipeline.messages import SILENT, Messages
 from pipeline.options import OPTIONS, LabelOptions
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
@@ -36,7 +36,7 @@ _COMMON = {
 }
 
 
-def settle(config: RunConfig, args: LabelOptions) -> RunConfig:
+def settle(config: RunConfig, args: LabelOptions, messages: Messages = SILENT) -> RunConfig:
     """Finds out which run this is, and what earlier runs have done already.
 
     An interrupted run with the same options and model is gone on with under its id, unless one that
@@ -60,10 +60,11 @@ def settle(config: RunConfig, args: LabelOptions) -> RunConfig:
         _check_common(config, runs)
     options = _deciding_options(config)
     run_id, begun = _interrupted(
-        layout, args.run_id, found, runs, options, _last_of_all(config, runs)
+        layout, args.run_id, found, runs, options, _last_of_all(config, runs), messages
     )
     layout = dataclasses.replace(layout, run_id=run_id)
-    if begun is None or args.relist or _is_listing_damaged(layout, len(config.listing.inputs)):
+    inputs = len(config.listing.inputs)
+    if begun is None or args.relist or _is_listing_damaged(layout, inputs, messages):
         _check_undecided(layout)
         if config.command == 'label' and not args.allow_empty:
             for source in config.listing.inputs:
@@ -78,7 +79,7 @@ def settle(config: RunConfig, args: LabelOptions) -> RunConfig:
     else:
         left = next(each for each in found if each.run_id == run_id)
         if snapshot.is_listed(layout, left.paths):
-            _tell(
+            messages.note(
                 f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left}), '
                 'with the listing that it began with (--relist lists the inputs anew)'
             )
@@ -104,11 +105,11 @@ def _check_undecided(layout: Layout) -> None:
         )
 
 
-def _is_listing_damaged(layout: Layout, inputs: int) -> bool:
+def _is_listing_damaged(layout: Layout, inputs: int, messages: Messages) -> bool:
     try:
         snapshot.check(layout, inputs)
     except DamagedError as e:
-        _tell(
+        messages.note(
             f'{e}, of the listing this run was begun with, is missing or damaged: the inputs are '
             'listed anew, and finished chunks are kept where they are still the same'
         )
@@ -184,6 +185,7 @@ def _interrupted(
     runs: Sequence[CompleteRun],
     options: Mapping[str, Any],
     last: CompleteRun | None,
+    messages: Messages,
 ) -> tuple[str, Begun | None]:
     """The id of the run to do, and how it was begun if it is not a new one.
 
@@ -200,7 +202,7 @@ def _interrupted(
                 f'remove its work with `lemmabeam clean {layout.output}`'
             )
         if begun is not None and last is not None and begun.sequence < last.sequence:
-            _tell(
+            messages.note(
                 f'--run_id {given}: run {last.id} began later and is complete, so its rows are the '
                 'newer ones; another id, or none, labels only what that one has not'
             )
@@ -213,7 +215,7 @@ def _interrupted(
         try:
             begun = in_progress.begun(dataclasses.replace(layout, run_id=each.run_id))
         except (UsageError, StoreError) as e:
-            _tell(f'{e}; it is left alone ({each})')
+            messages.note(f'{e}; it is left alone ({each})')
             continue
         if begun is None:
             continue
@@ -221,7 +223,7 @@ def _interrupted(
         if begun.options != options and not each.has_results:
             continue  # nothing is lost with it
         if begun.options == options and last is not None and begun.sequence < last.sequence:
-            _tell(
+            messages.note(
                 f'run {each.run_id}, begun {_age(begun, now)} ({each}), is not gone on with: run '
                 f'{last.id} began later and has labelled the same inputs; '
                 f'`lemmabeam clean {layout.output}` removes it'
@@ -229,7 +231,7 @@ def _interrupted(
         elif begun.options == options:
             candidates.append((begun.sequence, each.run_id, begun))
         else:
-            _tell(
+            messages.note(
                 f'run {each.run_id}, begun {_age(begun, now)} ({each}), had other options '
                 f'({_differences(begun.options, options)}) and is left alone; '
                 f'`lemmabeam clean {layout.output}` removes it'
@@ -275,7 +277,3 @@ def _age(begun: Begun, now: datetime.datetime) -> str:
         if seconds >= 2 * length:
             return f'{seconds / length:.0f} {unit} ago'
     return f'{seconds:.0f} seconds ago'
-
-
-def _tell(message: str) -> None:
-    print(f'lemmabeam: {message}', file=sys.stderr)

@@ -7,6 +7,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from pipeline.config import RunConfig
+from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
 from pipeline.runners.explain import Setting
 from transforms.core.errors import UsageError
@@ -19,6 +20,7 @@ class Runner:
 
     Args:
       options: of Beam.
+      messages: takes what cannot be found out before the run.
 
     Attributes:
       options: the same, or those of the pipeline once there is one; engines may change them.
@@ -32,8 +34,9 @@ class Runner:
     is_this_process = False
     starts_workers = False
 
-    def __init__(self, options: PipelineOptions):
+    def __init__(self, options: PipelineOptions, messages: Messages = SILENT):
         self.options = options
+        self._messages = messages
         self.name = runner_name(options)
         self.outlives_launcher = environment_of(options) != 'LOOPBACK'
 

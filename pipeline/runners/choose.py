@@ -2,6 +2,7 @@
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.messages import SILENT, Messages
 from pipeline.runners.base import Runner, runner_name
 from pipeline.runners.dataflow.runner import DataflowRunner
 from pipeline.runners.flink import FlinkRunner
@@ -17,6 +18,6 @@ _BY_NAME: dict[str, type[Runner]] = {
 }
 
 
-def runner_for(options: PipelineOptions) -> Runner:
+def runner_for(options: PipelineOptions, messages: Messages = SILENT) -> Runner:
     """The engine that the options of Beam name; any that nobody knows here is taken as it is."""
-    return _BY_NAME.get(runner_name(options), Runner)(options)
+    return _BY_NAME.get(runner_name(options), Runner)(options, messages)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.config import RunConfig
+from pipeline.messages import Messages
 from pipeline.options import LabelOptions
 from transforms.model import registry
 
@@ -64,9 +65,9 @@ def _loaders(processes: int | None) -> Setting:
     return Setting('--loader_processes=0', 'images are fetched and decoded beside the model')
 
 
-def print_settings(title: str, settings: Sequence[Setting]) -> None:
+def print_settings(title: str, settings: Sequence[Setting], messages: Messages) -> None:
     """Prints what the run is given, a line each."""
-    print(f'{title}:')
+    messages.say(f'{title}:')
     width = min(60, max(len(setting.option) for setting in settings))
     for setting in settings:
-        print(f'  {setting.option:<{width}}  {setting.why}')
+        messages.say(f'  {setting.option:<{width}}  {setting.why}')

@@ -4,6 +4,7 @@ import dataclasses
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 
+from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
 from pipeline.runners.base import Runner
 from pipeline.runners.explain import Setting
@@ -13,8 +14,8 @@ from transforms.core.resources import cpu_count
 class LocalRunner(Runner):
     """An engine in this process, or one that starts processes of this machine."""
 
-    def __init__(self, options: PipelineOptions):
-        super().__init__(options)
+    def __init__(self, options: PipelineOptions, messages: Messages = SILENT):
+        super().__init__(options, messages)
         self.outlives_launcher = False
         mode = options.view_as(DirectOptions).direct_running_mode
         self.is_this_process = self.name == 'FnApiRunner' and mode in (None, 'in_memory')

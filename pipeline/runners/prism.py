@@ -8,6 +8,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, PrismRunnerOptions
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
 from pipeline.runners.base import Runner, environment_of
 from transforms.core.errors import UsageError
@@ -19,8 +20,8 @@ _GO_MODULE = re.compile(rb'\n(?:mod|dep)\tgithub\.com/apache/beam/sdks/v2\tv([^\
 class PrismRunner(Runner):
     """A child of this process, whose workers are in this process or outlive it."""
 
-    def __init__(self, options: PipelineOptions):
-        super().__init__(options)
+    def __init__(self, options: PipelineOptions, messages: Messages = SILENT):
+        super().__init__(options, messages)
         self.outlives_launcher = environment_of(options) in _OWN_PROCESSES
 
     def check(self, args: LabelOptions) -> None:

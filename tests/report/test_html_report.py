@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.main import main
+from pipeline.messages import StandardStreams
 from pipeline.options import DEFAULT_THUMBNAILS
 from pipeline.report import statistics, thumbnails
 from pipeline.report.html import markup, page, report
@@ -544,14 +545,14 @@ def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch
     from pipeline.job import labelling
 
     config, _ = app.make_config('--input', samples.SAMPLE, '--output', sample, '--run_id', 'sample')
-    labelling._write_html_report(config.layout, 0)
+    labelling._write_html_report(config.layout, 0, StandardStreams())
     assert 'report.html' in capsys.readouterr().out
 
     def fail(*_):
         raise ZeroDivisionError('why')
 
     monkeypatch.setattr(labelling, 'write_html_report', fail)
-    labelling._write_html_report(config.layout, 0)
+    labelling._write_html_report(config.layout, 0, StandardStreams())
     assert 'ZeroDivisionError: why; the run is complete' in capsys.readouterr().err
 
 

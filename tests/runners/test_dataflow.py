@@ -25,6 +25,7 @@ from google.auth.exceptions import DefaultCredentialsError
 from pipeline.commands import label
 from pipeline.config import make_config
 from pipeline.main import main
+from pipeline.messages import StandardStreams
 from pipeline.runners.choose import runner_for
 from pipeline.runners.dataflow import job, machine_types
 from pipeline.runners.dataflow.container_image import BEAM_LABEL, PYTHON_LABEL, check_image
@@ -92,7 +93,7 @@ def service():
 def submit(service, bucket, stand_in_model, monkeypatch):
     """Runs `lemmabeam label` with the runner of Dataflow; the exit code."""
     # The registry of the image is not asked: that is another test's.
-    monkeypatch.setattr(job, 'check_image', lambda reference: None)
+    monkeypatch.setattr(job, 'check_image', lambda reference, messages: None)
     # Beam asks every five seconds how a job is.
     clock = types.SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(seconds / 100))
     monkeypatch.setattr(dataflow_runner, 'time', clock)
@@ -586,34 +587,40 @@ def image_of(server, labels):
 
 def test_the_image_must_have_the_beam_and_python_of_the_launcher(server, capsys):
     python = f'{sys.version_info.major}.{sys.version_info.minor}'
-    check_image(image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: python}))
+    check_image(
+        image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: python}), StandardStreams()
+    )
     assert capsys.readouterr().err == ''
     with pytest.raises(UsageError, match=f'it has Beam 2.76.0, this launcher {beam.__version__}'):
-        check_image(image_of(server, {BEAM_LABEL: '2.76.0', PYTHON_LABEL: python}))
+        check_image(
+            image_of(server, {BEAM_LABEL: '2.76.0', PYTHON_LABEL: python}), StandardStreams()
+        )
     with pytest.raises(UsageError, match=r'it has Python 3\.9, this launcher'):
-        check_image(image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: '3.9'}))
+        check_image(
+            image_of(server, {BEAM_LABEL: beam.__version__, PYTHON_LABEL: '3.9'}), StandardStreams()
+        )
     with pytest.raises(UsageError, match='no such image'):
-        check_image(f'localhost:{server.port}/a/b:2.0')
+        check_image(f'localhost:{server.port}/a/b:2.0', StandardStreams())
     with pytest.raises(UsageError, match=r'it has Beam 2\.76\.0'):
-        check_image('apache/beam_python3.11_sdk:2.76.0')
+        check_image('apache/beam_python3.11_sdk:2.76.0', StandardStreams())
 
 
 def test_an_image_that_does_not_tell_is_said(server, capsys):
-    check_image(image_of(server, None))
+    check_image(image_of(server, None), StandardStreams())
     assert 'does not say which Beam it has' in capsys.readouterr().err
     server.put('/v2/a/b/manifests/1.0', status(403))
-    check_image(f'localhost:{server.port}/a/b:1.0')
+    check_image(f'localhost:{server.port}/a/b:1.0', StandardStreams())
     assert 'not looked at (the registry answers 403)' in capsys.readouterr().err
-    check_image('just-a-name')
+    check_image('just-a-name', StandardStreams())
     assert 'not looked at' in capsys.readouterr().err
     for odd in (b'[]', b'null', b'{"config": null}', b'{"manifests": [{"platform": null}]}', b'<'):
         server.put('/v2/a/b/manifests/1.0', body(odd))
-        check_image(f'localhost:{server.port}/a/b:1.0')
+        check_image(f'localhost:{server.port}/a/b:1.0', StandardStreams())
         assert 'not looked at (its registry answers what is none' in capsys.readouterr().err
     arm = [{'digest': 'x', 'platform': {'os': 'linux', 'architecture': 'arm64'}}]
     server.put('/v2/a/b/manifests/1.0', body(json.dumps({'manifests': arm}).encode()))
     with pytest.raises(UsageError, match='no image for linux/amd64'):
-        check_image(f'localhost:{server.port}/a/b:1.0')
+        check_image(f'localhost:{server.port}/a/b:1.0', StandardStreams())
 
 
 def test_a_prism_of_another_version_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.exceptions import Forbidden
 
 from pipeline.job.attempt import tell_error
+from pipeline.messages import StandardStreams
 from pipeline.options import LabelOptions
 from pipeline.runners.base import Runner
 from pipeline.runners.choose import runner_for
@@ -86,5 +87,5 @@ def test_an_error_of_the_engine_is_explained_by_the_engine():
 def test_an_error_of_a_worker_has_the_exit_code_of_its_kind(raised, code, capsys):
     kind = f'{type(raised).__module__}.{type(raised).__name__}'
     wrapped = RuntimeError(f'Traceback (most recent call last):\n{kind}: {raised}\n')
-    assert tell_error(wrapped, False, runner('PortableRunner'))[0] == code
+    assert tell_error(wrapped, False, runner('PortableRunner'), StandardStreams())[0] == code
     assert capsys.readouterr().err == f'lemmabeam: {raised}\n'

@@ -25,6 +25,7 @@ from pipeline.config import make_config as config_of
 from pipeline.job.graph import build
 from pipeline.job.resume import settle
 from pipeline.main import main
+from pipeline.messages import StandardStreams
 from tests.support import quick_beam, without_model
 from tests.support.samples import SAMPLE
 from transforms import label as label_step
@@ -63,7 +64,7 @@ def make_config(*arguments: str) -> tuple[RunConfig, beam.pipeline.PipelineOptio
 def label(*arguments: str) -> dict[str, Any]:
     """Runs the pipeline in this process; returns its report."""
     args, beam_options = _parse(*arguments)
-    config = settle(config_of(args, datetime.datetime.now(datetime.UTC)), args)
+    config = settle(config_of(args, datetime.datetime.now(datetime.UTC)), args, StandardStreams())
     root = beam.Pipeline(options=beam_options)
     build(root, config)
     root.run().wait_until_finish()

@@ -10,6 +10,7 @@ from pipeline import options
 from pipeline.commands import label
 from pipeline.config import RunConfig, make_config
 from pipeline.job.resume import settle
+from pipeline.messages import StandardStreams
 from transforms.runs.history import read_history
 from transforms.sources import snapshot
 from transforms.sources.listing import list_input
@@ -57,7 +58,7 @@ def settled(*arguments: object) -> RunConfig:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     options.add_label_arguments(parser)
     args, _ = label.parse_label_arguments(parser, [str(a) for a in arguments])
-    return settle(make_config(args, datetime.datetime.now(datetime.UTC)), args)
+    return settle(make_config(args, datetime.datetime.now(datetime.UTC)), args, StandardStreams())
 
 
 def begin(*arguments: object) -> RunConfig:

@@ -10,6 +10,7 @@ import google.auth.exceptions
 import google.auth.transport.requests
 import requests
 
+from pipeline.messages import Messages
 from transforms.core import uris
 from transforms.core.errors import UsageError
 
@@ -45,13 +46,14 @@ class _RefusedError(OSError):
         self.status = status
 
 
-def check_image(reference: str) -> None:
+def check_image(reference: str, messages: Messages) -> None:
     """Refuses an image that has another Beam or Python than this launcher.
 
-    Says so on standard error where the image does not tell.
+    Where the image does not tell, that is told.
 
     Args:
       reference: the value of --sdk_container_image.
+      messages: takes that.
 
     Raises:
       UsageError: the versions differ, or the registry has no such image.
@@ -62,10 +64,10 @@ def check_image(reference: str) -> None:
     except (*_ODD_ANSWER, OSError, google.auth.exceptions.GoogleAuthError) as e:
         if isinstance(e, _RefusedError) and e.status == 404:
             raise UsageError(f'{flag}: the registry has no such image') from e
-        _tell(f'{flag}: not looked at ({_short(e)}); it must have Beam {beam.__version__}')
+        messages.note(f'{flag}: not looked at ({_short(e)}); it must have Beam {beam.__version__}')
         return
     if found_beam is None:
-        _tell(f'{flag}: does not say which Beam it has; it must be {beam.__version__}')
+        messages.note(f'{flag}: does not say which Beam it has; it must be {beam.__version__}')
         return
     python = f'{sys.version_info.major}.{sys.version_info.minor}'
     for name, found, ours in (
@@ -139,7 +141,3 @@ def _short(error: Exception) -> str:
     if isinstance(error, _ODD_ANSWER):
         return f'its registry answers what is none: {uris.printable(str(error))[:80]}'
     return f'{type(error).__name__}: {uris.printable(str(error))[:120]}'
-
-
-def _tell(message: str) -> None:
-    print(f'lemmabeam: {message}', file=sys.stderr)

@@ -20,6 +20,7 @@ from apache_beam.options.pipeline_options import (
 )
 
 from pipeline.config import RunConfig, check_apart
+from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
 from pipeline.runners.base import refuse
 from pipeline.runners.dataflow import machine_types
@@ -414,7 +415,10 @@ def _done(config: RunConfig) -> int:
 
 
 def fit(
-    args: LabelOptions, options: PipelineOptions, config: RunConfig
+    args: LabelOptions,
+    options: PipelineOptions,
+    config: RunConfig,
+    messages: Messages = SILENT,
 ) -> tuple[RunConfig, list[Setting]]:
     """Sets what follows from image, model and listing.
 
@@ -428,7 +432,7 @@ def fit(
     """
     image = options.view_as(WorkerOptions).sdk_container_image
     if image:
-        check_image(image)
+        check_image(image, messages)
     cloud = options.view_as(GoogleCloudOptions)
     for source in config.listing.inputs:
         for name in ('temp_location', 'staging_location'):

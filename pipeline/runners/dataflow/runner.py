@@ -44,7 +44,7 @@ class DataflowRunner(Runner):
 
     def fit(self, args: LabelOptions, config: RunConfig) -> tuple[RunConfig, list[Setting]]:
         """See `job.fit`."""
-        return job.fit(args, self.options, config)
+        return job.fit(args, self.options, config, self._messages)
 
     def prepare(self, config: RunConfig) -> None:
         """See `job.prepare_submission`."""
