@@ -156,9 +156,10 @@ def make_config(
       StoreError: a store cannot be reached.
     """
     model = find_model(args, on_progress)
-    inference, threshold = _inference(args, model)
+    inference, threshold = inference_options(args, model)
+    check_chunks(args, inference)
     columns = _columns(args)
-    load = _loading(args, inference)
+    load = load_options(args, inference)
     deadline_sec = max(args.fetch_deadline_sec, LEAST_DEADLINE_SEC)
     layout = _layout(args, inference, columns, now, deadline_sec)
     if retried is None:
@@ -185,7 +186,7 @@ def make_config(
         fail_fast=FailFast(args.fail_fast_after, layout.run_id),
         inference=inference,
         layout=layout,
-        metadata=_metadata(inference, threshold, versions),
+        metadata=file_metadata(inference, threshold, versions),
         options={
             **dataclasses.asdict(args),
             **inference._asdict(),
@@ -201,16 +202,15 @@ def make_config(
     )
 
 
-def _inference(args: LabelOptions, model: ModelSource) -> tuple[InferenceOptions, float]:
-    """How the model is called, and the score from which on a class is a label."""
+def inference_options(args: LabelOptions, model: ModelSource) -> tuple[InferenceOptions, float]:
+    """How the model is called, and the score from which on a class is a label.
+
+    Raises:
+      UsageError: a value does not fit the model, or another one.
+      ModelError: the model cannot be computed in this precision.
+    """
     card = model.card
     batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
-    if args.chunk_size % batch_size:
-        multiple = -(-args.chunk_size // batch_size) * batch_size
-        raise UsageError(
-            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
-            f'{multiple} is the next one'
-        )
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
@@ -238,7 +238,27 @@ def _inference(args: LabelOptions, model: ModelSource) -> tuple[InferenceOptions
     return inference, threshold
 
 
-def _loading(args: LabelOptions, inference: InferenceOptions) -> LoadOptions:
+def check_chunks(args: LabelOptions, inference: InferenceOptions) -> None:
+    """Refuses chunks that batches do not fill.
+
+    Raises:
+      UsageError: that.
+    """
+    batch_size = inference.batch_size
+    if args.chunk_size % batch_size:
+        multiple = -(-args.chunk_size // batch_size) * batch_size
+        raise UsageError(
+            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
+            f'{multiple} is the next one'
+        )
+
+
+def load_options(args: LabelOptions, inference: InferenceOptions) -> LoadOptions:
+    """How images are loaded.
+
+    Raises:
+      UsageError: a single image may take more memory than there is for all.
+    """
     if args.memory_budget < args.max_bytes:
         raise UsageError(
             f'--memory_budget {args.memory_budget} is below --max_bytes {args.max_bytes}: a single '
@@ -355,9 +375,10 @@ def _max_labels(args: LabelOptions, model: ModelSource) -> int:
     return args.max_labels
 
 
-def _metadata(
+def file_metadata(
     inference: InferenceOptions, threshold: float, versions: dict[str, str]
 ) -> dict[str, str]:
+    """What Parquet files say of how their labels came to be, as text by name."""
     model = inference.model
     return {
         'schema_version': str(SCHEMA_VERSION),

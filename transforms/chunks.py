@@ -211,7 +211,7 @@ class _MergeDoFn(beam.DoFn):
         self, element: tuple[str, Mapping[str, Iterable[Any]]]
     ) -> Iterator[Item | beam.pvalue.TaggedOutput]:
         uri, found = element
-        merged = merge(found['refs'], found['known'], found['access'])
+        merged = merge(found['refs'], found.get('known', ()), found['access'])
         if merged.item is not None:
             LIVE.add(total=1)
             yield merged.item
@@ -234,7 +234,7 @@ class DropDone(beam.PTransform):
       is_part: whether a part of the inputs is listed, of which nobody can tell what is gone.
 
     Expands (PCollection[Ref], PCollection[tuple[str, Known]] of what earlier runs made of which
-    URI, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
+    URI or None without any, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
     (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
     PCollection[DeadLetter] of notes, PCollection[tuple[str, int]] of counts).
     """
@@ -247,7 +247,7 @@ class DropDone(beam.PTransform):
         self,
         inputs: tuple[
             beam.PCollection[Ref],
-            beam.PCollection[tuple[str, Known]],
+            beam.PCollection[tuple[str, Known]] | None,
             beam.PCollection[tuple[str, str]],
         ],
     ) -> tuple[
@@ -260,8 +260,9 @@ class DropDone(beam.PTransform):
         keyed = refs | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(
             tuple[str, Ref]
         )
+        groups = {'refs': keyed, 'known': known, 'access': access}
         merged = (
-            {'refs': keyed, 'known': known, 'access': access}
+            {tag: group for tag, group in groups.items() if group is not None}
             | 'GroupByUri' >> beam.CoGroupByKey()
             | 'Merge'
             >> beam.ParDo(_MergeDoFn(self._is_part))

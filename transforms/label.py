@@ -292,7 +292,7 @@ class LabelImages(beam.PTransform):
     Args:
       options: the model, and how it is called.
       fail_fast: when a failing model stops the run.
-      layout: the output.
+      layout: the output; None keeps nothing.
       make: what makes the model, by default `transforms.model.predictor.Predictor`.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
@@ -303,7 +303,7 @@ class LabelImages(beam.PTransform):
         self,
         options: InferenceOptions,
         fail_fast: FailFast,
-        layout: Layout,
+        layout: Layout | None,
         make: MakeModel | None = None,
     ):
         super().__init__()

@@ -31,7 +31,7 @@ class _LoadDoFn(beam.DoFn):
     def __init__(
         self,
         options: LoadOptions,
-        preflight: Preflight,
+        preflight: Preflight | None,
         fail_fast: FailFast,
         when_begun: Callable[[], None],
     ):
@@ -61,8 +61,9 @@ class _LoadDoFn(beam.DoFn):
         timestamp: object = beam.DoFn.TimestampParam,
     ) -> Iterator[Batch]:
         self._window, self._timestamp = window, timestamp
-        # Not before there is something to do: it reads an image.
-        shared(check, self._preflight)
+        if self._preflight is not None:
+            # Not before there is something to do: it reads an image.
+            shared(check, self._preflight)
         loader = self._loader
         size = self._options.batch_size
         done = 0 if chunk.done % size else chunk.done
@@ -114,7 +115,7 @@ class LoadImages(beam.PTransform):
 
     Args:
       options: how they are loaded.
-      preflight: what each worker tries before.
+      preflight: what each worker tries before; None for nothing.
       fail_fast: when failing images stop the run.
       when_begun: called in each worker as soon as images are being loaded that the model will want.
     """
@@ -122,7 +123,7 @@ class LoadImages(beam.PTransform):
     def __init__(
         self,
         options: LoadOptions,
-        preflight: Preflight,
+        preflight: Preflight | None,
         fail_fast: FailFast,
         when_begun: Callable[[], None] = lambda: None,
     ):

@@ -132,9 +132,13 @@ PART_SEC = 20.0
 
 
 def _finish(
-    layout: Layout, batches: Sequence[LabeledBatch], parts: Sequence[tuple[int, Future[None]]]
+    layout: Layout | None,
+    batches: Sequence[LabeledBatch],
+    parts: Sequence[tuple[int, Future[None]]],
 ) -> bytes:
-    """Makes the rows of a chunk and keeps them; see `finish`."""
+    """Makes the rows of a chunk and keeps them where there is an output; see `finish`."""
+    if layout is None:
+        return to_ipc(outcome_table(batches))
     for _, kept in parts:
         kept.result()
     first = batches[0]
@@ -160,9 +164,13 @@ class FinishChunksDoFn(beam.DoFn):
     its way to the store, the next one is computed.  More than one is never on its way, for a
     process that is killed then pays for it again.  Of a chunk that takes long, what is done is kept
     in parts.
+
+    Args:
+      layout: the output; None keeps nothing.
+      clock: seconds.
     """
 
-    def __init__(self, layout: Layout, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, layout: Layout | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._layout = layout
         self._clock = clock
         self._infer_msec = distribution('infer_msec')
@@ -234,7 +242,7 @@ class FinishChunksDoFn(beam.DoFn):
             yield from self._kept()
             self._keeping = self._threads.submit(_finish, self._layout, self._batches, self._parts)
             self._begin_chunk()
-        elif self._clock() - self._kept_at >= PART_SEC:
+        elif self._layout is not None and self._clock() - self._kept_at >= PART_SEC:
             part = self._batches[self._in_parts :]
             kept = self._threads.submit(_keep_part, self._layout, part)
             self._parts.append((part[0].start, kept))
