@@ -54,7 +54,7 @@ def test_finite(embedded):
     check(embedded, good, other)
     with pytest.raises(ModelError, match='infinite or undefined'):
         check(embedded, good, seen([0.8, 0.1, 0, 0, 0], is_finite=False))
-    with pytest.raises(ModelError, match='the same for two different pictures'):
+    with pytest.raises(ModelError, match='the same outputs for two different images'):
         check(embedded, good, good)
     with pytest.raises(ModelError, match=r'scores from -1 to 1\.5'):
         check(embedded, good, seen([1.5, 0, 0, 0, -1]))
@@ -89,7 +89,7 @@ def test_an_activation_applied_twice(embedded, activation):
 
     source = with_card(embedded, activation=activation)
     check(source, *map(top, once(logits)))
-    with pytest.raises(ModelError, match='should be "none", not'):
+    with pytest.raises(ModelError, match='should then be "none", not'):
         check(source, *map(top, once(once(logits))))
 
 
