@@ -61,7 +61,7 @@ def test_other_bytes_of_the_same_rows_are_a_difference(whole, copy):
     edit_rows(part(copy), lambda rows: rows)
     assert compare(str(whole), str(copy)).differences == []
     ((difference,), _) = compare(str(whole), str(copy), exact=True)
-    assert 'the same rows, but other bytes' in difference
+    assert 'the same rows, but different bytes' in difference
 
 
 ROWS = [Row('/a', ((1, 0.9),)), Row('/b', ((2, 0.4),)), Row('/c')]
