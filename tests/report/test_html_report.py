@@ -498,7 +498,7 @@ def read_pictures(tmp_path):
 
 def test_a_picture_that_ends_its_decoder_does_not_end_the_report(read_pictures):
     bad, good = read_pictures('segv', 60.0)
-    assert bad.problem == 'decoder_crashed: the process that decoded it was ended by SIGSEGV'
+    assert bad.problem == 'decoder_crashed: the process that decoded it was killed by SIGSEGV'
     assert not bad.data_uri
     assert good.data_uri.startswith('data:image/jpeg')
 

@@ -77,7 +77,7 @@ def test_the_known_models_fit_into_a_terminal():
 USAGE = {
     'unknown option': (('--modle', 'x'), "unknown option '--modle'; did you mean --model?"),
     'abbreviated option': (('--thres', '0.1'), "unknown option '--thres'"),
-    'unknown model': (('--model', 'resnet'), 'no such folder or file, and it is no handle'),
+    'unknown model': (('--model', 'resnet'), 'no such folder or file, and not a handle'),
     'no such BiT': (('--model', 'bit-m-r20x1'), "there is no model 'bit-m-r20x1'"),
     'no such input': (('--input', 'nothere'), "--input 'nothere': no such file"),
     'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),
@@ -196,7 +196,7 @@ def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
     path.write_text(f'{{"uri": "{samples.PHOTOGRAPHS[0]}"}}\n{{"uri": "{samples.SAMPLE}/ca')
     done = app.invoke('label', '--input', path, '--output', tmp_path / 'out')
     assert done.returncode == 1
-    assert f'{path}: line 2 breaks off' in done.stderr
+    assert f'{path}: line 2 ends early' in done.stderr
     assert 'while running' not in done.stderr
     assert 'is incomplete' not in done.stderr
     assert not list((tmp_path / 'out').rglob('*'))
