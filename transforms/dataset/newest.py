@@ -25,7 +25,7 @@ from transforms.dataset.reader import Dataset, StoredFile, files_of
 from transforms.dataset.spill import Spool, spooling
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, results, run_metadata
-from transforms.runs.complete import CompleteRun
+from transforms.runs.complete import CompleteRun, restore_or_remove
 from transforms.storage.sealed import open_listed
 
 ROWS_AT_ONCE = 1_000_000
@@ -308,7 +308,7 @@ def _read(
 ) -> Iterator[pa.Table]:
     """The rows of a file, a row group at a time, of the schema of `NewestRows.table`."""
     uri = uris.join(dataset.output, file.path)
-    advice = 'restore it from a backup, or remove its run as the README says'
+    advice = restore_or_remove(file.run.id)
     expected = predictions.prediction_schema(dataset.file_columns, file.run.report.metadata)
     # Without the names of labels, which their indices imply: most of the bytes of a row.
     lists = ('labels', predictions.STORED_SCORES)

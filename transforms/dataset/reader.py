@@ -15,7 +15,7 @@ from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.output import predictions
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.output.partitions import folder_of_values, unescape
-from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.runs.complete import CompleteRun, complete_runs, restore_or_remove
 from transforms.runs.vocabularies import vocabulary_checksums
 from transforms.storage.base import Store
 from transforms.storage.registry import has_folder
@@ -197,4 +197,4 @@ def files_of(dataset: Dataset, run: CompleteRun, place: int) -> Iterator[StoredF
 def damaged(dataset: Dataset, run: CompleteRun) -> str:
     """The message for a run whose report is not as it was written."""
     uri = uris.join(dataset.output, f'runs/{run.id}/report.json')
-    return f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
+    return f'{uri} is damaged: {restore_or_remove(run.id)}'

@@ -86,6 +86,12 @@ def read_run(output: str, run_id: str, store: Store) -> CompleteRun | None:
     try:
         return CompleteRun.of(run_id, RunReport.from_json(open_json(data).value))
     except DamagedError as e:
-        raise StoreError(
-            f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
-        ) from e
+        raise StoreError(f'{uri} is damaged: {restore_or_remove(run_id)}') from e
+
+
+def restore_or_remove(run_id: str) -> str:
+    """What to do about a damaged file of a run, without which nothing of the run counts."""
+    return (
+        f'restore it from a backup, or remove runs/{run_id} and the run={run_id} folders by hand, '
+        'then run `lemmabeam clean`'
+    )
