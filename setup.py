@@ -19,7 +19,11 @@ setup(
     # Keras 3.15 and numpy 2.4 need 3.11; Beam 2.77 has no release for 3.14 yet and TensorFlow
     # 2.21 was tried here on these two only.
     python_requires='>=3.11,<3.13',
-    packages=find_packages(include=['pipeline*', 'transforms*']),
+    packages=[
+        *find_packages(include=['pipeline*', 'transforms*'], exclude=['pipeline.api.lemmabeam']),
+        'lemmabeam',
+    ],
+    package_dir={'lemmabeam': 'pipeline/api/lemmabeam'},
     package_data={
         'pipeline': ['sample/*'],
         'pipeline.report.html': ['report.css'],

@@ -23,7 +23,7 @@ ORDER = [
     'pipeline.messages pipeline.config pipeline.flags pipeline.options pipeline.parser',
     'pipeline.report pipeline.runners',
     'pipeline.job',
-    'pipeline.commands',
+    'pipeline.commands pipeline.api',
     'pipeline.main',
     'pipeline.flex_template pipeline.__main__',
 ]

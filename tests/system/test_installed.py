@@ -70,6 +70,15 @@ def test_it_is_the_installed_one_and_pandas_is_not_there(run: Run) -> None:
     assert pandas == 'None'
 
 
+def test_it_is_imported_under_its_name(run: Run) -> None:
+    done = run(
+        'python', '-c', 'import lemmabeam as lb; print(lb.__file__); print(lb.errors.__name__)'
+    )
+    where, module = done.stdout.splitlines()
+    assert Path(where).is_relative_to(_BIN.parent)
+    assert module == 'pipeline.api.errors'
+
+
 @pytest.mark.parametrize('which', [_QUICK, _RUNS], ids=['quick', 'runs'])
 def test_the_suite_passes(run: Run, which: tuple[str, ...]) -> None:
     marks = 'not slow and not engine'
