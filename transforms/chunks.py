@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
 
 from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
 from transforms.core.errors import UsageError
@@ -207,6 +208,7 @@ class _MergeDoFn(beam.DoFn):
     def __init__(self, is_part: bool):
         self._is_part = is_part
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def process(
         self, element: tuple[str, Mapping[str, Iterable[Any]]]
     ) -> Iterator[Item | beam.pvalue.TaggedOutput]:
@@ -233,8 +235,9 @@ class DropDone(beam.PTransform):
     Args:
       is_part: whether only a part of the inputs is listed, so that nobody can tell what is gone.
 
-    Expands (PCollection[Ref], PCollection[tuple[str, Known]] of what earlier runs did with which
-    URI or None without any, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
+    Expands PCollections by name, `refs` of Ref, `access` of tuple[str, str], URIs and the URLs to
+    fetch them by, and, where there were earlier runs, `known` of tuple[str, Known], what they did
+    with which URI, to
     (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
     PCollection[DeadLetter] of notes, PCollection[tuple[str, int]] of counts).
     """
@@ -243,26 +246,22 @@ class DropDone(beam.PTransform):
         super().__init__()
         self._is_part = is_part
 
+    @no_annotations
     def expand(
-        self,
-        inputs: tuple[
-            beam.PCollection[Ref],
-            beam.PCollection[tuple[str, Known]] | None,
-            beam.PCollection[tuple[str, str]],
-        ],
+        self, inputs: Mapping[str, beam.PCollection[Any]]
     ) -> tuple[
         beam.PCollection[Item],
         beam.PCollection[DeadLetter],
         beam.PCollection[DeadLetter],
         beam.PCollection[tuple[str, int]],
     ]:
-        refs, known, access = inputs
-        keyed = refs | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(
-            tuple[str, Ref]
-        )
-        groups = {'refs': keyed, 'known': known, 'access': access}
+        keyed = inputs['refs'] | 'KeyByUri' >> beam.Map(
+            lambda ref: (ref.uri, ref)
+        ).with_output_types(tuple[str, Ref])
+        # In this order, which the shuffle knows them by.
+        known = {'known': inputs['known']} if 'known' in inputs else {}
         merged = (
-            {tag: group for tag, group in groups.items() if group is not None}
+            {'refs': keyed, **known, 'access': inputs['access']}
             | 'GroupByUri' >> beam.CoGroupByKey()
             | 'Merge'
             >> beam.ParDo(_MergeDoFn(self._is_part))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.typehints.decorators import no_annotations
 
 import transforms.coders  # noqa: F401 (registers the coders of the elements)
 from transforms.core import uris
@@ -144,23 +145,34 @@ def _slots(batch: Batch) -> list[int]:
     return [slot for slot, each in enumerate(batch.outcomes) if isinstance(each, Image)]
 
 
+def lost(found: Prediction, guilty: Mapping[int, str], slots: int) -> dict[int, tuple[Reason, str]]:
+    """The slots of images for which the model has no labels, and why: reason and detail.
+
+    Args:
+      found, guilty: what `predict_or_rescue` gives.
+      slots: so many, the first ones, may hold an image.
+    """
+    # Mostly there are none, and then no image is looked at.
+    infinite = np.flatnonzero(found.counts[:slots] < 0)
+    not_finite = Reason.NONFINITE_SCORES, 'the model gave NaN or infinite outputs'
+    return {
+        slot: (Reason.MODEL_ERROR, f'the model failed on it: {guilty[slot]}')
+        if slot in guilty
+        else not_finite
+        for slot in sorted({*guilty, *infinite.tolist()})
+    }
+
+
 def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
     """Assembles the results of a batch; does not look at its pixels."""
-    found, guilty = computed.found, computed.guilty
+    found = computed.found
     outcomes = list(batch.outcomes)
-    # Mostly there are none, and then no image is looked at.
-    infinite = np.flatnonzero(found.counts[: len(outcomes)] < 0)
-    for slot in sorted({*guilty, *infinite.tolist()}):
+    for slot, (reason, detail) in lost(found, computed.guilty, len(outcomes)).items():
         image = outcomes[slot]
-        if not isinstance(image, Image):
-            continue
-        if slot in guilty:
-            reason, detail = Reason.MODEL_ERROR, f'the model failed on it: {guilty[slot]}'
-        else:
-            reason, detail = Reason.NONFINITE_SCORES, 'the model gave NaN or infinite outputs'
-        outcomes[slot] = Failure(
-            Stage.INFER, reason, detail, image.size_bytes, image.object_version
-        )
+        if isinstance(image, Image):
+            outcomes[slot] = Failure(
+                Stage.INFER, reason, detail, image.size_bytes, image.object_version
+            )
     how = NOT_COMPUTED
     if computed.facts is not None:
         how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
@@ -312,6 +324,7 @@ class LabelImages(beam.PTransform):
         self._layout = layout
         self._make = make
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def expand(
         self, batches: beam.PCollection[Batch]
     ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:

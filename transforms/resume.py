@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.core.elements import Chunk, Failure, Image, LabeledBatch, LateBatch, Stage
@@ -191,6 +192,7 @@ class FinishChunksDoFn(beam.DoFn):
         self._in_parts = 0
         self._kept_at = self._clock()
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def process(
         self,
         batch: LateBatch,

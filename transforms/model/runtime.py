@@ -61,12 +61,20 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
         try:
             threads.set_intra_op_parallelism_threads(intra_op_threads)
         except RuntimeError as e:
-            raise ModelError(
-                f'--intra_op_threads {intra_op_threads}: TensorFlow is already running in this '
-                'process, with '
-                f'{threads.get_intra_op_parallelism_threads() or "its own default"}'
-            ) from e
+            # Somebody else has begun to compute in this process; its own choice is one a core.
+            running = threads.get_intra_op_parallelism_threads() or _core_count()
+            if running != intra_op_threads:
+                raise ModelError(
+                    f'--intra_op_threads {intra_op_threads}: TensorFlow is already running in this '
+                    f'process, with {running}; --intra_op_threads {running} takes those'
+                ) from e
     return tf
+
+
+def _core_count() -> int:
+    """Cores that this process may use, as TensorFlow counts them: by its affinity."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return cores or 1
 
 
 def device_name(tf: Any, require_gpu: bool) -> str:
