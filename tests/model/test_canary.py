@@ -52,7 +52,7 @@ def test_finite(embedded):
     good = seen([0.9, 0.1, 0, 0, 0])
     other = seen([0.8, 0.1, 0, 0, 0])
     check(embedded, good, other)
-    with pytest.raises(ModelError, match='infinite or undefined'):
+    with pytest.raises(ModelError, match='NaN or infinite'):
         check(embedded, good, seen([0.8, 0.1, 0, 0, 0], is_finite=False))
     with pytest.raises(ModelError, match='the same outputs for two different images'):
         check(embedded, good, good)
