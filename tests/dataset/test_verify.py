@@ -88,4 +88,4 @@ def test_runs_of_other_names_are_compared_by_what_they_computed(tmp_path, capsys
     write_latest_sql(str(two), store_for(str(two)))
     assert main(['verify', str(one), str(two)]) == 1
     *_, totals = capsys.readouterr().out.splitlines()
-    assert totals == '3 and 4 predictions, 1 different, 1 in one only; 1 dead letters'
+    assert totals == '3 and 4 predictions, 1 different, 1 only in one; 1 dead letters'
