@@ -10,14 +10,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline import __version__
     from pipeline.api import errors
+    from pipeline.api.composite import LabelImages
+    from pipeline.api.handler import ModelHandler, Prediction
+    from pipeline.api.pixels import ReadImages
+    from pipeline.api.rows import DeadLetter, Label, LabeledImage
+    from pipeline.api.writing import WriteLabels
 
 __all__ = [
+    'DeadLetter',
+    'Label',
+    'LabelImages',
+    'LabeledImage',
+    'ModelHandler',
+    'Prediction',
+    'ReadImages',
+    'WriteLabels',
     '__version__',
     'errors',
 ]
 
 # The module that defines a name, or that a name stands for.
 _MODULES = {
+    'DeadLetter': 'pipeline.api.rows',
+    'Label': 'pipeline.api.rows',
+    'LabelImages': 'pipeline.api.composite',
+    'LabeledImage': 'pipeline.api.rows',
+    'ModelHandler': 'pipeline.api.handler',
+    'Prediction': 'pipeline.api.handler',
+    'ReadImages': 'pipeline.api.pixels',
+    'WriteLabels': 'pipeline.api.writing',
     '__version__': 'pipeline',
     'errors': 'pipeline.api.errors',
 }
