@@ -69,7 +69,7 @@ def test_features_alone(embedded):
     one = seen([], [], features=np.ones(3, np.float16))
     other = seen([], [], features=np.zeros(3, np.float16))
     check(nothing, one, other)
-    with pytest.raises(ModelError, match='the same for two'):
+    with pytest.raises(ModelError, match='the same outputs for two'):
         check(nothing, one, one)
 
 

@@ -132,7 +132,9 @@ def test_a_model_of_one_batch_size_that_has_too_little_memory(tf, predictor, pix
         return OTHER_SIZE[is_noticed](tf)
 
     failing(predictor, when)
-    message = f'without any image: .* not enough memory for {BATCH} images .* lower --batch_size'
+    message = (
+        f'without any image: .* not have enough memory for {BATCH} images .* lower --batch_size'
+    )
     with pytest.raises(ModelError, match=message):
         predict_or_rescue(predictor, pixels, range(BATCH))
 
@@ -173,7 +175,7 @@ def test_calls_of_a_size_that_does_not_divide_the_batch(predictor, pixels):
 
 def test_no_memory_for_a_single_image_stops_the_run(tf, predictor, pixels):
     failing(predictor, lambda _: tf.errors.ResourceExhaustedError(None, None, 'OOM'))
-    with pytest.raises(ModelError, match='not enough memory for one image: OOM'):
+    with pytest.raises(ModelError, match='not have enough memory for one image: OOM'):
         predict_or_rescue(predictor, pixels, range(BATCH))
 
 

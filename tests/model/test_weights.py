@@ -132,7 +132,7 @@ def test_of_two_networks_the_first_is_taken(zeros, tmp_path):
     with Weights(path) as tensors:
         assert not tensors[BETA].any()
     np.savez(path, **{**zeros, f'{BETA}:0': zeros[BETA]})
-    assert refusal(path) == f'{path}: {BETA!r} is there 2 times'
+    assert refusal(path) == f'{path}: {BETA!r} appears 2 times'
 
 
 def test_heads_may_be_missing(zeros, tmp_path):

@@ -470,7 +470,7 @@ def test_an_archive_in_a_bucket_is_unpacked_until_it_changes(bucket, cache):
 def test_nothing_in_a_bucket(bucket, cache, monkeypatch):
     bucket.put('photos/a.jpg', b'x')
     bucket.put('photos/b.jpg', b'x')
-    assert 'there is nothing' in refusal(bucket.uri('absent'), cache, UsageError)
+    assert 'nothing is there' in refusal(bucket.uri('absent'), cache, UsageError)
     assert 'no such file' in refusal(bucket.uri('absent.tgz'), cache, UsageError)
     assert 'no saved_model.pb' in refusal(bucket.uri('photos'), cache, UsageError)
     assert 'no such bucket' in refusal('gs://b-absent/model', cache, UsageError)
