@@ -283,7 +283,7 @@ def test_images_without_a_label_are_counted_as_they_are_when_they_are_labelled(t
         said = capsys.readouterr().out
         assert f'Without a label: {count} ({share})' in said
         is_most = count > 2
-        assert ('with a lower one needs no model' in said) == is_most
+        assert ('with a lower score needs no model' in said) == is_most
         report = report_of(tmp_path, run_id)
         assert report['counts']['without_label'] == count
         assert report['share_without_label'] == count / 4

@@ -92,7 +92,7 @@ USAGE = {
     'another spelling': (('--model', 'bit_m_r50x1'), 'did you mean bit-m-r50x1?'),
     'column named as ours': (('--carry', 'features'), "--carry 'features': the output has"),
     'column of a folder': (('--carry', 'split'), 'a folder without columns'),
-    'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
+    'a date as run id': (('--run_id', '2026-11-24'), 'expected a letter'),
     'unknown runner': (('--runner', 'Bogus'), 'Unexpected pipeline runner: Bogus'),
     'too little memory': (
         ('--memory_budget', '1kB'),
@@ -157,10 +157,10 @@ def test_a_night_without_new_images_is_a_complete_run(tmp_path):
     arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out', '--since', '2999-01-01')
     done = app.invoke('label', *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.endswith('lemmabeam: all 5 files are from before --since 2999-01-01\n')
+    assert done.stderr.endswith('lemmabeam: all 5 files are older than --since 2999-01-01\n')
     assert app.rows(tmp_path / 'out', 'predictions') == []
     page = next(tmp_path.glob('out/runs/*/report.html')).read_text()
-    assert 'All 5 files are from before --since 2999-01-01.' in page
+    assert 'All 5 files are older than --since 2999-01-01.' in page
 
 
 @pytest.mark.parametrize(
