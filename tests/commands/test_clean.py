@@ -851,7 +851,7 @@ class TestVerify:
         for damaged in (text.replace('night-2', 'night-9'), '', text[:-20]):
             query.write_text(damaged)
             assert main(['verify', str(output)]) == 1
-            assert 'latest.sql: is ' in capsys.readouterr().out
+            assert 'latest.sql: ' in capsys.readouterr().out
         assert main(['clean', str(output)]) == 0
         assert query.read_text() == text
         moved = output.rename(tmp_path / 'moved')

@@ -434,7 +434,7 @@ def test_a_class_is_a_wnid_a_name_or_an_index():
         ('name,threshold\n', 'x.csv, line 1: expected the header class,threshold'),
         ('class,threshold\ncat\n', 'x.csv, line 2: 1 columns'),
         ('class,threshold\ncat,0.5,\n', 'x.csv, line 2: 3 columns'),
-        ('class,threshold\n\ncat,x\n', "x.csv, line 3: 'x' is no number"),
+        ('class,threshold\n\ncat,x\n', "x.csv, line 3: 'x' is not a number"),
         ('class,threshold\ncat,1.5\n', 'x.csv, line 2: 1.5: expected a number from 0 to 1'),
         ('class,threshold\ncat,nan\n', 'x.csv, line 2: nan: expected a finite number'),
         ('class,threshold\ndog,0.5\n', "x.csv, line 2: 'dog' is not the wnid, name or index"),
@@ -448,7 +448,7 @@ def test_a_class_is_a_wnid_a_name_or_an_index():
             'class,threshold\ncat,0.5\n4,0.5\n',
             "x.csv, line 3: '4' is the same class as line 2",
         ),
-        ('class,threshold\n"cat,0.5\n', 'x.csv, line 2: not CSV'),
+        ('class,threshold\n"cat,0.5\n', 'x.csv, line 2: not valid CSV'),
     ],
 )
 def test_a_bad_line_is_named(text, message):
