@@ -534,7 +534,7 @@ def test_a_report_on_request(copy, tmp_path, capsys):
     assert main(['report', str(copy), '--run_id', 'sample', '--output', str(elsewhere)]) == 0
     assert elsewhere.read_text().startswith('<!doctype html>')
     assert main(['report', str(copy), '--run_id', 'other']) == 2
-    assert '--run_id other: no complete run of this id' in capsys.readouterr().err
+    assert '--run_id other: no complete run with this id' in capsys.readouterr().err
     assert main(['report', str(tmp_path / 'nothing')]) == 2
     assert main(['report', str(copy), '--output', 'https://a.example/x.html']) == 2
     for count in ('201', '-1', 'many', '²'):
