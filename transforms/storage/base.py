@@ -121,7 +121,7 @@ class Store(Protocol):
         """Creates an object only if it is absent; False if it already exists."""
 
     def place(self, uri: str, target: str) -> bool:
-        """Moves an object to another name, over whatever is there; False if there is none.
+        """Puts an object under another name, over whatever is there; False if there is none.
 
         A local file is renamed, other objects are copied by their store.
         """
