@@ -63,7 +63,7 @@ def test_one_that_does_not_come_back_is_ended_by_the_deadline(tmp_path):
     options = OPTIONS._replace(decode_deadline_sec=0.5)
     found = load(write(tmp_path / 'in', [''] * 3 + ['loop'] + [''] * 9), options)
     assert failed(found) == {
-        '03-loop': (Reason.DECODE_DEADLINE, 'decoding takes longer than 0.5 s')
+        '03-loop': (Reason.DECODE_DEADLINE, 'decoding took longer than 0.5 s')
     }
 
 
