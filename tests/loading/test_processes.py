@@ -62,9 +62,7 @@ def test_one_that_takes_all_memory_is_refused_it(tmp_path):
 def test_one_that_does_not_come_back_is_ended_by_the_deadline(tmp_path):
     options = OPTIONS._replace(decode_deadline_sec=0.5)
     found = load(write(tmp_path / 'in', [''] * 3 + ['loop'] + [''] * 9), options)
-    assert failed(found) == {
-        '03-loop': (Reason.DECODE_DEADLINE, 'decoding took longer than 0.5 s')
-    }
+    assert failed(found) == {'03-loop': (Reason.DECODE_DEADLINE, 'decoding took longer than 0.5 s')}
 
 
 def test_several_in_one_batch_and_one_in_each(tmp_path):
