@@ -109,8 +109,8 @@ class LabelOptions:
         _WHAT,
         flags.SWITCH,
         default=False,
-        help='try again images that an earlier run found can never be labelled as they are; by '
-        'default they count as unchanged until the object changes',
+        help='try again images that failed for good in an earlier run; by default they count as '
+        'unchanged until the object changes',
         per_run=True,
     )
     force: bool = option(
