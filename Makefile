@@ -20,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest --durations 10
 # The processes of a test take over what the first of them has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-quick test-times test-slow test-decoders test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint bench bench-peers clean lock
+.PHONY: run test test-quick test-times test-slow test-decoders test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint dist bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
@@ -71,6 +71,16 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# What a release consists of: sdist and wheel in dist/, tried in an empty environment; the image of
+# templates/dataflow where there is Docker, whose build tries it.
+dist: $(READY)
+	rm -rf dist
+	mkdir dist
+	LEMMABEAM_DIST=dist $(BIN)/python -m pytest -m slow tests/system/test_wheel.py
+	@command -v docker >/dev/null || echo 'No Docker here: the image of templates/dataflow was not built'
+	@! command -v docker >/dev/null || docker build --file=templates/dataflow/Dockerfile --build-arg=IMAGE=lemmabeam:dist --tag=lemmabeam:dist .
+	ls -l dist
 
 bench: $(READY) $(EMULATOR)
 	$(BIN)/python -m tests.benchmarks

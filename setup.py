@@ -80,6 +80,7 @@ setup(
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',
+            'markdown-it-py>=3,<5',
             # An S3 to test against, as a process of its own.
             'moto[server]>=5.1,<6',
             'mypy>=1.18,<3',

@@ -80,7 +80,7 @@ def refusal(call, expected):
     with pytest.raises(ModelError) as caught:
         call()
     message = str(caught.value)
-    assert 'failed its canary, so that nothing was labelled' in message
+    assert 'failed its canary, so nothing was labelled' in message
     assert f'it should see {expected}' in message
     assert 'its best labels are' in message
 
@@ -115,7 +115,7 @@ def test_strict_refuses_synthetic_weights_and_finite_does_not(tmp_path):
     source = resolve_model(folder, size_px=224, cache=str(tmp_path))
     assert source.card.canary == (CAT,)
     assert canary.default_mode(source.card) == canary.STRICT
-    with pytest.raises(ModelError, match=r"n02120997 in the picture 'cat\.jpg'"):
+    with pytest.raises(ModelError, match=r"n02120997 in the image 'cat\.jpg'"):
         make(source)
     make(source, canary=canary.FINITE)
 

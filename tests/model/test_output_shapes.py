@@ -195,8 +195,8 @@ def test_what_every_picture_does_is_the_models_fault(tf, tmp_path):
     with pytest.raises(ModelError) as caught:
         predictor(folder, tmp_path, canary='finite')
     assert str(caught.value).startswith(
-        "the model fails in its first call: 'logits' of the shape (2, 3) for 4 images, expected "
-        '(4, 3); a model must give one row an image'
+        "the model failed in its first call: 'logits' of the shape (2, 3) for 4 images, expected "
+        '(4, 3); a model must give one row per image'
     )
 
 
@@ -285,7 +285,7 @@ def test_no_picture_has_the_labels_of_another_one(tf, tmp_path, pictures):
     (letter,) = app.rows(output, 'dead_letters')
     assert (letter['uri'], letter['stage'], letter['reason']) == (white, 'infer', 'model_error')
     assert letter['detail'] == (
-        "the model fails on it: 'logits' of the shape (3, 3) for 4 images, expected (4, 3)"
+        "the model failed on it: 'logits' of the shape (3, 3) for 4 images, expected (4, 3)"
     )
 
 

@@ -47,6 +47,7 @@ QUICK = {
     'test_codings.py',
     'test_decode.py',
     'test_device.py',
+    'test_guides.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',

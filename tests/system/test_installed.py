@@ -20,11 +20,12 @@ pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).parents[2]
 _BIN = _ROOT / '.venvs' / 'installed' / 'bin'
-# What looks at sources and the README, and what needs an object store.
+# What looks at sources and guides, and what needs an object store.
 _QUICK = (
     '--quick',
     '--ignore=tests/test_layers.py',
-    '--deselect=tests/core/test_reasons.py::test_the_table_of_the_readme_is_made_of_them',
+    '--ignore=tests/docs',
+    '--deselect=tests/core/test_reasons.py::test_the_table_of_the_guide_is_made_of_them',
 )
 _RUNS = (
     'tests/steps/test_chunks.py',

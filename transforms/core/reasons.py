@@ -1,4 +1,4 @@
-"""Why images have no labels: a closed list, and all that is known of each reason in one place."""
+"""Why images have no labels: a closed list, with all that is known of each reason in one place."""
 
 import dataclasses
 import enum
@@ -7,22 +7,22 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a reason; texts are for people, in lower case and without a full stop.
+    """What is known of a reason; texts are for people, lower case, without a full stop.
 
     Attributes:
       meaning: what happened.
       advice: what to do.
-      in_folders: what to do instead where the image was seen in a folder, and nobody wrote its name
+      in_folders: what to do instead if the image was found in a folder, and nobody wrote its name
         down; '' if that makes no difference.
       by_detail: what to do instead, by how the detail begins.
-      when_all_fail: what to look at where nearly all images fail like that; '' where that says
-        nothing of the next image.
-      option: the limit that it went over, if it may hold no more with another one.
+      when_all_fail: what to check when nearly all images fail with it; '' if that predicts nothing
+        for the next image.
+      option: the limit that was exceeded, if a higher one may let the image through.
       retryable: whether the same image may succeed when nothing but time has passed.
-      of_access: whether it may pass without a new version of the object.
-      of_store: whether it says of a store that it is gone or stalls.
+      of_access: whether it may go away without a new version of the object.
+      of_store: whether it means that a store is down or stalls.
       of_listing: whether a name or a line is wrong, and nothing was fetched.
-      crashed: whether its picture did worse than fail to be decoded.
+      crashed: whether the image crashed or stalled its decoder.
     """
 
     meaning: str
@@ -242,15 +242,15 @@ class Reason(enum.Enum):
 
     @property
     def lasting(self) -> bool:
-        """Whether it holds as long as the object stays the same version."""
+        """Whether it holds as long as the object keeps its version."""
         return not (self.about.retryable or self.about.of_access)
 
     @property
     def systemic(self) -> bool:
-        """Whether it says something of the next image where nearly all fail like that."""
+        """Whether it predicts something for the next image when nearly all fail with it."""
         return bool(self.about.when_all_fail)
 
     def advice_for(self, detail: str) -> str:
-        """What to do about an image that failed with a detail; '' where that is the usual."""
+        """What to do about an image that failed with this detail; '' if the usual advice holds."""
         found = (text for start, text in self.about.by_detail.items() if detail.startswith(start))
         return next(found, '')

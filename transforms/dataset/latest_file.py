@@ -1,4 +1,4 @@
-"""The newest row of every image and model, in one Parquet file for those who want a table."""
+"""The newest row of every image and model, as one Parquet file."""
 
 import contextlib
 import fcntl
@@ -34,8 +34,8 @@ class Counts(NamedTuple):
     """What became of the rows of a model.
 
     Attributes:
-      rows: those that were written.
-      superseded: those of earlier runs of the same images, which were not.
+      rows: written ones.
+      superseded: rows of earlier runs of the same images, which were not written.
       gone: the newest rows of images that are gone, written or not.
     """
 
@@ -110,13 +110,13 @@ def write_latest(
     Args:
       dataset: the folder.
       runs: complete runs, the oldest first.
-      target: absolute URI of the file, which is there whole or not at all.
+      target: absolute URI of the file, which appears whole or not at all.
       stores: how it is reached.
-      rows_at_once: rows in memory at a time, about.
+      rows_at_once: approximate rows in memory at a time.
       drop_gone: leave out those that are gone.
 
     Returns:
-      By model what became of its rows.
+      What became of the rows of each model.
 
     Raises:
       StoreError, UsageError: a file or report is damaged or missing, or a store fails.

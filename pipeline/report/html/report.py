@@ -65,7 +65,7 @@ def write_html_report(
         raise UsageError(
             f'{output}: no complete run there'
             if run_id is None
-            else f'--run_id {run_id}: no complete run of this id in {output}'
+            else f'--run_id {run_id}: no complete run with this id in {output}'
         )
     run = chosen[-1]
     try:
