@@ -108,8 +108,8 @@ def value_of(option: Option, value: Any) -> Any:
     if option.type is NAMES:
         text = ','.join(_text(option, each) for each in _listed(value))
         return _parsed(option, value, text) if value else ()
-    text = _age(value) if option.name == 'since' else None
-    return _parsed(option, value, text or _text(option, value))
+    age = _age(value) if option.name == 'since' else None
+    return _parsed(option, value, age or _text(option, value))
 
 
 def _parsed(option: Option, value: Any, text: str) -> Any:

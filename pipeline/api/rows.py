@@ -17,7 +17,8 @@ from transforms.output.run_metadata import FEATURES
 
 if TYPE_CHECKING:
     # As Python has them; a schema knows how many bits they have.
-    Int32, Float32 = int, float
+    Int32 = int
+    Float32 = float
 else:
     Int32, Float32 = np.int32, np.float32
 
