@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger('transforms').setLevel(logging.WARNING)
     given = sys.argv[1:] if argv is None else list(argv)
     parser, command = _parse_command(given)
+    from pipeline.job.errors import TooManyFailed, UnexpectedError
     from pipeline.job.signals import stopping_on_signals
     from transforms.core.errors import LemmabeamError, UsageError
     from transforms.core.resources import TEMPORARIES
@@ -41,12 +42,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Each brings much that the others do not need.
             module = importlib.import_module(f'pipeline.commands.{command.module}')
             return int(module.main(parser, given[1:]))
-    except UsageError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 2
     except LemmabeamError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 1
+        said = [str(e)]
+        if isinstance(e, UnexpectedError):
+            said.append('this error was not expected; --verbose tells more')
+        for line in [*said, *getattr(e, '__notes__', ())]:
+            print(f'lemmabeam: {line}', file=sys.stderr)
+        if isinstance(e, UsageError):
+            return 2
+        return 3 if isinstance(e, TooManyFailed) else 1
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pipeline.job.new_run import check_new_run, next_sequence
 from pipeline.job.progress import tell_waiting
-from pipeline.job.signals import stopping_on_signals
+from pipeline.job.signals import Stopping, stopping_on_signals
 from pipeline.messages import SILENT, Messages
 from pipeline.report.bottleneck import make_verdict
 from pipeline.runners.dataflow.status import JOBS
@@ -118,7 +118,7 @@ def relabel(
     break_lease: bool = False,
     wait_for_lease_sec: float = 0,
     rows_at_once: int = newest.ROWS_AT_ONCE,
-    stopping: Callable[..., contextlib.AbstractContextManager[None]] = stopping_on_signals,
+    stopping: Stopping = stopping_on_signals,
     messages: Messages = SILENT,
 ) -> Relabelled:
     """Writes the run, under the lease of the output.

@@ -10,6 +10,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+Stopping = Callable[
+    [Callable[[], str], Callable[[], None]], contextlib.AbstractContextManager[None]
+]
+"""What answers signals for the length of a with block, as `stopping_on_signals`."""
+
 _LAST_WORDS_SEC = 3.0
 _LISTENING_SEC = 1.0
 
