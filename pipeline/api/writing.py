@@ -7,6 +7,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+from apache_beam.typehints.decorators import no_annotations
 
 from pipeline.api.images import check_whole
 from pipeline.api.rows import LabeledImage, carried_text
@@ -63,13 +64,21 @@ def _table(rows: Sequence[LabeledImage], schema: pa.Schema, carry: Sequence[str]
     }
     columns['labels'] = [[label._asdict() for label in row.labels] for row in rows]
     if FEATURES in schema.names:
-        columns[FEATURES] = [
-            None if row.features is None else np.asarray(row.features, np.float16) for row in rows
-        ]
+        columns[FEATURES] = [_features(row, schema.field(FEATURES).type.list_size) for row in rows]
     columns |= {name: [row.carried.get(name) for row in rows] for name in carry}
     return pa.table(
         {name: pa.array(columns[name], schema.field(name).type) for name in schema.names}, schema
     )
+
+
+def _features(row: LabeledImage, length: int) -> np.ndarray:
+    features = np.asarray([] if row.features is None else row.features, np.float16)
+    if len(features) != length:  # readers of Arrow know no null among vectors of one length
+        raise UsageError(
+            f'{uris.printable(row.uri)}: {len(features)} features, and WriteLabels was told '
+            f'features={length}; LabelImages gives them with features=True'
+        )
+    return features
 
 
 def _labeled_image(row: Any) -> LabeledImage:
@@ -130,6 +139,8 @@ class WriteLabels(beam.PTransform):
         **options: Any,
     ):
         super().__init__()
+        if uris.scheme_of(str(folder)) in ('http', 'https'):
+            raise UsageError(f'folder {uris.printable(str(folder))}: http(s) is not written to')
         with by_keyword():
             args = options_of(type(self).__name__, WRITING, options)
             self._layout = _Folder(
@@ -145,7 +156,8 @@ class WriteLabels(beam.PTransform):
         if features is not None:
             self._metadata[FEATURES] = str(features)
 
-    def expand(self, rows: beam.PCollection[LabeledImage]) -> beam.PCollection[str]:
+    @no_annotations  # rows of other kinds are taken, too
+    def expand(self, rows: beam.PCollection[Any]) -> beam.PCollection[str]:
         """See the class."""
         check_whole(self.label, rows, 'files follow from all rows together')
         layout = self._layout

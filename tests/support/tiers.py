@@ -25,6 +25,8 @@ TENSORFLOW = {
     'test_rebuild.py',
     'test_saved_models.py',
     'test_sparse.py',
+    'test_step_examples.py',
+    'test_yaml.py',
 }
 
 # They fork processes from one that has imported Beam, see tests.support.forks, and share it.
