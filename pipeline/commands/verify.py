@@ -55,18 +55,17 @@ def run(args: argparse.Namespace) -> int:
       StoreError: the store does not answer.
     """
     # What runs is imported when nothing is wrong with the command line.
-    from transforms.dataset.verify import compare, notes, verify
+    from transforms.dataset.verify import notes, verify, verify_and_compare
 
     compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
     if args.other is None and compares:
         raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
     stores = store_options(args)
-    problems = verify(args.folder, stores)
-    said = 'whole and consistent'
-    if args.other is not None and not problems:
-        problems = verify(args.other, stores)
-    if args.other is not None and not problems:
-        problems, totals = compare(
+    if args.other is None:
+        problems = verify(args.folder, stores)
+        said = '' if problems else 'whole and consistent'
+    else:
+        problems, totals = verify_and_compare(
             args.folder,
             args.other,
             by_name=args.by_name,
@@ -74,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             stores=stores,
         )
-        said = f'the same: {totals}' if not problems else totals
+        said = totals if problems else f'the same: {totals}'
     for problem in problems:
         print(uris.printable(problem))
     for note in notes(args.folder, stores):
         print(uris.printable(f'note: {note}'))
-    if args.other is not None or not problems:
+    if said:
         print(said)
     return 1 if problems else 0
