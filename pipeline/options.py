@@ -573,6 +573,7 @@ class EveryCommand:
 
 
 OPTIONS = declared(LabelOptions)
+STORE_OPTIONS = tuple(each for each in OPTIONS if each.group == _STORES)
 FOR_EVERY_COMMAND = declared(EveryCommand)
 
 
@@ -588,7 +589,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how object stores are reached."""
-    add_options(parser, _of_group(_STORES))
+    add_options(parser, STORE_OPTIONS)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

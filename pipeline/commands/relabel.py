@@ -5,8 +5,6 @@ these the scores that further relabellings need.
 """
 
 import argparse
-import datetime
-import secrets
 from collections.abc import Sequence
 
 from pipeline.flags import positive
@@ -16,20 +14,14 @@ from pipeline.options import (
     FOR_EVERY_COMMAND,
     add_lease_arguments,
     add_store_arguments,
-    make_run_id,
     store_options,
 )
 from pipeline.parser import Parser
 from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
-from transforms.core.errors import UsageError
-from transforms.core.stores import StoreOptions
 from transforms.core.texts import counted
-from transforms.dataset.reader import open_dataset
 from transforms.output import run_metadata
-from transforms.output.layout import Layout
-from transforms.storage.registry import store_for
 
 # What is for the command line, not for the run.
 _NO_OPTION = frozenset(option.name for option in FOR_EVERY_COMMAND)
@@ -96,54 +88,13 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
       UsageError: DIR is no output, or a value cannot be used.
       StoreError: a file or report is damaged, or a store fails; nothing is published then.
     """
-    now = datetime.datetime.now(datetime.UTC)
-    stores = store_options(args)
     output = uris.absolute(args.output).rstrip('/') or '/'
-    dataset = open_dataset(output, store_for(output, stores), '--output ')
-    layout = Layout(
-        output=output,
-        run_id=make_run_id(args.run_id, now),
-        model_id='',
-        carry=dataset.carry,
-        partition_by=dataset.partition_by,
-        rows_per_file=relabel.ROWS_PER_FILE,
-        stores=stores,
-        attempt=secrets.token_hex(4),
-    )
-    wanted = relabel.Wanted(
-        model_id=args.model_id,
-        threshold=args.threshold,
-        thresholds=_read_thresholds(args.thresholds, stores),
-        max_labels=args.max_labels,
-        options={name: value for name, value in vars(args).items() if name not in _NO_OPTION},
-    )
-    done = relabel.relabel(
-        dataset,
-        layout,
-        wanted,
-        now,
-        args.break_lease,
-        args.wait_for_lease_sec,
-        messages=messages,
-    )
+    options = {name: value for name, value in vars(args).items() if name not in _NO_OPTION}
+    done = relabel.relabel_output(output, options, store_options(args), messages)
     _tell_what_is_missing(done, messages)
     _tell_counts(done, output, messages)
     messages.result(done.report.to_json())
     return 0
-
-
-def _read_thresholds(name: str | None, stores: StoreOptions) -> relabel.ThresholdsFile | None:
-    if name is None:
-        return None
-    uri = uris.absolute(name)
-    where = f'--thresholds {uris.printable(name)}'
-    store = store_for(uri, stores)
-    if not uris.scheme_of(uri) and store.is_folder(uri):
-        raise UsageError(f'{where}: a folder; expected a .csv')
-    data = store.read(uri)
-    if data is None:
-        raise UsageError(f'{where}: no such file')
-    return relabel.ThresholdsFile(name, data)
 
 
 def _tell_what_is_missing(done: relabel.Relabelled, messages: Messages) -> None:

@@ -2,13 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
-from transforms.core.errors import UsageError
 
 
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
@@ -41,11 +39,8 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     from pipeline.report.html.report import write_html_report
 
     output = uris.absolute(args.folder).rstrip('/')
-    destination = None if args.output is None else uris.absolute(args.output)
-    if destination and not uris.scheme_of(destination) and Path(destination).is_dir():
-        raise UsageError(f'--output {args.output}: expected the name of a file, such as page.html')
     written = write_html_report(
-        output, args.run_id, store_options(args), args.report_thumbnails, destination
+        output, args.run_id, store_options(args), args.report_thumbnails, args.output
     )
     messages.say(uris.printable(written))
     messages.result({'file': written})

@@ -56,19 +56,17 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
       StoreError: the store does not answer.
     """
     # What runs is imported when nothing is wrong with the command line.
-    from transforms.dataset.verify import compare, notes, verify
+    from transforms.dataset.verify import notes, verify, verify_and_compare
 
     compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
     if args.other is None and compares:
         raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
     stores = store_options(args)
-    problems = verify(args.folder, stores)
-    said = 'whole and consistent'
-    differences: list[str] = []
-    if args.other is not None and not problems:
-        problems = verify(args.other, stores)
-    if args.other is not None and not problems:
-        differences, totals = compare(
+    if args.other is None:
+        found, totals = verify(args.folder, stores), ''
+        said = '' if found else 'whole and consistent'
+    else:
+        found, totals = verify_and_compare(
             args.folder,
             args.other,
             by_name=args.by_name,
@@ -76,20 +74,18 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
             tolerance=args.tolerance,
             stores=stores,
         )
-        said = totals if differences else f'the same: {totals}'
-    noted = list(notes(args.folder, stores))
-    for line in (*problems, *differences, *(f'note: {note}' for note in noted)):
+        said = totals if found else f'the same: {totals}'
+    noted = notes(args.folder, stores)
+    for line in (*found, *(f'note: {note}' for note in noted), *filter(None, [said])):
         messages.say(uris.printable(line))
-    if args.other is not None or not problems:
-        messages.say(said)
     messages.result(
         {
             'folder': args.folder,
             'other': args.other,
-            'is_fine': not problems and not differences,
-            'problems': problems,
-            'differences': differences,
+            'is_fine': not found,
+            'problems': [] if totals else found,
+            'differences': found if totals else [],
             'notes': noted,
         }
     )
-    return 1 if problems or differences else 0
+    return 1 if found else 0

@@ -23,7 +23,7 @@ from pipeline.runners.dataflow.status import JOBS
 from pipeline.runners.explain import Setting, describe, not_looked_at, print_settings
 from transforms.core import uris
 from transforms.core.errors import LemmabeamError, ModelError, StoreError, UsageError
-from transforms.core.resources import shared
+from transforms.core.resources import LIVE, shared
 from transforms.model.choices import FINITE, OFF, STRICT
 from transforms.model.resolve import is_on_this_machine, printable_location
 from transforms.output import dead_letters
@@ -83,6 +83,7 @@ def label(
       LemmabeamError: what stopped it.
       TooManyFailed: it is complete, but with more dead letters than --max_failure_rate allows.
     """
+    LIVE.begin()
     runner = runner_for(beam_options, messages)
     runner.check(args)
     args, _ = runner.defaults(args)
@@ -99,7 +100,7 @@ def label(
     if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
         messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
-        messages.result({'run_id': config.layout.run_id, 'submitted': True, 'report': report})
+        messages.result({'run_id': config.layout.run_id, 'is_submitted': True, 'report': report})
         return None
     return _conclude(config, args.report_thumbnails, messages)
 
@@ -213,7 +214,13 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
         messages.note(why)
     failed = counts.dead_lettered
     if failed and failed / counts.listed > config.max_failure_rate:
-        raise TooManyFailed(run.report, config.max_failure_rate)
+        rate = config.max_failure_rate
+        raise TooManyFailed(
+            f'{failed} of {counts.listed} images failed, more than --max_failure_rate {rate:g} '
+            'allows; the results are kept',
+            run.report,
+            rate,
+        )
     return run.report
 
 

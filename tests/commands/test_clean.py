@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands import clean
-from pipeline.job import finish
+from pipeline.job import clean, finish
 from pipeline.main import main
 from tests.support import app, datasets
 from tests.support.app import label, stand_in

@@ -604,6 +604,30 @@ def compare(
     return Comparison(found, _totals(a, b, counts))
 
 
+def verify_and_compare(
+    folder: str,
+    other: str,
+    *,
+    by_name: bool = False,
+    exact: bool = False,
+    tolerance: float = 0.0,
+    stores: StoreOptions = DEFAULT_OPTIONS,
+) -> Comparison:
+    """Compares two output folders, unless one of them is not whole; arguments as of `compare`.
+
+    Returns:
+      The comparison; or what is wrong with the first that is not whole, and no totals.
+
+    Raises:
+      UsageError: there is no such output, or it is one of another version.
+      StoreError: the store does not answer.
+    """
+    problems = verify(folder, stores) or verify(other, stores)
+    if problems:
+        return Comparison(problems, '')
+    return compare(folder, other, by_name=by_name, exact=exact, tolerance=tolerance, stores=stores)
+
+
 def _totals(a: Mapping[_Key, Any], b: Mapping[_Key, Any], counts: Counter[str]) -> str:
     said = []
     for kind in (predictions.KIND, dead_letters.KIND):
