@@ -77,7 +77,7 @@ class LabelOptions:
         flags.NAMES,
         default=(),
         metavar='A,B',
-        help='columns of the manifests to carry into the output, as text',
+        help='columns of the manifests to carry along into the output, as text',
         is_common=True,
     )
     sample: int | None = option(
@@ -250,10 +250,10 @@ class LabelOptions:
         flags.TEXT,
         default=EMBEDDED,
         metavar='M',
-        help='a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
-        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or BiT '
-        f'weights as .npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an '
-        'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
+        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
+        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
+        f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
+        'with the 1,000 classes of ILSVRC-2012)',
         is_common=True,
     )
     model_card: str | None = option(
@@ -299,8 +299,8 @@ class LabelOptions:
         _LABELS,
         flags.SHARE,
         metavar='SCORE',
-        help='a class whose score reaches this is a label, 0 to 1 (default: from the model '
-        'card; 0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
+        '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
         is_common=True,
     )
     keep_above: float | None = option(
@@ -315,8 +315,8 @@ class LabelOptions:
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='at most N labels per image (default: from the model card; 20 for the '
-        'ImageNet-21k heads, 5 for those of ILSVRC-2012)',
+        help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
+        'heads, 5 for those of ILSVRC-2012)',
         is_common=True,
     )
     min_labels: int = option(
@@ -336,8 +336,8 @@ class LabelOptions:
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='images per call of the model (default: from the model card, which has one number '
-        'for CPUs and another for GPUs, used with --require_gpu)',
+        help='images a call of the model (default: from the model card, which has one number for '
+        'CPUs and with --require_gpu another one)',
         is_common=True,
     )
     chunk_size: int = option(
@@ -541,9 +541,42 @@ class EveryCommand:
         in_template=False,
         is_common=True,
     )
+    json: bool = option(
+        _GENERAL,
+        flags.SWITCH,
+        default=False,
+        help='print the result on standard output as one JSON document, and all else on standard '
+        'error; no document is printed where an error leaves no result',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+    quiet: bool = option(
+        _GENERAL,
+        flags.SWITCH,
+        default=False,
+        help='tell errors only (default: results, notes and progress, too)',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+    log_file: str | None = option(
+        _GENERAL,
+        flags.TEXT,
+        metavar='FILE',
+        help='append to this local file what is told, also with --quiet, and the log of this '
+        'process and of Beam from INFO on, with times in UTC (default: none)',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
 
 
 OPTIONS = declared(LabelOptions)
+STORE_OPTIONS = tuple(each for each in OPTIONS if each.group == _STORES)
 FOR_EVERY_COMMAND = declared(EveryCommand)
 
 
@@ -559,7 +592,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how object stores are reached."""
-    add_options(parser, _of_group(_STORES))
+    add_options(parser, STORE_OPTIONS)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

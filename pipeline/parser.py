@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: object):
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
-        self.formatter_class = self._formatter  # type: ignore[assignment]
+        self.formatter_class = self._formatter
         self.made_at = datetime.datetime.now(datetime.UTC)
         self.stray_flag = ''
         self.config: ConfigFile | None = None
@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
     def _spelled(self, given: list[str]) -> list[str]:
         """Arguments in which our options are written as they are declared."""
         flags = {underscored(flag): flag for flag in self._flags()}
-        found = []
+        found: list[str] = []
         for i, argument in enumerate(given):
             if argument == '--':
                 return found + given[i:]
@@ -134,12 +134,18 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with 2 and what is wrong."""
+        """Raises what is wrong.
+
+        Raises:
+          UsageError: always.
+        """
+        from transforms.core.errors import UsageError  # late, as in all of this file
+
         said = message.removeprefix('argument ')
         is_missing = said.startswith('the following arguments are required')
         if is_missing and self.stray_flag and self._first[:1] not in ('', '-'):
             said = describe_stray(self._first, self.stray_flag)
-        self.exit(2, f'lemmabeam: {with_help(said, self.prog)}\n')
+        raise UsageError(with_help(said, self.prog))
 
     def _describe_unknown(self, given: str) -> str:
         if not given.startswith('-'):
@@ -189,7 +195,7 @@ def with_help(said: str, prog: str) -> str:
 
 def describe_stray(value: str, flag: str) -> str:
     """What is said of a value without an option, of which `flag` is most likely meant, or ''."""
-    from transforms.core import uris  # late, as in all of this file: it takes longer than `--help`
+    from transforms.core import uris  # late: it takes longer than `--help`
 
     shown = uris.printable(value)
     if not flag:

@@ -1,5 +1,6 @@
 """What the functions of `lemmabeam` raise."""
 
+from pipeline.job.errors import RunnerError, TooManyFailed, UnexpectedError
 from transforms.core.errors import (
     BooksError,
     InvalidOption,
@@ -16,6 +17,9 @@ __all__ = [
     'LemmabeamError',
     'ManifestError',
     'ModelError',
+    'RunnerError',
     'StoreError',
+    'TooManyFailed',
+    'UnexpectedError',
     'UsageError',
 ]

@@ -4,16 +4,16 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.job import clean
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import add_lease_arguments, add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, messages: Messages) -> int:
     """Removes what is asked for, and says what; the exit code.
 
     Raises:
@@ -73,8 +73,12 @@ def run(args: argparse.Namespace) -> int:
         store_options(args),
         args.break_lease,
         args.wait_for_lease_sec,
-        StandardStreams(),
+        messages,
     )
-    print('\n'.join(uris.printable(line) for line in done.lines) or 'nothing to remove')
+    for line in done.lines or ['nothing to remove']:
+        messages.say(uris.printable(line))
+    messages.result(
+        {'folder': args.folder, 'is_dry_run': args.dry_run, 'removed': list(done.lines)}
+    )
     done.check_found()
     return 0

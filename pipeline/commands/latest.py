@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
@@ -12,10 +13,10 @@ from transforms.dataset.reader import open_dataset
 from transforms.storage.registry import store_for
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the file and prints its counts.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Writes the file and tells its counts.
 
     Above a million rows a temporary folder ($TMPDIR) takes about 300 bytes a row.
 
@@ -63,7 +64,23 @@ def run(args: argparse.Namespace) -> int:
             line += f'; {counted(gone_rows, "row")} of images that are gone left out'
         elif gone_rows:
             line += f'; {gone_rows:,} of the rows {"is" if gone_rows == 1 else "are"} gone'
-        print(line)
-    total = counted(sum(each.rows for each in counts.values()), 'row')
-    print(f'{uris.printable(target)}: {total}')
+        messages.say(line)
+    total = sum(each.rows for each in counts.values())
+    messages.say(f'{uris.printable(target)}: {counted(total, "row")}')
+    messages.result(
+        {
+            'file': target,
+            'rows': total,
+            'models': [
+                {
+                    'model_id': model_id,
+                    'rows': each.rows,
+                    'superseded': each.superseded,
+                    'gone': each.gone,
+                    'is_gone_left_out': args.drop_gone,
+                }
+                for model_id, each in counts.items()
+            ],
+        }
+    )
     return 0

@@ -7,18 +7,20 @@ from pipeline.commands.label import describe, split_arguments
 from pipeline.flags import add_options, declared
 from pipeline.job import retry
 from pipeline.job.retry import RetryOptions
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
     finder.config = parser.config
     finder.add_argument('--output')
     add_store_arguments(finder)
+    if parser.config is not None:
+        finder.config = parser.config.only(action.dest for action in finder._actions)
     found, _ = finder.parse_known_args(argv)
     options = declared(RetryOptions)
     describe(parser, '--output DIR', options)
@@ -36,9 +38,9 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     if not retry.count_failed(run, reasons):
         counts = run.report.counts.dead_lettered_by_reason
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
-        print(f'nothing to retry in run {run.id}; its dead letters: {failed}')
+        messages.say(f'nothing to retry in run {run.id}; its dead letters: {failed}')
+        messages.result({'run_id': run.id, 'is_retried': False, 'dead_lettered_by_reason': counts})
         return 0
     from pipeline.job import labelling
 
-    told = StandardStreams()
-    return labelling.run(wanted, beam_options, parser.made_at, told, run, reasons)
+    return labelling.run(wanted, beam_options, parser.made_at, messages, run, reasons)

@@ -20,18 +20,15 @@ class TooManyFailed(LemmabeamError):  # noqa: N818 (the run itself is no error)
     """A run is complete and its results are kept, but more images failed than were to.
 
     Args:
+      message: what people are told.
       report: of the run.
       max_failure_rate: the largest share of the listed images that may fail, from 0 to 1.
     """
 
-    def __init__(self, report: 'RunReport', max_failure_rate: float):
-        super().__init__(report, max_failure_rate)
+    def __init__(self, message: str, report: 'RunReport', max_failure_rate: float):
+        super().__init__(message, report, max_failure_rate)
         self.report = report
         self.max_failure_rate = max_failure_rate
 
     def __str__(self) -> str:
-        counts = self.report.counts
-        return (
-            f'{counts.dead_lettered} of {counts.listed} images failed, more than '
-            f'--max_failure_rate {self.max_failure_rate:g} allows; the results are kept'
-        )
+        return str(self.args[0])

@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
-import logging
 from collections.abc import Sequence
 
 import apache_beam as beam
 
+from pipeline import logs
 from pipeline.config import Retried, RunConfig, make_config
 from pipeline.job.attempt import Attempt
 from pipeline.job.errors import TooManyFailed
@@ -23,7 +23,7 @@ from pipeline.runners.dataflow.status import JOBS
 from pipeline.runners.explain import Setting, describe, not_looked_at, print_settings
 from transforms.core import uris
 from transforms.core.errors import LemmabeamError, ModelError, StoreError, UsageError
-from transforms.core.resources import shared
+from transforms.core.resources import LIVE, shared
 from transforms.model.choices import FINITE, OFF, STRICT
 from transforms.model.resolve import is_on_this_machine, printable_location
 from transforms.output import dead_letters
@@ -48,7 +48,7 @@ def run(
     Returns:
       The exit code.
     """
-    _set_logging(args.verbose)
+    logs.show_engine(args.verbose)
     if args.explain:
         _explain(args, beam_options, started_at, messages, retried, reasons)
     else:
@@ -83,6 +83,7 @@ def label(
       LemmabeamError: what stopped it.
       TooManyFailed: it is complete, but with more dead letters than --max_failure_rate allows.
     """
+    LIVE.begin()
     runner = runner_for(beam_options, messages)
     runner.check(args)
     args, _ = runner.defaults(args)
@@ -99,17 +100,9 @@ def label(
     if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
         messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
+        messages.result({'run_id': config.layout.run_id, 'is_submitted': True, 'report': report})
         return None
     return _conclude(config, args.report_thumbnails, messages)
-
-
-def _set_logging(is_verbose: bool) -> None:
-    if is_verbose:
-        logging.getLogger().setLevel(logging.INFO)
-    else:
-        # What matters of it is told by us; --verbose brings it back.
-        for name in ('apache_beam', 'PrismRunner'):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _attempt(
@@ -212,6 +205,7 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
     if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
     print_summary(run.report, layout, messages.console())
+    messages.result(run.report.to_json())
     if layout.is_local:
         _write_html_report(layout, thumbnails, messages)
     counts = run.report.counts
@@ -220,7 +214,13 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
         messages.note(why)
     failed = counts.dead_lettered
     if failed and failed / counts.listed > config.max_failure_rate:
-        raise TooManyFailed(run.report, config.max_failure_rate)
+        rate = config.max_failure_rate
+        raise TooManyFailed(
+            f'{failed} of {counts.listed} images failed, more than --max_failure_rate {rate:g} '
+            'allows; the results are kept',
+            run.report,
+            rate,
+        )
     return run.report
 
 

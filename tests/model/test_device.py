@@ -197,7 +197,7 @@ def test_a_person_at_a_terminal_sees_it(caplog):
     logging.getLogger('transforms').setLevel(logging.NOTSET)
     assert not logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
     with pytest.raises(SystemExit):
-        main(['--version'])
+        main(['models', '--version'])
     assert logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
 
 

@@ -291,8 +291,13 @@ def test_no_picture_has_the_labels_of_another_one(tf, tmp_path, pictures):
 
 def test_models_check_says_so_of_the_picture_that_it_is_given(tf, tmp_path, pictures, capsys):
     folder = save(tf, tmp_path / 'model', less)
-    assert main(['models', '--check', str(folder), '--image', str(pictures / '0.png')]) == 0
-    assert main(['models', '--check', str(folder), '--image', str(pictures / '1.png')]) == 1
+    check = ['models', '--json', '--check', str(folder), '--image']
+    assert main([*check, str(pictures / '0.png')]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['picture'] == str(pictures / '0.png')
+    assert found['computed']['device'] == 'CPU'
+    assert found['classes_seen'][0].keys() == {'index', 'wnid', 'name', 'score', 'is_label'}
+    assert main([*check, str(pictures / '1.png')]) == 1
     assert (
         "lemmabeam: the model fails on this picture: 'logits' of the shape (3, 3) for 4 images"
         in capsys.readouterr().err

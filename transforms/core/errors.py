@@ -22,6 +22,9 @@ class InvalidOption(UsageError):  # noqa: N818 (what is wrong is the option)
       name: of the option of `lemmabeam label`.
       value: as it was given, printable.
       why: what is wrong with it, and what to do.
+
+    Attributes:
+      prefix: of the name in messages; '' for who gives it as a keyword.
     """
 
     def __init__(self, name: str, value: str, why: str):
@@ -29,9 +32,10 @@ class InvalidOption(UsageError):  # noqa: N818 (what is wrong is the option)
         self.name = name
         self.value = value
         self.why = why
+        self.prefix = '--'
 
     def __str__(self) -> str:
-        return f'--{self.name} {self.value}: {self.why}'
+        return f'{self.prefix}{self.name} {self.value}: {self.why}'
 
     def named(self, name: str) -> 'InvalidOption':
         """The same error for an option of another name."""

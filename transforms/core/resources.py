@@ -103,6 +103,12 @@ class LiveCounts:
         self.waiting_for = ''
         self.waiting_since = 0.0
 
+    def begin(self) -> None:
+        """Begins anew, for another run of this process, which has the model of the last one."""
+        with self._lock:
+            self.listed = self.total = self.labeled = self.failed = 0
+            self.waiting_for = ''
+
     def wait_for(self, what: str) -> None:
         """Records what is being waited for; '' for nothing."""
         with self._lock:

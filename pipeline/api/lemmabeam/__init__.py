@@ -10,37 +10,43 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline import __version__
     from pipeline.api import errors
-    from pipeline.api.composite import LabelImages
-    from pipeline.api.handler import ModelHandler, Prediction
-    from pipeline.api.pixels import ReadImages
-    from pipeline.api.rows import DeadLetter, Label, LabeledImage
-    from pipeline.api.writing import WriteLabels
+    from pipeline.api.jobs import clean, compare, label, latest, relabel, report, retry, verify
+    from pipeline.api.results import Comparison, LatestFile, Verified
+    from transforms.runs.report import RunReport
 
 __all__ = [
-    'DeadLetter',
-    'Label',
-    'LabelImages',
-    'LabeledImage',
-    'ModelHandler',
-    'Prediction',
-    'ReadImages',
-    'WriteLabels',
+    'Comparison',
+    'LatestFile',
+    'RunReport',
+    'Verified',
     '__version__',
+    'clean',
+    'compare',
     'errors',
+    'label',
+    'latest',
+    'relabel',
+    'report',
+    'retry',
+    'verify',
 ]
 
 # The module that defines a name, or that a name stands for.
 _MODULES = {
-    'DeadLetter': 'pipeline.api.rows',
-    'Label': 'pipeline.api.rows',
-    'LabelImages': 'pipeline.api.composite',
-    'LabeledImage': 'pipeline.api.rows',
-    'ModelHandler': 'pipeline.api.handler',
-    'Prediction': 'pipeline.api.handler',
-    'ReadImages': 'pipeline.api.pixels',
-    'WriteLabels': 'pipeline.api.writing',
+    'Comparison': 'pipeline.api.results',
+    'LatestFile': 'pipeline.api.results',
+    'RunReport': 'transforms.runs.report',
+    'Verified': 'pipeline.api.results',
     '__version__': 'pipeline',
+    'clean': 'pipeline.api.jobs',
+    'compare': 'pipeline.api.jobs',
     'errors': 'pipeline.api.errors',
+    'label': 'pipeline.api.jobs',
+    'latest': 'pipeline.api.jobs',
+    'relabel': 'pipeline.api.jobs',
+    'report': 'pipeline.api.jobs',
+    'retry': 'pipeline.api.jobs',
+    'verify': 'pipeline.api.jobs',
 }
 
 if not TYPE_CHECKING:  # a type checker is to know no name but those above
@@ -49,7 +55,7 @@ if not TYPE_CHECKING:  # a type checker is to know no name but those above
         if name not in _MODULES:
             raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
         module = importlib.import_module(_MODULES[name])
-        found = module if module.__name__.endswith(f'.{name}') else getattr(module, name)
+        found = getattr(module, name, module)
         globals()[name] = found
         return found
 
