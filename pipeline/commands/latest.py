@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
                     'rows': each.rows,
                     'superseded': each.superseded,
                     'gone': each.gone,
-                    'gone_left_out': args.drop_gone,
+                    'is_gone_left_out': args.drop_gone,
                 }
                 for model_id, each in counts.items()
             ],

@@ -16,6 +16,7 @@ from transforms.core import uris
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
+    finder.config = parser.config
     finder.add_argument('--output')
     add_store_arguments(finder)
     if parser.config is not None:
@@ -38,7 +39,7 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
         counts = run.report.counts.dead_lettered_by_reason
         failed = ', '.join(f'{name} {n}' for name, n in counts.items()) or 'none'
         messages.say(f'nothing to retry in run {run.id}; its dead letters: {failed}')
-        messages.result({'run_id': run.id, 'retried': False, 'dead_lettered_by_reason': counts})
+        messages.result({'run_id': run.id, 'is_retried': False, 'dead_lettered_by_reason': counts})
         return 0
     from pipeline.job import labelling
 

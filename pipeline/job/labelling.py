@@ -100,7 +100,7 @@ def label(
     if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
         messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
-        messages.result({'run_id': config.layout.run_id, 'submitted': True, 'report': report})
+        messages.result({'run_id': config.layout.run_id, 'is_submitted': True, 'report': report})
         return None
     return _conclude(config, args.report_thumbnails, messages)
 

@@ -62,7 +62,7 @@ def test_latest_tells_its_counts(dataset, tmp_path):
                 'rows': 2,
                 'superseded': 1,
                 'gone': 0,
-                'gone_left_out': False,
+                'is_gone_left_out': False,
             }
         ],
     }
@@ -82,7 +82,7 @@ def test_report_and_clean_tell_what_they_did(dataset, tmp_path):
     found, _ = document('report', dataset, '--output', tmp_path / 'page.html')
     assert found == {'file': str(tmp_path / 'page.html')}
     found, told = document('clean', dataset, '--dry_run', '--forget', '/b')
-    assert (found['folder'], found['dry_run']) == (str(dataset), True)
+    assert (found['folder'], found['is_dry_run']) == (str(dataset), True)
     assert len(found['removed']) == 1
     assert found['removed'][0] in told
 
@@ -107,7 +107,7 @@ def test_label_tells_its_report_also_where_too_much_failed(tmp_path):
     assert found.items() <= report.items()
     done = app.invoke('retry', '--output', tmp_path, '--json')
     found = json.loads(done.stdout)
-    assert (done.returncode, found['run_id'], found['retried']) == (0, 'x', False)
+    assert (done.returncode, found['run_id'], found['is_retried']) == (0, 'x', False)
     assert found['dead_lettered_by_reason'] == report['counts']['dead_lettered_by_reason']
 
 

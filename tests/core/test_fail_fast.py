@@ -60,7 +60,7 @@ def test_the_first_ones_failing_alike_stop_the_run():
 
 def test_the_advice_fits_what_is_forbidden():
     private = dataclasses.replace(FORBIDDEN, detail='a private address: 10.0.0.1')
-    with pytest.raises(StoreError, match=': give --allow_private_hosts if you trust'):
+    with pytest.raises(StoreError, match=': pass --allow_private_hosts if you trust'):
         record(make(1), [private])
     with pytest.raises(StoreError, match=': give the account read access there'):
         record(make(1), [FORBIDDEN])

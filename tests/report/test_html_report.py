@@ -631,8 +631,8 @@ MANIFEST = [{'kind': 'manifest', 'uri': '/list.txt', 'pattern': ''}]
     [
         (Reason.NOT_AN_IMAGE, 'no known format', None, 'rename it, or move it elsewhere'),
         (Reason.NOT_AN_IMAGE, 'no known format', MANIFEST, 'Correct the manifest.'),
-        (Reason.NOT_FOUND, 'no such file', None, 'It vanished after it was listed'),
-        (Reason.FORBIDDEN, refusal('10.1.2.3', False), MANIFEST, 'Give --allow_private_hosts'),
+        (Reason.NOT_FOUND, 'no such file', None, 'It was deleted after it was listed'),
+        (Reason.FORBIDDEN, refusal('10.1.2.3', False), MANIFEST, 'Pass --allow_private_hosts'),
         (Reason.FORBIDDEN, refusal('169.254.169.254', True), MANIFEST, 'are never read'),
         (Reason.FORBIDDEN, 'HTTP 403', MANIFEST, 'Give the account read access.'),
         (Reason.FORBIDDEN, s3._ARCHIVED, None, 'Restore it from the archive first.'),
