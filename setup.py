@@ -67,10 +67,13 @@ setup(
         'heif': ['pillow-heif>=1.1,<2'],
         # Models of the Hugging Face hub (hf://owner/name), and .safetensors in general.
         'hf': ['huggingface-hub>=0.34,<3', 'safetensors>=0.5,<1'],
+        # What Beam's own YAML imports, without the pandas of its extra, which is too old for us.
+        'yaml': ['docstring-parser>=0.15,<1', 'jinja2>=3,<3.2', 'jsonschema>=4,<5'],
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
             'boto3>=1.40,<2',
+            'docstring-parser>=0.15,<1',
             'duckdb>=1.3,<3',
             'google-cloud-dataflow-client>=0.13,<0.14',
             'huggingface-hub>=0.34,<3',

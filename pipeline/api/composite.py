@@ -1,5 +1,6 @@
 """Labels images in somebody's own pipeline: the steps of a run, without its output folder."""
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -8,10 +9,11 @@ import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
 from pipeline.api.images import ChunksOf, fail_fast
+from pipeline.api.keywords import takes, value_of, wrong
 from pipeline.api.rows import DeadLetter, Labeled, LabeledImage, dead_letter, labeled_images
-from pipeline.api.step_options import CALLING, READING, configure
+from pipeline.api.step_options import LABELLING, configure
+from pipeline.options import option_of
 from transforms import label, load
-from transforms.core.errors import UsageError
 from transforms.model.choices import EMBEDDED
 from transforms.output import results
 from transforms.output.predictions import Classes
@@ -77,18 +79,25 @@ class LabelImages(beam.PTransform):
 
     Example:
       >>> import apache_beam as beam, lemmabeam as lb
-      >>> from lemmabeam.sample import folder
+      >>> from importlib.resources import files
+      >>> cat = str(files('pipeline') / 'sample' / 'cat.jpg')
+      >>> with beam.Pipeline('FnApiRunner') as pipeline:
+      ...     found = pipeline | beam.Create([cat]) | lb.LabelImages(top_k=1)
+      ...     _ = found.labels | beam.Map(lambda image: print(image.labels[0].name))
+      tiger cat
     """
 
+    @takes(LABELLING)
     def __init__(self, model: str = EMBEDDED, *, top_k: int | None = None, **options: Any):
         super().__init__()
         if top_k is not None:
-            beside = sorted({'max_labels', 'min_labels'} & options.keys())
-            if beside:
-                raise UsageError(f'top_k={top_k}: it is short for {beside[0]} and its counterpart')
-            options |= {'max_labels': top_k, 'min_labels': top_k}
+            if {'max_labels', 'min_labels'} & options.keys():
+                raise wrong('top_k', top_k, 'short for max_labels and min_labels: leave those out')
+            # Checked by its own name.
+            k = value_of(dataclasses.replace(option_of('max_labels'), name='top_k'), top_k)
+            options |= {'max_labels': k, 'min_labels': k}
         given = {'model': model, **options}
-        self.config = configure(type(self).__name__, READING | CALLING, given)
+        self.config = configure(type(self).__name__, LABELLING, given)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -8,7 +8,8 @@ import numpy as np
 from apache_beam import coders
 from apache_beam.ml.inference import base
 
-from pipeline.api.rows import Label
+from pipeline.api.keywords import takes
+from pipeline.api.rows import Float32, Label
 from pipeline.api.step_options import CALLING, configure
 from transforms.core.errors import UsageError
 from transforms.label import LazyPredictor, lazy_predictor, lost
@@ -34,7 +35,7 @@ class Prediction(NamedTuple):
     """
 
     labels: Sequence[Label]
-    features: Sequence[np.float32] | None = None
+    features: Sequence[Float32] | None = None
     reason: str = ''
     detail: str = ''
 
@@ -90,9 +91,12 @@ class ModelHandler(base.ModelHandler[np.ndarray, Prediction, LazyPredictor]):
       1
     """
 
+    @takes(CALLING)
     def __init__(self, model: str = EMBEDDED, **options: Any):
         super().__init__()
-        self.config = configure(type(self).__name__, CALLING, {'model': model, **options})
+        self.config = configure(
+            type(self).__name__, CALLING, {'model': model, **options}, has_chunks=False
+        )
 
     @property
     def size_px(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from apache_beam.typehints.decorators import no_annotations
 
 from pipeline.api.images import ChunksOf, fail_fast
+from pipeline.api.keywords import takes
 from pipeline.api.rows import DeadLetter, Read, carried_values, dead_letter
 from pipeline.api.step_options import READING, configure
 from transforms.core import elements
@@ -74,6 +75,7 @@ class ReadImages(beam.PTransform):
       (64, 64, 3) uint8
     """
 
+    @takes(READING)
     def __init__(self, model: str = EMBEDDED, **options: Any):
         super().__init__()
         self.config = configure(type(self).__name__, READING, {'model': model, **options})

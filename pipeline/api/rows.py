@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -14,6 +14,13 @@ from transforms.core.reasons import Reason
 from transforms.output import results
 from transforms.output.predictions import Classes, labels_of, prediction_schema
 from transforms.output.run_metadata import FEATURES
+
+if TYPE_CHECKING:
+    # As Python has them; a schema knows how many bits they have.
+    Int32: TypeAlias = int
+    Float32: TypeAlias = float
+else:
+    Int32, Float32 = np.int32, np.float32
 
 Carried = Mapping[str, str | None]
 
@@ -33,10 +40,10 @@ class Label(NamedTuple):
       'tabby'
     """
 
-    index: np.int32
+    index: Int32  # type: ignore[assignment]  # no method of tuples here
     wnid: str | None
     name: str
-    score: np.float32
+    score: Float32
 
 
 class LabeledImage(NamedTuple):
@@ -63,10 +70,10 @@ class LabeledImage(NamedTuple):
     labels: Sequence[Label] = ()
     object_version: str | None = None
     content_sha256: str | None = None
-    width: np.int32 | None = None
-    height: np.int32 | None = None
+    width: Int32 | None = None
+    height: Int32 | None = None
     format: str | None = None
-    features: Sequence[np.float32] | None = None
+    features: Sequence[Float32] | None = None
     carried: Mapping[str, str | None] = {}
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 from apache_beam.typehints.decorators import no_annotations
 
 from pipeline.api.images import check_whole
+from pipeline.api.keywords import by_keyword, takes
 from pipeline.api.rows import LabeledImage, carried_text
-from pipeline.api.step_options import WRITING, by_keyword, options_of
+from pipeline.api.step_options import WRITING, options_of
 from pipeline.config import ROWS_PER_FILE, columns_of
 from pipeline.options import store_options
 from transforms.core import uris
@@ -130,6 +131,7 @@ class WriteLabels(beam.PTransform):
       [[{'index': 281, 'wnid': None, 'name': 'tabby', 'score': 0.75}]]
     """
 
+    @takes(WRITING)
     def __init__(
         self,
         folder: str,

@@ -227,14 +227,14 @@ def test_what_has_no_text_is_not_carried():
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'threshold': 2}, "threshold='2': expected a number from 0 to 1"),
-        ({'max_bytes': 'much'}, "max_bytes='much': expected bytes above 0"),
-        ({'canary': 'none'}, "canary='none': expected one of strict, finite, off"),
-        ({'jit': 1}, 'jit=1: expected True or False'),
-        ({'batch_size': True}, 'batch_size=True: expected no True or False'),
+        ({'threshold': 2}, 'threshold 2: expected a number from 0 to 1'),
+        ({'max_bytes': 'much'}, "max_bytes 'much': expected bytes above 0"),
+        ({'canary': 'none'}, "canary 'none': expected one of strict, finite, off"),
+        ({'jit': 1}, 'jit 1: expected True or False'),
+        ({'batch_size': True}, 'batch_size True: expected a value'),
         ({'chunk_size': 100}, 'chunk_size 100 is not a multiple of the batch size 32'),
-        ({'top_k': 3, 'min_labels': 1}, 'top_k=3: it is short for'),
-        ({'top_k': 0}, "'0': expected a whole number, 1 or more"),
+        ({'top_k': 3, 'min_labels': 1}, 'top_k 3: short for max_labels and min_labels'),
+        ({'top_k': 0}, 'top_k 0: expected a whole number, 1 or more'),
         ({'max_labels': 10**6}, 'max_labels 1000000: efficientnet-lite0 has only 1000 classes'),
         ({'model': '/no/such/model'}, '/no/such/model'),
         ({'memory_budget': '1MiB'}, 'memory_budget 1048576 is below max_bytes'),
@@ -254,9 +254,11 @@ def test_options_that_mean_nothing_here_are_refused():
         (lb.ReadImages, 'threshold'),
         (lb.ModelHandler, 'loader_threads'),
     ):
-        with pytest.raises(TypeError, match=f'{step.__name__} has no option {name!r}'):
+        with pytest.raises(
+            TypeError, match=rf'{step.__name__}\(\) got an unexpected keyword argument {name!r}'
+        ):
             step(**{name: 1})
-    with pytest.raises(TypeError, match='has no option'):
+    with pytest.raises(TypeError, match='unexpected keyword argument'):
         lb.WriteLabels('/nowhere', model='embedded')
 
 

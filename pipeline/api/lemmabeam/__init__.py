@@ -10,15 +10,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline import __version__
     from pipeline.api import errors
+    from pipeline.api.composite import LabelImages
+    from pipeline.api.handler import ModelHandler, Prediction
     from pipeline.api.jobs import clean, compare, label, latest, relabel, report, retry, verify
+    from pipeline.api.pixels import ReadImages
     from pipeline.api.results import Comparison, LatestFile, Verified
+    from pipeline.api.rows import DeadLetter, Label, LabeledImage
+    from pipeline.api.writing import WriteLabels
     from transforms.runs.report import RunReport
 
 __all__ = [
     'Comparison',
+    'DeadLetter',
+    'Label',
+    'LabelImages',
+    'LabeledImage',
     'LatestFile',
+    'ModelHandler',
+    'Prediction',
+    'ReadImages',
     'RunReport',
     'Verified',
+    'WriteLabels',
     '__version__',
     'clean',
     'compare',
@@ -34,9 +47,17 @@ __all__ = [
 # The module that defines a name, or that a name stands for.
 _MODULES = {
     'Comparison': 'pipeline.api.results',
+    'DeadLetter': 'pipeline.api.rows',
+    'Label': 'pipeline.api.rows',
+    'LabelImages': 'pipeline.api.composite',
+    'LabeledImage': 'pipeline.api.rows',
     'LatestFile': 'pipeline.api.results',
+    'ModelHandler': 'pipeline.api.handler',
+    'Prediction': 'pipeline.api.handler',
+    'ReadImages': 'pipeline.api.pixels',
     'RunReport': 'transforms.runs.report',
     'Verified': 'pipeline.api.results',
+    'WriteLabels': 'pipeline.api.writing',
     '__version__': 'pipeline',
     'clean': 'pipeline.api.jobs',
     'compare': 'pipeline.api.jobs',
