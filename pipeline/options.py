@@ -77,7 +77,7 @@ class LabelOptions:
         flags.NAMES,
         default=(),
         metavar='A,B',
-        help='columns of the manifests to carry along into the output, as text',
+        help='columns of the manifests to carry into the output, as text',
         is_common=True,
     )
     sample: int | None = option(
@@ -250,10 +250,10 @@ class LabelOptions:
         flags.TEXT,
         default=EMBEDDED,
         metavar='M',
-        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
-        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
-        f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
-        'with the 1,000 classes of ILSVRC-2012)',
+        help='a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
+        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or BiT '
+        f'weights as .npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an '
+        'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
         is_common=True,
     )
     model_card: str | None = option(
@@ -299,8 +299,8 @@ class LabelOptions:
         _LABELS,
         flags.SHARE,
         metavar='SCORE',
-        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
-        '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        help='a class whose score reaches this is a label, 0 to 1 (default: from the model '
+        'card; 0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
         is_common=True,
     )
     keep_above: float | None = option(
@@ -315,8 +315,8 @@ class LabelOptions:
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
-        'heads, 5 for those of ILSVRC-2012)',
+        help='at most N labels per image (default: from the model card; 20 for the '
+        'ImageNet-21k heads, 5 for those of ILSVRC-2012)',
         is_common=True,
     )
     min_labels: int = option(
@@ -336,8 +336,8 @@ class LabelOptions:
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='images a call of the model (default: from the model card, which has one number for '
-        'CPUs and with --require_gpu another one)',
+        help='images per call of the model (default: from the model card, which has one number '
+        'for CPUs and another for GPUs, used with --require_gpu)',
         is_common=True,
     )
     chunk_size: int = option(

@@ -236,8 +236,8 @@ class DropDone(beam.PTransform):
       is_part: whether only a part of the inputs is listed, so that nobody can tell what is gone.
 
     Expands PCollections by name, `refs` of Ref, `access` of tuple[str, str], URIs and the URLs to
-    fetch them by, and, where there were earlier runs, `known` of tuple[str, Known], what they made
-    of which URI, to
+    fetch them by, and, where there were earlier runs, `known` of tuple[str, Known], what they did
+    with which URI, to
     (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
     PCollection[DeadLetter] of notes, PCollection[tuple[str, int]] of counts).
     """

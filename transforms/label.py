@@ -154,9 +154,9 @@ def lost(found: Prediction, guilty: Mapping[int, str], slots: int) -> dict[int, 
     """
     # Mostly there are none, and then no image is looked at.
     infinite = np.flatnonzero(found.counts[:slots] < 0)
-    not_finite = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
+    not_finite = Reason.NONFINITE_SCORES, 'the model gave NaN or infinite outputs'
     return {
-        slot: (Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}')
+        slot: (Reason.MODEL_ERROR, f'the model failed on it: {guilty[slot]}')
         if slot in guilty
         else not_finite
         for slot in sorted({*guilty, *infinite.tolist()})
@@ -164,7 +164,7 @@ def lost(found: Prediction, guilty: Mapping[int, str], slots: int) -> dict[int, 
 
 
 def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
-    """Puts together what there is of a batch; its pixels are not looked at."""
+    """Assembles the results of a batch; does not look at its pixels."""
     found = computed.found
     outcomes = list(batch.outcomes)
     for slot, (reason, detail) in lost(found, computed.guilty, len(outcomes)).items():
@@ -305,7 +305,7 @@ class LabelImages(beam.PTransform):
       options: the model, and how it is called.
       fail_fast: when a failing model stops the run.
       layout: the output; None keeps nothing.
-      make: what makes the model, by default `transforms.model.predictor.Predictor`.
+      make: makes the model, by default `transforms.model.predictor.Predictor`.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
     `transforms.output.results.SCHEMA` per chunk, PCollection[tuple[str, float]] of statistics).

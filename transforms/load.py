@@ -115,7 +115,7 @@ class LoadImages(beam.PTransform):
 
     Args:
       options: how they are loaded.
-      preflight: what each worker tries before; None for nothing.
+      preflight: what each worker tries first; None for nothing.
       fail_fast: when failing images stop the run.
       when_begun: called in each worker as soon as it loads images for the model.
     """

@@ -160,11 +160,10 @@ class FinishChunksDoFn(beam.DoFn):
     """Gathers the batches of a chunk and emits its rows when they are kept.
 
     The batches of a chunk follow each other within one bundle, because everything since the chunk
-    is fused and one to one.  All of it comes late, for the device is never waited for but at the
-    end of a bundle: what it has done is taken when further batches come, and while a chunk is on
-    its way to the store, the next one is computed.  More than one is never on its way, for a
-    process that is killed then pays for it again.  Of a chunk that takes long, what is done is kept
-    in parts.
+    is fused and one to one.  Results come late, because the device is waited for only at the end of
+    a bundle: what it has done is taken when further batches come, and while a chunk is on its way
+    to the store, the next one is computed.  Never more than one is on its way, because a process
+    that is killed pays for it again.  Of a chunk that takes long, what is done is kept in parts.
 
     Args:
       layout: the output; None keeps nothing.

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from pipeline.api.keywords import as_stores, options_of, stores_of, takes, value_of, wrong
 from pipeline.api.quiet import called, without_signals
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from transforms.runs.report import RunReport
 
-    BeamOptions = PipelineOptions | Mapping[str, Any] | Sequence[str] | None
+    BeamOptions: TypeAlias = PipelineOptions | Mapping[str, Any] | Sequence[str] | None
 
 Path = str | os.PathLike[str]
 
@@ -211,7 +211,7 @@ def relabel(
     Example:
       >>> report = lb.relabel('labels', threshold=0.5)
       >>> report.counts.labeled, report.counts.without_label
-      (3, 1)
+      (3, 2)
     """
     with called(progress) as messages:
         from pipeline.job import relabel as job

@@ -106,10 +106,10 @@ def value_of(option: Option, value: Any) -> Any:
     if option.is_repeated:
         return tuple(_text(option, each) for each in _listed(value))
     if option.type is NAMES:
-        value = value if isinstance(value, str) else ','.join(_text(option, x) for x in value)
-        return () if not value else _parsed(option, value, value)
-    text = _age(value) if option.name == 'since' else None
-    return _parsed(option, value, text or _text(option, value))
+        text = ','.join(_text(option, each) for each in _listed(value))
+        return _parsed(option, value, text) if value else ()
+    age = _age(value) if option.name == 'since' else None
+    return _parsed(option, value, age or _text(option, value))
 
 
 def _parsed(option: Option, value: Any, text: str) -> Any:
@@ -195,6 +195,7 @@ def takes(options: Iterable[Option]) -> Callable[[Called], Called]:
             for option in options
             if option.name not in names
         ]
+        function.own_signature = signature  # type: ignore[attr-defined]
         function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
         return function
 

@@ -4,9 +4,10 @@ import contextlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import PurePath
 from typing import TextIO
 
-from pipeline.api.keywords import by_keyword
+from pipeline.api.keywords import by_keyword, reword
 from pipeline.messages import Messages
 
 LOGGER = logging.getLogger('lemmabeam')
@@ -17,7 +18,7 @@ class Logged(Messages):
 
     def note(self, text: str) -> None:
         """Logs it."""
-        LOGGER.info(text)
+        LOGGER.info(reword(text))
 
 
 class Shown(Logged):
@@ -31,16 +32,22 @@ class Shown(Logged):
     def note(self, text: str) -> None:
         """Prints it, and logs it."""
         super().note(text)
-        print(f'lemmabeam: {text}', file=sys.stderr)
+        print(f'lemmabeam: {reword(text)}', file=sys.stderr)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR or 'apache_beam' not in PurePath(record.pathname).parts
 
 
 @contextlib.contextmanager
 def called(progress: bool) -> Iterator[Messages]:
     """The length of a call: errors name keywords, and nobody has to see what Beam logs.
 
-    Where somebody has set up logging, they see all that they have asked for.
+    Where somebody has set up logging, they see what they have asked for, but for what Beam says to
+    the root of all loggers, where nobody can tell it by its name.
     """
     root = logging.getLogger()
+    root.addFilter(_is_wanted)
     silent = logging.NullHandler()
     is_set_up = any(not isinstance(each, logging.NullHandler) for each in root.handlers)
     if not is_set_up:
@@ -50,6 +57,7 @@ def called(progress: bool) -> Iterator[Messages]:
             yield Shown() if progress else Logged()
     finally:
         root.removeHandler(silent)
+        root.removeFilter(_is_wanted)
 
 
 @contextlib.contextmanager

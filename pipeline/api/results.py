@@ -11,6 +11,10 @@ class Verified:
     Attributes:
       problems: what is wrong, a line each; empty where nothing is.
       notes: what is worth knowing and no fault, such as a run that is under way.
+
+    Example:
+      >>> lb.verify('labels')
+      Verified(problems=(), notes=())
     """
 
     problems: tuple[str, ...]
@@ -29,6 +33,10 @@ class Comparison:
     Attributes:
       differences: the first ones, a line each; or what is wrong with an output that is not whole.
       totals: rows of both and how many of them differ, in one line; '' where one is not whole.
+
+    Example:
+      >>> lb.compare('labels', 'labels').differences
+      ()
     """
 
     differences: tuple[str, ...]
@@ -50,6 +58,11 @@ class LatestFile:
       superseded: rows of earlier runs that were left out, likewise.
       gone: newest rows of images that the inputs do not list any more, likewise; they are among
         `rows` unless `drop_gone` has left them out.
+
+    Example:
+      >>> found = lb.latest('labels', 'latest.parquet')
+      >>> sum(found.rows.values()), sum(found.superseded.values())
+      (3, 0)
     """
 
     uri: str

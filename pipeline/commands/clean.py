@@ -77,8 +77,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     )
     for line in done.lines or ['nothing to remove']:
         messages.say(uris.printable(line))
-    messages.result(
-        {'folder': args.folder, 'is_dry_run': args.dry_run, 'removed': list(done.lines)}
-    )
     done.check_found()
+    folder = uris.absolute(args.folder).rstrip('/')
+    messages.result({'folder': folder, 'dry_run': args.dry_run, 'removed': done.lines})
     return 0

@@ -62,9 +62,10 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     if args.other is None and compares:
         raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
     stores = store_options(args)
+    said = 'whole and consistent'
+    differences: list[str] = []
     if args.other is None:
-        found, totals = verify(args.folder, stores), ''
-        said = '' if found else 'whole and consistent'
+        problems = verify(args.folder, stores)
     else:
         found, totals = verify_and_compare(
             args.folder,
@@ -74,10 +75,14 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
             tolerance=args.tolerance,
             stores=stores,
         )
-        said = totals if found else f'the same: {totals}'
-    noted = notes(args.folder, stores)
-    for line in (*found, *(f'note: {note}' for note in noted), *filter(None, [said])):
+        # There are totals where both are whole.
+        problems, differences = ([], found) if totals else (found, [])
+        said = totals if differences else f'the same: {totals}'
+    noted = list(notes(args.folder, stores))
+    for line in (*problems, *differences, *(f'note: {note}' for note in noted)):
         messages.say(uris.printable(line))
+    if not problems:
+        messages.say(said)
     messages.result(
         {
             'folder': args.folder,
@@ -88,4 +93,4 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
             'notes': noted,
         }
     )
-    return 1 if found else 0
+    return 1 if problems or differences else 0

@@ -64,6 +64,7 @@ class Attempt:
 
         Raises:
           LemmabeamError: what stopped it, with what became of the run as a note.
+          KeyboardInterrupt: Ctrl-C, where no handler of signals answers it.
         """
         layout = self._config.layout
         goes_on = self._runner.outlives_launcher
@@ -81,7 +82,9 @@ class Attempt:
                 if wait and goes_on:
                     # The job has done so, unless it was faster than this process.
                     lease.release_handed_over(layout, self._runner.lease_job)
-        except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
+        except Exception as e:
+            if _is_interrupted(e):
+                raise KeyboardInterrupt from e
             if is_verbose:
                 self._messages.trace(''.join(traceback.format_exception(e)))
             error = explain_error(e, self._runner)
@@ -147,6 +150,15 @@ def explain_error(error: BaseException, runner: Runner) -> LemmabeamError:
     if told := runner.explain_error(error):
         return RunnerError(_STEP.sub('', told))
     return UnexpectedError(_STEP.sub('', text.strip().rpartition('\n')[2]))
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Beam makes errors of all that is raised in a step."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _without_step(error: LemmabeamError) -> LemmabeamError:

@@ -1,15 +1,13 @@
-"""Examples of the steps run: those of docstrings, and the programs in templates/python.
+"""Examples of the steps run: the programs in templates/python.
 
 With real models, so that a person reads what they will see.
 """
 
-import doctest
 import json
 import runpy
 import sys
 from pathlib import Path
 
-import lemmabeam as lb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +16,6 @@ from PIL import Image
 from tests.support import app, samples
 
 TEMPLATES = samples.SAMPLE.parents[1] / 'templates' / 'python'
-STEPS = 'DeadLetter Label LabelImages LabeledImage ModelHandler Prediction ReadImages WriteLabels'
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -26,16 +23,6 @@ def started():
     app.start_tensorflow()
     with app.networks_built_once():
         yield
-
-
-@pytest.mark.parametrize('name', STEPS.split())
-def test_the_example_of_a_docstring_runs(name):
-    tests = doctest.DocTestFinder(recurse=False).find(getattr(lb, name))
-    (found,) = (each for each in tests if each.examples)
-    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    said = []
-    runner.run(found, out=said.append)
-    assert runner.failures == 0, ''.join(said)
 
 
 def run_program(name, *arguments):

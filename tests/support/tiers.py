@@ -18,6 +18,7 @@ from tests.support import garbage
 # Their tests load TensorFlow in this process: all of them run in one, however many there are.
 TENSORFLOW = {
     'test_computing.py',
+    'test_examples.py',
     'test_failing_model.py',
     'test_families.py',
     'test_output_shapes.py',

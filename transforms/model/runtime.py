@@ -65,8 +65,8 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
             running = threads.get_intra_op_parallelism_threads() or _core_count()
             if running != intra_op_threads:
                 raise ModelError(
-                    f'--intra_op_threads {intra_op_threads}: TensorFlow runs in this process '
-                    f'already, with {running}; --intra_op_threads {running} takes those'
+                    f'--intra_op_threads {intra_op_threads}: TensorFlow is already running in this '
+                    f'process, with {running}; --intra_op_threads {running} takes those'
                 ) from e
     return tf
 

@@ -364,6 +364,11 @@ class RunReport:
       metadata: of the files, as text; `activation`, `threshold` and others were checked.
       versions: of the software.
       files: what it has published.
+
+    Example:
+      >>> report = lb.open('labels').runs()[-1]
+      >>> report.counts.listed, report.balanced, report.model.id
+      (3, True, 'efficientnet-lite0-30581518')
     """
 
     run_id: str

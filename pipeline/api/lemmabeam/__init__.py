@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pipeline.api.handler import ModelHandler, Prediction
     from pipeline.api.jobs import clean, compare, label, latest, relabel, report, retry, verify
     from pipeline.api.pixels import ReadImages
+    from pipeline.api.reading import Labels, open
     from pipeline.api.results import Comparison, LatestFile, Verified
     from pipeline.api.rows import DeadLetter, Label, LabeledImage
     from pipeline.api.writing import WriteLabels
@@ -25,6 +26,7 @@ __all__ = [
     'Label',
     'LabelImages',
     'LabeledImage',
+    'Labels',
     'LatestFile',
     'ModelHandler',
     'Prediction',
@@ -38,6 +40,7 @@ __all__ = [
     'errors',
     'label',
     'latest',
+    'open',
     'relabel',
     'report',
     'retry',
@@ -51,6 +54,7 @@ _MODULES = {
     'Label': 'pipeline.api.rows',
     'LabelImages': 'pipeline.api.composite',
     'LabeledImage': 'pipeline.api.rows',
+    'Labels': 'pipeline.api.reading',
     'LatestFile': 'pipeline.api.results',
     'ModelHandler': 'pipeline.api.handler',
     'Prediction': 'pipeline.api.handler',
@@ -64,6 +68,7 @@ _MODULES = {
     'errors': 'pipeline.api.errors',
     'label': 'pipeline.api.jobs',
     'latest': 'pipeline.api.jobs',
+    'open': 'pipeline.api.reading',
     'relabel': 'pipeline.api.jobs',
     'report': 'pipeline.api.jobs',
     'retry': 'pipeline.api.jobs',
