@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from transforms.core.resources import TEMPORARIES
 
     try:
+        _read_config(parser, given)
         with stopping_on_signals(lambda: '', TEMPORARIES.remove_all):
             # Each brings much that the others do not need.
             module = importlib.import_module(f'pipeline.commands.{command.module}')
@@ -115,12 +116,28 @@ def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
     if name not in COMMANDS:
         top.error(describe_unknown('command', name, COMMANDS))
     command = COMMANDS[name]
+    from pipeline.options import add_arguments_of_every_command  # not for what stands above
+
     parser = Parser(
         prog=f'lemmabeam {name}', description=f'{command.does[0].upper()}{command.does[1:]}.'
     )
     _add_version(parser)
+    add_arguments_of_every_command(parser)
     parser.stray_flag = command.stray_flag
     return parser, command
+
+
+def _read_config(parser: Parser, argv: Sequence[str]) -> None:
+    """Has a parser take what the file of --config says."""
+    from pipeline.options import add_arguments_of_every_command
+
+    finder = Parser(prog=parser.prog, add_help=False)
+    add_arguments_of_every_command(finder)
+    path = finder.parse_known_args(argv[1:])[0].config
+    if path is not None:
+        from pipeline import config_file
+
+        parser.config = config_file.read(path, argv[0], tuple(COMMANDS))
 
 
 def _add_version(parser: Parser) -> None:

@@ -30,6 +30,7 @@ _MODEL = 'model'
 _LABELS = 'labels and inference'
 _LIMITS = 'limits'
 _DATAFLOW = 'where it runs (--runner=DataflowRunner)'
+_GENERAL = ''
 
 _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _SOURCE = r'\s*(gs|s3)://[^/\s][^\n]*'
@@ -505,7 +506,7 @@ class LabelOptions:
         is_common=True,
     )
     verbose: bool = option(
-        '',
+        _GENERAL,
         flags.SWITCH,
         default=False,
         help="show the engine's own messages, and where an error came from",
@@ -521,7 +522,31 @@ class LabelOptions:
         return cls(**found | {'input': tuple(args.input)})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryCommand:
+    """The options that every command has."""
+
+    config: str | None = option(
+        _GENERAL,
+        flags.TEXT,
+        metavar='FILE',
+        help='options in a local .toml or .json, by their names: threshold = 0.2, force = true, '
+        'input = ["a", "b"]. The command line wins, then a table named after the command, such as '
+        '[label], then the top level. Paths are relative to the working directory',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+
+
 OPTIONS = declared(LabelOptions)
+FOR_EVERY_COMMAND = declared(EveryCommand)
+
+
+def add_arguments_of_every_command(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command has."""
+    add_options(parser, FOR_EVERY_COMMAND)
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,29 @@ import datetime
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pipeline.config_file import ConfigFile
 
 _FOLDER = 'DIR'  # what commands call an output that they take without an option
+
+
+class FromFile(str):
+    """An argument that a file of `--config` gives.
+
+    Attributes:
+      key: what stands in the file for its option.
+      file: the name of the file.
+    """
+
+    key: str
+    file: str
+
+    def __new__(cls, argument: str, key: str, file: str) -> 'FromFile':
+        made = super().__new__(cls, argument)
+        made.key, made.file = key, file
+        return made
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +39,7 @@ class Parser(argparse.ArgumentParser):
     Attributes:
       made_at: when the command began, UTC.
       stray_flag: the option that is meant by a value without one, or ''.
+      config: gives arguments that the command line has not.
     """
 
     def __init__(self, **options: object):
@@ -26,6 +47,7 @@ class Parser(argparse.ArgumentParser):
         self.formatter_class = self._formatter  # type: ignore[assignment]
         self.made_at = datetime.datetime.now(datetime.UTC)
         self.stray_flag = ''
+        self.config: ConfigFile | None = None
         self._first = ''
         self._rare: frozenset[str] = frozenset()
 
@@ -51,20 +73,27 @@ class Parser(argparse.ArgumentParser):
         """As argparse has it."""
         given = sys.argv[1:] if args is None else list(args)
         self._first = given[0] if given else ''
-        return super().parse_known_args(self._spelled(given), namespace)
+        return super().parse_known_args(self._spelled(self._from_file(given) + given), namespace)
+
+    def _from_file(self, given: list[str]) -> list[str]:
+        if self.config is None:
+            return []
+        flags = {flag: self._option_string_actions[flag] for flag in self._flags()}
+        ours = given[: given.index('--')] if '--' in given else given
+        return [*self.config.arguments(flags, {argument.partition('=')[0] for argument in ours})]
 
     def _spelled(self, given: list[str]) -> list[str]:
         """Arguments in which our options are written as they are declared."""
-        flags = {_underscored(flag): flag for flag in self._flags()}
+        flags = {underscored(flag): flag for flag in self._flags()}
         found = []
         for i, argument in enumerate(given):
             if argument == '--':
                 return found + given[i:]
             name, equals, value = argument.partition('=')
-            flag = flags.get(_underscored(name)) if name.startswith('--') else None
+            flag = flags.get(underscored(name)) if name.startswith('--') else None
             if flag is None:
                 found.append(argument)
-            elif equals and isinstance(self._option_string_actions[flag], _SWITCH):
+            elif equals and is_switch(self._option_string_actions[flag]):
                 found.append(self._switched(flag, value))
             else:
                 found.append(f'{flag}{equals}{value}')
@@ -123,8 +152,9 @@ class Parser(argparse.ArgumentParser):
         return describe_unknown('option', given, self._flags())
 
 
-# The only name there is for its class.
-_SWITCH = argparse._StoreTrueAction
+def is_switch(action: argparse.Action) -> bool:
+    """Whether an option is given without a value, and not given otherwise."""
+    return isinstance(action, argparse._StoreTrueAction)
 
 
 class _HelpAll(argparse.Action):
@@ -171,6 +201,10 @@ def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
     """What is said of an option or a command that is none of those known."""
     from transforms.core import uris
 
+    if isinstance(given, FromFile):
+        names = (name.removeprefix('--') for name in known)
+        said = describe_unknown('key', given.key, names)
+        return f'--config {given.file}: {said}'
     plain = {_plain(name): name for name in known}
     near = difflib.get_close_matches(_plain(given.partition('=')[0]), plain, 1)
     hint = f'; did you mean {plain[near[0]]}?' if near else ''
@@ -179,8 +213,9 @@ def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 def _plain(flag: str) -> str:
     # Dashes that all of them begin with would make any two short ones alike.
-    return _underscored(flag.removeprefix('--')).lower()
+    return underscored(flag.removeprefix('--')).lower()
 
 
-def _underscored(name: str) -> str:
+def underscored(name: str) -> str:
+    """How an option is declared that may be written with `-`."""
     return name.replace('-', '_')

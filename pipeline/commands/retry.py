@@ -40,6 +40,7 @@ _NOT_IN_RETRY = ('input', 'sample', 'since', 'force')
 def main(parser: Parser, argv: Sequence[str]) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
+    finder.config = parser.config
     finder.add_argument('--output')
     add_store_arguments(finder)
     found, _ = finder.parse_known_args(argv)
