@@ -5,7 +5,7 @@ import datetime
 import difflib
 import json
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +34,6 @@ class ConfigFile(NamedTuple):
 
     name: str
     entries: Mapping[str, Entry]
-
-    def only(self, options: Iterable[str]) -> 'ConfigFile':
-        """What it says of some options."""
-        wanted = set(options)
-        return self._replace(entries={k: v for k, v in self.entries.items() if k in wanted})
 
     def arguments(
         self, flags: Mapping[str, argparse.Action], given: Collection[str]
@@ -72,7 +67,7 @@ class ConfigFile(NamedTuple):
             for value in values:
                 text = str(value).lower() if isinstance(value, bool) else _text(value)
                 if text is None:
-                    raise self._wrong(entry, f'{_shown(value)}: expected a number or a text')
+                    raise self._wrong(entry, f'{_shown(value)}: expected a text or a number')
                 yield text
         elif is_switch(action):
             if not isinstance(entry.value, bool):

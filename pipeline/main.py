@@ -157,9 +157,21 @@ def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
     return parser, command
 
 
-def _read_common(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """What every command is told; its parser takes what the file of --config says."""
+def _read_config(parser: Parser, argv: Sequence[str]) -> None:
+    """Has a parser take what the file of --config says."""
     from pipeline.options import add_arguments_of_every_command
+
+    finder = Parser(prog=parser.prog, add_help=False)
+    add_arguments_of_every_command(finder)
+    path = finder.parse_known_args(argv[1:])[0].config
+    if path is not None:
+        from pipeline import config_file
+
+        parser.config = config_file.read(path, argv[0], tuple(COMMANDS))
+
+
+def _add_version(parser: Parser) -> None:
+    from pipeline import __version__
 
     finder = Parser(prog=parser.prog, add_help=False)
     add_arguments_of_every_command(finder)

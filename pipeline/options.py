@@ -541,42 +541,9 @@ class EveryCommand:
         in_template=False,
         is_common=True,
     )
-    json: bool = option(
-        _GENERAL,
-        flags.SWITCH,
-        default=False,
-        help='print the result on standard output as one JSON document, and all else on standard '
-        'error; no document is printed where an error leaves no result',
-        decides_rows=False,
-        per_run=True,
-        in_template=False,
-        is_common=True,
-    )
-    quiet: bool = option(
-        _GENERAL,
-        flags.SWITCH,
-        default=False,
-        help='tell errors only (default: results, notes and progress, too)',
-        decides_rows=False,
-        per_run=True,
-        in_template=False,
-        is_common=True,
-    )
-    log_file: str | None = option(
-        _GENERAL,
-        flags.TEXT,
-        metavar='FILE',
-        help='append to this local file what is told, also with --quiet, and the log of this '
-        'process and of Beam from INFO on, with times in UTC (default: none)',
-        decides_rows=False,
-        per_run=True,
-        in_template=False,
-        is_common=True,
-    )
 
 
 OPTIONS = declared(LabelOptions)
-STORE_OPTIONS = tuple(each for each in OPTIONS if each.group == _STORES)
 FOR_EVERY_COMMAND = declared(EveryCommand)
 
 

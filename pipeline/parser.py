@@ -85,7 +85,7 @@ class Parser(argparse.ArgumentParser):
     def _spelled(self, given: list[str]) -> list[str]:
         """Arguments in which our options are written as they are declared."""
         flags = {underscored(flag): flag for flag in self._flags()}
-        found: list[str] = []
+        found = []
         for i, argument in enumerate(given):
             if argument == '--':
                 return found + given[i:]

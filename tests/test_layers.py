@@ -23,13 +23,17 @@ ORDER = [
     'transforms.sources',
     'transforms.dataset',
     'transforms',  # the steps
-    ' '.join(ONE_ROOM),
+    'pipeline.messages pipeline.config pipeline.config_file pipeline.flags pipeline.options '
+    'pipeline.parser',
     'pipeline.report pipeline.runners',
     'pipeline.job',
     'pipeline.commands pipeline.api',
     'pipeline.main',
     'pipeline.flex_template pipeline.__main__',
 ]
+ONE_ROOM = tuple(
+    f'pipeline.{name}' for name in ('config', 'config_file', 'flags', 'options', 'parser')
+)
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
 TENSORFLOW = {
     'transforms.model.load',

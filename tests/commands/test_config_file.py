@@ -140,7 +140,7 @@ def test_options_of_beam_may_stand_in_it(write):
         ('carry = ["a", ""]', "carry = 'a,': expected column names"),
         ('num_workers = {a = 1}', 'no command has the table [num_workers]'),
         ('[lable]\nforce = true', 'no command has the table [lable]; did you mean [label]?'),
-        ('[label.x]\nforce = true', "x = {'force': True}: expected a number or a text"),
+        ('[label.x]\nforce = true', "x = {'force': True}: expected a text or a number"),
         ('max_labels = 1\nmax-labels = 2', 'max_labels and max-labels are the same option'),
         ('config = "b.toml"', 'config: a file cannot name another one'),
         ('help = true', 'help = it is nothing for a file'),
