@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import apache_beam as beam
 import numpy as np
@@ -17,8 +17,8 @@ from transforms.output.run_metadata import FEATURES
 
 if TYPE_CHECKING:
     # As Python has them; a schema knows how many bits they have.
-    Int32 = int
-    Float32 = float
+    Int32: TypeAlias = int
+    Float32: TypeAlias = float
 else:
     Int32, Float32 = np.int32, np.float32
 

@@ -16,7 +16,6 @@ from transforms.core import uris
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Labels what the last run could not, with the options of that run."""
     finder = Parser(prog=parser.prog, add_help=False)
-    finder.config = parser.config
     finder.add_argument('--output')
     add_store_arguments(finder)
     if parser.config is not None:

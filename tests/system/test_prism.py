@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, PortableOption
 
 from tests.api.test_composite import label_images, labelled
 from tests.api.test_step_examples import TEMPLATES, check_own_pipeline
-from tests.support import app, engines, samples
+from tests.support import app, crashing, engines, samples
 from tests.support.failing_model import Poisoned, poison
 from transforms.dataset.verify import compare, verify
 
@@ -128,14 +128,24 @@ def test_a_pipeline_of_somebody_else(prism, tmp_path):
 
 
 @pytest.mark.engine
-def test_the_composite_gives_the_same_rows_where_its_model_fails(prism, tmp_path):
+def test_the_composite_gives_the_same_rows_where_decoder_and_model_fail(prism, tmp_path):
     samples.write_pictures(tmp_path, 30)
     (tmp_path / 'poison.png').write_bytes(poison())
+    (tmp_path / 'crash.jpg').write_bytes(crashing.picture(samples.picture(3), 'segv'))
     uris = [str(path) for path in tmp_path.iterdir()]
-    expected = labelled(uris, label_images(Poisoned, min_labels=2))
-    found = labelled(uris, label_images(Poisoned, min_labels=2), PipelineOptions(prism))
+
+    def step():
+        made = label_images(Poisoned, min_labels=2)
+        load = made.config.load._replace(processes=2, open_image=crashing.open_image)
+        made.config = made.config._replace(load=load)
+        return made
+
+    expected = labelled(uris, step())
+    found = labelled(uris, step(), PipelineOptions(prism))
     assert found == expected
-    assert {row.reason for row in found[1]} >= {'model_error', 'truncated'}
+    assert len(found[0]) == 30
+    reasons = {'model_error', 'decoder_crashed', 'truncated', 'empty', 'not_an_image'}
+    assert {row.reason for row in found[1]} == reasons
 
 
 def _running(program: Path) -> list[int]:
