@@ -18,11 +18,13 @@ class Source(Protocol):
 
     Attributes:
       shown: its name for messages, printable.
-      size_bytes: of the whole file.
     """
 
     shown: str
-    size_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole file."""
 
     def range(self, offset: int, size: int) -> bytes:
         """Bytes of the file.
