@@ -47,6 +47,7 @@ QUICK = {
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',
+    'test_members.py',
     'test_missing_pixels.py',
     'test_results.py',
     'test_parquet.py',
