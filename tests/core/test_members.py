@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.core import members
-from transforms.core.members import Member, Place, Version
+from transforms.core.members import MemberUri, MemberVersion, Place
 
 pure = settings(derandomize=True, max_examples=200, deadline=None)
 CONTAINERS = [
@@ -29,7 +29,7 @@ CONTAINERS = [
 @pytest.mark.parametrize('name', ['1.jpg', '/a/../b.png', '', '1234', 'in.tar!/x.jpg', 'a!/b', '!'])
 def test_a_member_is_named_behind_its_container(container, name):
     assert members.is_container(container)
-    assert members.split(members.join(container, name)) == Member(container, name)
+    assert members.split(members.join(container, name)) == MemberUri(container, name)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_container_is_told_by_its_suffix(uri, suffix):
 @pytest.mark.parametrize('where', ['512+100', '~512+100', '3:17:5', '512+100z30'])
 def test_a_version_is_that_of_the_container_and_the_place(container, where):
     version = members.join_version(container, where)
-    assert members.split_version(version) == Version(container, where)
+    assert members.split_version(version) == MemberVersion(container, where)
 
 
 @pytest.mark.parametrize('version', ['', '123', 'a!b', '12!', '!', '1!~5'])

@@ -24,14 +24,14 @@ _MOST_CHARS = 64  # of a suffix with its number
 _BLOCK_BYTES = 64 * 2**20
 
 
-class Member(NamedTuple):
+class MemberUri(NamedTuple):
     """The URI of a member in its parts; `name` is raw: '..' and a slash at its start are names."""
 
     container: str
     name: str
 
 
-class Version(NamedTuple):
+class MemberVersion(NamedTuple):
     """The version of a member in its parts."""
 
     container: str
@@ -67,7 +67,7 @@ def join(container: str, name: str) -> str:
     return f'{container}{_SEPARATOR}{name}'
 
 
-def split(uri: str) -> Member | None:
+def split(uri: str) -> MemberUri | None:
     """The parts of a member's URI; None for any other.
 
     The first '!/' behind a container counts: archives in archives are not opened.
@@ -75,7 +75,7 @@ def split(uri: str) -> Member | None:
     start = 0
     while (end := uri.find(_SEPARATOR, start)) >= 0:
         if is_container(uri[:end]):
-            return Member(uri[:end], uri[end + len(_SEPARATOR) :])
+            return MemberUri(uri[:end], uri[end + len(_SEPARATOR) :])
         start = end + 1
     return None
 
@@ -85,13 +85,13 @@ def join_version(container: str, where: str) -> str:
     return f'{container}!{where}'
 
 
-def split_version(version: str) -> Version | None:
+def split_version(version: str) -> MemberVersion | None:
     """The parts of a member's version; None where it is not known: '' or without a place.
 
     Ask it of members only: the version of another object may hold anything.
     """
     container, separator, where = version.rpartition('!')
-    return Version(container, where) if separator and _WHERE.match(where) else None
+    return MemberVersion(container, where) if separator and _WHERE.match(where) else None
 
 
 def place_of(where: str) -> Place:
