@@ -62,6 +62,7 @@ QUICK = {
     'test_texts.py',
     'test_uris.py',
     'test_weights.py',
+    'test_zip.py',
 }
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
 _SERVERS = {'emulator', 's3', 'server'}
