@@ -9,7 +9,6 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +18,9 @@ from hypothesis import strategies as st
 
 from transforms.core.errors import ManifestError, UsageError
 from transforms.sources import manifest
-from transforms.sources.arrow_text import values_of
 from transforms.sources.manifest import Line, check_columns, is_manifest, read_manifest
-from transforms.sources.parquet_pages import read_pages
+from transforms.storage.containers.arrow_text import values_of
+from transforms.storage.containers.parquet_pages import Chunk, read_footer, read_pages
 
 URIS = ['a b.jpg', 'größe/日本.jpg', '100%+#?.jpg', "it's.jpg", '.hidden.png', 'x,y.jpg', 'q"q.jpg']
 LABELS = ['train', '', '007', 'a,b', 'line\nbreak', 'größe', '"']
@@ -590,9 +589,10 @@ def test_headers_tell_what_the_pages_hold(version, dictionary):
         write_page_checksum=True,
     )
     metadata = pq.ParquetFile(sink).metadata
+    groups = read_footer(sink)
     for group in range(2):
         chunks = metadata.row_group(group)
-        pages = [read_pages(sink, chunks.column(i)) for i in range(3)]
+        pages = [read_pages(sink, chunk) for chunk in groups[group].chunks]
         assert [each.values for each in pages] == [chunks.column(i).num_values for i in range(3)]
         assert pages[2].largest_bytes >= 90_004
         for each, i in zip(pages, range(3), strict=True):
@@ -600,13 +600,6 @@ def test_headers_tell_what_the_pages_hold(version, dictionary):
 
 
 def test_what_is_no_page_has_no_headers():
-    class Chunk(NamedTuple):
-        data_page_offset: int = 0
-        has_dictionary_page: bool = False
-        dictionary_page_offset: int | None = None
-        total_compressed_size: int = 100
-        num_values: int = 10
-
     for data in (
         *(
             b'',
@@ -620,7 +613,7 @@ def test_what_is_no_page_has_no_headers():
         bytes((0x15, 0, 0x15, 2, 0x15, 2, 0x4C, 0x15, 99, 0, 0)),  # 50 values in a byte
     ):
         with pytest.raises(ValueError, match=r'page|header|field|number|values'):
-            read_pages(io.BytesIO(data), Chunk())
+            read_pages(io.BytesIO(data), Chunk(0, 100, 10, is_delta=False))
 
 
 def test_lines_that_are_nested_deeply_are_bad_ones_whoever_reads_them(tmp_path):

@@ -58,6 +58,7 @@ QUICK = {
     'test_rescue.py',
     'test_sealed.py',
     'test_local.py',
+    'test_tables.py',
     'test_tar.py',
     'test_texts.py',
     'test_uris.py',

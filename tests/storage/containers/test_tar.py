@@ -273,7 +273,7 @@ def test_a_checksum_of_signed_bytes_is_known():
 @pytest.mark.parametrize(
     ('data', 'found'),
     [
-        (b'', {'': 'truncated'}),
+        (b'', {'': 'empty'}),
         (b'x' * 100, {'': 'unsupported_format'}),
         (header() + BODY + END, {'': 'unsupported_format'}),
         (gzip.compress(b''), {'': 'empty'}),

@@ -103,7 +103,7 @@ def _member(part: Part, names: set[int]) -> Member:
     name = part.name
     if part.reason is not None:
         return Member(name, '', part.size_bytes, (), part.reason, part.detail)
-    problem = _name_problem(name)
+    problem = name_problem(name)
     if not problem:
         key = hash(name)
         if key not in names:
@@ -113,7 +113,7 @@ def _member(part: Part, names: set[int]) -> Member:
     return Member(name, '', part.size_bytes, (), Reason.BAD_NAME, problem)
 
 
-def _name_problem(name: str) -> str:
+def name_problem(name: str) -> str:
     """What is wrong with a name; '' if nothing is."""
     if len(name) > MAX_NAME_CHARS:
         return f'a name of {len(name)} characters, limit {MAX_NAME_CHARS}'

@@ -65,7 +65,10 @@ class Gunzipped:
             if not packed:
                 packed = self._source.range(read_bytes, _PACKED_BYTES)
                 if not packed:
-                    self.problem = None if read_bytes and unpacker is None else _CUT
+                    if not read_bytes:
+                        self.problem = Problem(Reason.EMPTY, '0 bytes')
+                    elif unpacker is not None:
+                        self.problem = _CUT
                     return
                 read_bytes += len(packed)
             if unpacker is None:

@@ -40,6 +40,7 @@ _SPECIAL = {
 }
 _GNU_NAME, _GNU_LINK, _GNU_SPARSE = b'L', b'K', b'S'
 _PAX, _PAX_SOLARIS, _PAX_GLOBAL = b'x', b'X', b'g'
+_WHERE = re.compile(r'([0-9]+)\+([0-9]+)')
 _PAX_LENGTH = re.compile(rb'([0-9]{1,10}) ')
 
 
@@ -89,8 +90,10 @@ class _Reader:
         self._source = source
 
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
-        offset, _, size = where.partition('+')
-        return _read(self._source, int(offset), int(size), max_bytes, admit)
+        found = _WHERE.fullmatch(where)
+        if not found:
+            raise own_error(Reason.CHANGED_WHILE_READING, 'nothing of a tar archive lies there')
+        return _read(self._source, int(found[1]), int(found[2]), max_bytes, admit)
 
 
 class _StreamedReader:
