@@ -218,6 +218,14 @@ def test_a_parquet_file_with_damaged_pages_stops_the_run(tmp_path):
         read(written(tmp_path, '.parquet', bytes(data)))
 
 
+def test_a_footer_that_arrow_cannot_be_asked_about_is_a_broken_manifest(tmp_path):
+    data = encode('.parquet', ['a.jpg'], ['x'])
+    optional, required = b'\x15\x0c\x25\x02', b'\x15\x0c\x25\x00'  # of a column of bytes
+    path = written(tmp_path, '.parquet', data.replace(optional, required))
+    with pytest.raises(ManifestError, match='cannot be read behind row 0'):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ('kind', 'rubbish', 'problem'),
     [

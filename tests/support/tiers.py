@@ -59,6 +59,7 @@ QUICK = {
     'test_sealed.py',
     'test_local.py',
     'test_tables.py',
+    'test_tfrecord.py',
     'test_tar.py',
     'test_texts.py',
     'test_uris.py',

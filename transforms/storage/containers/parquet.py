@@ -243,6 +243,7 @@ class _Rows:
 
     def _decode(self) -> None:
         row = self._next_row
+        is_decoded = False
         detail = f'row group {self._number} cannot be decoded from row {row} on'
         try:
             self._check(row)
@@ -252,10 +253,14 @@ class _Rows:
             batch = next(self._batches)
             (scalar,) = tables.column_of(batch, self._path)
             value = scalar.as_buffer() if scalar.is_valid else None
+            is_decoded = True
         except StopIteration:
             self._fail(row, Reason.DECODE_ERROR, detail)
         except (*_DAMAGES, AttributeError):
             self._fail(row, Reason.DECODE_ERROR, detail)
+        finally:
+            if not is_decoded:  # what was raised has ended pages and batches
+                self._begin()
         self._keep(row, value)
 
     def _check(self, row: int) -> None:
@@ -272,7 +277,6 @@ class _Rows:
     def _fail(self, row: int, reason: Reason, detail: str) -> None:
         self._failed_at = row
         self._failure = own_error(reason, detail)
-        self._batches = None
         raise self._failure
 
     def _keep(self, row: int, value: Any) -> None:

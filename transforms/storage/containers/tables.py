@@ -69,9 +69,8 @@ def find_columns(source: Source, leaves: Sequence[Leaf], wanted: Wanted) -> Colu
     for name in wanted.carry:
         leaf = by_path.get(name)
         if leaf is None or not leaf.is_plain:
-            what = 'no such column' if leaf is None else 'a list there, which is not carried'
-            there = f'{uris.printable(source.shown)} has {what}, but: {_shown(leaves)}'
-            raise UsageError(f'--carry {name!r}: {there}')
+            what = 'no such column, but' if leaf is None else 'a list or a dictionary there, of'
+            raise UsageError(f'--carry {name!r}: {source.shown} has {what}: {_shown(leaves)}')
         carried.append(leaf)
     return Columns(image, path if path and path.is_plain and path.is_text else None, carried)
 
