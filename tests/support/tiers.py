@@ -38,12 +38,14 @@ FORKING = {
 
 # These load neither Beam nor TensorFlow and start no server and no process: `make test-quick`.
 QUICK = {
+    'test_arrow.py',
     'test_canary.py',
     'test_card.py',
     'test_checkpoint.py',
     'test_codings.py',
     'test_decode.py',
     'test_device.py',
+    'test_formats.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',

@@ -111,7 +111,10 @@ def _members(source: Source, wanted: Wanted) -> Iterator[Found]:
 
 def _table(source: Source, wanted: Wanted) -> Iterator[Found]:
     schema, start = read_schema(source)
-    leaves, places = _columns(schema)
+    try:
+        leaves, places = _columns(schema)
+    except ValueError as e:  # a name that is no text
+        raise BrokenError(Reason.DECODE_ERROR, 'its schema cannot be read') from e
     columns = tables.find_columns(source, leaves, wanted)
     others = [*([columns.path] if columns.path else []), *columns.carried]
 
@@ -202,7 +205,7 @@ class _Buffers:
             data = self._source.range(place.offset, place.size_bytes)
             size = int.from_bytes(data[:_PREFIX_BYTES], 'little', signed=True)
             packed = data[_PREFIX_BYTES:]
-            if size == _NOT_PACKED:
+            if size in (_NOT_PACKED, 0):
                 self._unpacked[index] = pa.py_buffer(packed)
             else:
                 _check_size(size)
@@ -236,8 +239,8 @@ def _array(buffers: _Buffers, column: _Column) -> pa.Array:
         kind = pa.large_binary()
     first = column.first
     parts = [buffers.whole(first + i) for i in range(column.buffers)]
-    if parts and not parts[0].size:
-        parts[0] = None  # no null
+    if not parts or not parts[0].size:
+        parts[:1] = [None]  # no null is told of
     array = pa.Array.from_buffers(kind, buffers.rows, parts)
     array.validate(full=True)
     for index in column.above:
