@@ -123,7 +123,7 @@ def _table(source: Source, wanted: Wanted) -> Iterator[Found]:
         if several:
             buffers = _Buffers(source, batch)
             try:
-                arrays = [_array(buffers, places[leaf.index]) for leaf in several]
+                arrays = [_array(buffers, places[leaf.number]) for leaf in several]
             except _DAMAGES as e:
                 detail = f'batch {number} cannot be decoded'
                 raise BrokenError(Reason.DECODE_ERROR, detail) from e
@@ -171,7 +171,7 @@ class _Buffers:
         place = self._place(index)
         if not self._batch.codec or not place.size_bytes:
             return place.size_bytes
-        return self._all(index).size
+        return int(self._all(index).size)
 
     def part(self, index: int, start: int, size: int) -> bytes:
         """Bytes of a buffer.
@@ -184,7 +184,8 @@ class _Buffers:
             raise ValueError('a buffer that is too short')
         if not self._batch.codec:
             return self._source.range(place.offset + start, size)
-        return self._all(index).slice(start, size).to_pybytes()
+        data: bytes = self._all(index).slice(start, size).to_pybytes()
+        return data
 
     def whole(self, index: int) -> pa.Buffer:
         """All of a buffer."""

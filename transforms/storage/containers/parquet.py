@@ -4,8 +4,8 @@ A picture is read by decoding its row group as far as it, a row at a time, so th
 a page and a picture are in memory; the next one goes on from there.
 """
 
-import itertools
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,6 +34,7 @@ _LEAST_BYTES = 12
 _STREAM_BYTES = 8 * 2**20
 _MAX_PAGE_BYTES = 256 * 2**20
 _KEPT_BYTES = 64 * 2**20
+_VALUE_BYTES = 200  # that a small one takes
 _MAX_ROWS_OF_BYTE = 100
 _WHERE = re.compile(r'([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19})')
 _DAMAGES = (pa.ArrowException, OSError, ValueError, OverflowError, RecursionError)
@@ -109,12 +110,12 @@ def _check_groups(source: Source, groups: Sequence[RowGroup], leaves: Sequence[L
     """Refuses a footer that says what cannot be, before any row is listed."""
     for number, group in enumerate(groups):
         for leaf in leaves:
-            chunk = group.chunks[leaf.index]
+            chunk = group.chunks[leaf.number]
             is_there = chunk.start + chunk.size_bytes <= source.size_bytes
             if not is_there or chunk.values != group.rows:
                 detail = f'row group {number} is not where its footer says'
                 raise BrokenError(Reason.DECODE_ERROR, detail)
-        size = group.chunks[leaves[0].index].size_bytes
+        size = group.chunks[leaves[0].number].size_bytes
         if group.rows > _MAX_ROWS_OF_BYTE * size:
             detail = f'row group {number} has {group.rows} pictures in {size} bytes'
             raise BrokenError(Reason.DECODE_ERROR, detail)
@@ -129,7 +130,7 @@ def _batches(
     alive()
     stream: Any = SourceStream(source)
     try:
-        pages = [read_pages(stream, group.chunks[leaf.index]) for leaf in leaves]
+        pages = [read_pages(stream, group.chunks[leaf.number]) for leaf in leaves]
         largest = max(page.largest_bytes for page in pages)
         if largest > _MAX_PAGE_BYTES:
             raise BrokenError(Reason.TOO_MANY_BYTES, _too_large(number, largest))
@@ -210,7 +211,6 @@ class _Rows:
         self._source = source
         self._file = file
         self._number = number
-        self._index = leaf
         self._path = file.schema.column(leaf).path
         self._chunk = chunk
         self._failed_at: int | None = None
@@ -221,7 +221,7 @@ class _Rows:
         stream: Any = SourceStream(self._source)
         self._pages: Iterator[Pages] = each_page(stream, self._chunk)
         self._checked_rows = 0
-        self._kept: dict[int, Any] = {}
+        self._kept: OrderedDict[int, Any] = OrderedDict()
         self._kept_bytes = 0
         self._next_row = 0
         self._batches: Iterator[pa.RecordBatch] | None = None
@@ -251,12 +251,15 @@ class _Rows:
                 arguments = {'row_groups': [self._number], 'columns': [self._path]}
                 self._batches = self._file.iter_batches(1, use_threads=False, **arguments)
             batch = next(self._batches)
-            (scalar,) = tables.column_of(batch, self._path)
+            array = tables.column_of(batch, self._path)
+            if not _has_bytes(array.type):
+                raise _is_another()
+            (scalar,) = array
             value = scalar.as_buffer() if scalar.is_valid else None
             is_decoded = True
         except StopIteration:
             self._fail(row, Reason.DECODE_ERROR, detail)
-        except (*_DAMAGES, AttributeError):
+        except _DAMAGES:
             self._fail(row, Reason.DECODE_ERROR, detail)
         finally:
             if not is_decoded:  # what was raised has ended pages and batches
@@ -264,8 +267,8 @@ class _Rows:
         self._keep(row, value)
 
     def _check(self, row: int) -> None:
-        """Looks at the pages that decoding a row reads: its own, and the one behind it."""
-        while self._checked_rows <= row + 1:
+        """Looks at the pages that decoding a row reads."""
+        while self._checked_rows <= row:
             page = next(self._pages, None)
             if page is None:
                 break
@@ -281,12 +284,19 @@ class _Rows:
 
     def _keep(self, row: int, value: Any) -> None:
         self._kept[row] = value
-        self._kept_bytes += len(value or b'')
+        self._kept_bytes += _size_in_memory(value)
         self._next_row = row + 1
-        for old in list(itertools.takewhile(lambda each: each < row, self._kept)):
-            if self._kept_bytes <= _KEPT_BYTES:
-                break
-            self._kept_bytes -= len(self._kept.pop(old) or b'')
+        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+            _, old = self._kept.popitem(last=False)
+            self._kept_bytes -= _size_in_memory(old)
+
+
+def _size_in_memory(value: Any) -> int:
+    return _VALUE_BYTES + len(value or b'')
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 PARQUET = Format(members=_members, open=_Reader, held_bytes=_MAX_PAGE_BYTES + 2 * _KEPT_BYTES)

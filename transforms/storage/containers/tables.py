@@ -25,14 +25,14 @@ class Leaf(NamedTuple):
     """A column of a table that holds values; one of a struct is named behind a dot.
 
     Attributes:
-      index: among all of them.
+      number: among all of them.
       path: its names.
       is_binary: whether it holds bytes, and does not say that they are text.
       is_text: whether it holds bytes that are text.
       is_plain: whether a row has one value, no list.
     """
 
-    index: int
+    number: int
     path: str
     is_binary: bool
     is_text: bool
@@ -165,7 +165,7 @@ def members_of(
         has_path = columns.path is not None
         for names, carried in _rows(group, has_path):
             name = names if by_path and names is not None else str(number)
-            yield _member(name, f'{group.number}:{row}:{columns.image.index}', carried)
+            yield _member(name, f'{group.number}:{row}:{columns.image.number}', carried)
             row, number = row + 1, number + 1
         if row != group.rows:
             raise BrokenError(

@@ -69,6 +69,9 @@ class _Told(NamedTuple):
     problem: str = ''
 
 
+_UNTOLD = _Told()
+
+
 def _members(source: Source, wanted: Wanted) -> Iterator[Found]:
     def read(part: Part, max_bytes: int) -> bytes:
         return _Reader(source).read(part.where, max_bytes, lambda _: None)
@@ -130,7 +133,7 @@ def _parts(source: Source, head: str) -> Iterator[Part]:
       BrokenError: it is no archive, or the rest of it is lost.
     """
     place = 0
-    told = _Told()
+    told = _UNTOLD
     while True:
         block = _at(source, place, _BLOCK)
         if len(block) < _BLOCK or block == _NOTHING:
@@ -153,7 +156,7 @@ def _parts(source: Source, head: str) -> Iterator[Part]:
         is_folder = kind in _FOLDERS or (kind in _FILES and name.endswith('/'))
         if not is_folder:
             yield _part(source, f'{head}{place}+{size}', name, kind, place, size, told)
-        told = _Told()
+        told = _UNTOLD
         if not is_folder and kind not in _SPECIAL:
             place = _behind(place, size)
 
@@ -203,7 +206,7 @@ def _check_end(source: Source, place: int, block: bytes, told: _Told) -> None:
     if not place and not block:
         raise BrokenError(Reason.EMPTY, '0 bytes')
     if block == _NOTHING:
-        if told != _Told():
+        if told is not _UNTOLD:
             raise BrokenError(Reason.DECODE_ERROR, f'a header at byte {place} is missing')
         return
     if not place:
