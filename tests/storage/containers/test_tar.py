@@ -218,6 +218,7 @@ def test_folders_archives_and_companions_are_left_out():
             {'a.jpg': 'truncated', '': 'truncated'},
         ),
         (header(size=b'    5 \0') + BODY + END, {'a.jpg': b'12345'}),
+        (header(b'd/', kind=b'D') + BODY + header() + BODY + END, {'a.jpg': b'12345'}),
         (header(tail=b'd/e') + BODY + END, {'d/e/a.jpg': b'12345'}),
         (header(tail=b'12345670123', magic=b'ustar  \0') + BODY + END, {'a.jpg': b'12345'}),
         (header(b'x', b'%011o\0' % 5, b'L') + b'b.gif' + bytes(507) + END, {'': 'decode_error'}),

@@ -296,7 +296,7 @@ def _size_in_memory(value: Any) -> int:
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 PARQUET = Format(members=_members, open=_Reader, held_bytes=_MAX_PAGE_BYTES + 2 * _KEPT_BYTES)
