@@ -61,14 +61,14 @@ def _outcome(reader: Reader, member: Member) -> bytes | str:
     if member.reason is not None:
         assert member.where == ''
         assert member.detail
-        return member.reason.value
+        return str(member.reason.value)
     admitted: list[int] = []
     try:
         data = reader.read(member.where, MAX_BYTES, admitted.append)
     except ImageError as e:
         if not (e.is_its_own and e.detail):
             raise
-        return e.reason.value
+        return str(e.reason.value)
     assert isinstance(data, bytes)
     assert max(admitted, default=0) >= len(data)
     assert member.size_bytes in (-1, len(data))

@@ -41,6 +41,7 @@ FORKING = {
 
 # These load neither Beam nor TensorFlow and start no server and no process: `make test-quick`.
 QUICK = {
+    'test_arrow.py',
     'test_canary.py',
     'test_card.py',
     'test_checkpoint.py',
@@ -48,6 +49,7 @@ QUICK = {
     'test_decode.py',
     'test_device.py',
     'test_guides.py',
+    'test_formats.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',
@@ -62,6 +64,8 @@ QUICK = {
     'test_rescue.py',
     'test_sealed.py',
     'test_local.py',
+    'test_tables.py',
+    'test_tfrecord.py',
     'test_tar.py',
     'test_texts.py',
     'test_uris.py',

@@ -14,10 +14,10 @@ import re
 from typing import NamedTuple
 
 _SEPARATOR = '!/'
-_SUFFIXES = '.tar .tar.gz .tgz .zip .parquet .arrow .feather .tfrecord .tfrecords'.split()
+SUFFIXES = '.tar .tar.gz .tgz .zip .parquet .arrow .feather .tfrecord .tfrecords'.split()
 # Behind it may stand a shard's number: 'train.tfrecord-00000-of-00010'.
 _CONTAINER = re.compile(
-    rf'({"|".join(map(re.escape, _SUFFIXES))})(?:-[0-9]{{1,20}}-of-[0-9]{{1,20}})?\Z', re.IGNORECASE
+    rf'({"|".join(map(re.escape, SUFFIXES))})(?:-[0-9]{{1,20}}-of-[0-9]{{1,20}})?\Z', re.IGNORECASE
 )
 _WHERE = re.compile(r'(?P<streamed>~)?(?P<first>[0-9]{1,19})(?P<kind>[+:])(?P<second>[0-9]{1,19})')
 _MOST_CHARS = 64  # of a suffix with its number

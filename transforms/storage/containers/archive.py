@@ -76,8 +76,8 @@ def index_of(
             if samples is not None:
                 yield from samples.before(part)
             if not is_picture:
-                if samples is not None:
-                    samples.add_sidecar(part)
+                if samples is not None and samples.add_sidecar(part):
+                    continue
                 yield f'{NOT_IMAGE}/{suffix if len(suffix) <= _MAX_SUFFIX_CHARS else ""}'
                 continue
             member = _member(part, names)
@@ -103,7 +103,7 @@ def _member(part: Part, names: set[int]) -> Member:
     name = part.name
     if part.reason is not None:
         return Member(name, '', part.size_bytes, (), part.reason, part.detail)
-    problem = _name_problem(name)
+    problem = name_problem(name)
     if not problem:
         key = hash(name)
         if key not in names:
@@ -113,7 +113,7 @@ def _member(part: Part, names: set[int]) -> Member:
     return Member(name, '', part.size_bytes, (), Reason.BAD_NAME, problem)
 
 
-def _name_problem(name: str) -> str:
+def name_problem(name: str) -> str:
     """What is wrong with a name; '' if nothing is."""
     if len(name) > MAX_NAME_CHARS:
         return f'a name of {len(name)} characters, limit {MAX_NAME_CHARS}'
@@ -164,11 +164,12 @@ class _Samples:
     def add_picture(self, member: Member) -> None:
         self._pictures.append(member)
 
-    def add_sidecar(self, part: Part) -> None:
+    def add_sidecar(self, part: Part) -> bool:
+        """Whether something of it is carried."""
         _, extension = _split_key(part.name)
         columns = [each for each in self._carry if _path_in(each, extension) is not None]
         if not columns:
-            return
+            return False
         shown = uris.printable(extension)
         try:
             if part.reason is not None:
@@ -181,10 +182,11 @@ class _Samples:
             value = None if all(is_text) else _from_json(data)
         except ImageError as e:
             self._problem = (e.reason, f'its .{shown}: {e.detail}')
-            return
+            return True
         for column in columns:
             path = _path_in(column, extension)
             self._values[column] = _text_at(value, path) if path else _text(data)
+        return True
 
 
 def _split_key(name: str) -> tuple[str, str]:

@@ -50,7 +50,8 @@ class StoreSource:
 
     def range(self, offset: int, size: int) -> bytes:
         """See `transforms.storage.containers.base.Source`."""
-        if size == 0:
+        size = min(size, self.size_bytes - offset)
+        if size <= 0:
             return b''
         left_sec = self.ends_at - time.monotonic()
         if left_sec <= 0:

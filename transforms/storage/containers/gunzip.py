@@ -32,20 +32,22 @@ class Gunzipped:
         self.shown = source.shown
         self.size_bytes = sys.maxsize
         self.problem: Problem | None = None
+        self._rewind()
+
+    def _rewind(self) -> None:
         self._blocks = self._unpacked()
         self._block, self._start = b'', 0
 
     def range(self, offset: int, size: int) -> bytes:
         """See `Source`."""
         if offset < self._start:
-            self._blocks = self._unpacked()
-            self._block, self._start = b'', 0
+            self._rewind()
         pieces: list[bytes] = []
         while size > 0:
             first = offset - self._start
             if first >= len(self._block):
                 self._start += len(self._block)
-                self._block = next(self._blocks, b'')
+                self._block = self._next()
                 if not self._block:
                     self.size_bytes = self._start
                     break
@@ -54,6 +56,16 @@ class Gunzipped:
             offset += len(pieces[-1])
             size -= len(pieces[-1])
         return b''.join(pieces)
+
+    def _next(self) -> bytes:
+        is_read = False
+        try:
+            block = next(self._blocks, b'')
+            is_read = True
+        finally:
+            if not is_read:  # what the source raised has ended the blocks
+                self._rewind()
+        return block
 
     def _unpacked(self) -> Iterator[bytes]:
         """Blocks of what is in it; sets `problem`."""
@@ -65,7 +77,10 @@ class Gunzipped:
             if not packed:
                 packed = self._source.range(read_bytes, _PACKED_BYTES)
                 if not packed:
-                    self.problem = None if read_bytes and unpacker is None else _CUT
+                    if not read_bytes:
+                        self.problem = Problem(Reason.EMPTY, '0 bytes')
+                    elif unpacker is not None:
+                        self.problem = _CUT
                     return
                 read_bytes += len(packed)
             if unpacker is None:
