@@ -222,7 +222,7 @@ def test_a_footer_that_arrow_cannot_be_asked_about_is_a_broken_manifest(tmp_path
     data = encode('.parquet', ['a.jpg'], ['x'])
     optional, required = b'\x15\x0c\x25\x02', b'\x15\x0c\x25\x00'  # of a column of bytes
     path = written(tmp_path, '.parquet', data.replace(optional, required))
-    with pytest.raises(ManifestError, match='cannot be read behind row 0'):
+    with pytest.raises(ManifestError, match='cannot be read after row 0'):
         read(path)
 
 

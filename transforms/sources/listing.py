@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core import uris
+from transforms.core import members, uris
 from transforms.core.elements import Ref, Stage
 from transforms.core.errors import DamagedError, ImageError, StoreError, UsageError
 from transforms.core.left_out import BEFORE_SINCE, NOT_IMAGE, describe_suffixes, suffixes_of
@@ -167,10 +167,14 @@ def _bad_line(source: Input, line: manifest.Line, carried: str, reason: Reason, 
 def _why_folder_is_empty(source: Input, left_out: Counter[str]) -> str:
     if not left_out:
         return 'no images found: the folder is empty'
-    lists = [suffix for suffix in suffixes_of(left_out) if manifest.is_manifest(suffix)]
-    found = describe_suffixes(suffixes_of(left_out), left_out.total())
+    suffixes = suffixes_of(left_out)
+    lists = [suffix for suffix in suffixes if manifest.is_manifest(suffix)]
+    holders = [each for each in suffixes if members.is_container(each) and each not in lists]
+    found = describe_suffixes(suffixes, left_out.total())
     shown = source.shown
     advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
+    if holders:
+        advice = f"'{shown}/*{holders[0]}' labels the images inside them, and {advice}"
     return f"no images found: {found}; {advice}'{shown}/**' takes all"
 
 
