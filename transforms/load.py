@@ -66,11 +66,10 @@ class _LoadDoFn(beam.DoFn):
             shared(check, self._preflight)
         loader = self._loader
         size = self._options.batch_size
+        look_ahead = loader.look_ahead_of(chunk)
         done = 0 if chunk.done % size else chunk.done
         for start in range(done, len(chunk.items), size):
-            while self._pending and (
-                len(self._pending) >= loader.look_ahead or not loader.may_look_ahead
-            ):
+            while self._pending and (len(self._pending) >= look_ahead or not loader.may_look_ahead):
                 yield self._next()
             self._pending.append(loader.begin(chunk, start, self._policy))
             # What is known may turn out to be unchanged.

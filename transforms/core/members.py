@@ -13,6 +13,8 @@ whatever follows.
 import re
 from typing import NamedTuple
 
+from transforms.core.uris import scheme_of
+
 _SEPARATOR = '!/'
 SUFFIXES = '.tar .tar.gz .tgz .zip .parquet .arrow .feather .tfrecord .tfrecords'.split()
 # Behind it may stand a shard's number: 'train.tfrecord-00000-of-00010'.
@@ -22,6 +24,9 @@ _CONTAINER = re.compile(
 _WHERE = re.compile(r'(?P<streamed>~)?(?P<first>[0-9]{1,19})(?P<kind>[+:])(?P<second>[0-9]{1,19})')
 _MOST_CHARS = 64  # of a suffix with its number
 _BLOCK_BYTES = 64 * 2**20
+
+READ_BYTES = 8 * 2**20
+"""Of an archive in a store that are read in one request, where several members of it are wanted."""
 
 
 class MemberUri(NamedTuple):
@@ -107,3 +112,23 @@ def place_of(where: str) -> Place:
     if found['kind'] == ':':
         return Place(first, second)
     return Place(0 if found['streamed'] else first // _BLOCK_BYTES, first)
+
+
+def read_key(uri: str, version: str) -> str:
+    """What is read with a member in one go, and so best by one process; '' if it is read alone.
+
+    That is a stream, a group of rows, or `READ_BYTES` of an archive in a store: on a disk each
+    member of an archive is read alone.
+    """
+    found = split(uri)
+    listed = split_version(version) if found else None
+    if not found or not listed:
+        return ''
+    where = _WHERE.match(listed.where)
+    assert where is not None, 'as its version was read'
+    if where['streamed']:
+        return found.container
+    first = int(where['first'])
+    if where['kind'] == ':':
+        return f'{found.container}!{first}'
+    return f'{found.container}!{first // READ_BYTES}' if scheme_of(uri) else ''

@@ -1,10 +1,10 @@
 """What a loader process does: it fetches with a few threads, and decodes one picture at a time.
 
-Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item)]) and
-('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]), ('failed', ticket,
-error), ('ask', number, key, which, size_bytes), ('give_back', key, which, size_bytes) and
-('cannot', why), before it ends because the system refuses it a thread.  It ends when the other end
-of its connection does.
+Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item,
+reads_ahead)]) and ('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]),
+('failed', ticket, error), ('ask', number, key, which, size_bytes), ('give_back', key, which,
+size_bytes) and ('cannot', why), before it ends because the system refuses it a thread.  It ends
+when the other end of its connection does.
 """
 
 import collections
@@ -149,7 +149,7 @@ class _Job:
         self._has_threads = True
 
 
-_Task = tuple[int, int, int, Item]
+_Task = tuple[int, int, int, Item, bool]
 
 
 def _host_of(task: _Task) -> str:
@@ -277,7 +277,7 @@ class LoaderProcess:
         return []
 
     def _give_up(self, job: _Job, task: _Task) -> None:
-        ticket, _, _, item = task
+        ticket, _, _, item, _ = task
         self._done.append((ticket, overdue(item, job.fetches.deadline_sec)))
         self._in_hand -= 1
         job.end(task)
@@ -318,13 +318,16 @@ class LoaderProcess:
         self._send('ask', number, key, which, size_bytes)
         granted.wait()
 
-    def _has_loaded(self, job: _Job, ticket: int, start: int, slot: int, item: Item) -> bool:
+    def _has_loaded(
+        self, job: _Job, ticket: int, start: int, slot: int, item: Item, reads_ahead: bool
+    ) -> bool:
         """Loads an image and reports the result; False if it was given up meanwhile."""
         self._tickets.now = ticket
         try:
             size = int(np.prod(job.shape))
             pixels = self._memory.room(start, size).reshape(job.shape)[slot]
-            loaded = job.loader.load(item, pixels, (ticket, start, slot, item))
+            task = ticket, start, slot, item, reads_ahead
+            loaded = job.loader.load(item, pixels, task, reads_ahead)
         except GivenUpError:
             return False
         except MemoryError:

@@ -34,7 +34,12 @@ class Hosts:
             self._seen = {each: at for each, at in self._seen.items() if at > before}
 
     def take(
-        self, waiting: deque[T], host_of: Callable[[T], str], busy: Counter[str], places: int
+        self,
+        waiting: deque[T],
+        host_of: Callable[[T], str],
+        busy: Counter[str],
+        places: int,
+        may: Callable[[T], bool] = lambda _: True,
     ) -> T | None:
         """Takes the first that may start; None if none may.
 
@@ -43,11 +48,12 @@ class Hosts:
           host_of: the host of one of them, as from `transforms.core.uris.host_of`.
           busy: how many of each host are in progress.
           places: how many may be in progress in all.
+          may: whether one may be taken, whatever its host.
         """
         refused: set[str] = set()  # there may be many of one
         for i, each in enumerate(waiting):
             host = host_of(each)
-            if host in refused:
+            if host in refused or not may(each):
                 continue
             if self._may_begin(host, busy, places):
                 del waiting[i]

@@ -77,13 +77,16 @@ class ImageLoader:
         shares = (each.share if isinstance(each, SharedBudget) else each for each in budgets)
         return sum(share.used_bytes for share in shares)
 
-    def load(self, item: Item, pixels: np.ndarray, ticket: object = None) -> Loaded:
+    def load(
+        self, item: Item, pixels: np.ndarray, ticket: object = None, reads_ahead: bool = False
+    ) -> Loaded:
         """Loads an image into its slot, a (S, S, 3) uint8 array, which is undefined on failure.
 
         Args:
           item: the image.
           pixels: its slot.
           ticket: what `Fetches.overdue` gives for it.
+          reads_ahead: whether members of its container that lie beside it follow.
 
         Raises:
           StoreError: a fault that is not a single image's.
@@ -97,7 +100,7 @@ class ImageLoader:
         retries = 0
         try:
             with self._encoded.admission() as admit:
-                fetched = self._fetch(item, admit, ticket)
+                fetched = self._fetch(item, admit, ticket, reads_ahead)
                 data, version, retries = fetched.data, fetched.version, fetched.retries
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
@@ -127,7 +130,9 @@ class ImageLoader:
             return Loaded(outcome, ended - started, 0.0, retries)
         return Loaded(outcome, fetched_at - started, ended - decode_at, retries)
 
-    def _fetch(self, item: Item, admit: Callable[[int], None], ticket: object) -> Fetched:
+    def _fetch(
+        self, item: Item, admit: Callable[[int], None], ticket: object, reads_ahead: bool
+    ) -> Fetched:
         """The object that was listed, or what has taken its place since: that comes twice.
 
         A checksum does not tell whether the bytes are those of another object, together with its
@@ -145,8 +150,9 @@ class ImageLoader:
             limits = self._options.fetch
             with self._fetches.one(ticket, lambda: admit(0)):
                 if members.split(item.uri):
-                    named = item.uri, item.version
-                    return self._members.fetch(store, *named, limits, make_room, item.known)
+                    return self._members.fetch(
+                        store, item.uri, item.version, limits, make_room, item.known, reads_ahead
+                    )
                 return store.fetch(uri, limits, make_room, item.known)
 
         fetched = ask()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from transforms.core import members
 from transforms.core.elements import Chunk
 from transforms.core.fail_fast import FaultPolicy
 from transforms.core.resources import LIVE
@@ -53,6 +54,18 @@ class Loader:
     def _forget(self, size_bytes: int) -> None:
         with self._lock:
             self._batch_bytes -= size_bytes
+
+    def look_ahead_of(self, chunk: Chunk) -> int:
+        """Batches of a chunk that may be in flight, one of them with the model.
+
+        Of an archive in a store each process reads what lies together, and another one what follows.
+        """
+        first = chunk.items[0]
+        if not members.read_key(first.uri, first.version) or first.size_bytes <= 0:
+            return self.look_ahead
+        together = members.READ_BYTES // first.size_bytes
+        wanted = 2 * max(1, self._options.process_count) * together
+        return max(self.look_ahead, 1 + -(-wanted // self._options.batch_size))
 
     @property
     def may_look_ahead(self) -> bool:

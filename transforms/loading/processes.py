@@ -49,6 +49,7 @@ _TRIES = 2
 # Who sends SIGKILL is not known: where memory runs out the system may take an innocent one.
 _TRIES_ALONE = {-int(signal.SIGKILL): 3}
 _DEATHS_A_PROCESS = 10
+_READERS = 64
 # Of new ones, by the system, while there is none at all.
 _REFUSALS = 8
 _REFUSED_SEC = 0.5
@@ -62,7 +63,18 @@ class _Task:
       tries_alone: how often one ended that had nothing but it.
     """
 
-    __slots__ = ('batch', 'host', 'item', 'job', 'policy', 'slot', 'ticket', 'tries', 'tries_alone')
+    __slots__ = (
+        'batch',
+        'host',
+        'item',
+        'job',
+        'policy',
+        'read_key',
+        'slot',
+        'ticket',
+        'tries',
+        'tries_alone',
+    )
 
     def __init__(self, job: '_Job', batch: LoadingBatch, slot: int, policy: FaultPolicy):
         self.job = job
@@ -70,6 +82,7 @@ class _Task:
         self.slot = slot
         self.item: Item = batch.items[slot]
         self.host = host_of(self.item.uri)
+        self.read_key = batch.read_keys[slot]
         self.policy = policy
         self.ticket = NOTHING
         self.tries = 0
@@ -168,6 +181,8 @@ class Pool:
         self._queue: collections.deque[_Task] = collections.deque()
         self._alone: collections.deque[_Task] = collections.deque()
         self._hosts = Hosts()
+        # Which process reads what lies together, so that no other reads it again.
+        self._readers: collections.OrderedDict[str, int] = collections.OrderedDict()
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -438,14 +453,21 @@ class Pool:
     def _give(
         self, process: _Process, queue: 'collections.deque[_Task]', count: int, most: int
     ) -> None:
-        given: dict[int, list[tuple[int, int, int, Item]]] = {}
+        def is_its(task: _Task) -> bool:
+            reader = self._readers.get(task.read_key, process.number)
+            return process.is_for_one or reader == process.number or reader not in self._processes
+
+        given: dict[int, list[tuple[int, int, int, Item, bool]]] = {}
         busy = collections.Counter(task.host for task in process.in_hand.values())
         if not process.in_hand:
             self._status[process.row, 2] = time.monotonic_ns()
         while count > 0:
-            task = self._hosts.take(queue, lambda each: each.host, busy, most)
+            task = self._hosts.take(queue, lambda each: each.host, busy, most, is_its)
             if task is None:
                 break
+            if task.read_key:
+                self._readers[task.read_key] = process.number
+                self._readers.move_to_end(task.read_key)
             if task.batch.is_cancelled:
                 continue
             count -= 1
@@ -457,8 +479,10 @@ class Pool:
                 process.jobs.add(task.job.key)
                 process.say('options', task.job.key, task.job.options)
             item = task.item._replace(carried=())  # which may be long
-            where = (task.ticket, task.batch.offset, task.slot, item)
+            where = (task.ticket, task.batch.offset, task.slot, item, bool(task.read_key))
             given.setdefault(task.job.key, []).append(where)
+        while len(self._readers) > _READERS:
+            self._readers.popitem(last=False)
         for key, tasks in given.items():
             process.say('load', key, tasks)
 

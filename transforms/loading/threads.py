@@ -151,7 +151,9 @@ class ThreadLoader:
         if task.batch.is_cancelled:
             return True
         try:
-            loaded = self._images.load(task.item, task.batch.pixels[task.slot], task)
+            reads_ahead = bool(task.batch.read_keys[task.slot])
+            pixels = task.batch.pixels[task.slot]
+            loaded = self._images.load(task.item, pixels, task, reads_ahead)
         except GivenUpError:
             return False
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)

@@ -5,20 +5,66 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import NamedTuple
 
 from transforms.core import members, uris
 from transforms.core.errors import ImageError, UsageError
-from transforms.core.members import MemberUri, MemberVersion
+from transforms.core.members import READ_BYTES, MemberUri, MemberVersion
 from transforms.core.reasons import Reason
 from transforms.storage.base import Fetched, FetchLimits, NotModified, Part, Store
 from transforms.storage.containers.base import Format, Member, Reader, Wanted
 from transforms.storage.containers.registry import format_of
 
 _KEPT_READERS = 16
+_KEPT_BLOCKS = 3
 _KEPT_NAMES = 1_000_000
+_LATE = 'the file it lies in was not read in time'
 
 _Index = dict[str, str]
+
+
+class Blocks:
+    """Blocks of containers in stores, each read once for all who want something of it; thread-safe.
+
+    Args:
+      most: so many are kept.
+    """
+
+    def __init__(self, most: int = _KEPT_BLOCKS):
+        self._most = most
+        self._lock = threading.Lock()
+        self._blocks: collections.OrderedDict[object, Future[bytes]] = collections.OrderedDict()
+
+    def get(self, key: object, read: Callable[[], bytes], ends_at: float) -> bytes:
+        """A block, which is read now if it is not here; an error is that of all who wait for it.
+
+        Args:
+          key: which one.
+          read: reads it.
+          ends_at: so long somebody else's reading is waited for, by the monotonic clock.
+        """
+        with self._lock:
+            block = self._blocks.get(key)
+            is_first = block is None
+            if block is None:
+                block = self._blocks[key] = Future()
+                while len(self._blocks) > self._most:
+                    self._blocks.popitem(last=False)
+            else:
+                self._blocks.move_to_end(key)
+        if is_first:
+            try:
+                block.set_result(read())
+            except BaseException as e:
+                with self._lock:
+                    self._blocks.pop(key, None)
+                block.set_exception(e)
+                raise
+        try:
+            return block.result(max(0.0, ends_at - time.monotonic()))
+        except TimeoutError as e:
+            raise ImageError(Reason.DEADLINE, _LATE) from e
 
 
 class StoreSource:
@@ -28,15 +74,23 @@ class StoreSource:
       store: where it lies.
       uri: its own.
       version: the only one that is read.
+      blocks: those that are read ahead.
+
+    Attributes:
+      shown: its name.
+      ends_at: when what is being read is to be there, by the monotonic clock.
+      reads_ahead: whether what follows will be wanted, too.
     """
 
-    def __init__(self, store: Store, uri: str, version: str):
+    def __init__(self, store: Store, uri: str, version: str, blocks: Blocks):
         self._store = store
         self._uri = uri
         self._version = version
+        self._blocks = blocks
         self._size_bytes: int | None = None
         self.shown = uris.printable(uri)
         self.ends_at = time.monotonic()
+        self.reads_ahead = False
 
     @property
     def size_bytes(self) -> int:
@@ -53,9 +107,25 @@ class StoreSource:
         size = min(size, self.size_bytes - offset)
         if size <= 0:
             return b''
+        if not self.reads_ahead or size >= READ_BYTES or not uris.scheme_of(self._uri):
+            return self._read(offset, size)
+        first, last = offset // READ_BYTES, (offset + size - 1) // READ_BYTES
+        pieces = [self._block(number) for number in range(first, last + 1)]
+        start = offset - first * READ_BYTES
+        if len(pieces) == 1:
+            return pieces[0][start : start + size]
+        return b''.join(pieces)[start : start + size]
+
+    def _block(self, number: int) -> bytes:
+        offset = number * READ_BYTES
+        size = min(READ_BYTES, self.size_bytes - offset)
+        key = self._uri, self._version, number
+        return self._blocks.get(key, lambda: self._read(offset, size), self.ends_at)
+
+    def _read(self, offset: int, size: int) -> bytes:
         left_sec = self.ends_at - time.monotonic()
         if left_sec <= 0:
-            raise ImageError(Reason.DEADLINE, 'the file it lies in was not read in time')
+            raise ImageError(Reason.DEADLINE, _LATE)
         limits = FetchLimits(size, left_sec)
         part = Part(offset, size, self._version)
         return self._store.fetch(self._uri, limits, lambda _: None, part=part).data
@@ -75,6 +145,7 @@ class MemberFetcher:
 
     def __init__(self, wanted: Wanted):
         self._wanted = wanted
+        self._blocks = Blocks()
         self._lock = threading.Lock()
         self._idle: collections.OrderedDict[tuple[str, str], list[_Open]] = (
             collections.OrderedDict()
@@ -91,6 +162,7 @@ class MemberFetcher:
         limits: FetchLimits,
         admit: Callable[[int], None],
         unless: str = '',
+        reads_ahead: bool = False,
     ) -> Fetched:
         """Reads a member.
 
@@ -99,6 +171,7 @@ class MemberFetcher:
           uri: of a member.
           version: as listed; '' looks it up by its name.
           limits, admit, unless: as of `Store.fetch`.
+          reads_ahead: whether others that lie beside it will be wanted, too.
 
         Raises:
           NotModified, ImageError, StoreError: as of `Store.fetch`.
@@ -113,6 +186,7 @@ class MemberFetcher:
             raise NotModified
         with self._reader(store, found.container, listed.container, format_) as opened:
             opened.source.ends_at = ends_at
+            opened.source.reads_ahead = reads_ahead or format_.is_streamed
             data = opened.reader.read(listed.where, limits.max_bytes, admit)
         return Fetched(data, version, len(data))
 
@@ -129,7 +203,7 @@ class MemberFetcher:
                 idle = self._idle.get(key)
                 opened = idle.pop() if idle else None
             if opened is None:
-                source = StoreSource(store, container, version)
+                source = StoreSource(store, container, version, self._blocks)
                 opened = _Open(source, format_.open(source))
             yield opened  # one that has failed is dropped
             with self._lock:
@@ -156,8 +230,9 @@ class MemberFetcher:
         key = found.container, entry.version
         with self._indexing:
             if key not in self._indexes:
-                source = StoreSource(store, *key)
+                source = StoreSource(store, *key, self._blocks)
                 source.ends_at = ends_at
+                source.reads_ahead = True
                 self._keep(key, self._read_index(source, format_))
             index = self._indexes[key]
         if found.name not in index:
