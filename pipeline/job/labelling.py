@@ -204,7 +204,9 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
     run = read_run(layout.output, layout.run_id, layout.store)
     if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
-    print_summary(run.report, layout, messages.console())
+    console = messages.console()
+    if not console.quiet:  # rows are read for it
+        print_summary(run.report, layout, console)
     messages.result(run.report.to_json())
     if layout.is_local:
         _write_html_report(layout, thumbnails, messages)

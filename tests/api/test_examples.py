@@ -6,6 +6,7 @@ With the real model, so that a person reads what they will see. One labelled fol
 import contextlib
 import doctest
 import json
+import logging
 import runpy
 import shutil
 import sys
@@ -38,6 +39,7 @@ def labelled(tmp_path_factory):
 def place(labelled, tmp_path):
     """A copy of it, which is the current folder."""
     shutil.copytree(labelled, tmp_path, dirs_exist_ok=True)
+    lb.clean(tmp_path / 'labels')  # its query names the place
     with contextlib.chdir(tmp_path):
         yield tmp_path
 
@@ -70,6 +72,8 @@ def test_a_folder_is_labelled_and_looked_at(place, capsys):
 
 
 def test_a_night(place, caplog):
+    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.ERROR, 'apache_beam')  # as it does itself, and is undone here
     with pytest.raises(SystemExit) as ended:
         run('nightly.py', 'photos', 'new', 'table.parquet')
     assert ended.value.code == 0
