@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 from apache_beam.typehints.decorators import no_annotations
 
+from transforms.core import members
 from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
 from transforms.core.errors import UsageError
 from transforms.core.hashing import content_hash, power_of_two, uri_hash
@@ -176,14 +177,32 @@ def bucket_count(images: int, chunk_size: int) -> int:
     return power_of_two(-(-images // chunk_size))
 
 
-def bucket_of(uri: str, buckets: int) -> int:
-    """The bucket of a URI, by the first 8 bytes of its SHA-256; `buckets` is a power of two."""
-    return uri_hash(uri) % buckets
+def bucket_of(uri: str, buckets: int, version: str = '') -> int:
+    """The bucket of a URI, by the first 8 bytes of its SHA-256; `buckets` is a power of two.
+
+    Members of a container that are read in one go share theirs.
+    """
+    container, block, _ = _lies(uri, version)
+    return uri_hash(f'{container}!{block}' if container else uri) % buckets
+
+
+def _lies(uri: str, version: str) -> tuple[str, int, int]:
+    """Container, block and position of a member; '' of any other image."""
+    found = members.split(uri)
+    listed = members.split_version(version) if found else None
+    return (found.container, *members.place_of(listed.where)) if found and listed else ('', 0, 0)
+
+
+def _order(item: Item) -> tuple[tuple[str, int, int], Item]:
+    return _lies(item.uri, item.version), item
 
 
 def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:
-    """Cuts the images of one bucket into chunks, in the order of their URIs."""
-    ordered = sorted(items)
+    """Cuts the images of one bucket into chunks, in the order of their URIs.
+
+    Members of containers come last, as they lie there.
+    """
+    ordered = sorted(items, key=_order)
     for start in range(0, len(ordered), chunk_size):
         part = ordered[start : start + chunk_size]
         yield Chunk(chunk_id(part), part)
@@ -295,7 +314,7 @@ class MakeChunks(beam.PTransform):
             items
             | 'KeyByBucket'
             >> beam.Map(
-                lambda item, count: (bucket_of(item.uri, count), item),
+                lambda item, count: (bucket_of(item.uri, count, item.version), item),
                 beam.pvalue.AsSingleton(buckets),
             ).with_output_types(tuple[int, Item])
             | 'GroupByBucket' >> beam.GroupByKey()

@@ -21,7 +21,7 @@ from transforms.core.errors import ImageError, UsageError
 from transforms.sources.inputs import Columns
 from transforms.sources.listing import list_input
 from transforms.sources.resolve import resolve
-from transforms.storage.base import FetchLimits, NotModified, Store
+from transforms.storage.base import FetchLimits, NotModified, Part, Store
 from transforms.storage.registry import store_for
 
 PLAIN = Columns('uri', (), ())
@@ -108,6 +108,39 @@ class FetchContract:
         place.put('a', b'two')
         data, changed = fetch(store, uri, version)
         assert (data, changed != version) == (b'two', True)
+
+    def test_a_part_is_of_one_version_and_whole(self, store: Store, place: Place) -> None:
+        data = random.Random(1).randbytes(50_000)
+        uri = place.put('a', data)
+        version = self.version(store, uri)
+        asked: list[int] = []
+
+        def part(offset: int, size: int, version: str = version) -> bytes:
+            wanted = Part(offset, size, version)
+            found = store.fetch(uri, LIMITS, asked.append, part=wanted)
+            assert (found.version, found.size_bytes) == (version, size)
+            return found.data
+
+        assert part(0, 10) == data[:10]
+        assert part(40_123, 9_877) == data[40_123:]
+        assert part(300, 10_000) == data[300:10_300]
+        assert max(asked) <= 10_000
+        asked.clear()
+        with pytest.raises(ImageError, match='too_many_bytes: 10001 bytes, limit 10000'):
+            part(0, 10_001)
+        assert asked == []
+        for offset, size in ((49_999, 2), (60_000, 1)):
+            with pytest.raises(ImageError, match=r'changed_while_reading|store_error'):
+                part(offset, size)
+        place.put('a', data[::-1] + b'.')
+        with pytest.raises(ImageError, match='changed_while_reading: it is no longer version'):
+            part(0, 10)
+        with pytest.raises(ImageError, match='not_found: '):
+            store.fetch(place.uri('absent'), LIMITS, asked.append, part=Part(0, 1, version))
+
+    def version(self, store: Store, uri: str) -> str:
+        """The version of what is there."""
+        return store.fetch(uri, LIMITS._replace(max_bytes=10**6), lambda _: None).version
 
 
 def taken_by(method: object) -> list[tuple[object, ...]]:

@@ -4,8 +4,10 @@ What is not checked here: what may stand in a glob or a manifest (test_listing, 
 stores (contracts.stores).
 """
 
+import io
 import json
 import re
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +200,47 @@ class TestManifests(TestManifest):
         return f'{tmp_path}/*.txt'
 
 
+def write_tar(path: Path, *names: str) -> Path:
+    with tarfile.open(path, 'w') as archive:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            archive.addfile(member, io.BytesIO(b'x'))
+    return path
+
+
+class TestContainer(SourceContract):
+    KIND = Kind.CONTAINER
+    WHY_EMPTY = 'no images found: 1 .txt'
+
+    @pytest.fixture
+    def full(self, tmp_path: Path) -> Full:
+        path = write_tar(tmp_path / 'a.tar', 'b/2.jpg', '1.png', 'notes.txt')
+        left_out = ['skipped_not_image/.txt']
+        return Full(str(path), [f'{path}!/b/2.jpg', f'{path}!/1.png'], left_out)
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> str:
+        return str(write_tar(tmp_path / 'a.tar', 'notes.txt'))
+
+
+class TestContainers(TestContainer):
+    KIND = Kind.CONTAINERS
+    WHY_EMPTY = 'no images found: there is nothing in it'
+    PATTERN = 'stalls://b/f/*.tar'
+
+    @pytest.fixture
+    def full(self, tmp_path: Path) -> Full:
+        for name in 'ab':
+            write_tar(tmp_path / f'{name}.tar', f'{name}.jpg')
+        return Full(f'{tmp_path}/*.tar', [f'{tmp_path}/{name}.tar!/{name}.jpg' for name in 'ab'])
+
+    @pytest.fixture
+    def empty(self, tmp_path: Path) -> str:
+        write_tar(tmp_path / 'a.tar')
+        return f'{tmp_path}/*.tar'
+
+
 class TestDeadLetters(SourceContract):
     """No --input is of this kind: `lemmabeam retry` makes it."""
 
@@ -229,5 +272,6 @@ def run_with(folder: Path, failed: list[DeadLetter]) -> str:
 
 
 def test_each_kind_is_listed() -> None:
-    tested = {each.KIND for each in (TestFolder, TestGlob, TestFile, TestManifest, TestManifests)}
-    assert SOURCES.keys() == tested | {TestDeadLetters.KIND} == set(Kind)
+    lists = (TestManifest, TestManifests, TestDeadLetters)
+    images = (TestFolder, TestGlob, TestFile, TestContainer, TestContainers)
+    assert SOURCES.keys() == {each.KIND for each in (*lists, *images)} == set(Kind)

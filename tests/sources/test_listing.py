@@ -587,7 +587,7 @@ def test_prefixes_of_a_bucket_are_folders(bucket):
         resolve('gs://b-absent/x', PLAIN)
 
 
-@pytest.mark.parametrize('name', ['list.xlsx', 'LIST.ODS', 'photos.tar', 'list.csv.bz2', 'a.gz'])
+@pytest.mark.parametrize('name', ['list.xlsx', 'LIST.ODS', 'photos.7z', 'list.csv.bz2', 'a.gz'])
 def test_a_file_that_is_no_list_is_not_taken_for_an_image(name, tmp_path):
     (tmp_path / name).write_bytes(b'x')
     with pytest.raises(UsageError, match=r'neither an image nor a list of images \(\.txt, \.csv'):
@@ -629,3 +629,10 @@ def test_a_sample_depends_on_what_is_listed_not_on_its_order(listed, size, rando
     place = random.randint(0, len(listed))
     assert sample([shuffled[:place], shuffled[place:]]) == whole
     assert len(whole) == min(size, len({(ref.uri, ref.carried) for ref in listed}))
+
+
+def test_a_folder_of_archives_says_how_to_label_what_is_in_them(tmp_path):
+    (tmp_path / 'train-0.tar').write_bytes(b'')
+    source = resolve(str(tmp_path), PLAIN)
+    with pytest.raises(UsageError, match=rf"1 \.tar; '{tmp_path}/\*\.tar' labels the images inside"):
+        check_not_empty(source, Listing((source,), PLAIN))

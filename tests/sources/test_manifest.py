@@ -9,7 +9,6 @@ import json
 import re
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +18,9 @@ from hypothesis import strategies as st
 
 from transforms.core.errors import ManifestError, UsageError
 from transforms.sources import manifest
-from transforms.sources.arrow_text import values_of
 from transforms.sources.manifest import Line, check_columns, is_manifest, read_manifest
-from transforms.sources.parquet_pages import read_pages
+from transforms.storage.containers.arrow_text import values_of
+from transforms.storage.containers.parquet_pages import Chunk, read_footer, read_pages
 
 URIS = ['a b.jpg', 'größe/日本.jpg', '100%+#?.jpg', "it's.jpg", '.hidden.png', 'x,y.jpg', 'q"q.jpg']
 LABELS = ['train', '', '007', 'a,b', 'line\nbreak', 'größe', '"']
@@ -217,6 +216,14 @@ def test_a_parquet_file_with_damaged_pages_stops_the_run(tmp_path):
     data[4:60] = bytes(56)
     with pytest.raises(ManifestError, match='cannot be read after row 0'):
         read(written(tmp_path, '.parquet', bytes(data)))
+
+
+def test_a_footer_that_arrow_cannot_be_asked_about_is_a_broken_manifest(tmp_path):
+    data = encode('.parquet', ['a.jpg'], ['x'])
+    optional, required = b'\x15\x0c\x25\x02', b'\x15\x0c\x25\x00'  # of a column of bytes
+    path = written(tmp_path, '.parquet', data.replace(optional, required))
+    with pytest.raises(ManifestError, match='cannot be read after row 0'):
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -590,9 +597,10 @@ def test_headers_tell_what_the_pages_hold(version, dictionary):
         write_page_checksum=True,
     )
     metadata = pq.ParquetFile(sink).metadata
+    groups = read_footer(sink)
     for group in range(2):
         chunks = metadata.row_group(group)
-        pages = [read_pages(sink, chunks.column(i)) for i in range(3)]
+        pages = [read_pages(sink, chunk) for chunk in groups[group].chunks]
         assert [each.values for each in pages] == [chunks.column(i).num_values for i in range(3)]
         assert pages[2].largest_bytes >= 90_004
         for each, i in zip(pages, range(3), strict=True):
@@ -600,13 +608,6 @@ def test_headers_tell_what_the_pages_hold(version, dictionary):
 
 
 def test_what_is_no_page_has_no_headers():
-    class Chunk(NamedTuple):
-        data_page_offset: int = 0
-        has_dictionary_page: bool = False
-        dictionary_page_offset: int | None = None
-        total_compressed_size: int = 100
-        num_values: int = 10
-
     for data in (
         *(
             b'',
@@ -620,7 +621,7 @@ def test_what_is_no_page_has_no_headers():
         bytes((0x15, 0, 0x15, 2, 0x15, 2, 0x4C, 0x15, 99, 0, 0)),  # 50 values in a byte
     ):
         with pytest.raises(ValueError, match=r'page|header|field|number|values'):
-            read_pages(io.BytesIO(data), Chunk())
+            read_pages(io.BytesIO(data), Chunk(0, 100, 10, is_delta=False))
 
 
 def test_lines_that_are_nested_deeply_are_bad_ones_whoever_reads_them(tmp_path):

@@ -99,9 +99,9 @@ def reads(monkeypatch):
     for store in (LocalStore, GcsStore, S3Store, HttpStore):
         original = store.fetch
 
-        def fetch(self, uri, limits, admit, unless='', original=original):
+        def fetch(self, uri, limits, admit, unless='', part=None, original=original):
             try:
-                fetched = original(self, uri, limits, admit, unless)
+                fetched = original(self, uri, limits, admit, unless, part)
             except NotModified:
                 found.append((uri, False))
                 raise

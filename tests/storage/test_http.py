@@ -37,7 +37,7 @@ from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.reasons import Reason
 from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.storage import http, http_fetch
-from transforms.storage.base import FetchLimits
+from transforms.storage.base import FetchLimits, Part
 from transforms.storage.http import HttpStore, refusal
 from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
@@ -189,6 +189,29 @@ class TestLikeEveryStore(FetchContract):
     def store(self, stores):
         yield stores[True]
         stores[True].close()
+
+    def test_a_part_is_of_one_version_and_whole(self, store, place):
+        uri = place.put('a', b'0123456789')
+        part = Part(2, 3, self.version(store, uri))
+        with pytest.raises(ImageError, match='store_error: the server sends no parts of objects'):
+            store.fetch(uri, LIMITS, lambda _: None, part=part)
+
+        def put(data, status=206, said='bytes 2-4/10', etag=part.version):
+            headers = {'ETag': etag, 'Content-Range': said}
+            place.site.answers['/a'] = answer(status, data=data, **headers)
+
+        put(b'234')
+        assert store.fetch(uri, LIMITS, lambda _: None, part=part).data == b'234'
+        assert place.site.requests[-1][1]['Range'] == 'bytes=2-4'
+        put(b'234', etag='"other"')
+        with pytest.raises(ImageError, match='changed_while_reading: it is no longer version'):
+            store.fetch(uri, LIMITS, lambda _: None, part=part)
+        put(b'', 416)
+        with pytest.raises(ImageError, match='changed_while_reading: it is no longer version'):
+            store.fetch(uri, LIMITS, lambda _: None, part=part)
+        put(b'345', said='bytes 3-5/10')
+        with pytest.raises(ImageError, match=r'store_error: 3 bytes as .bytes 3-5'):
+            store.fetch(uri, LIMITS._replace(deadline_sec=0.5), lambda _: None, part=part)
 
 
 # --- what is asked, and how

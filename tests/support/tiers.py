@@ -41,6 +41,7 @@ FORKING = {
 
 # These load neither Beam nor TensorFlow and start no server and no process: `make test-quick`.
 QUICK = {
+    'test_arrow.py',
     'test_canary.py',
     'test_card.py',
     'test_checkpoint.py',
@@ -48,9 +49,11 @@ QUICK = {
     'test_decode.py',
     'test_device.py',
     'test_guides.py',
+    'test_formats.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',
+    'test_members.py',
     'test_missing_pixels.py',
     'test_results.py',
     'test_parquet.py',
@@ -61,9 +64,13 @@ QUICK = {
     'test_rescue.py',
     'test_sealed.py',
     'test_local.py',
+    'test_tables.py',
+    'test_tfrecord.py',
+    'test_tar.py',
     'test_texts.py',
     'test_uris.py',
     'test_weights.py',
+    'test_zip.py',
 }
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
 _SERVERS = {'emulator', 's3', 'server'}

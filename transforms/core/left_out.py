@@ -7,6 +7,9 @@ from transforms.core import uris
 NOT_IMAGE = 'skipped_not_image'
 """Key of the count of files that a listing passes over, and the head of those by suffix."""
 
+BEFORE_SINCE = 'skipped_before_since'
+"""Key of the count of files that were last written before --since."""
+
 _MOST_SUFFIXES = 10  # in messages
 
 

@@ -8,14 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
+from transforms.core import members
 from transforms.core.elements import Failure, Image, Item, Outcome, Stage, Unchanged
 from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
 from transforms.images import decode
+from transforms.images.formats import IMAGE_SUFFIXES
 from transforms.loading.budget import Budget, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
 from transforms.storage.base import Fetched, NotModified
+from transforms.storage.containers.base import Wanted
+from transforms.storage.containers.fetch import MemberFetcher
 from transforms.storage.registry import store_for
 
 NO_MEMORY = 'there was not enough memory for it'
@@ -64,6 +68,7 @@ class ImageLoader:
         self._decoding = decoding
         self._watch = watch
         self._fetches = fetches
+        self._members = MemberFetcher(Wanted(IMAGE_SUFFIXES, options.image_column))
 
     @property
     def held_bytes(self) -> int:
@@ -137,8 +142,12 @@ class ImageLoader:
         def ask() -> Fetched:
             admit(0)
             uri = item.access or item.uri
+            limits = self._options.fetch
             with self._fetches.one(ticket, lambda: admit(0)):
-                return store.fetch(uri, self._options.fetch, make_room, item.known)
+                if members.split(item.uri):
+                    named = item.uri, item.version
+                    return self._members.fetch(store, *named, limits, make_room, item.known)
+                return store.fetch(uri, limits, make_room, item.known)
 
         fetched = ask()
         if _is_listed(fetched, item):

@@ -32,6 +32,7 @@ class LoadOptions(NamedTuple):
       processes: number of loader processes; None is one per core of the machine it runs on, 0 loads
         in threads of this process.
       decode_deadline_sec: longest time a loader process may decode one picture.
+      image_column: of tables that hold pictures; '' is found.
       patience: with fetches and decoders that do not return.
       open_image: reads the header of a picture; for tests of decoders that crash or hang.
       open_store: returns the store of a URI; for tests of stores that do.
@@ -46,6 +47,7 @@ class LoadOptions(NamedTuple):
     stores: StoreOptions = DEFAULT_OPTIONS
     processes: int | None = None
     decode_deadline_sec: float = 60.0
+    image_column: str = ''
     patience: Patience = Patience()
     open_image: Open = decode.open_image
     open_store: OpenStore | None = None

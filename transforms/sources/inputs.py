@@ -20,12 +20,19 @@ class Kind(enum.StrEnum):
     FILE = 'file'
     MANIFEST = 'manifest'
     MANIFESTS = 'manifests'
+    CONTAINER = 'container'
+    CONTAINERS = 'containers'
     DEAD_LETTERS = 'dead_letters'
 
     @property
     def has_columns(self) -> bool:
         """Whether its rows have columns, of which some can be carried along."""
         return self in MANIFESTS
+
+    @property
+    def is_of_containers(self) -> bool:
+        """Whether the images lie inside files: one, or what a glob matches."""
+        return self in (Kind.CONTAINER, Kind.CONTAINERS)
 
 
 class Input(NamedTuple):
@@ -53,17 +60,19 @@ class Input(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Which columns of a manifest are read.
+    """Which columns of manifests and of containers are read.
 
     Attributes:
-      uri: the column of the URIs.
+      uri: the column of the URIs of a manifest.
       carry: columns carried along as text.
       partition_by: those of them that become folders of the output.
+      image: the column of a table that holds pictures; '' is found.
     """
 
     uri: str
     carry: tuple[str, ...]
     partition_by: tuple[str, ...]
+    image: str = ''
 
 
 class TooMany(NamedTuple):

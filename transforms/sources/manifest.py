@@ -22,8 +22,14 @@ from transforms.core import uris
 from transforms.core.errors import ManifestError, UsageError
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import each_within
-from transforms.sources.arrow_text import check_type, is_time, least_chars, text_of, values_of
-from transforms.sources.parquet_pages import read_pages
+from transforms.storage.containers.arrow_text import (
+    check_type,
+    is_time,
+    least_chars,
+    text_of,
+    values_of,
+)
+from transforms.storage.containers.parquet_pages import RowGroup, read_footer, read_pages
 from transforms.storage.registry import store_for
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
@@ -342,11 +348,11 @@ def _batches(
 
     With them comes why columns are not read that are too large in a row group.
     """
-    for group in range(parquet.num_row_groups):
-        plan = _plan(file, parquet, group, columns)
+    for group, chunks in enumerate(read_footer(file)):
+        plan = _plan(file, parquet, group, chunks, columns)
         readable = [name for name in dict.fromkeys(columns) if name not in plan.untold]
         if not readable:
-            left = parquet.metadata.row_group(group).num_rows
+            left = chunks.rows
             while left > 0:
                 empty = pa.record_batch({columns[0]: pa.nulls(min(left, _MAX_BATCH_ROWS))})
                 yield empty, plan.untold
@@ -377,18 +383,21 @@ class _Plan(NamedTuple):
     untold: dict[str, '_Untold']
 
 
-def _plan(file: BinaryIO, parquet: Any, group: int, columns: Sequence[str]) -> _Plan:
-    chunks = parquet.metadata.row_group(group)
+def _plan(
+    file: BinaryIO, parquet: Any, group: int, chunks: RowGroup, columns: Sequence[str]
+) -> _Plan:
+    if len(chunks.chunks) != len(parquet.schema):
+        raise ValueError('a row group that has not every column')
     size_bytes = 1
     compact: list[str] = []
     untold: dict[str, _Untold] = {}
     for i in range(len(parquet.schema)):
-        column, chunk = parquet.schema.column(i), chunks.column(i)
+        column, chunk = parquet.schema.column(i), chunks.chunks[i]
         name = next((each for each in columns if f'{column.path}.'.startswith(f'{each}.')), None)
         if name is None:
             continue
         pages = read_pages(file, chunk)
-        if name == columns[0] and pages.values != chunks.num_rows:
+        if name == columns[0] and pages.values != chunks.rows:
             raise ValueError('it has fewer rows than it says')
         if pages.largest_bytes > _MAX_PAGE_BYTES:
             untold[name] = _Untold(
@@ -400,7 +409,7 @@ def _plan(file: BinaryIO, parquet: Any, group: int, columns: Sequence[str]) -> _
         if not column.max_repetition_level:
             size_bytes = max(size_bytes, each_bytes)
             continue
-        if column.physical_type == 'BYTE_ARRAY' and not _is_delta(chunk):
+        if column.physical_type == 'BYTE_ARRAY' and not chunk.is_delta:
             compact.append(column.path)
             each_bytes = 4  # its place in a dictionary
         lists_bytes = pages.values * (each_bytes + _LEVELS_BYTES)
@@ -422,11 +431,6 @@ def _largest_value(column: Any, page_bytes: int) -> int:
     if column.physical_type == 'BYTE_ARRAY':
         return page_bytes
     return max(8, column.length if column.physical_type == 'FIXED_LEN_BYTE_ARRAY' else 0)
-
-
-def _is_delta(chunk: Any) -> bool:
-    """Whether it has an encoding of which Arrow makes no dictionary."""
-    return any(encoding.startswith('DELTA') for encoding in chunk.encodings)
 
 
 class _Untold(NamedTuple):

@@ -5,29 +5,33 @@ import functools
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from transforms.core import uris
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms.core import members, uris
 from transforms.core.errors import UsageError
+from transforms.core.left_out import BEFORE_SINCE
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.sources import manifest
 from transforms.sources.globs import WILDCARD, expand_braces, literal_head
 from transforms.sources.inputs import Columns, Input, Kind, Listing
 from transforms.sources.listing import (
-    BEFORE_SINCE,
     LONGER,
     SOURCES,
     list_input,
     manifests_of,
 )
-from transforms.storage.base import Store
+from transforms.sources.matching import matching
+from transforms.storage.base import Entry, Store
 from transforms.storage.registry import store_for
 
 _THREADS = 16
 _ONE_SLASH = re.compile(r'(gs|s3):/(?!/)')
 # What people have lists or many images in, and would be taken for one image that fails.
 _NO_IMAGES = frozenset(
-    '.7z .arrow .avro .bz2 .db .feather .gz .h5 .hdf5 .npy .npz .ods .orc .pdf .pkl .rar .sqlite '
-    '.tar .tfrecord .tgz .xls .xlsx .xml .xz .yaml .yml .zip .zst'.split()
+    '.7z .avro .bz2 .db .gz .h5 .hdf5 .npy .npz .ods .orc .pdf .pkl .rar .sqlite .xls .xlsx .xml '
+    '.xz .yaml .yml .zst'.split()
 )
 
 
@@ -58,7 +62,7 @@ def resolve(
         raise UsageError(f'--input {e}') from e
     store = store_for(uri, stores)
     shown = uris.printable(value)
-    found = within(deadline_sec, shown, lambda: _resolve(uri, store), LONGER)
+    found = within(deadline_sec, shown, lambda: _resolve(uri, store, columns), LONGER)
     if found is None:
         raise UsageError(f'--input {shown!r}: no such file, folder or prefix{_meant(value)}')
     found = found._replace(stores=stores, deadline_sec=deadline_sec)
@@ -72,7 +76,7 @@ def resolve(
                 deadline_sec=deadline_sec,
             )
             collections.deque(pool.map(check, manifests_of(found)), maxlen=0)
-    elif columns.carry:
+    elif columns.carry and not found.kind.is_of_containers:
         raise UsageError(
             f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
             'without columns; '
@@ -90,8 +94,10 @@ def _meant(value: str) -> str:
     return ''
 
 
-def _resolve(uri: str, store: Store) -> Input | None:
+def _resolve(uri: str, store: Store, columns: Columns) -> Input | None:
     if store.stat(uri) is not None:
+        if members.is_container(uri) and not _lists_uris(uri, store, columns):
+            return Input(Kind.CONTAINER, uri, '')
         if manifest.is_manifest(uri):
             return Input(Kind.MANIFEST, uri, '')
         if uris.suffix_of(uri) in _NO_IMAGES:
@@ -104,8 +110,37 @@ def _resolve(uri: str, store: Store) -> Input | None:
     if WILDCARD.search(uri) or len(expand_braces(uri)) > 1:
         folder = uris.folder_of(literal_head(uri))
         if store.is_folder(folder):
-            return Input(Kind.MANIFESTS if manifest.is_manifest(uri) else Kind.GLOB, folder, uri)
+            return _resolve_glob(Input(Kind.GLOB, folder, uri), store, columns)
     return None
+
+
+def _resolve_glob(source: Input, store: Store, columns: Columns) -> Input:
+    """What matches a glob is what the suffix of the glob says; of tables the first one tells."""
+    if members.is_container(source.pattern):
+        first = next((each for each in matching(source, store) if isinstance(each, Entry)), None)
+        if first is None or not _lists_uris(first.uri, store, columns):
+            return source._replace(kind=Kind.CONTAINERS)
+    if manifest.is_manifest(source.pattern):
+        return source._replace(kind=Kind.MANIFESTS)
+    return source
+
+
+def _lists_uris(uri: str, store: Store, columns: Columns) -> bool:
+    """Whether a file that may hold pictures is a manifest: a table with the column of URIs."""
+    if columns.image or not manifest.is_manifest(uri):
+        return False
+    with store.open(uri) as file:
+        try:
+            schema = pq.read_schema(file)
+        except (pa.ArrowException, OSError):
+            return True  # a broken manifest, which is told as such
+    return columns.uri in schema.names or not any(_holds_pictures(each.type) for each in schema)
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(each.name == 'bytes' and _holds_pictures(each.type) for each in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def check_not_empty(source: Input, listing: Listing) -> None:

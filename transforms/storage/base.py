@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
+from transforms.core.errors import ImageError
+from transforms.core.reasons import Reason
+
 
 class Entry(NamedTuple):
     """One object of a listing: its absolute URI, version and size.
@@ -33,6 +36,14 @@ class Fetched(NamedTuple):
     retries: int = 0
 
 
+class Part(NamedTuple):
+    """Some bytes of one version of an object."""
+
+    offset: int
+    size_bytes: int
+    version: str
+
+
 class Seen(NamedTuple):
     """A small object as it was read, to compare with before it is later replaced or deleted.
 
@@ -55,6 +66,13 @@ class FetchLimits(NamedTuple):
 
     max_bytes: int
     deadline_sec: float
+
+
+def changed(part: Part) -> ImageError:
+    """What is said of an object that is not the version of which a part was asked for."""
+    return ImageError(
+        Reason.CHANGED_WHILE_READING, f'it is no longer version {part.version}, as it was listed'
+    )
 
 
 class Store(Protocol):
@@ -83,9 +101,14 @@ class Store(Protocol):
         """
 
     def fetch(
-        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+        self,
+        uri: str,
+        limits: FetchLimits,
+        admit: Callable[[int], None],
+        unless: str = '',
+        part: Part | None = None,
     ) -> Fetched:
-        """Reads an image.
+        """Reads an image, or a part of an object that holds several.
 
         Args:
           uri: absolute URI.
@@ -93,11 +116,14 @@ class Store(Protocol):
           admit: called with the bytes that will be in memory, before they are: once, or with ever
             more; 0 gives all back; may block.
           unless: a version that need not be read again; '' reads any.
+          part: read these bytes alone, all of them, of this version alone; the limit applies to
+            them, and there is no checksum.
 
         Raises:
           NotModified: it is the version `unless`.
           ImageError: not_found, forbidden, too_many_bytes, deadline, store_error, checksum,
-            changed_while_reading, not_a_file or bad_uri.
+            changed_while_reading (also where it is not the version of `part`), not_a_file or
+            bad_uri.
           StoreError: the credentials do not work.
         """
 

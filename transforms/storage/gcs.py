@@ -26,13 +26,15 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
 from transforms.storage.http_fetch import (
+    NO_SUCH_PART,
     TRIES,
     TransientError,
     Tries,
     heed_retry_after,
     make_pool,
+    range_of,
     read_error,
     read_object,
     seconds_left,
@@ -41,6 +43,7 @@ from transforms.storage.http_fetch import (
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1000
+_ANSWERS = (200, 206)
 _NO_BUCKET = re.compile(rb'bucket does not exist', re.IGNORECASE)
 
 
@@ -120,7 +123,12 @@ class GcsStore:
                     yield _entry(f'gs://{bucket}/{blob.name}', blob)
 
     def fetch(
-        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+        self,
+        uri: str,
+        limits: FetchLimits,
+        admit: Callable[[int], None],
+        unless: str = '',
+        part: Part | None = None,
     ) -> Fetched:
         bucket, name = uris.split_object(uri)
         if name.endswith('/'):
@@ -133,27 +141,34 @@ class GcsStore:
             path += f'&userProject={urllib.parse.quote(self._user_project, safe="")}'
         if unless:
             path += f'&ifGenerationNotMatch={urllib.parse.quote(unless, safe="")}'
+        if part is not None:
+            path += f'&ifGenerationMatch={urllib.parse.quote(part.version, safe="")}'
         return read_object(
-            lambda: self._ask(bucket, path, unless),
+            lambda: self._ask(bucket, path, unless, part),
             _check_crc32c,
             _version,
             limits,
             admit,
             tries=self.tries,
+            part=part,
         )
 
-    def _ask(self, bucket: str, path: str, unless: str) -> urllib3.BaseHTTPResponse:
-        response = self._get(path)
+    def _ask(
+        self, bucket: str, path: str, unless: str, part: Part | None
+    ) -> urllib3.BaseHTTPResponse:
+        response = self._get(path, part)
         if response.status == 401:
             # Revoked before its time, or a clock that is wrong: a fresh token may do.
             read_error(response)
             with _authentication():
                 self._credentials.refresh(self._auth_request)
-            response = self._get(path)
-        if response.status != 200:
+            response = self._get(path, part)
+        if response.status not in _ANSWERS:
             body = read_error(response)
             if response.status == 404 and bucket in self._seen and _NO_BUCKET.search(body):
                 raise StoreError(f'gs://{bucket}: this bucket was deleted during the run')
+            if part is not None and response.status in NO_SUCH_PART:
+                raise changed(part)
             _raise_for_status(response, unless)
         self._seen.add(bucket)
         if unless and _version(response.headers) == unless:
@@ -161,8 +176,9 @@ class GcsStore:
             raise NotModified
         return response
 
-    def _get(self, path: str) -> urllib3.BaseHTTPResponse:
-        headers = {'Accept-Encoding': 'gzip'}  # as stored: the checksum is of the stored bytes
+    def _get(self, path: str, part: Part | None) -> urllib3.BaseHTTPResponse:
+        # As stored: the checksum is of the stored bytes, and so are parts.
+        headers = {'Accept-Encoding': 'gzip', **range_of(part)}
         with _authentication():
             self._credentials.before_request(
                 self._auth_request, 'GET', self._endpoint + path, headers

@@ -33,8 +33,9 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.uris import WebUrl
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
 from transforms.storage.http_fetch import (
+    NO_SUCH_PART,
     POOL_SIZE,
     TRIES,
     PlainPool,
@@ -44,6 +45,7 @@ from transforms.storage.http_fetch import (
     TransientError,
     Tries,
     heed_retry_after,
+    range_of,
     read_error,
     read_object,
     seconds_left,
@@ -52,6 +54,7 @@ from transforms.storage.http_fetch import (
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = frozenset({200, 203})  # the latter from a proxy that has changed something
+_PART = 206
 _MAX_REDIRECTS = 5
 _MAX_LOCATION_CHARS = 8192
 _MAX_VERSION_CHARS = 200
@@ -221,7 +224,12 @@ class HttpStore:
         self._pool.clear()
 
     def fetch(
-        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+        self,
+        uri: str,
+        limits: FetchLimits,
+        admit: Callable[[int], None],
+        unless: str = '',
+        part: Part | None = None,
     ) -> Fetched:
         url = uris.split_url(uri)
         condition = _condition(unless)
@@ -230,7 +238,7 @@ class HttpStore:
         def ask() -> urllib3.BaseHTTPResponse:
             nonlocal tries
             try:
-                response = self._follow(url, condition)
+                response = self._follow(url, condition, part)
             except ReadTimeoutError:
                 raise
             except HTTPError as e:
@@ -247,22 +255,32 @@ class HttpStore:
             return response
 
         return read_object(
-            ask, _check_md5, _version, limits, admit, doubts_length=True, tries=self.tries
+            ask,
+            _check_md5,
+            _version,
+            limits,
+            admit,
+            doubts_length=True,
+            tries=self.tries,
+            part=part,
         )
 
-    def _follow(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    def _follow(
+        self, url: WebUrl, condition: Mapping[str, str], part: Part | None
+    ) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""
+        headers = {**condition, **range_of(part)}
         for _ in range(_MAX_REDIRECTS + 1):
-            response = self._get(url, condition)
+            response = self._get(url, headers)
             if response.status not in _REDIRECTS:
-                return _checked(response, bool(condition))
+                return _checked(response, bool(condition), part)
             location = response.headers.get('Location', '')
             _drop(response)
             url = _redirected(url, location)
         raise ImageError(Reason.STORE_ERROR, f'more than {_MAX_REDIRECTS} redirects')
 
-    def _get(self, url: WebUrl, condition: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        headers = {**self._headers, **condition}
+    def _get(self, url: WebUrl, more: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        headers = {**self._headers, **more}
         if url.userinfo:
             user, _, password = url.userinfo.partition(':')
             plain = b':'.join(urllib.parse.unquote_to_bytes(part) for part in (user, password))
@@ -372,17 +390,21 @@ def _redirected(url: WebUrl, location: str) -> WebUrl:
     return found._replace(userinfo=url.userinfo if found.origin == url.origin else '')
 
 
-def _checked(response: urllib3.BaseHTTPResponse, is_conditional: bool) -> urllib3.BaseHTTPResponse:
-    """An answer that brings an image.
+def _checked(
+    response: urllib3.BaseHTTPResponse, is_conditional: bool, part: Part | None
+) -> urllib3.BaseHTTPResponse:
+    """An answer that brings an image, or the part that was asked for.
 
     Raises:
       ImageError: it brings none, and a retry would not help.
       TransientError: a retry may help.
     """
     status = response.status
-    if status in _ANSWERS:
+    if status in _ANSWERS or (part is not None and status == _PART):
         return response
     _drop(response)
+    if part is not None and status in NO_SUCH_PART:
+        raise changed(part)
     detail = f'HTTP {status}'
     if status in (408, 429) or 500 <= status < 600:
         heed_retry_after(response.headers, detail)

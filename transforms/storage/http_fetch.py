@@ -25,15 +25,20 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
 from transforms.storage import interim
-from transforms.storage.base import Fetched, FetchLimits
+from transforms.storage.base import Fetched, FetchLimits, Part, changed
 from transforms.storage.content_coding import check_size, coding_of, unpack
 
 POOL_SIZE = 64
+
+NO_SUCH_PART = (412, 416)
+"""Answers that the version is another one, or too short for the part."""
+
 _READ_BYTES = 256 * 1024
 _ERROR_BYTES = 64 * 1024
 _BUFFER_BYTES = 32 * 1024
 _AT_ONCE_BYTES = 1024 * 1024
 _FIRST_BYTES = 64 * 1024
+_PART = 206
 _MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can hold
 
 
@@ -278,6 +283,7 @@ def read_object(
     admit: Callable[[int], None],
     doubts_length: bool = False,
     tries: Tries = TRIES,
+    part: Part | None = None,
 ) -> Fetched:
     """Reads an object, with retries until it is whole or its time is up.
 
@@ -291,6 +297,7 @@ def read_object(
       doubts_length: whether a Content-Length may be wrong: it is if two answers end early, at the
         same byte.
       tries: when it is retried.
+      part: what was asked for, if not the whole: then `check` is not called.
 
     Raises:
       ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not as packed as
@@ -303,7 +310,7 @@ def read_object(
 
     def read() -> Fetched:
         try:
-            return _read_once(ask, check, version_of, limits, room)
+            return _read_once(ask, check, version_of, limits, room, part)
         except TransientError:
             room.give_back()  # the next try may be long in coming
             raise
@@ -356,6 +363,7 @@ def _read_once(
     version_of: Callable[[Any], str],
     limits: FetchLimits,
     room: _Room,
+    part: Part | None,
 ) -> Fetched:
     response: urllib3.BaseHTTPResponse | None = None
     version = ''
@@ -364,6 +372,8 @@ def _read_once(
     try:
         response = ask()
         version = version_of(response.headers)
+        if part is not None and response.status != _PART:
+            raise ImageError(Reason.STORE_ERROR, 'the server sends no parts of objects (no 206)')
         coding = coding_of(response.headers.get('Content-Encoding', ''))
         size = response.length_remaining
         if size is not None:
@@ -383,6 +393,9 @@ def _read_once(
         if response is not None:
             _let_go(response)
     data = b''.join(pieces)
+    if part is not None:
+        _check_part(part, version, response.headers, data)
+        return Fetched(data, version, len(data))
     check(response.headers, data)
     if coding:
         return Fetched(unpack(data, coding, limits.max_bytes, room.hold), version, len(data))
@@ -422,6 +435,32 @@ def _let_go(response: urllib3.BaseHTTPResponse) -> None:
         response.release_conn()
     else:
         response.close()
+
+
+def range_of(part: Part | None) -> dict[str, str]:
+    """The header that asks for a part of an object; none for the whole."""
+    if part is None:
+        return {}
+    return {'Range': f'bytes={part.offset}-{part.offset + part.size_bytes - 1}'}
+
+
+def _check_part(part: Part, version: str, headers: Mapping[str, str], data: bytes) -> None:
+    """Looks whether an answer is the part that was asked for.
+
+    Raises:
+      ImageError: changed_while_reading, unsupported_format.
+      TransientError: it is another part.
+    """
+    if version != part.version:
+        raise changed(part)
+    said = headers.get('Content-Range', '')
+    if coding := coding_of(headers.get('Content-Encoding', '')):
+        detail = f'stored with Content-Encoding {coding}, of which no part can be read'
+        raise ImageError(Reason.UNSUPPORTED_FORMAT, detail)
+    first, last = part.offset, part.offset + part.size_bytes - 1
+    if not said.startswith(f'bytes {first}-{last}/') or len(data) != part.size_bytes:
+        detail = f'{len(data)} bytes as {said[:50]!r}, not {part.size_bytes} from {first} on'
+        raise TransientError(Reason.STORE_ERROR, detail)
 
 
 def read_error(response: urllib3.BaseHTTPResponse) -> bytes:

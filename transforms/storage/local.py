@@ -16,7 +16,7 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
@@ -98,7 +98,12 @@ class LocalStore:
                 )
 
     def fetch(
-        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+        self,
+        uri: str,
+        limits: FetchLimits,
+        admit: Callable[[int], None],
+        unless: str = '',
+        part: Part | None = None,
     ) -> Fetched:
         try:
             # Looked at before it is opened: opening can wake a device.
@@ -115,23 +120,29 @@ class LocalStore:
         with os.fdopen(descriptor, 'rb', buffering=0) as file:
             before = os.fstat(descriptor)
             _check_regular(uri, before)
-            if before.st_size > limits.max_bytes:
+            if part is not None and _version(before) != part.version:
+                raise changed(part)
+            size = before.st_size if part is None else part.size_bytes
+            if size > limits.max_bytes:
                 error = ImageError(
-                    Reason.TOO_MANY_BYTES,
-                    f'{before.st_size} bytes, limit {limits.max_bytes}',
-                    before.st_size,
+                    Reason.TOO_MANY_BYTES, f'{size} bytes, limit {limits.max_bytes}', size
                 )
                 error.version = _version(before)
                 raise error
-            admit(before.st_size)
+            admit(size)
             try:
-                data = file.read(before.st_size + 1) or b''
-                while 0 < len(data) < before.st_size and (more := file.read(before.st_size)):
+                if part is not None:
+                    file.seek(part.offset)
+                # One byte more than there is tells that it has grown.
+                data = file.read(size + (part is None)) or b''
+                while 0 < len(data) < size and (more := file.read(size - len(data))):
                     data += more
                 after = os.fstat(descriptor)
             except OSError as e:
                 raise _image_error(e) from e
-        if len(data) != before.st_size or _version(before) != _version(after):
+        if part is not None and len(data) != size:
+            raise changed(part)
+        if len(data) != size or _version(before) != _version(after):
             raise ImageError(
                 Reason.CHANGED_WHILE_READING,
                 f'{before.st_size} bytes at first, then {after.st_size}, {len(data)} read',

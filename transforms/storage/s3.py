@@ -24,14 +24,16 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, LemmabeamError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Seen
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
 from transforms.storage.http_fetch import (
+    NO_SUCH_PART,
     POOL_SIZE,
     TRIES,
     TransientError,
     Tries,
     heed_retry_after,
     make_pool,
+    range_of,
     read_error,
     read_object,
     seconds_left,
@@ -39,6 +41,7 @@ from transforms.storage.http_fetch import (
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
+_ANSWERS = (200, 206)
 _CONNECT_SEC, _READ_SEC = 10, 60
 
 _CODE = re.compile(rb'<Code>\s*(\w{1,64})\s*</Code>')
@@ -196,43 +199,57 @@ class S3Store:
                         yield Entry(uri, version, found['Size'], modified_at=modified_at)
 
     def fetch(
-        self, uri: str, limits: FetchLimits, admit: Callable[[int], None], unless: str = ''
+        self,
+        uri: str,
+        limits: FetchLimits,
+        admit: Callable[[int], None],
+        unless: str = '',
+        part: Part | None = None,
     ) -> Fetched:
         bucket, key = uris.split_object(uri)
         if key.endswith('/'):
             raise ImageError(Reason.NOT_A_FILE, 'a folder')
         return read_object(
-            lambda: self._ask(bucket, key, unless),
+            lambda: self._ask(bucket, key, unless, part),
             _check,
             lambda headers: _version(headers.get('ETag')),
             limits,
             admit,
             tries=self.tries,
+            part=part,
         )
 
-    def _ask(self, bucket: str, key: str, unless: str) -> urllib3.BaseHTTPResponse:
-        response = self._get(bucket, key, unless)
-        if response.status == 200:
+    def _ask(
+        self, bucket: str, key: str, unless: str, part: Part | None
+    ) -> urllib3.BaseHTTPResponse:
+        response = self._get(bucket, key, unless, part)
+        if response.status in _ANSWERS:
             return response
         error = _error_of(bucket, response, unless)
         if isinstance(error, _ElsewhereError):
             self._locate(bucket)
-            response = self._get(bucket, key, unless)
-            if response.status == 200:
+            response = self._get(bucket, key, unless, part)
+            if response.status in _ANSWERS:
                 return response
             error = _error_of(bucket, response, unless)
+        if part is not None and response.status in NO_SUCH_PART:
+            raise changed(part)
         raise error
 
-    def _get(self, bucket: str, key: str, unless: str = '') -> urllib3.BaseHTTPResponse:
+    def _get(
+        self, bucket: str, key: str, unless: str = '', part: Part | None = None
+    ) -> urllib3.BaseHTTPResponse:
         with _signing():
             url = self._client.generate_presigned_url(
                 'get_object',
                 Params={'Bucket': bucket, 'Key': key, 'ChecksumMode': 'ENABLED'},
                 ExpiresIn=_SIGNED_SEC,
             )
-        headers = self._headers
+        headers = {**self._headers, **range_of(part)}
         if unless:
-            headers = {**headers, 'If-None-Match': f'"{unless}"'}
+            headers['If-None-Match'] = f'"{unless}"'
+        if part is not None:
+            headers['If-Match'] = f'"{part.version}"'
         return self._pool.request(
             'GET', _keep_dots(url), headers=headers, preload_content=False, timeout=seconds_left()
         )
