@@ -58,5 +58,5 @@ def _whole_parser() -> Parser:
         importlib.import_module(f'pipeline.commands.{command.module}').add_arguments(parser)
         for action in parser._actions:
             if action.metavar in _FILES:
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab reads it
     return top
