@@ -634,5 +634,7 @@ def test_a_sample_depends_on_what_is_listed_not_on_its_order(listed, size, rando
 def test_a_folder_of_archives_says_how_to_label_what_is_in_them(tmp_path):
     (tmp_path / 'train-0.tar').write_bytes(b'')
     source = resolve(str(tmp_path), PLAIN)
-    with pytest.raises(UsageError, match=rf"1 \.tar; '{tmp_path}/\*\.tar' labels the images inside"):
+    with pytest.raises(
+        UsageError, match=rf"1 \.tar; '{tmp_path}/\*\.tar' labels the images inside"
+    ):
         check_not_empty(source, Listing((source,), PLAIN))
