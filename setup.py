@@ -58,6 +58,8 @@ setup(
         'h5py>=3.12,<4',
         'numpy>=2.1,<3',
         'rich>=13.9,<16',
+        # Shell completion: a script of the parsers, for bash, zsh and fish.
+        'shtab>=1.13,<2',
     ],
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],

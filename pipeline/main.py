@@ -12,9 +12,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from pipeline import __version__
+from pipeline.commands.table import COMMANDS, Command
 from pipeline.job import streams
 from pipeline.messages import Messages, StandardStreams
 from pipeline.parser import Parser, describe_unknown
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
-def _run(command: '_Command', parser: Parser, argv: Sequence[str], messages: Messages) -> int:
+def _run(command: Command, parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     from pipeline.job.errors import TooManyFailed, UnexpectedError
     from pipeline.job.signals import stopping_on_signals
     from transforms.core.errors import LemmabeamError, UsageError
@@ -106,32 +107,7 @@ class _WithoutPandas(MetaPathFinder):
             raise ModuleNotFoundError(f'{fullname} is not wanted here', name=fullname)
 
 
-class _Command(NamedTuple):
-    """A command: what it does, where it is, and the option that is meant by a value without one."""
-
-    does: str
-    module: str
-    stray_flag: str = ''
-
-
-COMMANDS = {
-    'label': _Command('label every image of an input', 'label'),
-    'retry': _Command('label what failed in the last run and may succeed now', 'retry'),
-    'clean': _Command('remove what interrupted runs have left, old runs, single images', 'clean'),
-    'relabel': _Command(
-        'label anew from the stored scores, with other thresholds', 'relabel', '--output'
-    ),
-    'latest': _Command('write the newest row of every image and model into one file', 'latest'),
-    'report': _Command('write the report of a run for people, one HTML file', 'report'),
-    'verify': _Command('check that an output is whole and consistent, or compare two', 'verify'),
-    'models': _Command('list the models that are known by name, or check one', 'models', '--check'),
-    'export-model': _Command(
-        'write a SavedModel from an official BiT checkpoint', 'export_model', '--weights'
-    ),
-}
-
-
-def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
+def _parse_command(argv: list[str]) -> tuple[Parser, Command]:
     listing = '\n'.join(f'  {name:12} {command.does}' for name, command in COMMANDS.items())
     top = Parser(
         prog='lemmabeam',

@@ -69,8 +69,9 @@ class LabelImages(beam.PTransform):
       config: what the options come to.
       metadata: model, thresholds and versions as text by name, for `WriteLabels`.
 
-    Expands to two PCollections by name, `labels` of LabeledImage and `dead_letters` of DeadLetter;
-    each URI that was given ends in exactly one of them, once for each set of carried values.
+    Returns:
+      Two PCollections by name, `labels` of LabeledImage and `dead_letters` of DeadLetter; each URI
+      that was given ends in exactly one of them, once for each set of carried values.
 
     Raises:
       TypeError: there is no such option.
@@ -79,10 +80,8 @@ class LabelImages(beam.PTransform):
 
     Example:
       >>> import apache_beam as beam, lemmabeam as lb
-      >>> from importlib.resources import files
-      >>> cat = str(files('pipeline') / 'sample' / 'cat.jpg')
       >>> with beam.Pipeline('FnApiRunner') as pipeline:
-      ...     found = pipeline | beam.Create([cat]) | lb.LabelImages(top_k=1)
+      ...     found = pipeline | beam.Create(['photos/cat.jpg']) | lb.LabelImages(top_k=1)
       ...     _ = found.labels | beam.Map(lambda image: print(image.labels[0].name))
       tiger cat
     """

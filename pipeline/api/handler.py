@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
     Example:
       >>> import lemmabeam as lb
-      >>> lb.Prediction([], reason='model_error', detail='the model fails on it').reason
+      >>> lb.Prediction([], reason='model_error', detail='the model failed on it').reason
       'model_error'
     """
 

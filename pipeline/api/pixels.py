@@ -58,19 +58,18 @@ class ReadImages(beam.PTransform):
     Attributes:
       config: what the options come to.
 
-    Expands to two PCollections by name: `images` of (key, pixels), the key being the URI, or the
-    pair (URI, dict) where something was carried, and pixels (S, S, 3) uint8 RGB in [0, 255]; and
-    `dead_letters` of DeadLetter.
+    Returns:
+      Two PCollections by name: `images` of (key, pixels), the key being the URI, or the pair
+      (URI, dict) where something was carried, and pixels (S, S, 3) uint8 RGB in [0, 255]; and
+      `dead_letters` of DeadLetter.
 
     Raises:
       TypeError, UsageError, ModelError: as `LabelImages`.
 
     Example:
       >>> import apache_beam as beam, lemmabeam as lb
-      >>> from importlib.resources import files
-      >>> cat = str(files('pipeline') / 'sample' / 'cat.jpg')
       >>> with beam.Pipeline('FnApiRunner') as pipeline:
-      ...     read = pipeline | beam.Create([cat]) | lb.ReadImages(model_size=64)
+      ...     read = pipeline | beam.Create(['photos/cat.jpg']) | lb.ReadImages(model_size=64)
       ...     _ = read.images | beam.MapTuple(lambda uri, pixels: print(pixels.shape, pixels.dtype))
       (64, 64, 3) uint8
     """

@@ -44,11 +44,6 @@ class Labels:
       list the image;
     - `features` float16, where runs have written them.
 
-    Args:
-      folder: the output of `label`.
-      model_id: the only model whose rows are wanted; by default all.
-      stores: how it is reached.
-
     Example:
       >>> labels = lb.open('labels')
       >>> labels.to_table(['uri', 'labels']).num_rows

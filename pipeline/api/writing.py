@@ -113,7 +113,8 @@ class WriteLabels(beam.PTransform):
         of text, while others are not written; rows_per_file; user_project, s3_endpoint_url,
         s3_region_name, s3_request_payer.
 
-    Expands to a PCollection[str] of the URIs of the files.
+    Returns:
+      PCollection[str] of the URIs of the files.
 
     Raises:
       TypeError: there is no such option.

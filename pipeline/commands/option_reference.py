@@ -19,7 +19,7 @@ _HEAD = """\
 Made of the declarations in [options.py](options.py), by
 `python -m pipeline.commands.option_reference`.
 Beam's own options, such as `--runner`, are accepted, too. Every command has {every}.
-Names may be written with `-` instead of `_`.
+Names may be written with `-` instead of `_`. In Python the options are keywords: [API.md](API.md).
 
 - **same to resume**: rows depend on it, so that an interrupted run, looked for in `--output`, is
   resumed with the same value only. Of `--model` the id is compared, which covers weights and card.

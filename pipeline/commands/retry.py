@@ -21,9 +21,8 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     if parser.config is not None:
         finder.config = parser.config.only(action.dest for action in finder._actions)
     found, _ = finder.parse_known_args(argv)
-    options = declared(RetryOptions)
-    describe(parser, '--output DIR', options)
-    add_options(parser, options, hidden=retry.NOT_IN_RETRY)
+    describe(parser, '--output DIR', declared(RetryOptions))
+    add_arguments(parser)
     parser.set_defaults(input=[])
     run = None
     if found.output is not None:
@@ -43,3 +42,8 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     from pipeline.job import labelling
 
     return labelling.run(wanted, beam_options, parser.made_at, messages, run, reasons)
+
+
+def add_arguments(parser: Parser) -> None:
+    """Adds the options of `lemmabeam retry`."""
+    add_options(parser, declared(RetryOptions), hidden=retry.NOT_IN_RETRY)

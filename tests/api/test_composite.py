@@ -80,7 +80,7 @@ def test_neighbours_of_what_the_model_fails_on_keep_their_bits(uris):
     assert [row for row in healthy if not row.uri.endswith('poison.png')] == labels
     (guilty,) = (row for row in dead if row.stage == 'infer')
     assert guilty.uri.endswith('/poison.png')
-    assert (guilty.reason, guilty.detail) == ('model_error', 'the model fails on it: Poison')
+    assert (guilty.reason, guilty.detail) == ('model_error', 'the model failed on it: Poison')
     assert guilty.retryable
 
 
@@ -169,7 +169,7 @@ def test_a_fault_of_the_whole_store_ends_the_pipeline(uris):
 
 
 def test_a_model_that_fails_on_nothing_ends_the_pipeline(uris):
-    with pytest.raises(lb.errors.ModelError, match='also without any image: broken on command'):
+    with pytest.raises(lb.errors.ModelError, match='even without any image: broken on command'):
         labelled(uris, label_images(Broken))
 
 

@@ -72,8 +72,8 @@ def test_a_folder_is_labelled_and_looked_at(place, capsys):
 
 
 def test_a_night(place, caplog):
+    caplog.set_level(logging.ERROR, 'apache_beam')  # as it does itself; here it is undone
     caplog.set_level(logging.INFO)
-    caplog.set_level(logging.ERROR, 'apache_beam')  # as it does itself, and is undone here
     with pytest.raises(SystemExit) as ended:
         run('nightly.py', 'photos', 'new', 'table.parquet')
     assert ended.value.code == 0

@@ -91,7 +91,7 @@ def test_only_the_guilty_are_lost(pixels):
     made, healthy = handler(Poisoned), handler()
     found = made.run_inference(pixels, made.load_model())
     expected = healthy.run_inference(pixels, healthy.load_model())
-    lost = lb.Prediction([], None, 'model_error', 'the model fails on it: Poison')
+    lost = lb.Prediction([], None, 'model_error', 'the model failed on it: Poison')
     assert found == [*expected[:5], lost, *expected[6:]]
 
 
@@ -110,5 +110,5 @@ def test_scores_that_are_not_finite_are_none(pixels):
 
 def test_a_model_that_always_fails_is_to_blame_itself(pixels):
     made = handler(Broken)
-    with pytest.raises(lb.errors.ModelError, match='also without any image'):
+    with pytest.raises(lb.errors.ModelError, match='even without any image'):
         made.run_inference(pixels, made.load_model())

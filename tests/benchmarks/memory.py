@@ -43,7 +43,7 @@ columns = Columns('uri', (), ())
 layout = Layout(sys.argv[2], 'list-only', 'none', (), (), 1)
 root = beam.Pipeline(runner='FnApiRunner')
 refs, access, _ = root | ReadRefs(Listing((resolve(sys.argv[1], columns),), columns), layout)
-items, *_ = (refs, root | ReadHistory((), layout), access) | DropDone()
+items, *_ = {'refs': refs, 'known': root | ReadHistory((), layout), 'access': access} | DropDone()
 _ = items | beam.combiners.Count.Globally()
 root.run().wait_until_finish()
 """

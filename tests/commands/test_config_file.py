@@ -184,7 +184,13 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, capsys):
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_it_and_refuses_what_is_no_option_of_it(command, write, capsys):
     path = write({'no_such_option': 'x'}, 'a.json')
-    positional = {'clean': ['x'], 'latest': ['x'], 'report': ['x'], 'verify': ['x']}
+    positional = {
+        'completion': ['zsh'],
+        'clean': ['x'],
+        'latest': ['x'],
+        'report': ['x'],
+        'verify': ['x'],
+    }
     required = {'label': 'input', 'retry': 'output', 'relabel': 'output', 'latest': 'output'}
     argv = [command, *positional.get(command, []), '--config', path]
     if command in required:

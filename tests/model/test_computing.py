@@ -186,5 +186,5 @@ def test_tensorflow_that_runs_already_is_taken_as_it_is(plain, monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: affinity | {97, 98, 99})
     cores = len(affinity) + 3
     import_tensorflow(cores)
-    with pytest.raises(ModelError, match=f'already, with {cores}; --intra_op_threads {cores} take'):
+    with pytest.raises(ModelError, match=f'with {cores}; --intra_op_threads {cores} take'):
         import_tensorflow(cores + 1)

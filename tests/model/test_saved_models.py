@@ -323,7 +323,8 @@ def test_the_same_network_on_jax(npz, reference):
 import sys
 import numpy as np
 from transforms.model.families.bit import resnet as bit
-from transforms.model.families.bit.checkpoint import Architecture, NpzCheckpoint
+from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.tensor_files import NpzCheckpoint
 import keras
 assert keras.backend.backend() == 'jax'
 with NpzCheckpoint(sys.argv[1]) as tensors, np.load(sys.argv[2]) as reference:

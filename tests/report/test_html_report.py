@@ -538,9 +538,7 @@ def test_a_report_on_request(copy, tmp_path, capsys):
     assert main(['report', str(tmp_path / 'nothing')]) == 2
     assert main(['report', str(copy), '--output', 'https://a.example/x.html']) == 2
     for count in ('201', '-1', 'many', '²'):
-        with pytest.raises(SystemExit) as stopped:
-            main(['report', str(copy), '--report_thumbnails', count])
-        assert stopped.value.code == 2
+        assert main(['report', str(copy), '--report_thumbnails', count]) == 2
 
 
 def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch):

@@ -22,6 +22,7 @@ from tests.support.attempts import RUN, KilledError, attempt, faults, layout_of
 from transforms.core.errors import StoreError, UsageError
 from transforms.output.layout import Layout
 from transforms.runs import lease
+from transforms.runs.complete import read_run
 from transforms.runs.publish import discard
 from transforms.storage.registry import store_for
 
@@ -166,7 +167,7 @@ def publish_slowly(place: tuple[str, int], number: int) -> Any:
 
     layout = layout_of(output, f'attempt-{number}', dawdle)
     try:
-        return attempt(layout, uris_of(seed, number))['files']
+        return attempt(layout, uris_of(seed, number)).files
     except KilledError:
         return 'killed'
     except StoreError as e:
@@ -186,13 +187,13 @@ def test_two_publish_the_same_run(place, racers):
     for seed in range(ROUNDS):
         output = f'{place}/{uuid.uuid4().hex}'
         said = racers.race((output, seed))
-        if not any(isinstance(each, list) for each in said):
-            said.append(attempt(layout_of(output, 'last'), uris_of(seed, 0))['files'])
+        if not any(isinstance(each, tuple) for each in said):
+            said.append(attempt(layout_of(output, 'last'), uris_of(seed, 0)).files)
         assert faults(output, [uris_of(seed, number) for number in (0, 1)]) == [], (seed, said)
         store = store_for(output)
-        files = json.loads(store.read(f'{output}/runs/{RUN}/report.json'))['files']
+        files = read_run(output, RUN, store).report.files
         for each in said:
-            ended['complete' if isinstance(each, list) else each.partition(':')[0]] += 1
+            ended['complete' if isinstance(each, tuple) else each.partition(':')[0]] += 1
             assert each == files or isinstance(each, str), (seed, said)
-            assert isinstance(each, list) or each.startswith(('killed', 'stopped: ')), (seed, each)
+            assert isinstance(each, tuple) or each.startswith(('killed', 'stopped: ')), (seed, each)
     print(f'attempts by how they ended: {dict(ended)}')

@@ -49,7 +49,11 @@ def main(manifest: Path, output: Path) -> None:
         listing = Listing((resolve(str(manifest), _COLUMNS),), _COLUMNS)
         refs, access, _ = root | 'ReadRefs' >> ReadRefs(listing, layout)
         known = root | 'ReadHistory' >> ReadHistory((), layout)
-        items, *_ = (refs, known, access) | 'DropDone' >> DropDone()
+        items, *_ = {
+            'refs': refs,
+            'known': known,
+            'access': access,
+        } | 'DropDone' >> DropDone()
         preflight = Preflight((), _COLUMNS, _OPTIONS.fetch, layout)
         (
             items
