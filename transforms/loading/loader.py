@@ -58,7 +58,7 @@ class Loader:
     def look_ahead_of(self, chunk: Chunk) -> int:
         """Batches of a chunk that may be in flight, one of them with the model.
 
-        Of an archive in a store each process reads what lies together, and another one what follows.
+        In an archive in a store, each process reads what lies together, and another what follows.
         """
         first = chunk.items[0]
         if not members.read_key(first.uri, first.version) or first.size_bytes <= 0:
