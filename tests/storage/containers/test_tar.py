@@ -385,5 +385,5 @@ def test_damage_ends_in_reasons(kind):
         ]
     )
     data = gzip.compress(whole) if kind is TAR_GZ else whole
-    for each in damaged(data, 1500):
+    for each in damaged(data, 500):
         outcomes(kind, each, wanted(carry=('json.x',)))

@@ -249,5 +249,5 @@ def test_what_another_format_wrote_is_no_place():
 @pytest.mark.parametrize('method', [STORED, DEFLATED])
 def test_damage_ends_in_reasons(method):
     data = archive({**PICTURES, 'a.json': b'{"x": 1}'}, method)
-    for each in damaged(data, 1500):
+    for each in damaged(data, 500):
         outcomes(ZIP, each, wanted(carry=('json.x',)))
