@@ -19,7 +19,11 @@ setup(
     # Keras 3.15 and numpy 2.4 need 3.11; Beam 2.77 has no release for 3.14 yet and TensorFlow
     # 2.21 was tried here on these two only.
     python_requires='>=3.11,<3.13',
-    packages=find_packages(include=['pipeline*', 'transforms*']),
+    packages=[
+        *find_packages(include=['pipeline*', 'transforms*'], exclude=['pipeline.api.lemmabeam']),
+        'lemmabeam',
+    ],
+    package_dir={'lemmabeam': 'pipeline/api/lemmabeam'},
     package_data={
         'pipeline': ['sample/*'],
         'pipeline.report.html': ['report.css'],
@@ -63,16 +67,20 @@ setup(
         'heif': ['pillow-heif>=1.1,<2'],
         # Models of the Hugging Face hub (hf://owner/name), and .safetensors in general.
         'hf': ['huggingface-hub>=0.34,<3', 'safetensors>=0.5,<1'],
+        # What Beam's own YAML imports, without the pandas of its extra, which is too old for us.
+        'yaml': ['docstring-parser>=0.15,<1', 'jinja2>=3,<3.2', 'jsonschema>=4,<5'],
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
             'boto3>=1.40,<2',
+            'docstring-parser>=0.15,<1',
             'duckdb>=1.3,<3',
             'google-cloud-dataflow-client>=0.13,<0.14',
             'huggingface-hub>=0.34,<3',
             'hypothesis>=6.140,<7',
             # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',
+            'markdown-it-py>=3,<5',
             # An S3 to test against, as a process of its own.
             'moto[server]>=5.1,<6',
             'mypy>=1.18,<3',

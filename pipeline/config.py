@@ -37,7 +37,7 @@ from transforms.sources.preflight import Preflight
 from transforms.storage.base import FetchLimits
 
 _BASELINE_JPEG_FACTOR = 4
-_ROWS_PER_FILE = 1_000_000
+ROWS_PER_FILE = 1_000_000
 _FEATURES_PER_FILE_BYTES = 256 * 2**20
 _USUAL_FEATURES = 2048
 _AGE = re.compile(r'(\d{1,6})([mhdw])')
@@ -158,7 +158,7 @@ def make_config(
     model = find_model(args, on_progress)
     inference, threshold = inference_options(args, model)
     check_chunks(args, inference)
-    columns = _columns(args)
+    columns = columns_of(args)
     load = load_options(args, inference)
     deadline_sec = max(args.fetch_deadline_sec, LEAST_DEADLINE_SEC)
     layout = _layout(args, inference, columns, now, deadline_sec)
@@ -359,9 +359,9 @@ def _since(text: str | None, now: datetime.datetime, inputs: Sequence[Input]) ->
 def _rows_per_file(model: ModelSource, has_features: bool) -> int:
     """A file is put together in memory, where a million feature vectors would not fit."""
     if not has_features:
-        return _ROWS_PER_FILE
+        return ROWS_PER_FILE
     length = model.card.architecture and registry.features_of(model.card.architecture)
-    return min(_ROWS_PER_FILE, _FEATURES_PER_FILE_BYTES // (2 * (length or _USUAL_FEATURES)))
+    return min(ROWS_PER_FILE, _FEATURES_PER_FILE_BYTES // (2 * (length or _USUAL_FEATURES)))
 
 
 def _max_labels(args: LabelOptions, model: ModelSource) -> int:
@@ -402,7 +402,12 @@ def file_metadata(
     }
 
 
-def _columns(args: LabelOptions) -> Columns:
+def columns_of(args: LabelOptions) -> Columns:
+    """Which columns are read, and what becomes of them.
+
+    Raises:
+      UsageError: a name cannot be used in the output.
+    """
     carry = tuple(dict.fromkeys((*args.carry, *args.partition_by)))
     taken = {
         'model',

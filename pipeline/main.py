@@ -4,15 +4,19 @@ Exit codes: 0 done and balanced; 1 failed or unbalanced; 2 wrong usage; 3 done, 
 --max_failure_rate; 130 and 143 stopped by a person or by the system.
 """
 
+import argparse
+import contextlib
 import importlib
-import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from typing import NamedTuple, NoReturn
 
+from pipeline import __version__
 from pipeline.job import streams
+from pipeline.messages import Messages, StandardStreams
 from pipeline.parser import Parser, describe_unknown
 
 
@@ -26,11 +30,30 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit code.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    # Beam logs what it misses while it is being imported.
-    logging.basicConfig(level=logging.ERROR, format='%(levelname)s %(name)s: %(message)s')
-    logging.getLogger('transforms').setLevel(logging.WARNING)
     given = sys.argv[1:] if argv is None else list(argv)
-    parser, command = _parse_command(given)
+    from transforms.core.errors import UsageError
+
+    with contextlib.ExitStack() as until_end:
+        try:
+            parser, command = _parse_command(given)
+            common = _read_common(parser, given)
+            from pipeline import logs  # not for what ends above
+
+            messages: Messages = StandardStreams(common.quiet, common.json)
+            logs.start(common.quiet)
+            if common.log_file is not None:
+                messages = until_end.enter_context(logs.logged(messages, common.log_file))
+        except UsageError as e:
+            StandardStreams().error(str(e))
+            return 2
+        messages.log(f'{parser.prog} begins, version {__version__}')
+        code = _run(command, parser, given[1:], messages)
+        messages.log(f'{parser.prog} ends with exit code {code}')
+        return code
+
+
+def _run(command: '_Command', parser: Parser, argv: Sequence[str], messages: Messages) -> int:
+    from pipeline.job.errors import TooManyFailed, UnexpectedError
     from pipeline.job.signals import stopping_on_signals
     from transforms.core.errors import LemmabeamError, UsageError
     from transforms.core.resources import TEMPORARIES
@@ -39,13 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stopping_on_signals(lambda: '', TEMPORARIES.remove_all):
             # Each brings much that the others do not need.
             module = importlib.import_module(f'pipeline.commands.{command.module}')
-            return int(module.main(parser, given[1:]))
-    except UsageError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 2
+            return int(module.main(parser, argv, messages))
     except LemmabeamError as e:
-        print(f'lemmabeam: {e}', file=sys.stderr)
-        return 1
+        said = [str(e)]
+        if isinstance(e, UnexpectedError):
+            messages.log(''.join(traceback.format_exception(e)))
+            said.append('this error was not expected; --verbose tells more')
+        for line in [*said, *getattr(e, '__notes__', ())]:
+            messages.error(line)
+        if isinstance(e, UsageError):
+            return 2
+        return 3 if isinstance(e, TooManyFailed) else 1
+    except Exception as e:
+        messages.log(''.join(traceback.format_exception(e)))
+        raise
 
 
 def console(argv: Sequence[str] | None = None) -> NoReturn:
@@ -115,17 +145,34 @@ def _parse_command(argv: list[str]) -> tuple[Parser, _Command]:
     if name not in COMMANDS:
         top.error(describe_unknown('command', name, COMMANDS))
     command = COMMANDS[name]
+    from pipeline.options import add_arguments_of_every_command  # not for what stands above
+
     parser = Parser(
         prog=f'lemmabeam {name}', description=f'{command.does[0].upper()}{command.does[1:]}.'
     )
     _add_version(parser)
+    add_arguments_of_every_command(parser)
     parser.stray_flag = command.stray_flag
     return parser, command
 
 
-def _add_version(parser: Parser) -> None:
-    from pipeline import __version__
+def _read_common(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """What every command is told; its parser takes what the file of --config says."""
+    from pipeline.options import add_arguments_of_every_command
 
+    finder = Parser(prog=parser.prog, add_help=False)
+    add_arguments_of_every_command(finder)
+    found: argparse.Namespace = finder.parse_known_args(argv[1:])[0]
+    if found.config is not None:
+        from pipeline import config_file
+
+        parser.config = config_file.read(found.config, argv[0], tuple(COMMANDS))
+        finder.config = parser.config.only(vars(found))
+        found = finder.parse_known_args(argv[1:])[0]
+    return found
+
+
+def _add_version(parser: Parser) -> None:
     said = 'show the version and exit'
     parser.add_argument(
         '--version', action='version', version=f'lemmabeam {__version__}', help=said

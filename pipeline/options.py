@@ -30,6 +30,7 @@ _MODEL = 'model'
 _LABELS = 'labels and inference'
 _LIMITS = 'limits'
 _DATAFLOW = 'where it runs (--runner=DataflowRunner)'
+_GENERAL = ''
 
 _ENDPOINT = re.compile(r'https?://[^/?#@\s]+(/[^?#@\s]*)?')
 _SOURCE = r'\s*(gs|s3)://[^/\s][^\n]*'
@@ -58,9 +59,9 @@ class LabelOptions:
         is_repeated=True,
         metavar='X',
         help='a folder or prefix, a glob with *, ** and {a,b}, a manifest (.txt, .csv, .tsv, '
-        '.jsonl, .ndjson, .json with an object a line, each also .gz, or .parquet), a glob of '
-        "manifests as 'list/*.parquet', or an image; local, gs:// or s3://, in manifests also "
-        'http(s)://; may be repeated',
+        '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
+        "glob of manifests such as 'list/*.parquet', or an image; local, gs:// or s3://, "
+        'in manifests also http(s)://; may be repeated',
         per_run=True,
         is_common=True,
     )
@@ -76,14 +77,14 @@ class LabelOptions:
         flags.NAMES,
         default=(),
         metavar='A,B',
-        help='columns of the manifests to carry along into the output, as text',
+        help='columns of the manifests to carry into the output, as text',
         is_common=True,
     )
     sample: int | None = option(
         _WHAT,
         flags.POSITIVE,
         metavar='N',
-        help='label only N images, chosen by a hash of their URIs: always the same ones',
+        help='label only N images, chosen by a hash of their URIs, so always the same ones',
         per_run=True,
         is_common=True,
     )
@@ -91,8 +92,8 @@ class LabelOptions:
         _WHAT,
         flags.POSITIVE,
         metavar='N',
-        help='refuse inputs of more than N distinct images, not counting unchanged ones, before '
-        'any inference; listing ends as soon as it is known (default: any number)',
+        help='refuse inputs of more than N distinct images, not counting unchanged ones, '
+        'before any inference; listing stops as soon as there are more (default: no limit)',
         decides_rows=False,
         per_run=True,
     )
@@ -100,32 +101,33 @@ class LabelOptions:
         _WHAT,
         _SINCE,
         metavar='TIME',
-        help='leave out objects last written before: a time as 2026-11-24 or 2026-11-24T01:02:03Z '
-        '(UTC), or an age as 36h or 7d; not for manifests, which tell no times (default: all)',
+        help='leave out objects last written before a time, such as 2026-11-24 or '
+        '2026-11-24T01:02:03Z (UTC), or longer ago than an age, such as 36h or 7d; not '
+        'for manifests, which have no times (default: leave out none)',
         per_run=True,
     )
     retry_dead: bool = option(
         _WHAT,
         flags.SWITCH,
         default=False,
-        help='try again what an earlier run could not label and never will as it is: by default '
-        'it counts as unchanged as long as the object is the same version',
+        help='try again images that failed for good in an earlier run; by default they count as '
+        'unchanged until the object changes',
         per_run=True,
     )
     force: bool = option(
         _WHAT,
         flags.SWITCH,
         default=False,
-        help='label everything again, whatever earlier runs have labelled, also with another '
-        'floor, --max_labels or activation than theirs',
+        help='label everything again, whatever earlier runs have labelled, even if their '
+        'stored floor, --max_labels or activation differ',
         per_run=True,
     )
     allow_empty: bool = option(
         _WHAT,
         flags.SWITCH,
         default=False,
-        help='make a run of nothing where an input lists nothing at all, and exit with 0 (default: '
-        'exit with 2, as it is mostly a misspelt name)',
+        help='run even if an input is empty, and exit with 0 (default: exit with 2, as an '
+        'empty input is usually a misspelt name)',
         decides_rows=False,
         per_run=True,
     )
@@ -151,16 +153,16 @@ class LabelOptions:
         _WHERE,
         flags.POSITIVE,
         metavar='N',
-        help='rows a Parquet file, about, at most; a partition has 1, 2, 4, 8, ... files (default: '
-        '1000000; with --features so many that they have 256 MiB of them)',
+        help='approximate rows per Parquet file, at most; a partition has 1, 2, 4, 8, ... '
+        'files (default: 1000000; with --features, as many as have 256 MiB of features)',
     )
     run_id: str | None = option(
         _WHERE,
         _RUN_NAME,
         metavar='ID',
-        help='name of this run, starting with a letter; the same id again goes on with an '
-        'incomplete run (default: that of an incomplete run with the same options and model, or '
-        'the UTC time and four random hex digits)',
+        help='name of this run, starting with a letter; the id of an incomplete run resumes it '
+        '(default: that of an incomplete run with the same options and model, or the UTC '
+        'time and four random hex digits)',
         decides_rows=False,
         per_run=True,
         is_common=True,
@@ -169,8 +171,8 @@ class LabelOptions:
         _WHERE,
         flags.SWITCH,
         default=False,
-        help='list the inputs anew when an incomplete run is gone on with (default: it keeps the '
-        'listing it was begun with)',
+        help='list the inputs again when an incomplete run is resumed (default: keep the '
+        'snapshot it started with)',
         decides_rows=False,
         per_run=True,
     )
@@ -179,9 +181,9 @@ class LabelOptions:
         flags.THUMBNAILS,
         default=DEFAULT_THUMBNAILS,
         metavar='N',
-        help='pictures in each section of report.html (of a local output), read again from where '
-        f'they lie, http(s) ones too; 0 reads none, {MAX_THUMBNAILS} is the most (default: '
-        f'{DEFAULT_THUMBNAILS})',
+        help='pictures in each section of report.html (of a local output), read again from '
+        f'their source, also from http(s); 0 reads none, at most {MAX_THUMBNAILS} '
+        f'(default: {DEFAULT_THUMBNAILS})',
         decides_rows=False,
     )
     wait_for_lease_sec: float = option(
@@ -189,7 +191,7 @@ class LabelOptions:
         flags.SECONDS_OR_0,
         default=0.0,
         metavar='SEC',
-        help='seconds to wait for another run that is writing into DIR (default: 0, which stops '
+        help='seconds to wait for another run that is writing to DIR (default: 0, which stops '
         'with a message)',
         decides_rows=False,
         per_run=True,
@@ -198,7 +200,7 @@ class LabelOptions:
         _WHERE,
         flags.SWITCH,
         default=False,
-        help='start although another run seems to be writing into DIR',
+        help='start even if another run seems to be writing to DIR',
         decides_rows=False,
         per_run=True,
     )
@@ -207,22 +209,22 @@ class LabelOptions:
         flags.TEXT,
         metavar='PROJECT',
         help='Google Cloud project that pays for requests to requester-pays buckets (default: '
-        'none; such buckets refuse)',
+        'none; such buckets deny access)',
         decides_rows=False,
     )
     s3_endpoint_url: str | None = option(
         _STORES,
         _URL,
         metavar='URL',
-        help="where S3 is (default: $AWS_ENDPOINT_URL_S3, the profile, or Amazon's)",
+        help="S3 endpoint (default: $AWS_ENDPOINT_URL_S3, the profile, or Amazon's)",
         decides_rows=False,
     )
     s3_region_name: str | None = option(
         _STORES,
         flags.TEXT,
         metavar='REGION',
-        help='region of S3 (default: $AWS_REGION, the profile, or us-east-1); that of a bucket '
-        'elsewhere is asked for',
+        help='S3 region (default: $AWS_REGION, the profile, or us-east-1); that of a bucket '
+        'elsewhere is looked up',
         decides_rows=False,
     )
     s3_request_payer: bool = option(
@@ -230,16 +232,17 @@ class LabelOptions:
         flags.SWITCH,
         default=False,
         help='pay for requests to requester-pays buckets of S3 (default: do not; such buckets '
-        'refuse)',
+        'deny access)',
         decides_rows=False,
     )
     allow_private_hosts: bool = option(
         _STORES,
         flags.SWITCH,
         default=False,
-        help='let http(s) URLs of manifests lead to addresses that are not public (this machine, '
-        'its network), by name, number or redirect; only for manifests you trust. Addresses where '
-        'clouds hand out credentials stay closed (default: public addresses only)',
+        help='allow http(s) URLs of manifests to lead to addresses that are not public (this '
+        'machine, its network), by name, number or redirect; only for manifests you '
+        'trust. Cloud metadata addresses, which give out credentials, stay closed '
+        '(default: public addresses only)',
         decides_rows=False,
     )
     model: str = option(
@@ -247,27 +250,27 @@ class LabelOptions:
         flags.TEXT,
         default=EMBEDDED,
         metavar='M',
-        help=f'a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
-        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or weights of a BiT as '
-        f'.npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an EfficientNet-Lite0 '
-        'with the 1,000 classes of ILSVRC-2012)',
+        help='a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
+        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or BiT '
+        f'weights as .npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an '
+        'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
         is_common=True,
     )
     model_card: str | None = option(
         _MODEL,
         flags.TEXT,
         metavar='CARD',
-        help='for a model that brings no model_card.json: a file, or the name of the model '
-        'that it is a copy of',
+        help='for a model without a model_card.json: a file, or the name of the model that it '
+        'is a copy of',
         decides_rows=False,
     )
     model_size: int | None = option(
         _MODEL,
         flags.POSITIVE,
         metavar='PX',
-        help='side of the square that images are resized to, in pixels (default: from the model '
-        'card, which `lemmabeam models` shows); what is cropped scales with it; efficientnetv2-* '
-        'take no other',
+        help='side of the square that images are resized to, in pixels (default: from the '
+        'model card, which `lemmabeam models` shows); the crop scales with it; '
+        'efficientnetv2-* take no other size',
     )
     model_cache: str | None = option(
         _MODEL,
@@ -281,39 +284,39 @@ class LabelOptions:
         _MODEL,
         _SHA256,
         metavar='HEX',
-        help='refuse a model whose weights have another hash; each run prints the one it used',
+        help='refuse a model whose weights have a different hash; each run prints the hash it used',
         decides_rows=False,
     )
     canary: str | None = option(
         _MODEL,
         flags.one_of(CANARY_MODES),
-        help='what each worker asks of the model before it labels anything. strict: it must see '
-        'what its card says in known pictures; finite: its scores must be finite, in range and not '
-        'the same for two pictures; off: nothing (default: strict where the card says what must '
-        'be seen, else finite)',
+        help='what each worker requires of the model before it labels anything. strict: it '
+        'must see in known pictures what its card says; finite: its scores must be '
+        'finite, in range and different for two pictures; off: nothing (default: strict '
+        'if the card says what must be seen, else finite)',
     )
     threshold: float | None = option(
         _LABELS,
         flags.SHARE,
         metavar='SCORE',
-        help='a class whose score reaches it is a label, 0 to 1 (default: from the model card; '
-        '0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
+        help='a class whose score reaches this is a label, 0 to 1 (default: from the model '
+        'card; 0.1 for the ImageNet-21k heads, 0.05 for those of ILSVRC-2012)',
         is_common=True,
     )
     keep_above: float | None = option(
         _LABELS,
         flags.SHARE,
         metavar='SCORE',
-        help='store the classes from this score on, below the threshold, so that `lemmabeam '
-        'relabel` can lower it later without the model; --max_labels holds for them as well '
-        '(default: the threshold)',
+        help='also store classes from this score on, below the threshold, so that `lemmabeam '
+        'relabel` can lower it later without the model; --max_labels applies to them as '
+        'well (default: the threshold)',
     )
     max_labels: int | None = option(
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='at most N labels an image (default: from the model card; 20 for the ImageNet-21k '
-        'heads, 5 for those of ILSVRC-2012)',
+        help='at most N labels per image (default: from the model card; 20 for the '
+        'ImageNet-21k heads, 5 for those of ILSVRC-2012)',
         is_common=True,
     )
     min_labels: int = option(
@@ -321,20 +324,20 @@ class LabelOptions:
         flags.NATURAL,
         default=0,
         metavar='N',
-        help='at least N labels an image, below the threshold if need be (default: 0)',
+        help='at least N labels per image, below the threshold if necessary (default: 0)',
     )
     features: bool = option(
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='write the pooled feature vector of each image beside its labels, as float16',
+        help='write the pooled feature vector of each image with its labels, as float16',
     )
     batch_size: int | None = option(
         _LABELS,
         flags.POSITIVE,
         metavar='N',
-        help='images a call of the model (default: from the model card, which has one number for '
-        'CPUs and with --require_gpu another one)',
+        help='images per call of the model (default: from the model card, which has one number '
+        'for CPUs and another for GPUs, used with --require_gpu)',
         is_common=True,
     )
     chunk_size: int = option(
@@ -342,7 +345,7 @@ class LabelOptions:
         flags.POSITIVE,
         default=1024,
         metavar='N',
-        help='images a unit of work, a multiple of the batch size (default: 1024)',
+        help='images per unit of work, a multiple of the batch size (default: 1024)',
     )
     precision: str = option(
         _LABELS,
@@ -355,21 +358,21 @@ class LabelOptions:
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='compile the network with XLA: a minute more at the start, faster on a GPU',
+        help='compile the network with XLA: a minute longer to start, faster on a GPU',
     )
     require_gpu: bool = option(
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='stop at once where TensorFlow sees no GPU, instead of working on the CPU',
+        help='stop at once if TensorFlow sees no GPU, instead of running on the CPU',
         decides_rows=False,
     )
     require_rebuilt: bool = option(
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='stop where a BiT network cannot be built from its weights, instead of using it as it '
-        'was saved, which is slower',
+        help='stop if a BiT network cannot be rebuilt from its weights, instead of running it '
+        'as it was saved, which is slower',
         decides_rows=False,
     )
     intra_op_threads: int | None = option(
@@ -392,15 +395,15 @@ class LabelOptions:
         default=50_000_000,
         metavar='N',
         help='most pixels of an image, from its header; a baseline JPEG may have four times as '
-        'many, because it is decoded reduced (default: 50000000)',
+        'many, because it is decoded at a reduced size (default: 50000000)',
     )
     fetch_deadline_sec: float = option(
         _LIMITS,
         flags.SECONDS,
         default=60.0,
         metavar='SEC',
-        help='seconds to fetch one image, retries included (default: 60); the next name of a '
-        'listing, or line of a manifest, may take 120 at least',
+        help='seconds to fetch one image, including retries (default: 60); the next entry of a '
+        'listing, or line of a manifest, may take at least 120',
         decides_rows=False,
     )
     memory_budget: int = option(
@@ -408,7 +411,7 @@ class LabelOptions:
         flags.SIZE,
         default=512 * _MIB,
         metavar='SIZE',
-        help='encoded and decoded images in flight in a process, at least --max_bytes (default: '
+        help='encoded and decoded images in flight per process, at least --max_bytes (default: '
         '512MiB)',
         decides_rows=False,
     )
@@ -424,9 +427,9 @@ class LabelOptions:
         _LIMITS,
         flags.NATURAL,
         metavar='N',
-        help='processes beside the one of the model that fetch and decode images, each of which '
-        'decodes one at a time; 0 does it in threads of that one, where a picture that crashes its '
-        'decoder ends the run (default: one a core of the worker)',
+        help='processes that fetch and decode images, in addition to the one of the model; '
+        'each decodes one at a time; 0 uses threads of that one, where an image that '
+        'crashes its decoder ends the run (default: one per core of the worker)',
         decides_rows=False,
     )
     decode_deadline_sec: float = option(
@@ -434,8 +437,8 @@ class LabelOptions:
         flags.SECONDS,
         default=60.0,
         metavar='SEC',
-        help='seconds to decode one image, after which its process is killed and the image tried '
-        'once more, alone (default: 60)',
+        help='seconds to decode one image; after that its process is killed and the image is '
+        'tried once more, alone (default: 60)',
         decides_rows=False,
     )
     fail_fast_after: int = option(
@@ -443,9 +446,9 @@ class LabelOptions:
         flags.NATURAL,
         default=20,
         metavar='N',
-        help='stop when the first N images of a process, or 90 % of its last 500, fail alike as '
-        'they do when permissions, the store or the model are at fault; 0 goes on regardless '
-        '(default: 20)',
+        help='stop when the first N images of a process, or 90 % of its last 500, fail alike, '
+        'as they do when permissions, the store or the model are at fault; 0 continues '
+        'anyway (default: 20)',
         decides_rows=False,
     )
     max_failure_rate: float = option(
@@ -453,7 +456,7 @@ class LabelOptions:
         flags.SHARE,
         default=0.05,
         metavar='SHARE',
-        help='exit with 3 when a larger share of the listed images has failed (default: 0.05)',
+        help='exit with 3 if a larger share of the listed images failed (default: 0.05)',
         decides_rows=False,
         is_common=True,
     )
@@ -461,7 +464,7 @@ class LabelOptions:
         _DATAFLOW,
         _GPU,
         metavar='TYPE',
-        help='GPU of each worker, such as nvidia-l4 or nvidia-tesla-t4; --require_gpu is implied '
+        help='GPU of each worker, such as nvidia-l4 or nvidia-tesla-t4; implies --require_gpu '
         '(default: none, the model runs on CPUs)',
         decides_rows=False,
         per_run=True,
@@ -470,8 +473,9 @@ class LabelOptions:
         _DATAFLOW,
         flags.SWITCH,
         default=False,
-        help='GPUs only on the workers that call the model, as resource hints of Dataflow Prime, '
-        'which chooses machines and their number itself (default: every worker has one)',
+        help='GPUs only on the workers that call the model, by resource hints of Dataflow '
+        'Prime, which chooses machines and their number itself (default: every worker has '
+        'one)',
         decides_rows=False,
         per_run=True,
     )
@@ -480,8 +484,8 @@ class LabelOptions:
         flags.POSITIVE,
         default=100_000,
         metavar='N',
-        help='start a worker for each N images that are listed and not labelled yet, --num_workers '
-        'at least and --max_num_workers at most (default: 100000)',
+        help='start one worker for every N images that are listed and not labelled yet, at '
+        'least --num_workers and at most --max_num_workers (default: 100000)',
         decides_rows=False,
         per_run=True,
     )
@@ -489,7 +493,7 @@ class LabelOptions:
         _DATAFLOW,
         flags.SWITCH,
         default=False,
-        help='return as soon as the job is submitted (default: wait for its end)',
+        help='return as soon as the job is submitted (default: wait until it ends)',
         decides_rows=False,
         per_run=True,
         in_template=False,
@@ -498,17 +502,17 @@ class LabelOptions:
         _DATAFLOW,
         flags.SWITCH,
         default=False,
-        help='print what the run would be given, and why, and start nothing',
+        help='print the settings that the run would get, and why, and start nothing',
         decides_rows=False,
         per_run=True,
         in_template=False,
         is_common=True,
     )
     verbose: bool = option(
-        '',
+        _GENERAL,
         flags.SWITCH,
         default=False,
-        help="show the engine's own messages, and where an error came from",
+        help="show the runner's own messages, and where an error came from",
         decides_rows=False,
         per_run=True,
         is_common=True,
@@ -521,7 +525,64 @@ class LabelOptions:
         return cls(**found | {'input': tuple(args.input)})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EveryCommand:
+    """The options that every command has."""
+
+    config: str | None = option(
+        _GENERAL,
+        flags.TEXT,
+        metavar='FILE',
+        help='options in a local .toml or .json, by their names: threshold = 0.2, force = true, '
+        'input = ["a", "b"]. The command line wins, then a table named after the command, such as '
+        '[label], then the top level. Paths are relative to the working directory',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+    json: bool = option(
+        _GENERAL,
+        flags.SWITCH,
+        default=False,
+        help='print the result on standard output as one JSON document, and all else on standard '
+        'error; no document is printed where an error leaves no result',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+    quiet: bool = option(
+        _GENERAL,
+        flags.SWITCH,
+        default=False,
+        help='tell errors only (default: results, notes and progress, too)',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+    log_file: str | None = option(
+        _GENERAL,
+        flags.TEXT,
+        metavar='FILE',
+        help='append to this local file what is told, also with --quiet, and the log of this '
+        'process and of Beam from INFO on, with times in UTC (default: none)',
+        decides_rows=False,
+        per_run=True,
+        in_template=False,
+        is_common=True,
+    )
+
+
 OPTIONS = declared(LabelOptions)
+STORE_OPTIONS = tuple(each for each in OPTIONS if each.group == _STORES)
+FOR_EVERY_COMMAND = declared(EveryCommand)
+
+
+def add_arguments_of_every_command(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that every command has."""
+    add_options(parser, FOR_EVERY_COMMAND)
 
 
 def add_label_arguments(parser: argparse.ArgumentParser) -> None:
@@ -531,7 +592,7 @@ def add_label_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say how object stores are reached."""
-    add_options(parser, _of_group(_STORES))
+    add_options(parser, STORE_OPTIONS)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -626,7 +687,7 @@ def make_run_id(given: str | None, now: datetime.datetime) -> str:
         return f'{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}'
     if not RUN_ID.fullmatch(given):
         raise UsageError(
-            f'--run_id {given!r}: a letter first, then at most 99 letters, digits, ".", "_" or '
-            '"-"; readers take digits or a date alone for a number'
+            f'--run_id {given!r}: expected a letter, then at most 99 letters, digits, ".", "_" '
+            'or "-"; readers would take digits or a date alone for a number'
         )
     return given

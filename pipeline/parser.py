@@ -8,9 +8,29 @@ import datetime
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from pipeline.config_file import ConfigFile
 
 _FOLDER = 'DIR'  # what commands call an output that they take without an option
+
+
+class FromFile(str):
+    """An argument that a file of `--config` gives.
+
+    Attributes:
+      key: what stands in the file for its option.
+      file: the name of the file.
+    """
+
+    key: str
+    file: str
+
+    def __new__(cls, argument: str, key: str, file: str) -> 'FromFile':
+        made = super().__new__(cls, argument)
+        made.key, made.file = key, file
+        return made
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,13 +39,15 @@ class Parser(argparse.ArgumentParser):
     Attributes:
       made_at: when the command began, UTC.
       stray_flag: the option that is meant by a value without one, or ''.
+      config: gives arguments that the command line has not.
     """
 
     def __init__(self, **options: object):
         super().__init__(allow_abbrev=False, **options)  # type: ignore[arg-type]
-        self.formatter_class = self._formatter  # type: ignore[assignment]
+        self.formatter_class = self._formatter
         self.made_at = datetime.datetime.now(datetime.UTC)
         self.stray_flag = ''
+        self.config: ConfigFile | None = None
         self._first = ''
         self._rare: frozenset[str] = frozenset()
 
@@ -51,20 +73,27 @@ class Parser(argparse.ArgumentParser):
         """As argparse has it."""
         given = sys.argv[1:] if args is None else list(args)
         self._first = given[0] if given else ''
-        return super().parse_known_args(self._spelled(given), namespace)
+        return super().parse_known_args(self._spelled(self._from_file(given) + given), namespace)
+
+    def _from_file(self, given: list[str]) -> list[str]:
+        if self.config is None:
+            return []
+        flags = {flag: self._option_string_actions[flag] for flag in self._flags()}
+        ours = given[: given.index('--')] if '--' in given else given
+        return [*self.config.arguments(flags, {argument.partition('=')[0] for argument in ours})]
 
     def _spelled(self, given: list[str]) -> list[str]:
         """Arguments in which our options are written as they are declared."""
-        flags = {_underscored(flag): flag for flag in self._flags()}
-        found = []
+        flags = {underscored(flag): flag for flag in self._flags()}
+        found: list[str] = []
         for i, argument in enumerate(given):
             if argument == '--':
                 return found + given[i:]
             name, equals, value = argument.partition('=')
-            flag = flags.get(_underscored(name)) if name.startswith('--') else None
+            flag = flags.get(underscored(name)) if name.startswith('--') else None
             if flag is None:
                 found.append(argument)
-            elif equals and isinstance(self._option_string_actions[flag], _SWITCH):
+            elif equals and is_switch(self._option_string_actions[flag]):
                 found.append(self._switched(flag, value))
             else:
                 found.append(f'{flag}{equals}{value}')
@@ -105,12 +134,18 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with 2 and what is wrong."""
+        """Raises what is wrong.
+
+        Raises:
+          UsageError: always.
+        """
+        from transforms.core.errors import UsageError  # late, as in all of this file
+
         said = message.removeprefix('argument ')
         is_missing = said.startswith('the following arguments are required')
         if is_missing and self.stray_flag and self._first[:1] not in ('', '-'):
             said = describe_stray(self._first, self.stray_flag)
-        self.exit(2, f'lemmabeam: {with_help(said, self.prog)}\n')
+        raise UsageError(with_help(said, self.prog))
 
     def _describe_unknown(self, given: str) -> str:
         if not given.startswith('-'):
@@ -123,8 +158,9 @@ class Parser(argparse.ArgumentParser):
         return describe_unknown('option', given, self._flags())
 
 
-# The only name there is for its class.
-_SWITCH = argparse._StoreTrueAction
+def is_switch(action: argparse.Action) -> bool:
+    """Whether an option is given without a value, and not given otherwise."""
+    return isinstance(action, argparse._StoreTrueAction)
 
 
 class _HelpAll(argparse.Action):
@@ -159,7 +195,7 @@ def with_help(said: str, prog: str) -> str:
 
 def describe_stray(value: str, flag: str) -> str:
     """What is said of a value without an option, of which `flag` is most likely meant, or ''."""
-    from transforms.core import uris  # late, as in all of this file: it takes longer than `--help`
+    from transforms.core import uris  # late: it takes longer than `--help`
 
     shown = uris.printable(value)
     if not flag:
@@ -171,6 +207,10 @@ def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
     """What is said of an option or a command that is none of those known."""
     from transforms.core import uris
 
+    if isinstance(given, FromFile):
+        names = (name.removeprefix('--') for name in known)
+        said = describe_unknown('key', given.key, names)
+        return f'--config {given.file}: {said}'
     plain = {_plain(name): name for name in known}
     near = difflib.get_close_matches(_plain(given.partition('=')[0]), plain, 1)
     hint = f'; did you mean {plain[near[0]]}?' if near else ''
@@ -179,8 +219,9 @@ def describe_unknown(kind: str, given: str, known: Iterable[str]) -> str:
 
 def _plain(flag: str) -> str:
     # Dashes that all of them begin with would make any two short ones alike.
-    return _underscored(flag.removeprefix('--')).lower()
+    return underscored(flag.removeprefix('--')).lower()
 
 
-def _underscored(name: str) -> str:
+def underscored(name: str) -> str:
+    """How an option is declared that may be written with `-`."""
     return name.replace('-', '_')

@@ -1,4 +1,4 @@
-"""Drops what need not be done and forms chunks, the unit of work and of progress.
+"""Drops what need not be done and forms chunks, the unit of work and progress.
 
 A chunk's content follows from the listing alone: not from the runner, the number of workers or
 what an earlier run has finished.
@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
 
 from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Stage
 from transforms.core.errors import UsageError
@@ -18,15 +19,15 @@ from transforms.core.resources import LIVE
 
 
 class Merged(NamedTuple):
-    """What all that is known of one URI comes to.
+    """The result of merging all that is known of one URI.
 
     Attributes:
-      item: the image to label; None where there is nothing to do.
-      dead: one dead letter for each distinct bad ref.
-      duplicates: how many refs said what another one had said.
+      item: the image to label; None if there is nothing to do.
+      dead: one dead letter per distinct bad ref.
+      duplicates: how many refs repeated another one.
       unchanged: distinct refs that an earlier run has dealt with.
-      gone: rows of earlier runs of the same inputs that these do not list any more.
-      notes: carried values of rows of earlier runs, and what is to be noted of them.
+      gone: rows of earlier runs of the same inputs that these no longer list.
+      notes: carried values of rows of earlier runs, and what to note about them.
     """
 
     item: Item | None
@@ -41,13 +42,13 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
     """Merges all that is known of one URI.
 
     The same URI with the same carried values is a duplicate; with other carried values it is one
-    image with several rows.  A bad line or name is only shown as its URI, which may be that of an
-    image, too: it is something else.
+    image with several rows.  A bad line or name only looks like its URI, which may also be that of
+    an image: it is kept apart.
 
     Args:
       refs: as listed.
-      known: what earlier runs made of it.
-      access: URLs to fetch it by; of several, the one that sorts last is used.
+      known: what earlier runs did with it.
+      access: URLs to fetch it by; of several, the last in sort order is used.
     """
     listed = 0
     distinct: dict[_Key, Ref] = {}
@@ -90,7 +91,7 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
 
 
 def _split(known: Iterable[Known]) -> tuple[list[Known], str]:
-    """What lasts, and why the last run over the same inputs had no labels for it."""
+    """What holds for good, and why the last run over the same inputs had no labels for it."""
     lasting: list[Known] = []
     failed = ''
     for each in known:
@@ -102,11 +103,11 @@ def _split(known: Iterable[Known]) -> tuple[list[Known], str]:
 
 
 def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tuple[str, Note]]]:
-    """How many rows the inputs that listed them last do not list any more, and what is new of it.
+    """How many rows the inputs that last listed them no longer list, and which of that is new.
 
     Args:
       listed: carried values that are listed now.
-      known: all that earlier runs say of the URI.
+      known: all that earlier runs say about the URI.
     """
     labeled: set[str] = set()
     last: dict[tuple[str, bool], Known] = {}
@@ -153,7 +154,7 @@ def _preference(ref: Ref) -> tuple[str, int, str]:
 
 
 def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
-    """Whether the listing itself tells that nothing is to be done."""
+    """Whether the listing itself shows that nothing is to be done."""
     if known is None:
         return False
     if ref.reason:  # a line that is no URI stays none
@@ -162,7 +163,7 @@ def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
 
 
 def _unless(refs: Sequence[Ref], newest: Mapping[_Key, Known]) -> str:
-    """The version of which nothing is to be done for any of the rows; '' where there is none."""
+    """The version for which nothing is to be done for any of the rows; '' if there is none."""
     if any(ref.version for ref in refs):
         return ''
     keys = map(_key, refs)
@@ -171,7 +172,7 @@ def _unless(refs: Sequence[Ref], newest: Mapping[_Key, Known]) -> str:
 
 
 def bucket_count(images: int, chunk_size: int) -> int:
-    """The power of two that leaves about half to one chunk a bucket."""
+    """The power of two that leaves about half a chunk to one chunk per bucket."""
     return power_of_two(-(-images // chunk_size))
 
 
@@ -207,6 +208,7 @@ class _MergeDoFn(beam.DoFn):
     def __init__(self, is_part: bool):
         self._is_part = is_part
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def process(
         self, element: tuple[str, Mapping[str, Iterable[Any]]]
     ) -> Iterator[Item | beam.pvalue.TaggedOutput]:
@@ -228,13 +230,14 @@ class _MergeDoFn(beam.DoFn):
 
 
 class DropDone(beam.PTransform):
-    """One `Item` for each URI of which something is left to do: no duplicates, nothing unchanged.
+    """One `Item` per URI that is left to do: no duplicates, nothing unchanged.
 
     Args:
-      is_part: whether a part of the inputs is listed, of which nobody can tell what is gone.
+      is_part: whether only a part of the inputs is listed, so that nobody can tell what is gone.
 
-    Expands (PCollection[Ref], PCollection[tuple[str, Known]] of what earlier runs made of which
-    URI or None without any, PCollection[tuple[str, str]] of URIs and the URLs to fetch them by) to
+    Expands PCollections by name, `refs` of Ref, `access` of tuple[str, str], URIs and the URLs to
+    fetch them by, and, where there were earlier runs, `known` of tuple[str, Known], what they did
+    with which URI, to
     (PCollection[Item], PCollection[DeadLetter] of refs that were bad in the listing already,
     PCollection[DeadLetter] of notes, PCollection[tuple[str, int]] of counts).
     """
@@ -243,26 +246,22 @@ class DropDone(beam.PTransform):
         super().__init__()
         self._is_part = is_part
 
+    @no_annotations
     def expand(
-        self,
-        inputs: tuple[
-            beam.PCollection[Ref],
-            beam.PCollection[tuple[str, Known]] | None,
-            beam.PCollection[tuple[str, str]],
-        ],
+        self, inputs: Mapping[str, beam.PCollection[Any]]
     ) -> tuple[
         beam.PCollection[Item],
         beam.PCollection[DeadLetter],
         beam.PCollection[DeadLetter],
         beam.PCollection[tuple[str, int]],
     ]:
-        refs, known, access = inputs
-        keyed = refs | 'KeyByUri' >> beam.Map(lambda ref: (ref.uri, ref)).with_output_types(
-            tuple[str, Ref]
-        )
-        groups = {'refs': keyed, 'known': known, 'access': access}
+        keyed = inputs['refs'] | 'KeyByUri' >> beam.Map(
+            lambda ref: (ref.uri, ref)
+        ).with_output_types(tuple[str, Ref])
+        # In this order, which the shuffle knows them by.
+        known = {'known': inputs['known']} if 'known' in inputs else {}
         merged = (
-            {tag: group for tag, group in groups.items() if group is not None}
+            {'refs': keyed, **known, 'access': inputs['access']}
             | 'GroupByUri' >> beam.CoGroupByKey()
             | 'Merge'
             >> beam.ParDo(_MergeDoFn(self._is_part))
@@ -276,8 +275,8 @@ class MakeChunks(beam.PTransform):
     """PCollection[Item] to PCollection[Chunk].
 
     Args:
-      chunk_size: most images a chunk.
-      max_images: refuse more images than this; None takes any number.
+      chunk_size: most images per chunk.
+      max_images: refuse more images than this; None accepts any number.
     """
 
     def __init__(self, chunk_size: int, max_images: int | None):
@@ -310,7 +309,7 @@ class MakeChunks(beam.PTransform):
 def _bucket_count_of(images: int, chunk_size: int, max_images: int | None) -> int:
     if max_images is not None and images > max_images:
         raise UsageError(
-            f'--max_images {max_images}: {images} distinct images are to be labelled, not counting '
-            'the unchanged ones; raise it, or label a part with --sample'
+            f'--max_images {max_images}: the inputs list {images} distinct images to label, not '
+            'counting unchanged ones; raise it, or label a part with --sample'
         )
     return bucket_count(images, chunk_size)

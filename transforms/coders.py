@@ -1,7 +1,7 @@
 """Coders for what travels between steps: deterministic ones for the rows that cross a shuffle.
 
-Batches cross none.  But runners ask now and then how large an element is, and to find out by
-pickling one with its pixels takes longer than many an accelerator takes to label it.
+Batches do not cross any.  But runners sometimes ask how large an element is, and pickling one with
+its pixels to find out takes longer than many accelerators take to label it.
 """
 
 import pickle
@@ -22,7 +22,7 @@ from transforms.core.elements import (
 
 
 class InProcessCoder(coders.Coder):
-    """For elements that are handed on within a process; pickles them where a runner insists."""
+    """For elements that stay within a process; pickles them if a runner insists."""
 
     def encode(self, value: Any) -> bytes:
         return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
@@ -31,7 +31,7 @@ class InProcessCoder(coders.Coder):
         return pickle.loads(encoded)
 
     def estimate_size(self, value: Any) -> int:
-        """Bytes of its pixels, which are nearly all there is of it."""
+        """Bytes of its pixels, which are nearly all of it."""
         return value.pixels.nbytes if isinstance(value, Batch) else 0
 
     def is_deterministic(self) -> bool:

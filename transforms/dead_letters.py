@@ -1,4 +1,4 @@
-"""The step that writes dead letters; what is in their files: `transforms.output.dead_letters`."""
+"""The step that writes dead letters; for their files see `transforms.output.dead_letters`."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,10 +50,9 @@ class _WriteDoFn(beam.DoFn):
 class WriteDeadLetters(beam.PTransform):
     """Dead letters to Parquet files.
 
-    Expands (PCollection[DeadLetter], notes among them, singleton PCollection[int] of the most that
-    they can be, PCollection[str] of how the model computed) to
-    (PCollection[WrittenFile], of `KIND` and `VERSIONS`, PCollection[tuple[str, int]] of counts by
-    reason).
+    Expands (PCollection[DeadLetter], including notes, singleton PCollection[int] of the most there
+    can be, PCollection[str] of how the model computed) to (PCollection[WrittenFile], of `KIND` and
+    `VERSIONS`, PCollection[tuple[str, int]] of counts by reason).
     """
 
     def __init__(self, layout: Layout, metadata: Mapping[str, str]):

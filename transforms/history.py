@@ -1,4 +1,4 @@
-"""The step that reads what earlier runs made of each image; see `transforms.runs.history`."""
+"""The step that reads what earlier runs did with each image; see `transforms.runs.history`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ class _ReadDoFn(beam.DoFn):
 
 
 class ReadHistory(beam.PTransform):
-    """What earlier runs made of which URI: a PCollection[tuple[str, Known]].
+    """What earlier runs did with which URI: a PCollection[tuple[str, Known]].
 
     Args:
       files: see `history_files`.

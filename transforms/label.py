@@ -1,4 +1,4 @@
-"""The ModelHandler by which Beam's RunInference calls the model.
+"""The ModelHandler through which Beam's RunInference calls the model.
 
 Beam's own TensorFlow handlers cannot load what Keras 3 makes, attach the input image to each
 result, pickle every batch for a metric, and leave the device idle between two batches.
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.typehints.decorators import no_annotations
 
 import transforms.coders  # noqa: F401 (registers the coders of the elements)
 from transforms.core import uris
@@ -36,14 +37,14 @@ _WAITS = ('fetch_wait', 'decode_wait')
 
 
 class LazyPredictor:
-    """The model of this process, loaded when the first image wants it, or a little before.
+    """The model of this process, loaded when the first image needs it, or a little earlier.
 
-    A run that has nothing to label does not even import TensorFlow.
+    A run without anything to label does not even import TensorFlow.
 
     Args:
       options: the model, and how it is called.
-      device: who may call it; by default the one of this process.
-      make: what makes it, by default `Predictor`.
+      device: runs its calls; by default the one of this process.
+      make: makes it, by default `Predictor`.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class LazyPredictor:
         self._model: Model | None = None
 
     def get(self) -> Model:
-        """Loads and checks the model, once a process.
+        """Loads and checks the model, once per process.
 
         Raises:
-          ModelError: it cannot be loaded; also if that was found by `load_soon`.  Who asks again
-            has it tried again.
+          ModelError: it cannot be loaded; also if `load_soon` found that.  The next call tries
+            again.
         """
         if self._model is None:
             loading, self._loading = self._loading, None
@@ -71,7 +72,7 @@ class LazyPredictor:
         return self._model
 
     def load_soon(self) -> None:
-        """Has the device load the model, and does not wait for it."""
+        """Has the device load the model, without waiting for it."""
         is_loading = self._loading is not None and not self._loading.done()
         if self._model is None and not is_loading:
             # If other work waits for the device, that will load it.
@@ -94,26 +95,26 @@ def lazy_predictor(options: InferenceOptions, make: MakeModel | None = None) -> 
 
 
 def load_soon(options: InferenceOptions, make: MakeModel | None = None) -> None:
-    """Begins to load the model in this process, and does not wait for it.
+    """Starts to load the model in this process, without waiting for it.
 
-    To be called as soon as there is something to label: the model loads while the first batch is
-    fetched and decoded.  What goes wrong is raised when that batch asks for the model.
+    Call it as soon as there is something to label: the model loads while the first batch is fetched
+      and decoded.  Errors are raised when that batch asks for the model.
 
     Args:
-      options, make: as `transforms.label.LabelImages` has them.
+      options, make: as in `transforms.label.LabelImages`.
     """
     lazy_predictor(options, make).load_soon()
 
 
 class _Computed(NamedTuple):
-    """What the device has to say of a batch.
+    """The result of the device for a batch.
 
     Attributes:
       found: what the model says.
-      guilty: as `predict_or_rescue` gives it.
+      guilty: as returned by `predict_or_rescue`.
       facts: how it was computed; None if it was not.
       infer_sec: how long that took.
-      idle_sec: how long the device had nothing to do before.
+      idle_sec: how long the device was idle before.
     """
 
     found: Prediction
@@ -140,27 +141,38 @@ def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor) -> _Compu
 
 
 def _slots(batch: Batch) -> list[int]:
-    """Where images lie."""
+    """Which slots hold images."""
     return [slot for slot, each in enumerate(batch.outcomes) if isinstance(each, Image)]
 
 
-def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
-    """Puts together what there is of a batch; its pixels are not looked at."""
-    found, guilty = computed.found, computed.guilty
-    outcomes = list(batch.outcomes)
+def lost(found: Prediction, guilty: Mapping[int, str], slots: int) -> dict[int, tuple[Reason, str]]:
+    """The slots of images for which the model has no labels, and why: reason and detail.
+
+    Args:
+      found, guilty: what `predict_or_rescue` gives.
+      slots: so many, the first ones, may hold an image.
+    """
     # Mostly there are none, and then no image is looked at.
-    infinite = np.flatnonzero(found.counts[: len(outcomes)] < 0)
-    for slot in sorted({*guilty, *infinite.tolist()}):
+    infinite = np.flatnonzero(found.counts[:slots] < 0)
+    not_finite = Reason.NONFINITE_SCORES, 'the model gave NaN or infinite outputs'
+    return {
+        slot: (Reason.MODEL_ERROR, f'the model failed on it: {guilty[slot]}')
+        if slot in guilty
+        else not_finite
+        for slot in sorted({*guilty, *infinite.tolist()})
+    }
+
+
+def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
+    """Assembles the results of a batch; does not look at its pixels."""
+    found = computed.found
+    outcomes = list(batch.outcomes)
+    for slot, (reason, detail) in lost(found, computed.guilty, len(outcomes)).items():
         image = outcomes[slot]
-        if not isinstance(image, Image):
-            continue
-        if slot in guilty:
-            reason, detail = Reason.MODEL_ERROR, f'the model fails on it: {guilty[slot]}'
-        else:
-            reason, detail = Reason.NONFINITE_SCORES, 'the model gave infinite or undefined outputs'
-        outcomes[slot] = Failure(
-            Stage.INFER, reason, detail, image.size_bytes, image.object_version
-        )
+        if isinstance(image, Image):
+            outcomes[slot] = Failure(
+                Stage.INFER, reason, detail, image.size_bytes, image.object_version
+            )
     how = NOT_COMPUTED
     if computed.facts is not None:
         how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
@@ -172,9 +184,9 @@ def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
 
 
 def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[str, float]:
-    """Timings of a batch, of whose waits only those are left in which the device had to wait, too.
+    """Timings of a batch, with only those waits in which the device had to wait, too.
 
-    The loader is waited for while the device is still at work, which holds nothing up.
+    Waiting for the loader while the device is still at work delays nothing.
     """
     waited_sec = sum(timings.get(name, 0.0) for name in _WAITS)
     share = min(1.0, idle_sec / waited_sec) if waited_sec else 1.0
@@ -184,7 +196,7 @@ def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[
 
 
 def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
-    """Calls the model on a batch and waits for it; one without any image is not worth a call.
+    """Calls the model on a batch and waits for it; skips a batch without any image.
 
     Raises:
       ModelError: the model fails, and no image is to blame.
@@ -194,7 +206,7 @@ def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
 
 
 def _hand_in(batch: Batch, model: LazyPredictor, policy: FaultPolicy) -> LateBatch:
-    """Hands a batch to the device; waits while another one waits for it."""
+    """Submits a batch to the device; waits while another one is waiting."""
     slots = _slots(batch)
     if slots:
         future = model.device.submit(functools.partial(_compute, batch, slots, model))
@@ -240,15 +252,15 @@ def _describe(batch: Batch, slots: Sequence[int]) -> str:
 
 
 class ImageModelHandler(ModelHandler[Batch, LateBatch, LazyPredictor]):
-    """Takes whole batches as single elements: chunks have cut them already.
+    """Takes whole batches as single elements: they were cut when chunks were loaded.
 
-    What it gives for one is a `LateBatch`, so that the next one is handed in while the device
-    computes.  Beam's metrics of RunInference count how long that takes, not how long the device.
+    For each it returns a `LateBatch`, so that the next one is submitted while the device computes.
+    Beam's metrics of RunInference therefore measure the submission, not the device.
 
     Args:
       options: the model, and how it is called.
       fail_fast: when a failing model stops the run.
-      make: what makes the model, by default `Predictor`.
+      make: makes the model, by default `Predictor`.
     """
 
     def __init__(
@@ -269,34 +281,34 @@ class ImageModelHandler(ModelHandler[Batch, LateBatch, LazyPredictor]):
         model: LazyPredictor,
         inference_args: dict[str, Any] | None = None,  # noqa: ARG002 (Beam's signature)
     ) -> list[LateBatch]:
-        """Hands each batch to the device."""
+        """Submits each batch to the device."""
         policy = inference_policy(self._fail_fast)
         return [_hand_in(each, model, policy) for each in batch]
 
     def get_num_bytes(self, batch: Sequence[Batch]) -> int:
-        """Bytes of pixels; Beam's default pickles the batch to know."""
+        """Bytes of pixels; Beam's default would pickle the batch."""
         return sum(each.pixels.nbytes for each in batch)
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
-        """One of our batches a call."""
+        """One of our batches per call."""
         return {'min_batch_size': 1, 'max_batch_size': 1}
 
     def get_metrics_namespace(self) -> str:
-        """Where Beam counts."""
+        """The namespace of Beam's metrics."""
         return 'lemmabeam'
 
 
 class LabelImages(beam.PTransform):
-    """Runs the model, finishes the chunks and keeps them.
+    """Runs the model, and finishes and keeps the chunks.
 
     Args:
       options: the model, and how it is called.
       fail_fast: when a failing model stops the run.
       layout: the output; None keeps nothing.
-      make: what makes the model, by default `transforms.model.predictor.Predictor`.
+      make: makes the model, by default `transforms.model.predictor.Predictor`.
 
     Expands PCollection[Batch] to (PCollection[bytes], one Arrow stream of
-    `transforms.output.results.SCHEMA` a chunk, PCollection[tuple[str, float]] of statistics).
+    `transforms.output.results.SCHEMA` per chunk, PCollection[tuple[str, float]] of statistics).
     """
 
     def __init__(
@@ -312,6 +324,7 @@ class LabelImages(beam.PTransform):
         self._layout = layout
         self._make = make
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def expand(
         self, batches: beam.PCollection[Batch]
     ) -> tuple[beam.PCollection[bytes], beam.PCollection[tuple[str, float]]]:

@@ -1,4 +1,4 @@
-"""Fetches, decodes and resizes: chunks of refs to whole batches of pixels.
+"""Fetches, decodes and resizes: from chunks of refs to whole batches of pixels.
 
 Loading runs ahead of the consumer, so that an accelerator behind it does not wait, and never
 further ahead than the look-ahead and the memory budget allow.
@@ -115,9 +115,9 @@ class LoadImages(beam.PTransform):
 
     Args:
       options: how they are loaded.
-      preflight: what each worker tries before; None for nothing.
+      preflight: what each worker tries first; None for nothing.
       fail_fast: when failing images stop the run.
-      when_begun: called in each worker as soon as images are being loaded that the model will want.
+      when_begun: called in each worker as soon as it loads images for the model.
     """
 
     def __init__(

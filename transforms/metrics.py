@@ -10,12 +10,12 @@ NAMESPACE = 'lemmabeam'
 
 
 def counter(name: str) -> Any:
-    """How often something happened."""
+    """Counts how often something happened."""
     return Metrics.counter(NAMESPACE, name)
 
 
 def distribution(name: str) -> Any:
-    """Count, sum, least and most of whole numbers."""
+    """Count, sum, minimum and maximum of whole numbers."""
     return Metrics.distribution(NAMESPACE, name)
 
 
@@ -25,7 +25,7 @@ _FILE_ROWS = distribution('file_rows')
 
 
 def count_file(file: WrittenFile) -> WrittenFile:
-    """Counts a file that a step has written, and gives it back."""
+    """Counts a file that a step has written, and returns it."""
     _WRITE_MSEC.update(round(1000 * file.write_sec))
     _FILE_BYTES.update(file.size_bytes)
     _FILE_ROWS.update(file.rows)

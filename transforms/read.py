@@ -18,7 +18,7 @@ from transforms.sources.listing import list_input, manifest_access
 
 
 class _ListDoFn(beam.DoFn):
-    """Emits the parts of what is frozen, and freezes it before where no attempt has done so."""
+    """Emits the parts of the snapshot, after writing it if no attempt has done so."""
 
     def __init__(self, listing: Listing, layout: Layout):
         self._listing = listing
@@ -50,10 +50,10 @@ class _ListDoFn(beam.DoFn):
 
 
 def refuse_more(refs: Iterable[Ref | str], most: TooMany, source: Input) -> Iterator[Ref | str]:
-    """The refs of an input, as long as they can be of images that a run may label.
+    """The refs of an input, as long as they may not exceed the images that a run may label.
 
     Raises:
-      UsageError: they are too many, whatever comes behind them.
+      UsageError: there are too many, whatever follows.
     """
     limit = most.max_images + most.known
     seen: set[int] = set()  # 8 bytes of a hash: the limit is reached too late at worst
@@ -61,10 +61,10 @@ def refuse_more(refs: Iterable[Ref | str], most: TooMany, source: Input) -> Iter
         if isinstance(ref, Ref) and not ref.reason:
             seen.add(uri_hash(ref.uri))
             if len(seen) > limit:
-                known = f', {most.known} of them unchanged at most' if most.known else ''
+                known = f', at most {most.known} of them unchanged' if most.known else ''
                 raise UsageError(
                     f'--max_images {most.max_images}: more than {limit} distinct images are '
-                    f'listed in {source.shown}{known}, and reading it ended there; raise it, or '
+                    f'listed in {source.shown}{known}, where reading stopped; raise it, or '
                     'label a part with --sample'
                 )
         yield ref
@@ -84,7 +84,7 @@ class _ReadPartDoFn(beam.DoFn):
 
 
 def _sampled(refs: Iterable[Ref | str], size: int) -> Iterator[Ref | str]:
-    """Of an input only what may be part of the sample of all inputs."""
+    """Only those refs of an input that may be part of the sample of all inputs."""
     sampler = _SampleFn(size)
     sample = sampler.create_accumulator()
     for ref in refs:
@@ -96,7 +96,7 @@ def _sampled(refs: Iterable[Ref | str], size: int) -> Iterator[Ref | str]:
 
 
 class _SampleFn(beam.CombineFn):
-    """The `size` distinct refs with the smallest content hash: the same ones whatever the order."""
+    """The `size` distinct refs with the smallest content hash: the same ones in any order."""
 
     def __init__(self, size: int):
         self._size = size
@@ -129,11 +129,11 @@ class ReadRefs(beam.PTransform):
 
     Args:
       listing: what to list.
-      layout: the output, under which the listing is frozen.
+      layout: the output, where the snapshot is written.
 
     Returns (expand):
       refs: PCollection[Ref], with duplicates.
-      access: PCollection[tuple[str, str]], URIs and the URLs to fetch them by where these carry
+      access: PCollection[tuple[str, str]], URIs and the URLs to fetch them by, for those that carry
         secrets.
       counts: PCollection[tuple[str, int]], files that were left out.
     """

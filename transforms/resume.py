@@ -1,4 +1,4 @@
-"""The steps by which a run can be resumed: finished chunks are kept, and found again."""
+"""The steps that make a run resumable: finished chunks are kept, and found again."""
 
 import collections
 import time
@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 import apache_beam as beam
+from apache_beam.typehints.decorators import no_annotations
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.core.elements import Chunk, Failure, Image, LabeledBatch, LateBatch, Stage
@@ -21,10 +22,10 @@ _AHEAD = 16
 
 
 def _windowed(outputs: Iterable[object], window: object, timestamp: object) -> Iterator[object]:
-    """Outputs of a DoFn, tagged ones among them, as its `finish_bundle` has to give them.
+    """Outputs of a DoFn, including tagged ones, as its `finish_bundle` must emit them.
 
     Args:
-      outputs: as its `process` gives them.
+      outputs: as its `process` emits them.
       window, timestamp: those of an element of the bundle.
     """
     for output in outputs:
@@ -41,10 +42,10 @@ class _Pending(NamedTuple):
 
 
 class _TakeFinishedDoFn(beam.DoFn):
-    """Looks for finished chunks; looks ahead as long as it finds them, for a store takes its time.
+    """Looks for finished chunks; looks ahead as long as it finds them, as stores are slow.
 
-    A chunk that is to be worked is looked for just before, so that what another worker has finished
-    meanwhile is not done twice.
+    A chunk is looked for again just before it is processed, so that what another worker has
+    finished meanwhile is not done twice.
     """
 
     def __init__(self, layout: Layout):
@@ -103,7 +104,7 @@ def _lookup_pool(_: str) -> ThreadPoolExecutor:
 class TakeFinished(beam.PTransform):
     """Takes out the chunks that an earlier attempt, or another worker, has finished.
 
-    Expands PCollection[Chunk] to (PCollection[Chunk] of those to work, PCollection[bytes] of the
+    Expands PCollection[Chunk] to (PCollection[Chunk] of those to process, PCollection[bytes] of the
     rows of the others, PCollection[tuple[str, float]] of statistics).
     """
 
@@ -159,11 +160,10 @@ class FinishChunksDoFn(beam.DoFn):
     """Gathers the batches of a chunk and emits its rows when they are kept.
 
     The batches of a chunk follow each other within one bundle, because everything since the chunk
-    is fused and one to one.  All of it comes late, for the device is never waited for but at the
-    end of a bundle: what it has done is taken when further batches come, and while a chunk is on
-    its way to the store, the next one is computed.  More than one is never on its way, for a
-    process that is killed then pays for it again.  Of a chunk that takes long, what is done is kept
-    in parts.
+    is fused and one to one.  Results come late, because the device is waited for only at the end of
+    a bundle: what it has done is taken when further batches come, and while a chunk is on its way
+    to the store, the next one is computed.  Never more than one is on its way, because a process
+    that is killed pays for it again.  Of a chunk that takes long, what is done is kept in parts.
 
     Args:
       layout: the output; None keeps nothing.
@@ -192,6 +192,7 @@ class FinishChunksDoFn(beam.DoFn):
         self._in_parts = 0
         self._kept_at = self._clock()
 
+    @no_annotations  # Beam takes none for several outputs, and says so each time
     def process(
         self,
         batch: LateBatch,
@@ -250,13 +251,13 @@ class FinishChunksDoFn(beam.DoFn):
             self._kept_at = self._clock()
 
     def _kept(self) -> Iterator[bytes]:
-        """The chunk that is on its way to the store, as soon as it is there."""
+        """The chunk that is on its way to the store, once it has arrived."""
         keeping, self._keeping = self._keeping, None
         if keeping is not None:
             yield with_short_texts(keeping.result())
 
     def _drop(self) -> None:
-        """Lets the device do no more of a bundle that has failed; what it has done is kept."""
+        """Cancels the rest of a bundle that has failed; what the device has done is kept."""
         while self._late:
             self._late.pop().cancel()
         keeping, self._keeping = self._keeping, None

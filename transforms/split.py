@@ -1,4 +1,4 @@
-"""The step that reads finished chunks, each once, and says where everything in them goes."""
+"""The step that reads finished chunks, each once, and decides where everything in them goes."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from transforms.output.predictions import route
 
 
 class CountShards(beam.PTransform):
-    """How many files each partition has: counted before inference, whatever fails.
+    """How many files each partition has: counted before inference, whatever fails later.
 
     Expands PCollection[Item] to a singleton PCollection[dict[str, int]], by partition folder.
 
@@ -70,8 +70,8 @@ class SplitChunks(beam.PTransform):
     Args:
       layout: the output.
 
-    Expands (chunks, what `CountShards` gave) to (PCollection[tuple[str, bytes]] of labelled rows by
-    the path of their file, PCollection[DeadLetter], PCollection[tuple[str, int]] of counts,
+    Expands (chunks, the result of `CountShards`) to (PCollection[tuple[str, bytes]] of labelled
+    rows by the path of their file, PCollection[DeadLetter], PCollection[tuple[str, int]] of counts,
     PCollection[str] of how the model computed, each way once).
     """
 

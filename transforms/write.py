@@ -1,4 +1,4 @@
-"""The step that writes predictions; what is in their files: `transforms.output.predictions`."""
+"""The step that writes predictions; for their files see `transforms.output.predictions`."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -58,10 +58,10 @@ class WritePredictions(beam.PTransform):
     Args:
       layout: the output.
       classes: names of the labels.
-      metadata: see `prediction_schema`; completed by what the workers know.
+      metadata: see `prediction_schema`; completed with what the workers know.
 
-    Expands (rows by the path of their file, what `transforms.split.CountShards` gave, how they were
-    computed) to (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
+    Expands (rows by the path of their file, the result of `transforms.split.CountShards`, how they
+    were computed) to (PCollection[WrittenFile], PCollection[tuple[str, int]] of counts,
     PCollection[tuple[str, int]] of how often each label is an image's first).
     """
 

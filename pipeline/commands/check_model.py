@@ -1,6 +1,7 @@
 """`lemmabeam models --check`: what a model sees in a picture."""
 
 import argparse
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -8,19 +9,25 @@ from rich.table import Table
 
 from pipeline import options
 from pipeline.job.progress import DownloadReporter
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from transforms.core import uris
 from transforms.core.errors import ImageError, ModelError, UsageError
 from transforms.core.resources import cpu_count, shared
 from transforms.model import canary
 from transforms.model.choices import OFF
-from transforms.model.predictor import InferenceOptions, Predictor, check_precision, slower
+from transforms.model.predictor import (
+    InferenceOptions,
+    Prediction,
+    Predictor,
+    check_precision,
+    slower,
+)
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.resolve import ModelSource, printable_location
 from transforms.storage.registry import store_for
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, messages: Messages) -> int:
     """Loads a model, asks its canary, and shows what it sees.
 
     Args:
@@ -29,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       UsageError, ModelError, StoreError: the model cannot be used, as its message says.
     """
-    source = options.find_model(args, DownloadReporter(StandardStreams()))
+    source = options.find_model(args, DownloadReporter(messages))
     card = source.card
-    console = Console(emoji=False)
+    console = messages.console()
     for name, value in _facts(source).items():
         _say(console, name, value)
     mode = args.canary or canary.default_mode(card)
@@ -65,24 +72,56 @@ def run(args: argparse.Namespace) -> int:
     if found.features is not None:
         length = np.linalg.norm(found.features[0].astype(np.float64))
         _say(console, 'features', f'{found.features.shape[1]}, of length {length:.3f} as a vector')
+    labels = _labels(source, found)
     if card.has_classes:
-        count = max(0, int(found.counts[0]))
+        count = sum(label['is_label'] for label in labels)
         _say(console, 'labels', f'{count}, marked *, and the classes next to them')
-        table = Table()
-        for column in ('', 'score', 'class', 'index', 'wnid'):
-            table.add_column(column)
+        console.print(_table(labels), highlight=False, markup=False)
+    messages.result(
+        {
+            **_facts(source),
+            'computed': computed,
+            'canary': mode,
+            'picture': args.image,
+            'features': None if found.features is None else found.features.shape[1],
+            'classes_seen': labels,
+        }
+    )
+    return 0
+
+
+def _labels(source: ModelSource, found: Prediction) -> list[dict[str, Any]]:
+    """The classes of the first picture, the best first; none of a model without classes."""
+    if not source.card.has_classes:
+        return []
+    count, names, wnids = found.counts[0], source.vocabulary.names, source.vocabulary.wnids
+    return [
+        {
+            'index': index,
+            'wnid': wnids[index],
+            'name': names[index],
+            'score': score,
+            'is_label': bool(rank < count),
+        }
         for rank, (index, score) in enumerate(
             zip(found.indices[0].tolist(), found.scores[0].tolist(), strict=True)
-        ):
-            table.add_row(
-                '*' if rank < count else '',
-                f'{score:.3f}',
-                uris.printable(source.vocabulary.names[index]),
-                str(index),
-                source.vocabulary.wnids[index] or '',
-            )
-        console.print(table, highlight=False, markup=False)
-    return 0
+        )
+    ]
+
+
+def _table(labels: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for column in ('', 'score', 'class', 'index', 'wnid'):
+        table.add_column(column)
+    for label in labels:
+        table.add_row(
+            '*' if label['is_label'] else '',
+            f'{label["score"]:.3f}',
+            uris.printable(label['name']),
+            str(label['index']),
+            label['wnid'] or '',
+        )
+    return table
 
 
 def _say(console: Console, name: str, value: str) -> None:

@@ -7,14 +7,13 @@ import secrets
 import shlex
 import shutil
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import flags
 from pipeline.job.progress import DownloadReporter
-from pipeline.messages import StandardStreams
+from pipeline.messages import SILENT, Messages
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import ModelError, UsageError
@@ -37,10 +36,10 @@ _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, messages: Messages) -> int:
     """Writes a SavedModel from a checkpoint.
 
     Raises:
@@ -92,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
     """
     folder = _target(args.output)
     where = printable_location(args.weights)
-    with _local_weights(args.weights, folder) as path, Weights(path, where) as weights:
+    with _local_weights(args.weights, folder, messages) as path, Weights(path, where) as weights:
         architecture, classes = weights.architecture, weights.classes
-        card, labels = _describe(args, architecture, classes)
+        card, labels = _describe(args, architecture, classes, messages)
         from transforms.model.runtime import import_tensorflow
 
         import_tensorflow()
@@ -102,10 +101,19 @@ def run(args: argparse.Namespace) -> int:
 
         export(weights, card, classes, labels, folder)
     source = resolve_model(str(folder))
-    print(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
-    print(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
-    print(
+    messages.say(f'BiT-{architecture} with {classes or 0:,} classes: {folder}')
+    messages.say(f'model {source.id}, weights SHA-256 {source.weights_sha256}')
+    messages.say(
         f'label with it: lemmabeam label --model {shlex.quote(str(folder))} --input X --output DIR'
+    )
+    messages.result(
+        {
+            'folder': str(folder),
+            'model_id': source.id,
+            'architecture': str(architecture),
+            'classes': classes or 0,
+            'weights_sha256': source.weights_sha256,
+        }
     )
     return 0
 
@@ -128,7 +136,7 @@ def _target(output: str) -> Path:
 
 
 @contextlib.contextmanager
-def _local_weights(location: str, folder: Path) -> Iterator[Path]:
+def _local_weights(location: str, folder: Path, messages: Messages) -> Iterator[Path]:
     """The checkpoint as a local file; fetched ones lie beside the output and are removed."""
     scheme = uris.scheme_of(location)
     if scheme in ('', 'file'):
@@ -138,7 +146,7 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
         yield path
         return
     if huggingface.parse(location):  # its pages, too
-        yield fetch_model(location, default_cache(), DownloadReporter(StandardStreams()))
+        yield fetch_model(location, default_cache(), DownloadReporter(messages))
         return
     if scheme not in ('gs', 'http', 'https'):
         raise UsageError(
@@ -156,15 +164,18 @@ def _local_weights(location: str, folder: Path) -> Iterator[Path]:
                 why = e.strerror or 'the store cannot be reached'  # requests' errors have none
                 raise ModelError(f'{uris.printable(uri)}: cannot be copied: {why}') from e
         else:
-            download(location, temporary, DownloadReporter(StandardStreams()))
+            download(location, temporary, DownloadReporter(messages))
         yield temporary
 
 
 def _describe(
-    args: argparse.Namespace, architecture: Architecture, classes: int | None
+    args: argparse.Namespace,
+    architecture: Architecture,
+    classes: int | None,
+    messages: Messages = SILENT,
 ) -> tuple[ModelCard, bytes]:
     """The card of a checkpoint, and the content of the class list it names."""
-    stem, name = _names(args.weights, architecture)
+    stem, name = _names(args.weights, architecture, messages)
     official, distilled = _OFFICIAL.fullmatch(name), distilled_size_px(args.weights)
     known = official or distilled
     name = args.name or name
@@ -190,7 +201,7 @@ def _describe(
             where = printable_location(args.labels)
             raise UsageError(f'--labels {where}: this checkpoint has no head')
     elif args.labels or not card.vocabulary:
-        labels, file_name = _labels(args, name, classes)
+        labels, file_name = _labels(args, name, classes, messages)
         changes |= {'labels': file_name, 'vocabulary': '', 'canary': ()}
         if not card.vocabulary:
             changes |= {'activation': Activation.SOFTMAX, 'max_labels': min(5, classes)}
@@ -201,7 +212,7 @@ def _describe(
     return card.with_changes(**changes), labels
 
 
-def _names(location: str, architecture: Architecture) -> tuple[str, str]:
+def _names(location: str, architecture: Architecture, messages: Messages) -> tuple[str, str]:
     """What a file is called, and what its model is: as its name says, if the weights agree."""
     stem = printable_location(location).rstrip('/').rpartition('/')[2]
     for suffix in SUFFIXES:
@@ -211,22 +222,22 @@ def _names(location: str, architecture: Architecture) -> tuple[str, str]:
     name = official[0].lower() if official else known.card.name if known else stem
     found = _OFFICIAL.match(name)
     if found and found[2].lower() != str(architecture).lower():
-        print(
-            f'lemmabeam: {uris.printable(stem)} holds a BiT-{architecture}, whatever its name says;'
-            ' some published files are mixed up (BiT-S-R50x3.h5, BiT-S-R101x1.h5)',
-            file=sys.stderr,
+        messages.note(
+            f'{uris.printable(stem)} holds a BiT-{architecture}, whatever its name says; some '
+            'published files are mixed up (BiT-S-R50x3.h5, BiT-S-R101x1.h5)'
         )
         name = name.replace(found[2], str(architecture).lower())
     return stem, name
 
 
-def _labels(args: argparse.Namespace, name: str, classes: int) -> tuple[bytes, str]:
+def _labels(
+    args: argparse.Namespace, name: str, classes: int, messages: Messages
+) -> tuple[bytes, str]:
     """Content and name of the file of class names; the content is kept as it is."""
     if args.labels is None:
-        print(
-            f'lemmabeam: no known class list has {classes} classes: they are named class 0 to '
-            f'class {classes - 1}; --labels names them',
-            file=sys.stderr,
+        messages.note(
+            f'no known class list has {classes} classes: they are named class 0 to class '
+            f'{classes - 1}; --labels names them'
         )
         return ''.join(f'class {i}\n' for i in range(classes)).encode(), 'labels.txt'
     where = printable_location(args.labels)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.flags import Option
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import OPTIONS, LabelOptions, add_label_arguments
 from pipeline.parser import Parser, describe_stray
 from transforms.core.errors import UsageError
@@ -21,7 +21,7 @@ options above may be written with - instead of _; none may be abbreviated.
 """
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Labels what the inputs list."""
     describe(parser, '--input X --output DIR', OPTIONS)
     add_arguments(parser)
@@ -29,7 +29,7 @@ def main(parser: Parser, argv: Sequence[str]) -> int:
     # As in all commands: what runs is imported when nothing is wrong with the command line.
     from pipeline.job import labelling
 
-    return labelling.run(options, beam_options, parser.made_at, StandardStreams())
+    return labelling.run(options, beam_options, parser.made_at, messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +67,8 @@ def split_arguments(
       UsageError: an option is neither ours nor Beam's, or one of Beam's for S3.
     """
     args, rest = parser.parse_known_args(argv)
+    if args.verbose and getattr(args, 'quiet', False):
+        raise UsageError('--quiet tells less, and --verbose more than usual: leave out one')
     if not rest:
         _check_complete(args, parser)
     elif not rest[0].startswith('-'):

@@ -2,22 +2,25 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import options
+from pipeline.messages import Messages
 from pipeline.parser import Parser
 from transforms.core.errors import InvalidOption, UsageError
 from transforms.model import registry
 from transforms.model.choices import AUTO, PRECISIONS
+from transforms.model.families.base import KnownModel
 from transforms.model.vocabulary import class_count
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace, messages: Messages) -> int:
     """Lists the known models, or checks one.
 
     Raises:
@@ -53,15 +56,30 @@ def run(args: argparse.Namespace) -> int:
         from pipeline.commands import check_model  # needs much that the list does not
 
         try:
-            return check_model.run(args)
+            return check_model.run(args, messages)
         except InvalidOption as e:
             if e.name != 'model':
                 raise
             raise e.named('check') from e
     if args.image is not None:
         raise UsageError('--image goes with --check')
-    _print_known(Console())
+    _print_known(messages.console())
+    messages.result({'models': [*map(_facts, registry.known_models().values())]})
     return 0
+
+
+def _facts(model: KnownModel) -> dict[str, Any]:
+    card = model.card
+    return {
+        'name': card.name,
+        'parameters': model.parameters,
+        'size_px': card.resize.size_px,
+        'multiply_adds': model.multiply_adds,
+        'classes': class_count(card.vocabulary) if card.has_classes else 0,
+        'scores': card.activation.value,
+        'licence': card.licence,
+        'source': card.source,
+    }
 
 
 def _print_known(console: Console) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.flags import Option
-from pipeline.options import OPTIONS
+from pipeline.options import FOR_EVERY_COMMAND, OPTIONS
 
 REFERENCE = Path(__file__).parents[1] / 'OPTIONS.md'
 
@@ -18,7 +18,8 @@ _HEAD = """\
 
 Made of the declarations in [options.py](options.py), by
 `python -m pipeline.commands.option_reference`.
-Beam's own options, such as `--runner`, are accepted, too.
+Beam's own options, such as `--runner`, are accepted, too. Every command has {every}.
+Names may be written with `-` instead of `_`.
 
 - **same to resume**: rows depend on it, so that an interrupted run, looked for in `--output`, is
   resumed with the same value only. Of `--model` the id is compared, which covers weights and card.
@@ -33,12 +34,14 @@ _TABLE = """\
 
 def as_markdown() -> str:
     """The text of the file."""
-    return _HEAD + ''.join(_sections())
+    every = ', '.join(f'`--{option.name}`' for option in FOR_EVERY_COMMAND)
+    return _HEAD.format(every=every) + ''.join(_sections())
 
 
 def _sections() -> Iterator[str]:
-    for group, options in itertools.groupby(OPTIONS, lambda option: option.group):
-        title = group or 'messages'
+    all_options = (*OPTIONS, *FOR_EVERY_COMMAND)
+    for group, options in itertools.groupby(all_options, lambda option: option.group):
+        title = group or 'general'
         yield f'\n## {title[0].upper()}{title[1:]}\n\n{_TABLE}'
         yield from map(_row, options)
 

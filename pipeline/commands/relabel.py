@@ -5,37 +5,32 @@ these the scores that further relabellings need.
 """
 
 import argparse
-import datetime
-import secrets
-import sys
 from collections.abc import Sequence
 
 from pipeline.flags import positive
 from pipeline.job import relabel
-from pipeline.messages import StandardStreams
+from pipeline.messages import Messages
 from pipeline.options import (
+    FOR_EVERY_COMMAND,
     add_lease_arguments,
     add_store_arguments,
-    make_run_id,
     store_options,
 )
 from pipeline.parser import Parser
 from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
-from transforms.core.errors import UsageError
-from transforms.core.stores import StoreOptions
 from transforms.core.texts import counted
-from transforms.dataset.reader import open_dataset
 from transforms.output import run_metadata
-from transforms.output.layout import Layout
-from transforms.storage.registry import store_for
+
+# What is for the command line, not for the run.
+_NO_OPTION = frozenset(option.name for option in FOR_EVERY_COMMAND)
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the run and prints its counts.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Writes the run and tells its counts.
 
     Args:
       args: of `add_arguments`.
@@ -93,85 +88,42 @@ def run(args: argparse.Namespace) -> int:
       UsageError: DIR is no output, or a value cannot be used.
       StoreError: a file or report is damaged, or a store fails; nothing is published then.
     """
-    now = datetime.datetime.now(datetime.UTC)
-    stores = store_options(args)
     output = uris.absolute(args.output).rstrip('/') or '/'
-    dataset = open_dataset(output, store_for(output, stores), '--output ')
-    layout = Layout(
-        output=output,
-        run_id=make_run_id(args.run_id, now),
-        model_id='',
-        carry=dataset.carry,
-        partition_by=dataset.partition_by,
-        rows_per_file=relabel.ROWS_PER_FILE,
-        stores=stores,
-        attempt=secrets.token_hex(4),
-    )
-    wanted = relabel.Wanted(
-        model_id=args.model_id,
-        threshold=args.threshold,
-        thresholds=_read_thresholds(args.thresholds, stores),
-        max_labels=args.max_labels,
-        options=vars(args),
-    )
-    done = relabel.relabel(
-        dataset,
-        layout,
-        wanted,
-        now,
-        args.break_lease,
-        args.wait_for_lease_sec,
-        messages=StandardStreams(),
-    )
-    _tell_what_is_missing(done)
-    _tell_counts(done, output)
+    options = {name: value for name, value in vars(args).items() if name not in _NO_OPTION}
+    done = relabel.relabel_output(output, options, store_options(args), messages)
+    _tell_what_is_missing(done, messages)
+    _tell_counts(done, output, messages)
+    messages.result(done.report.to_json())
     return 0
 
 
-def _read_thresholds(name: str | None, stores: StoreOptions) -> relabel.ThresholdsFile | None:
-    if name is None:
-        return None
-    uri = uris.absolute(name)
-    where = f'--thresholds {uris.printable(name)}'
-    store = store_for(uri, stores)
-    if not uris.scheme_of(uri) and store.is_folder(uri):
-        raise UsageError(f'{where}: a folder; expected a .csv')
-    data = store.read(uri)
-    if data is None:
-        raise UsageError(f'{where}: no such file')
-    return relabel.ThresholdsFile(name, data)
-
-
-def _tell_what_is_missing(done: relabel.Relabelled) -> None:
+def _tell_what_is_missing(done: relabel.Relabelled, messages: Messages) -> None:
     if done.lost_features:
-        print(
-            f'lemmabeam: some rows have no features, so run {done.report.run_id} has none; '
-            f'those of {", ".join(done.lost_features)} are nowhere else: keep these runs if you '
-            'need them',
-            file=sys.stderr,
+        messages.note(
+            f'some rows have no features, so run {done.report.run_id} has none; those of '
+            f'{", ".join(done.lost_features)} are nowhere else: keep these runs if you need them'
         )
     if cut_rows := done.report.cut_rows:
-        print(
-            f'lemmabeam: {counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored '
-            'with as many labels as the --max_labels of the run allowed: of these, labels that '
-            'reach the threshold may be missing',
-            file=sys.stderr,
+        messages.note(
+            f'{counted(cut_rows, "row")} {"was" if cut_rows == 1 else "were"} stored with as many '
+            'labels as the --max_labels of the run allowed: of these, labels that reach the '
+            'threshold may be missing'
         )
 
 
-def _tell_counts(done: relabel.Relabelled, output: str) -> None:
+def _tell_counts(done: relabel.Relabelled, output: str, messages: Messages) -> None:
     report = done.report
     counts = report.counts
     what = 'copied with their labels' if report.options['keeps_labels'] else 'relabelled'
     rows = counted(counts.labeled, 'row')
-    print(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
+    messages.say(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
     if floor := report.metadata.get(run_metadata.SCORES_FLOOR):
-        print(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
+        messages.say(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
     without = counts.without_label or 0
-    print(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
+    messages.say(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
     if line := look_lower(without, counts.labeled, report.metadata, output):
-        print(uris.printable(line))
+        messages.say(uris.printable(line))
     top = ', '.join(f'{label.name} ({label.images:,})' for label in report.top_labels)
     if top:
-        print(uris.printable(f'Commonest first labels: {top}'))
-    print(f'Report: {uris.printable(done.report_uri)}')
+        messages.say(uris.printable(f'Commonest first labels: {top}'))
+    messages.say(f'Report: {uris.printable(done.report_uri)}')

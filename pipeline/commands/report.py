@@ -2,18 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, add_thumbnail_argument, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
-from transforms.core.errors import UsageError
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Writes the page and prints where it lies.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Writes the page and tells where it lies.
 
     Raises:
       UsageError: there is no such output or run, or --output cannot be used.
@@ -40,11 +39,9 @@ def run(args: argparse.Namespace) -> int:
     from pipeline.report.html.report import write_html_report
 
     output = uris.absolute(args.folder).rstrip('/')
-    destination = None if args.output is None else uris.absolute(args.output)
-    if destination and not uris.scheme_of(destination) and Path(destination).is_dir():
-        raise UsageError(f'--output {args.output}: expected the name of a file, such as page.html')
     written = write_html_report(
-        output, args.run_id, store_options(args), args.report_thumbnails, destination
+        output, args.run_id, store_options(args), args.report_thumbnails, args.output
     )
-    print(uris.printable(written))
+    messages.say(uris.printable(written))
+    messages.result({'file': written})
     return 0

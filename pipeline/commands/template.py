@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from pipeline.options import OPTIONS
-from pipeline.runners.beam_options import make_beam_parser
+from pipeline.runners.beam_options import make_beam_parser, switches_of
 from transforms.core import uris
 from transforms.core.errors import UsageError
 
@@ -64,13 +64,7 @@ def _switches() -> dict[str, str | None]:
     ours: dict[str, str | None] = {
         f'--{option.name}': None for option in OPTIONS if option.is_switch
     }
-    actions = [action for action in make_beam_parser()._actions if action.nargs == 0]
-    opposites = {(action.dest, action.const): action.option_strings[0] for action in actions}
-    return ours | {
-        flag: opposites.get((action.dest, not action.const))
-        for action in actions
-        for flag in action.option_strings
-    }
+    return ours | switches_of(make_beam_parser())
 
 
 def _switch(flag: str, value: str, switches: Mapping[str, str | None]) -> list[str]:

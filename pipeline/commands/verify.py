@@ -4,16 +4,17 @@ import argparse
 from collections.abc import Sequence
 
 from pipeline.flags import number_not_negative
+from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.errors import UsageError
 
 
-def main(parser: Parser, argv: Sequence[str]) -> int:
+def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     """Runs the command; the exit code."""
     add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(parser.parse_args(argv), messages)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,26 +48,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_store_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints what is wrong, or what differs; 1 if there is anything, otherwise 0.
+def run(args: argparse.Namespace, messages: Messages) -> int:
+    """Tells what is wrong, or what differs; 1 if there is anything, otherwise 0.
 
     Raises:
       UsageError: there is no such output, or it is one of another version.
       StoreError: the store does not answer.
     """
     # What runs is imported when nothing is wrong with the command line.
-    from transforms.dataset.verify import compare, notes, verify
+    from transforms.dataset.verify import notes, verify, verify_and_compare
 
     compares = [name for name in ('by_name', 'exact', 'tolerance') if getattr(args, name)]
     if args.other is None and compares:
         raise UsageError(f'--{compares[0]} goes with OTHER, what DIR is compared with')
     stores = store_options(args)
-    problems = verify(args.folder, stores)
-    said = 'whole and consistent'
-    if args.other is not None and not problems:
-        problems = verify(args.other, stores)
-    if args.other is not None and not problems:
-        problems, totals = compare(
+    if args.other is None:
+        found, totals = verify(args.folder, stores), ''
+        said = '' if found else 'whole and consistent'
+    else:
+        found, totals = verify_and_compare(
             args.folder,
             args.other,
             by_name=args.by_name,
@@ -74,11 +74,18 @@ def run(args: argparse.Namespace) -> int:
             tolerance=args.tolerance,
             stores=stores,
         )
-        said = f'the same: {totals}' if not problems else totals
-    for problem in problems:
-        print(uris.printable(problem))
-    for note in notes(args.folder, stores):
-        print(uris.printable(f'note: {note}'))
-    if args.other is not None or not problems:
-        print(said)
-    return 1 if problems else 0
+        said = totals if found else f'the same: {totals}'
+    noted = notes(args.folder, stores)
+    for line in (*found, *(f'note: {note}' for note in noted), *filter(None, [said])):
+        messages.say(uris.printable(line))
+    messages.result(
+        {
+            'folder': args.folder,
+            'other': args.other,
+            'is_fine': not found,
+            'problems': [] if totals else found,
+            'differences': found if totals else [],
+            'notes': noted,
+        }
+    )
+    return 1 if found else 0

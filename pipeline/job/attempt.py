@@ -9,18 +9,19 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.config import RunConfig
 from pipeline.job.chatter import without_chatter
+from pipeline.job.errors import RunnerError, UnexpectedError
 from pipeline.job.graph import build
 from pipeline.job.progress import reporting
 from pipeline.messages import Messages
 from pipeline.runners.base import Runner
+from transforms.core import errors
 from transforms.core.errors import BooksError, InvalidOption, LemmabeamError, StoreError, UsageError
 from transforms.core.long_texts import LONG_TEXTS
 from transforms.runs import in_progress, lease
 from transforms.runs.publish import discard
 
 _ERROR = re.compile(rf'{re.escape(LemmabeamError.__module__)}\.(\w+): (.*)$', re.MULTILINE)
-_USAGE = (UsageError.__name__, InvalidOption.__name__)
-_GONE = 'gone'
+_PLAIN = {InvalidOption.__name__: UsageError}
 _STEP = re.compile(r' \[while running .*', re.DOTALL)
 
 
@@ -42,6 +43,7 @@ class Attempt:
         self._config = config
         self._runner = runner
         self._messages = messages
+        self._result: PipelineResult | None = None
         self.is_submitted = False
 
     def advice(self) -> str:
@@ -53,54 +55,63 @@ class Attempt:
         run_id = self._config.layout.run_id
         return f'; the same command again goes on with what run {run_id} has finished'
 
-    def run(self, wait: bool, is_verbose: bool) -> int:
+    def run(self, wait: bool, is_verbose: bool) -> None:
         """Builds and runs the graph.
 
         Args:
           wait: for the end of a job that goes on without this process.
-          is_verbose: show where an error comes from.
+          is_verbose: show where an error comes from, and what worker processes log.
 
-        Returns:
-          0, or the exit code of what stopped it.
+        Raises:
+          LemmabeamError: what stopped it, with what became of the run as a note.
+          KeyboardInterrupt: Ctrl-C, where no handler of signals answers it.
         """
         layout = self._config.layout
         goes_on = self._runner.outlives_launcher
-        result = None
-        has_left = True
         try:
             with self._without_chatter(is_verbose), self._long_texts(), self._progress():
                 build(self._root, self._config)
                 if self._runner.announce():
                     lease.hand_over(layout, self._runner.lease_job, is_submitted=False)
                     self.is_submitted = True
-                result = self._root.run()
+                self._result = self._root.run()
                 if goes_on:
-                    self._hand_over(result)
+                    self._hand_over(self._result)
                 if wait or not goes_on:
-                    result.wait_until_finish()
+                    self._result.wait_until_finish()
                 if wait and goes_on:
                     # The job has done so, unless it was faster than this process.
                     lease.release_handed_over(layout, self._runner.lease_job)
-        except Exception as e:  # noqa: BLE001 (whatever an engine raises ends here)
-            # Of a store that is gone nothing can be removed; the error itself is what matters.
-            with contextlib.suppress(StoreError):
-                if not goes_on:
-                    discard(layout)
-                    has_left = not in_progress.leave_nothing(layout)
-                elif result is None or self._runner.has_ended(result):
-                    lease.release_handed_over(layout, self._runner.lease_job)
-                else:
-                    code, _ = tell_error(e, is_verbose, self._runner, self._messages)
-                    self._messages.error(f'this command lost sight of it{self.advice()}')
-                    return code
-            code, kind = tell_error(e, is_verbose, self._runner, self._messages)
-            if kind != BooksError.__name__ and has_left:
-                self._messages.error(
-                    f'run {layout.run_id} is incomplete; what is finished of it is kept, and the '
-                    'same command goes on with it'
-                )
-            return code
-        return 0
+        except Exception as e:
+            if _is_interrupted(e):
+                raise KeyboardInterrupt from e
+            if is_verbose:
+                self._messages.trace(''.join(traceback.format_exception(e)))
+            error = explain_error(e, self._runner)
+            note = self._give_up()
+            if note and not isinstance(error, BooksError):
+                error.add_note(note)
+            raise error from (e if error is not e else e.__cause__)
+
+    def _give_up(self) -> str:
+        """Removes what the next attempt has no use for; what becomes of the run, or ''."""
+        layout = self._config.layout
+        has_left = True
+        # Of a store that is gone nothing can be removed; the error itself is what matters.
+        with contextlib.suppress(StoreError):
+            if not self._runner.outlives_launcher:
+                discard(layout)
+                has_left = not in_progress.leave_nothing(layout)
+            elif self._result is None or self._runner.has_ended(self._result):
+                lease.release_handed_over(layout, self._runner.lease_job)
+            else:
+                return f'this command lost sight of it{self.advice()}'
+        if not has_left:
+            return ''
+        return (
+            f'run {layout.run_id} is incomplete; what is finished of it is kept, and the same '
+            'command goes on with it'
+        )
 
     def _without_chatter(self, is_verbose: bool) -> contextlib.AbstractContextManager[None]:
         is_needed = self._runner.starts_workers and not is_verbose
@@ -120,29 +131,37 @@ class Attempt:
         lease.hand_over(self._config.layout, self._runner.lease_job)
 
 
-def tell_error(
-    error: BaseException, is_verbose: bool, runner: Runner, messages: Messages
-) -> tuple[int, str]:
-    """Says in one line what stopped a run; engines wrap what a step raised in their own errors.
+def explain_error(error: BaseException, runner: Runner) -> LemmabeamError:
+    """What stopped a run; engines wrap what a step raised in errors of their own.
 
     Returns:
-      The exit code, and the class of the error if it is one of ours.
+      The error itself if it is one of ours, or one with its message on one line.
     """
     text = ''.join(traceback.format_exception(error))
-    if is_verbose:
-        messages.trace(text)
     found = _ERROR.findall(text)
     if isinstance(error, LemmabeamError):
-        kind, message = type(error).__name__, str(error)
-    elif found:
+        return error if _STEP.search(str(error)) is None else _without_step(error)
+    if found:
         kind, message = found[-1]
-    elif told := runner.explain_error(error):
-        kind, message = _GONE, told
-    else:
-        kind, message = '', text.strip().rpartition('\n')[2]
-    messages.error(_STEP.sub('', message))
-    if kind in _USAGE:
-        return 2, kind
-    if kind == '':
-        messages.error('this error was not expected; --verbose tells more')
-    return 1, kind
+        made = getattr(errors, kind, LemmabeamError)
+        # Its message has flag and value already.
+        is_plain = issubclass(made, LemmabeamError) and made is not InvalidOption
+        return (made if is_plain else _PLAIN.get(kind, LemmabeamError))(_STEP.sub('', message))
+    if told := runner.explain_error(error):
+        return RunnerError(_STEP.sub('', told))
+    return UnexpectedError(_STEP.sub('', text.strip().rpartition('\n')[2]))
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Beam makes errors of all that is raised in a step."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _without_step(error: LemmabeamError) -> LemmabeamError:
+    """Beam puts the step behind the first argument."""
+    first, *rest = error.args
+    return type(error)(_STEP.sub('', first), *rest)

@@ -28,9 +28,11 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     refs, access, skipped = root | 'ReadRefs' >> ReadRefs(config.listing, layout)
     listed = refs | 'CountListed' >> beam.combiners.Count.Globally()
     known = root | 'ReadHistory' >> ReadHistory(config.history, layout)
-    items, listed_dead, notes, merged = (refs, known, access) | 'DropDone' >> DropDone(
-        config.is_part
-    )
+    items, listed_dead, notes, merged = {
+        'refs': refs,
+        'known': known,
+        'access': access,
+    } | 'DropDone' >> DropDone(config.is_part)
 
     chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)

@@ -2,17 +2,18 @@
 
 import contextlib
 import datetime
-import logging
 from collections.abc import Sequence
 
 import apache_beam as beam
 
+from pipeline import logs
 from pipeline.config import Retried, RunConfig, make_config
 from pipeline.job.attempt import Attempt
+from pipeline.job.errors import TooManyFailed
 from pipeline.job.progress import DownloadReporter, reporting, tell_waiting
 from pipeline.job.resume import settle
-from pipeline.job.signals import stopping_on_signals
-from pipeline.messages import Messages
+from pipeline.job.signals import Stopping, stopping_on_signals
+from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions, store_options
 from pipeline.report.html.report import write_html_report
 from pipeline.report.summary import describe_nothing, print_summary
@@ -22,13 +23,14 @@ from pipeline.runners.dataflow.status import JOBS
 from pipeline.runners.explain import Setting, describe, not_looked_at, print_settings
 from transforms.core import uris
 from transforms.core.errors import LemmabeamError, ModelError, StoreError, UsageError
-from transforms.core.resources import shared
+from transforms.core.resources import LIVE, shared
 from transforms.model.choices import FINITE, OFF, STRICT
 from transforms.model.resolve import is_on_this_machine, printable_location
 from transforms.output import dead_letters
 from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, read_run
+from transforms.runs.report import RunReport
 from transforms.sources import preflight
 from transforms.sources.inputs import Input, Kind
 
@@ -41,28 +43,51 @@ def run(
     retried: CompleteRun | None = None,
     reasons: Sequence[str] = (),
 ) -> int:
+    """Labels as a command does, or says with --explain what it would do; see `label`.
+
+    Returns:
+      The exit code.
+    """
+    logs.show_engine(args.verbose)
+    if args.explain:
+        _explain(args, beam_options, started_at, messages, retried, reasons)
+    else:
+        label(args, beam_options, started_at, messages, retried, reasons)
+    return 0
+
+
+def label(
+    args: LabelOptions,
+    beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
+    messages: Messages = SILENT,
+    retried: CompleteRun | None = None,
+    reasons: Sequence[str] = (),
+    stopping: Stopping = stopping_on_signals,
+) -> RunReport | None:
     """Labels.
 
     Args:
       args: of the command.
       beam_options: of Beam.
-      started_at: when the command began, UTC: what is imported for it takes seconds.
+      started_at: when it began, UTC: what is imported for it takes seconds.
       messages: takes what people are told.
       retried: label what failed in this run, instead of --input.
       reasons: of the dead letters that are tried again.
+      stopping: what a signal is answered with.
 
     Returns:
-      The exit code.
+      The report, or None of a job that was submitted and is not waited for.
+
+    Raises:
+      LemmabeamError: what stopped it.
+      TooManyFailed: it is complete, but with more dead letters than --max_failure_rate allows.
     """
-    _set_logging(args.verbose)
+    LIVE.begin()
     runner = runner_for(beam_options, messages)
     runner.check(args)
-    args, settings = runner.defaults(args)
+    args, _ = runner.defaults(args)
     failed = retried and _dead_letters(args, retried, reasons)
-    if args.explain:
-        found = _explain(args, runner, started_at, failed, messages)
-        print_settings(runner.title, [*settings, *found], messages)
-        return 0
     config = make_config(args, started_at, DownloadReporter(messages), failed)
     if retried and config.layout.model_id != retried.model_id:
         raise UsageError(
@@ -71,31 +96,22 @@ def run(
         )
     _tell_model(config, messages)
     config, _ = runner.fit(args, config)
-    config, code = _attempt(args, config, runner, messages)
-    if args.no_wait and not code:
+    config = _attempt(args, config, runner, messages, stopping)
+    if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
         messages.say(f'Run {config.layout.run_id} is complete once there is {report}')
-        return 0
-    return code or _conclude(config, args.report_thumbnails, messages)
-
-
-def _set_logging(is_verbose: bool) -> None:
-    if is_verbose:
-        logging.getLogger().setLevel(logging.INFO)
-    else:
-        # What matters of it is told by us; --verbose brings it back.
-        for name in ('apache_beam', 'PrismRunner'):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        messages.result({'run_id': config.layout.run_id, 'is_submitted': True, 'report': report})
+        return None
+    return _conclude(config, args.report_thumbnails, messages)
 
 
 def _attempt(
-    args: LabelOptions, config: RunConfig, runner: Runner, messages: Messages
-) -> tuple[RunConfig, int]:
+    args: LabelOptions, config: RunConfig, runner: Runner, messages: Messages, stopping: Stopping
+) -> RunConfig:
     """Does the run while nobody else writes into its output.
 
     Returns:
-      The config as the run has it, which may be another attempt at an earlier one, and the exit
-      code.
+      The config as the run has it, which may be another attempt at an earlier one.
     """
     root = runner.make_pipeline()
     told = tell_waiting(messages)
@@ -113,7 +129,7 @@ def _attempt(
         finally:
             lease.release(config.layout)
 
-    with stopping_on_signals(lambda: attempt.advice(), give_back):
+    with stopping(lambda: attempt.advice(), give_back):
         try:
             settled = settle(config, args, messages)
             lease.rename(config.layout, settled.layout.run_id)
@@ -122,15 +138,32 @@ def _attempt(
             with reporting(messages.progress):
                 shared(preflight.check, config.preflight)
             runner.prepare(config)
-            code = attempt.run(not args.no_wait, args.verbose)
+            attempt.run(not args.no_wait, args.verbose)
         finally:
             # A store that is gone has been reported already.
             with contextlib.suppress(StoreError):
                 give_back()
-    return config, code
+    return config
 
 
 def _explain(
+    args: LabelOptions,
+    beam_options: beam.pipeline.PipelineOptions,
+    started_at: datetime.datetime,
+    messages: Messages,
+    retried: CompleteRun | None,
+    reasons: Sequence[str],
+) -> None:
+    """Says what the run would be given, and starts nothing."""
+    runner = runner_for(beam_options, messages)
+    runner.check(args)
+    args, settings = runner.defaults(args)
+    failed = retried and _dead_letters(args, retried, reasons)
+    found = _look_at(args, runner, started_at, failed, messages)
+    print_settings(runner.title, [*settings, *found], messages)
+
+
+def _look_at(
     args: LabelOptions,
     runner: Runner,
     started_at: datetime.datetime,
@@ -165,13 +198,16 @@ def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) 
     return Retried(source, run.report.inputs)
 
 
-def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> int:
-    """Shows what came out; the exit code."""
+def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunReport:
+    """Shows what came out."""
     layout = config.layout
     run = read_run(layout.output, layout.run_id, layout.store)
     if run is None:
         raise StoreError(f'{layout.uri(layout.report_path)} was written, but is not there')
-    print_summary(run.report, layout, messages.console())
+    console = messages.console()
+    if not console.quiet:  # rows are read for it
+        print_summary(run.report, layout, console)
+    messages.result(run.report.to_json())
     if layout.is_local:
         _write_html_report(layout, thumbnails, messages)
     counts = run.report.counts
@@ -180,12 +216,14 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> int:
         messages.note(why)
     failed = counts.dead_lettered
     if failed and failed / counts.listed > config.max_failure_rate:
-        messages.error(
-            f'{failed} of {counts.listed} images failed, more than --max_failure_rate '
-            f'{config.max_failure_rate:g} allows; the results are kept'
+        rate = config.max_failure_rate
+        raise TooManyFailed(
+            f'{failed} of {counts.listed} images failed, more than --max_failure_rate {rate:g} '
+            'allows; the results are kept',
+            run.report,
+            rate,
         )
-        return 3
-    return 0
+    return run.report
 
 
 def _write_html_report(layout: Layout, thumbnails: int, messages: Messages) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,19 +18,21 @@ import pyarrow as pa
 
 from pipeline.job.new_run import check_new_run, next_sequence
 from pipeline.job.progress import tell_waiting
-from pipeline.job.signals import stopping_on_signals
+from pipeline.job.signals import Stopping, stopping_on_signals
 from pipeline.messages import SILENT, Messages
+from pipeline.options import make_run_id
 from pipeline.report.bottleneck import make_verdict
 from pipeline.runners.dataflow.status import JOBS
 from transforms.core import uris
 from transforms.core.elements import WrittenFile
 from transforms.core.errors import LemmabeamError, StoreError, UsageError
 from transforms.core.resources import TEMPORARIES
+from transforms.core.stores import StoreOptions
 from transforms.core.versions import library_versions
 from transforms.dataset import gone, newest
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.newest import NewestRows, Shard, newest_rows
-from transforms.dataset.reader import Dataset, read_vocabulary, runs_of_model
+from transforms.dataset.reader import Dataset, open_dataset, read_vocabulary, runs_of_model
 from transforms.dataset.relabel import (
     Thresholds,
     are_cut,
@@ -46,6 +49,7 @@ from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.publish import clean_up, discard, find_commit, publish
 from transforms.runs.report import RELABEL, Counts, PublishedFile, RunReport, TopLabel, kind_of
+from transforms.storage.registry import store_for
 
 COMMAND = RELABEL
 ROWS_PER_FILE = 1_000_000
@@ -110,6 +114,71 @@ class Relabelled(NamedTuple):
     lost_features: list[str]
 
 
+def relabel_output(
+    output: str,
+    options: Mapping[str, Any],
+    stores: StoreOptions,
+    messages: Messages = SILENT,
+    stopping: Stopping = stopping_on_signals,
+) -> Relabelled:
+    """Relabels an output folder as the options of the command say; see `relabel`.
+
+    Args:
+      output: its absolute URI.
+      options: of `lemmabeam relabel`, by name, all of them; they are kept in the report.
+      stores: how it is reached.
+      messages: takes whom it waits for.
+      stopping: what a signal is answered with.
+
+    Raises:
+      UsageError: there is no such output, or a value cannot be used.
+      StoreError: a file or report is damaged, or a store fails; nothing is published then.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    dataset = open_dataset(output, store_for(output, stores), '--output ')
+    layout = Layout(
+        output=output,
+        run_id=make_run_id(options['run_id'], now),
+        model_id='',
+        carry=dataset.carry,
+        partition_by=dataset.partition_by,
+        rows_per_file=ROWS_PER_FILE,
+        stores=stores,
+        attempt=secrets.token_hex(4),
+    )
+    wanted = Wanted(
+        model_id=options['model_id'],
+        threshold=options['threshold'],
+        thresholds=_read_thresholds(options['thresholds'], stores),
+        max_labels=options['max_labels'],
+        options=options,
+    )
+    return relabel(
+        dataset,
+        layout,
+        wanted,
+        now,
+        options['break_lease'],
+        options['wait_for_lease_sec'],
+        stopping=stopping,
+        messages=messages,
+    )
+
+
+def _read_thresholds(name: str | None, stores: StoreOptions) -> ThresholdsFile | None:
+    if name is None:
+        return None
+    uri = uris.absolute(name)
+    where = f'--thresholds {uris.printable(name)}'
+    store = store_for(uri, stores)
+    if not uris.scheme_of(uri) and store.is_folder(uri):
+        raise UsageError(f'{where}: a folder; expected a .csv')
+    data = store.read(uri)
+    if data is None:
+        raise UsageError(f'{where}: no such file')
+    return ThresholdsFile(name, data)
+
+
 def relabel(
     dataset: Dataset,
     layout: Layout,
@@ -118,7 +187,7 @@ def relabel(
     break_lease: bool = False,
     wait_for_lease_sec: float = 0,
     rows_at_once: int = newest.ROWS_AT_ONCE,
-    stopping: Callable[..., contextlib.AbstractContextManager[None]] = stopping_on_signals,
+    stopping: Stopping = stopping_on_signals,
     messages: Messages = SILENT,
 ) -> Relabelled:
     """Writes the run, under the lease of the output.

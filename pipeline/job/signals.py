@@ -1,6 +1,7 @@
 """Stopping at once when a person or the system says so."""
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -9,6 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from pipeline import logs
+
+Stopping = Callable[
+    [Callable[[], str], Callable[[], None]], contextlib.AbstractContextManager[None]
+]
+"""What answers signals for the length of a with block, as `stopping_on_signals`."""
 
 _LAST_WORDS_SEC = 3.0
 _LISTENING_SEC = 1.0
@@ -31,6 +39,7 @@ def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) 
         errors = os.dup(2)
     except OSError:  # closed
         errors = os.open(os.devnull, os.O_WRONLY)
+    words: list[str] = []
     asked, ask = os.pipe()
     answered, answer = os.pipe()
 
@@ -38,6 +47,8 @@ def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) 
         if os.read(asked, 1):
             try:
                 at_exit()
+                # At last: whoever was interrupted may hold a lock of the log.
+                logging.getLogger(logs.TOLD).error(words[-1])
             finally:
                 os.write(answer, b'.')
 
@@ -47,10 +58,10 @@ def stopping_on_signals(advice: Callable[[], str], at_exit: Callable[[], None]) 
     last.start()
 
     def stop(number: int, _: FrameType | None) -> NoReturn:
-        said = f'\nlemmabeam: stopped by {signal.Signals(number).name}{advice()}\n'
+        words.append(f'stopped by {signal.Signals(number).name}{advice()}')
         with contextlib.suppress(OSError):  # nobody listens
             if select.select([], [errors], [], _LISTENING_SEC)[1]:
-                os.write(errors, said.encode())
+                os.write(errors, f'\nlemmabeam: {words[-1]}\n'.encode())
         os.write(ask, b'.')
         select.select([answered], [], [], _LAST_WORDS_SEC)
         exit_now(128 + number)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from transforms.runs.report import Verdict
 
 _ADVICE = {
-    'fetch': 'raise --loader_threads, or run nearer to where the images lie',
-    'decode': 'give each worker more cores, or store smaller pictures',
-    'inference': 'use a GPU (there with --jit), a smaller --model_size or a smaller model',
-    'write': 'run nearer to where --output lies, raise --rows_per_file, or leave out --features',
+    'fetch': 'raise --loader_threads, or run closer to the images',
+    'decode': 'give each worker more cores, or store smaller images',
+    'inference': 'use a GPU (with --jit), a smaller --model_size or a smaller model',
+    'write': 'run closer to --output, raise --rows_per_file, or leave out --features',
 }
 _PARTS = {
     'fetch': 'fetch_wait_sec',
@@ -55,5 +55,5 @@ def describe(verdict: Verdict | None) -> str:
         for stage, share in sorted(verdict.share.items(), key=lambda pair: -pair[1])
     )
     if (verdict.share_of_wall or 1.0) < 0.5:
-        return f'Most of the time went into starting and listing; of the rest: {shares}'
-    return f'Bounded by {verdict.bounded_by} ({shares}): to be faster, {verdict.advice}'
+        return f'Most of the time was spent on startup and listing; of the rest: {shares}'
+    return f'Bottleneck: {verdict.bounded_by} ({shares}). To speed it up, {verdict.advice}'

@@ -27,21 +27,21 @@ def look_lower(
     relabel = f'`lemmabeam relabel --output {shlex.quote(output)} --threshold'
     if 'relabeled_from' in metadata:
         return (
-            f'{said}{relabel} SCORE` with a lower one needs no model, down to what the runs that '
-            'were relabelled have stored; below that it says so.'
+            f'{said}{relabel} SCORE` with a lower score needs no model, down to what the '
+            'relabelled runs have stored; below that it says so.'
         )
     threshold, floor = float(metadata['threshold']), float(metadata['stored_floor'])
     if floor < threshold:
         return (
-            f'{said}scores are stored from {floor:g} on, so {relabel} {floor:g}` goes down to '
-            'there without the model.'
+            f'{said}scores from {floor:g} on are stored, so {relabel} {floor:g}` can use them '
+            'without the model.'
         )
     if threshold <= 0:  # --keep_above takes no lower one
         return ''
     lower = f'{threshold / 10:g}'
     return (
-        f'{said}no score below {threshold:g} is stored, so the model is needed once more to look '
-        f'lower.  First `lemmabeam label --sample 1000 --keep_above {lower}` into another '
-        f'`--output`; there `lemmabeam relabel --threshold` tries any from {lower} on without the '
-        'model.  Then label all with `--force` and the threshold that was found.'
+        f'{said}no scores below {threshold:g} are stored, so looking lower needs the model '
+        f'again.  First run `lemmabeam label --sample 1000 --keep_above {lower}` into another '
+        f'`--output`; there `lemmabeam relabel --threshold` can try any score from {lower} on '
+        'without the model.  Then label everything with `--force` and the threshold you chose.'
     )

@@ -292,7 +292,9 @@ def _batches(
                 for batch in batches(parquet, wanted, most_rows, use_threads=False):
                     yield file.path, batch
         except (DamagedError, UsageError, pa.ArrowException, OSError) as e:
-            raise StoreError(f'{uri} is missing or damaged: `lemmabeam verify` tells more') from e
+            raise StoreError(
+                f'{uri} is missing or damaged: run `lemmabeam verify` for details'
+            ) from e
 
 
 def _example(path: str, batch: Any, position: int, least: np.float32) -> Example:

@@ -72,7 +72,7 @@ def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
 def describe_nothing(counts: Counts, since: str | None) -> str:
     """Why a run has listed no image."""
     if before := counts.skipped_before_since:
-        return f'all {before:,} files are from before --since {since}'
+        return f'all {before:,} files are older than --since {since}'
     return 'no images found in the inputs'
 
 
@@ -98,13 +98,13 @@ def _print_counts(report: RunReport, console: Console) -> None:
         table.add_row(f'  {reason}', f'{n:,}')
     add('rows of earlier runs, no longer listed', counts.gone)
     add('files without an image suffix', counts.skipped_not_image)
-    add('files from before --since', counts.skipped_before_since)
+    add('files older than --since', counts.skipped_before_since)
     add('labelled by earlier attempts', report.labeled_by_earlier_attempts)
-    add('damaged chunks, done again', report.damaged_chunks)
+    add('damaged chunks, redone', report.damaged_chunks)
     table.add_row('books', 'balanced' if report.balanced else 'NOT BALANCED')
     table.add_row('seconds', f'{report.wall_sec:,.1f}')
     if rate := report.images_per_sec:
-        table.add_row('labelled images/s, all included', f'{rate:,.1f}')
+        table.add_row('labelled images/s, overall', f'{rate:,.1f}')
     console.print(table)
 
 
@@ -134,7 +134,7 @@ def _print_crashes(report: RunReport, layout: Layout, console: Console) -> None:
         line = f'{row["reason"]}: {row["uri"]} ({row["detail"]})'
         console.print(_plain(line), soft_wrap=True, highlight=False)
     if count > _SHOWN_CRASHES:
-        console.print(f'and {count - _SHOWN_CRASHES:,} more like that', highlight=False)
+        console.print(f'and {count - _SHOWN_CRASHES:,} more like these', highlight=False)
 
 
 def _rows(report: RunReport, layout: Layout, kind: str) -> Iterator[dict[str, Any]]:

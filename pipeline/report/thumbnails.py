@@ -96,7 +96,7 @@ class Picture(NamedTuple):
     problem: str
 
 
-_TOO_LATE = Picture('', '', 'not read: the time for pictures was over')
+_TOO_LATE = Picture('', '', 'not read: no time was left for pictures')
 
 
 def read_thumbnails(
@@ -145,9 +145,9 @@ def _picture(batch: LoadingBatch) -> Picture:
     try:
         [loaded] = batch.result()
     except LoaderError:
-        return Picture('', '', 'not read: no loader process can be had')
+        return Picture('', '', 'not read: no loader process could be started')
     except LemmabeamError:
-        return Picture('', '', 'its store does not let us read it')
+        return Picture('', '', 'its store denies access')
     outcome = loaded.outcome
     if isinstance(outcome, Failure):
         return Picture('', '', f'{outcome.reason.value}: {outcome.detail}')

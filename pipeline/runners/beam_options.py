@@ -1,11 +1,12 @@
 """The options of Beam and its runners, which `lemmabeam label` takes beside its own."""
 
 import argparse
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from pipeline.parser import describe_unknown, with_help
+from pipeline.parser import FromFile, describe_unknown, with_help
 from transforms.core.errors import UsageError
 
 _PRISM_JOB_SEC = 366 * 86400
@@ -22,6 +23,8 @@ def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptio
       UsageError: Beam does not know an option either, or it is one for S3.
     """
     beam_parser = make_beam_parser()
+    switches = switches_of(beam_parser)
+    rest = [*itertools.chain(*(_as_given(each, switches) for each in rest))]
     try:
         beam_args, unknown = beam_parser.parse_known_args(rest)
     except argparse.ArgumentError as e:
@@ -52,6 +55,30 @@ def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptio
     if is_prism and not given & {'--job_server_timeout', '--job-server-timeout'}:
         rest = [*rest, f'--job_server_timeout={_PRISM_JOB_SEC}']
     return PipelineOptions(rest)
+
+
+def _as_given(argument: str, switches: Mapping[str, str | None]) -> list[str]:
+    """An argument as Beam takes it; a file says true or false of an option without a value."""
+    flag, _, value = argument.partition('=')
+    if not isinstance(argument, FromFile) or flag not in switches:
+        return [argument]
+    if value not in ('true', 'false'):
+        raise UsageError(f'--config {argument.file}: {argument.key}: expected true or false')
+    opposite = switches[flag]
+    if value == 'true':
+        return [flag]
+    return [opposite] if opposite else []
+
+
+def switches_of(beam_parser: argparse.ArgumentParser) -> dict[str, str | None]:
+    """Each flag without a value, with the flag that says the opposite, if any."""
+    actions = [action for action in beam_parser._actions if action.nargs == 0]
+    opposites = {(action.dest, action.const): action.option_strings[0] for action in actions}
+    return {
+        flag: opposites.get((action.dest, not action.const))
+        for action in actions
+        for flag in action.option_strings
+    }
 
 
 def _runner_name(given: str | None) -> str:

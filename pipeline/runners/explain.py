@@ -71,3 +71,4 @@ def print_settings(title: str, settings: Sequence[Setting], messages: Messages) 
     width = min(60, max(len(setting.option) for setting in settings))
     for setting in settings:
         messages.say(f'  {setting.option:<{width}}  {setting.why}')
+    messages.result({'title': title, 'settings': [each._asdict() for each in settings]})

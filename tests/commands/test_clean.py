@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.commands import clean
-from pipeline.job import finish
+from pipeline.job import clean, finish
 from pipeline.main import main
 from tests.support import app, datasets
 from tests.support.app import label, stand_in
@@ -305,7 +304,7 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
     assert 'MB), had other options (keep_above 0.05, now 0.5; threshold 0.05, now 0.5)' in other
     saying = {
         run_id: 'this run was begun with other options',
-        'older': 'format 1 of its work, this one has 2',
+        'older': 'its work has format 1, this version uses 2',
         'torn': 'is damaged',
     }
     for name, said in saying.items():
@@ -442,9 +441,7 @@ BEGUN = {'format': 2, 'started_at': '', 'sequence': 1, 'earlier': [], 'options':
 def test_how_a_run_was_begun_may_be_damaged(tmp_path, content):
     layout = Layout(str(tmp_path), 'old', 'model', (), (), 1)
     layout.store.write(layout.uri('_work/old/run.json'), content)
-    with pytest.raises(
-        StoreError, match=r'run\.json is damaged, so run old cannot be gone on with'
-    ):
+    with pytest.raises(StoreError, match=r'run\.json is damaged, so run old cannot be resumed'):
         in_progress.begun(layout)
 
 
@@ -455,9 +452,7 @@ def test_a_frozen_listing_that_is_damaged(interrupted):
     layout = settled(*arguments_for(folder)).layout
     (name_and_hash,) = snapshot.find(layout, 0).parts
     data = part.read_bytes()
-    said = (
-        'of the listing this run was begun with, is missing or damaged: --relist lists the inputs'
-    )
+    said = 'part of the snapshot this run started with, is missing or damaged: pass --relist'
     for content in (data[:-30], b'', None):
         part.unlink() if content is None else part.write_bytes(content)
         with pytest.raises(StoreError, match=f'{part}, {said}'):
@@ -799,7 +794,7 @@ class TestVerify:
         with pytest.raises(CrashError):
             finish._ReportDoFn(config).process(None, files, counts, stats, top_labels, computed)
         assert main(['verify', str(output)]) == 0
-        said = {'publish': 'or was interrupted (', 'clean_up': 'its work is still there ('}
+        said = {'publish': 'or was interrupted (', 'clean_up': 'its work files are still there ('}
         assert said[step] in capsys.readouterr().out
         monkeypatch.undo()
         assert main(['clean', str(output)]) == 0
@@ -845,7 +840,7 @@ class TestVerify:
         capsys.readouterr()
         assert main(['verify', str(output)]) == 0
         said = capsys.readouterr().out
-        assert said.startswith('note: run night-3 is under way, or was interrupted (0 finished')
+        assert said.startswith('note: run night-3 is in progress or was interrupted (0 finished')
         assert said.endswith('whole and consistent\n')
 
     def test_the_latest_view(self, two_runs, tmp_path, capsys):
@@ -855,12 +850,12 @@ class TestVerify:
         for damaged in (text.replace('night-2', 'night-9'), '', text[:-20]):
             query.write_text(damaged)
             assert main(['verify', str(output)]) == 1
-            assert 'latest.sql: is ' in capsys.readouterr().out
+            assert 'latest.sql: ' in capsys.readouterr().out
         assert main(['clean', str(output)]) == 0
         assert query.read_text() == text
         moved = output.rename(tmp_path / 'moved')
         assert main(['verify', str(moved)]) == 0
-        assert 'note: latest.sql names another place' in capsys.readouterr().out
+        assert 'note: latest.sql points to another place' in capsys.readouterr().out
         assert main(['clean', str(moved)]) == 0
         assert main(['verify', str(moved)]) == 0
         assert 'note' not in capsys.readouterr().out

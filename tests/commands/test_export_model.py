@@ -263,7 +263,7 @@ def test_names_of_known_classes_can_be_changed_and_come_as_a_table(exports, tmp_
 def test_a_checkpoint_of_another_kind_is_named(exports, tmp_path, capsys):
     np.savez(tmp_path / 'x.npz', a=np.zeros(3, np.float32))
     assert run(tmp_path / 'x.npz', tmp_path / 'model') == 1
-    assert 'no BiT checkpoint: it lacks the tensor' in capsys.readouterr().err
+    assert 'not a BiT checkpoint: it lacks the tensor' in capsys.readouterr().err
     assert not (tmp_path / 'model').exists()
     assert exports == []
 

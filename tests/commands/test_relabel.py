@@ -283,7 +283,7 @@ def test_images_without_a_label_are_counted_as_they_are_when_they_are_labelled(t
         said = capsys.readouterr().out
         assert f'Without a label: {count} ({share})' in said
         is_most = count > 2
-        assert ('with a lower one needs no model' in said) == is_most
+        assert ('with a lower score needs no model' in said) == is_most
         report = report_of(tmp_path, run_id)
         assert report['counts']['without_label'] == count
         assert report['share_without_label'] == count / 4
@@ -434,21 +434,21 @@ def test_a_class_is_a_wnid_a_name_or_an_index():
         ('name,threshold\n', 'x.csv, line 1: expected the header class,threshold'),
         ('class,threshold\ncat\n', 'x.csv, line 2: 1 columns'),
         ('class,threshold\ncat,0.5,\n', 'x.csv, line 2: 3 columns'),
-        ('class,threshold\n\ncat,x\n', "x.csv, line 3: 'x' is no number"),
+        ('class,threshold\n\ncat,x\n', "x.csv, line 3: 'x' is not a number"),
         ('class,threshold\ncat,1.5\n', 'x.csv, line 2: 1.5: expected a number from 0 to 1'),
         ('class,threshold\ncat,nan\n', 'x.csv, line 2: nan: expected a finite number'),
-        ('class,threshold\ndog,0.5\n', "x.csv, line 2: 'dog' is no wnid, name or index"),
-        ('class,threshold\n6,0.5\n', "x.csv, line 2: '6' is no wnid, name or index"),
-        ('class,threshold\n-1,0.5\n', "x.csv, line 2: '-1' is no wnid, name or index"),
+        ('class,threshold\ndog,0.5\n', "x.csv, line 2: 'dog' is not the wnid, name or index"),
+        ('class,threshold\n6,0.5\n', "x.csv, line 2: '6' is not the wnid, name or index"),
+        ('class,threshold\n-1,0.5\n', "x.csv, line 2: '-1' is not the wnid, name or index"),
         (
             'class,threshold\ncrane,0.5\n',
             "'crane' is the name of several classes: 0 (n01), 1 (n02)",
         ),
         (
             'class,threshold\ncat,0.5\n4,0.5\n',
-            "x.csv, line 3: '4' is the class of line 2 once more",
+            "x.csv, line 3: '4' is the same class as line 2",
         ),
-        ('class,threshold\n"cat,0.5\n', 'x.csv, line 2: not CSV'),
+        ('class,threshold\n"cat,0.5\n', 'x.csv, line 2: not valid CSV'),
     ],
 )
 def test_a_bad_line_is_named(text, message):
@@ -501,7 +501,7 @@ def small(tmp_path):
         (('--threshold', '1.5'), '--threshold 1.5: expected a number from 0 to 1'),
         (('--threshold', 'nan'), '--threshold nan: expected a finite number'),
         (('--max_labels', '1001'), '--max_labels 1001: m-00000000 has only 1000 classes'),
-        (('--model_id', 'moon'), 'there are runs of: m-00000000'),
+        (('--model_id', 'moon'), 'models with complete runs: m-00000000'),
         (('--run_id', 'a'), '--run_id a: this run is complete'),
         (('--run_id', '7'), '--run_id'),
         (('--thresholds', '/nowhere.csv'), '--thresholds /nowhere.csv: no such file'),

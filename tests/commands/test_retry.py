@@ -202,7 +202,7 @@ def test_dead_letters_edited_by_hand(output, change):
             pa.Table.from_pylist([{**row, 'uri': None} for row in table.to_pylist()]), part
         )
     source = Input(Kind.DEAD_LETTERS, str(part.parent), 'not_found')
-    with pytest.raises(StoreError, match=f'{part} is no file of dead letters'):
+    with pytest.raises(StoreError, match=f'{part} is not a file of dead letters'):
         list(list_input(source, Columns('uri', ('split',), ())))
 
 
@@ -210,5 +210,5 @@ def test_dead_letters_that_cannot_be_read_stop_a_retry(output, capsys):
     (part,) = output.glob('dead_letters/*/*/*.parquet')
     part.write_bytes(b'uri,reason\n')
     assert retry(output, '--reasons', 'not_found') == 1
-    assert f'{part} is no file of dead letters' in capsys.readouterr().err
+    assert f'{part} is not a file of dead letters' in capsys.readouterr().err
     assert part.read_bytes() == b'uri,reason\n'

@@ -99,9 +99,7 @@ class FamilyContract:
         path = tmp_path / 'x.npz'
         np.savez(path, x=np.zeros(3, np.float32))
         assert family.recognize(path, 'x') is None
-        with pytest.raises(
-            ModelError, match=r'x: weights of no network that is known here .* holds x;'
-        ):
+        with pytest.raises(ModelError, match=r'x: weights of an unknown network .* holds x;'):
             registry.recognize(path, 'x')
 
     def test_a_file_that_breaks_off_is_said(self, family: Family, weights: Path) -> None:
@@ -239,5 +237,5 @@ class TestAThirdFamily(FamilyContract):
 
 def test_what_a_card_calls_an_architecture_is_one_of_some_family() -> None:
     assert registry.family_of('R50x1') is bit
-    with pytest.raises(ModelError, match="no BiT architecture 'nonesuch'; depths are"):
+    with pytest.raises(ModelError, match="unknown BiT architecture 'nonesuch'; depths are"):
         registry.family_of('nonesuch')

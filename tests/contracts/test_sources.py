@@ -84,13 +84,13 @@ class SourceContract:
     def test_one_that_lists_nothing_says_why(self, empty: str) -> None:
         source = self.resolved(empty)
         shown = re.escape(source.shown)
-        message = f'--input {shown}: {self.WHY_EMPTY}.* \\(--allow_empty makes a run of nothing'
+        message = f'--input {shown}: {self.WHY_EMPTY}.* \\(--allow_empty runs anyway'
         with pytest.raises(UsageError, match=message):
             check_not_empty(source, Listing((), PLAIN))
 
     def test_a_store_that_does_not_answer_is_not_waited_for(self, stalled: str) -> None:
         source = Input(self.KIND, f'{stalled}://b/f', self.PATTERN, deadline_sec=0.05)
-        with pytest.raises(StoreError, match='A larger --fetch_deadline_sec waits longer'):
+        with pytest.raises(StoreError, match='Raise --fetch_deadline_sec to wait longer'):
             list(list_input(source, PLAIN))
 
 
@@ -184,7 +184,7 @@ class TestManifest(SourceContract):
 
 class TestManifests(TestManifest):
     KIND = Kind.MANIFESTS
-    WHY_EMPTY = 'no manifest that lists anything'
+    WHY_EMPTY = 'none of the manifests lists anything'
     PATTERN = 'stalls://b/f/*.txt'
 
     @pytest.fixture

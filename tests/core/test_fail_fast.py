@@ -46,7 +46,7 @@ def test_the_first_ones_failing_alike_stop_the_run():
     policy = make()
     record(policy, [FORBIDDEN] * 19)
     message = (
-        r'the first 20 images of this process all failed with forbidden \(HTTP 403\), the last'
+        r'the first 20 images of this process all failed with forbidden \(HTTP 403\), most recently'
     )
     with pytest.raises(StoreError, match=message) as caught:
         record(policy, [FORBIDDEN])
@@ -60,7 +60,7 @@ def test_the_first_ones_failing_alike_stop_the_run():
 
 def test_the_advice_fits_what_is_forbidden():
     private = dataclasses.replace(FORBIDDEN, detail='a private address: 10.0.0.1')
-    with pytest.raises(StoreError, match=': give --allow_private_hosts if you trust'):
+    with pytest.raises(StoreError, match=': pass --allow_private_hosts if you trust'):
         record(make(1), [private])
     with pytest.raises(StoreError, match=': give the account read access there'):
         record(make(1), [FORBIDDEN])
@@ -314,7 +314,7 @@ class TestDecoderThatHangs:
         )  # fmt: skip
         assert done.returncode == 1
         assert 'hostile.jpg: decoding takes longer than 2 s' in done.stderr
-        assert 'take it out of the input and resume with --relist' in done.stderr
+        assert 'remove the image from the input and resume with --relist' in done.stderr
         assert 'Traceback' not in done.stderr
         assert not list((tmp_path / 'out').glob('predictions/**/*.parquet'))
 

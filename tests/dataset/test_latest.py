@@ -541,7 +541,7 @@ DAMAGE = {
         lambda folder: (folder / 'dataset.json').write_text(
             '{"schema_version": 2, "columns": ["a"]}'
         ),
-        'the dataset has schema version 2, this lemmabeam reads 1',
+        'the dataset has schema version 2, but this version of Lemmabeam reads 1',
     ),
     'a dataset of another kind': (
         lambda folder: (folder / 'dataset.json').write_text('[]'), 'dataset.json is damaged'
@@ -577,12 +577,12 @@ DAMAGE = {
         lambda folder: first_file(folder).write_bytes(
             b'PAR1' + b'x' * 40 + first_file(folder).read_bytes()[44:]
         ),
-        'is damaged: its bytes are not those its report lists',
+        'is damaged: its bytes do not match the checksum in its report',
     ),
-    'other columns': (other_columns, 'has other columns than its run'),
-    'a lost row': (lost_row, 'is damaged: its bytes are not those its report lists'),
-    'another count': (another_count, 'has 2 rows, its report lists 3'),
-    'a class that is none': (another_class, 'labels of class 1000 to 1000 are stored'),
+    'other columns': (other_columns, 'but its run has'),
+    'a lost row': (lost_row, 'is damaged: its bytes do not match the checksum in its report'),
+    'another count': (another_count, 'has 2 rows, but its report lists 3'),
+    'a class that is none': (another_class, 'stored labels are of class 1000 to 1000'),
     'no vocabulary': (lambda folder: shutil.rmtree(folder / 'vocabularies'), 'is missing'),
     'no Parquet of classes': (
         lambda folder: next(folder.glob('vocabularies/*')).write_bytes(b''), 'is damaged'

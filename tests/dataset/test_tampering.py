@@ -496,7 +496,7 @@ def test_one_damaged_report_hides_nothing_of_the_others(copy):
 def test_a_dataset_that_was_moved(copy, tmp_path):
     moved = copy.rename(tmp_path / "it's moved")
     assert verify(str(moved)) == []
-    assert ['latest.sql names another place' in note for note in notes(str(moved))] == [True]
+    assert ['latest.sql points to another place' in note for note in notes(str(moved))] == [True]
 
 
 def test_the_report_is_what_was_written(copy):

@@ -61,7 +61,7 @@ def test_other_bytes_of_the_same_rows_are_a_difference(whole, copy):
     edit_rows(part(copy), lambda rows: rows)
     assert compare(str(whole), str(copy)).differences == []
     ((difference,), _) = compare(str(whole), str(copy), exact=True)
-    assert 'the same rows, but other bytes' in difference
+    assert 'the same rows, but different bytes' in difference
 
 
 ROWS = [Row('/a', ((1, 0.9),)), Row('/b', ((2, 0.4),)), Row('/c')]
@@ -88,4 +88,4 @@ def test_runs_of_other_names_are_compared_by_what_they_computed(tmp_path, capsys
     write_latest_sql(str(two), store_for(str(two)))
     assert main(['verify', str(one), str(two)]) == 1
     *_, totals = capsys.readouterr().out.splitlines()
-    assert totals == '3 and 4 predictions, 1 different, 1 in one only; 1 dead letters'
+    assert totals == '3 and 4 predictions, 1 different, 1 only in one; 1 dead letters'

@@ -39,7 +39,7 @@ def test_what_is_read_is_the_picture_and_what_is_not_read_is_said_to_be_sound(ca
         found = outcome(coded.data)
         if isinstance(found, ImageError):
             unread.append(coded.name)
-            is_named = re.fullmatch(r'an? [\w ,+-]+ is not read: convert it', found.detail)
+            is_named = re.fullmatch(r'an? [\w ,+-]+ is not supported: convert it', found.detail)
             if not is_unread(found) or not is_named:
                 wrong[coded.name] = str(found)
         elif coded.truth is not None:
@@ -90,7 +90,7 @@ UNREAD = {
 def test_sound_tiffs_that_are_not_read_are_no_errors(coding):
     found = outcome(tiffs.encode(codings.tiff_samples(coding), coding))
     assert is_unread(found)
-    assert found.detail.endswith('is not read: convert it')
+    assert found.detail.endswith('is not supported: convert it')
 
 
 @pytest.mark.parametrize('bits', [10, 12, 16])

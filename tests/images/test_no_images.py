@@ -23,9 +23,9 @@ S3_ERROR = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</
         (b'<?xml version="1.0"?><rss></rss>', 'XML'),
         (b'{"error": {"code": 404}}', 'JSON'),
         (b' [1, 2]\n', 'JSON'),
-        (LFS, 'a Git LFS pointer: run git lfs pull'),
-        (b'\0\5\x16\7\0\2\0\0Mac OS X', 'AppleDouble: what a Mac keeps beside a file'),
-        (b'\0\5\x16\0\0\2\0\0', 'AppleSingle: a file as a Mac packs it'),
+        (LFS, 'a Git LFS pointer (run git lfs pull)'),
+        (b'\0\5\x16\7\0\2\0\0Mac OS X', 'an AppleDouble file, in which a Mac keeps metadata'),
+        (b'\0\5\x16\0\0\2\0\0', 'an AppleSingle file, in which a Mac packs a file'),
         (b'{"a": ', ''),
         (b'[' * 100_000, ''),
         (b'a text', ''),
@@ -40,5 +40,5 @@ def test_its_name_is_in_the_detail(data, name):
 
 @pytest.mark.parametrize('data', [b'<svg>', b'<?xml version="1.0"?><svg></svg>'])
 def test_a_drawing_is_still_one(data):
-    with pytest.raises(ImageError, match='unsupported_format: SVG is not read'):
+    with pytest.raises(ImageError, match='unsupported_format: SVG is not supported'):
         decode.open_image(data, Resize(224, 256, 'bicubic'), DEFAULT_LIMITS)

@@ -152,9 +152,9 @@ NOT_STORED = {'threshold': '0.1', 'stored_floor': '0.1'}
 @pytest.mark.parametrize(
     ('without', 'labeled', 'metadata', 'expected'),
     [
-        (6, 10, STORED, 'relabel --output DIR --threshold 0.01` goes down to there without the'),
+        (6, 10, STORED, 'relabel --output DIR --threshold 0.01` can use them without the'),
         (6, 10, NOT_STORED, 'label --sample 1000 --keep_above 0.01` into another `--output`'),
-        (6, 10, NOT_STORED | {'relabeled_from': 'a'}, 'a lower one needs no model'),
+        (6, 10, NOT_STORED | {'relabeled_from': 'a'}, 'a lower score needs no model'),
         (5, 10, STORED, ''),
         (0, 0, STORED, ''),
         (None, 10, STORED, ''),

@@ -108,8 +108,8 @@ def test_a_limit_of_processes(more, tmp_path):
     paths, expected = with_a_crash(tmp_path)
     said = load_within(paths, then=FEW_PROCESSES.format(more), prefix=SOMEBODY)
     if more < 4:
-        assert said.startswith('stopped: no loader process can be started: ')
-        assert 'a limit of processes and threads (ulimit -u)' in said
+        assert said.startswith('stopped: cannot start a loader process: ')
+        assert 'a limit on processes and threads (ulimit -u)' in said
     else:
         assert said == expected
 
@@ -154,7 +154,7 @@ def test_a_full_disk(where, tmp_path):
     if 'no memfd' in where:
         before += '\ndel os.memfd_create'
         full = f'No space left on device in {disk} (TMPDIR).'
-        expected = f'stopped: no loader process can be started: {full} Is a limit of '
+        expected = f'stopped: cannot start a loader process: {full} Is a limit on '
     assert load_within(paths, before, prefix=prefix).startswith(expected)
 
 
@@ -170,7 +170,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 def test_a_limit_of_open_files(more, tmp_path):
     paths, expected = with_a_crash(tmp_path)
     said = load_within(paths, then=FEW_FILES.format(more))
-    stopped = 'stopped: no loader process can be started: Too many open files. Is'
+    stopped = 'stopped: cannot start a loader process: Too many open files. Is'
     assert said.startswith(stopped) if more == 2 else said == expected
 
 
@@ -186,7 +186,7 @@ def test_a_limit_of_the_address_space(mib, tmp_path):
     paths = write(tmp_path / 'in', [''] * 12)
     PIL.Image.new('RGB', (1000, 1000)).save(paths[3], 'PNG')
     said = load_within(paths, then=LITTLE_MEMORY.format(mib))
-    assert said.startswith('stopped: no loader process can be started: ') or {
+    assert said.startswith('stopped: cannot start a loader process: ') or {
         line.split()[1] for line in said.splitlines()
     } <= {'ok', 'decoder_crashed'}
 
@@ -251,7 +251,7 @@ def test_one_whose_fetch_ends_its_process_each_time_is_a_dead_letter(tmp_path):
         results = loader.result(loader.begin(Chunk('c', items), 0, ANY_FAILURE))
     guilty, *others = (each.outcome for each in results)
     assert (guilty.stage, guilty.reason) == (Stage.FETCH, Reason.DECODER_CRASHED)
-    assert guilty.detail.startswith('the process that fetched it was ended by SIGKILL')
+    assert guilty.detail.startswith('the process that fetched it was killed by SIGKILL')
     assert all(isinstance(each, Image) for each in others)
 
 

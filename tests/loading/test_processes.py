@@ -35,10 +35,10 @@ from transforms.loading.processes import Pool
 
 # How a process ends of each, for people.
 CRASHES = {
-    'segv': 'the process that decoded it was ended by SIGSEGV',
-    'abort': 'the process that decoded it was ended by SIGABRT',
+    'segv': 'the process that decoded it was killed by SIGSEGV',
+    'abort': 'the process that decoded it was killed by SIGABRT',
     'exit': 'the process that decoded it exited with code 3',
-    'kill': 'the process that decoded it was ended by SIGKILL, as where memory runs out',
+    'kill': 'the process that decoded it was killed by SIGKILL, as when memory runs out',
 }
 
 
@@ -62,9 +62,7 @@ def test_one_that_takes_all_memory_is_refused_it(tmp_path):
 def test_one_that_does_not_come_back_is_ended_by_the_deadline(tmp_path):
     options = OPTIONS._replace(decode_deadline_sec=0.5)
     found = load(write(tmp_path / 'in', [''] * 3 + ['loop'] + [''] * 9), options)
-    assert failed(found) == {
-        '03-loop': (Reason.DECODE_DEADLINE, 'decoding takes longer than 0.5 s')
-    }
+    assert failed(found) == {'03-loop': (Reason.DECODE_DEADLINE, 'decoding took longer than 0.5 s')}
 
 
 def test_several_in_one_batch_and_one_in_each(tmp_path):
@@ -112,11 +110,13 @@ def test_the_one_from_which_they_are_forked_is_replaced_as_well(tmp_path):
 
 def test_processes_that_cannot_start_fail_the_run_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'executable', '/nowhere/python')
-    with pytest.raises(LoaderError, match='no loader process can be started: No such file'):
+    with pytest.raises(LoaderError, match='cannot start a loader process: No such file'):
         load(write(tmp_path / 'in', ['']), OPTIONS._replace(processes=3))
     monkeypatch.undo()
     monkeypatch.setattr(sys, 'path', [])
-    with pytest.raises(LoaderError, match=r'are started exited with code 1; what it said stands'):
+    with pytest.raises(
+        LoaderError, match=r'that starts loader processes exited with code 1; its own output'
+    ):
         load(write(tmp_path / 'in', ['']), OPTIONS._replace(processes=3))
     monkeypatch.undo()
     assert failed(load(write(tmp_path / 'in', ['']), OPTIONS._replace(processes=3))) == {}

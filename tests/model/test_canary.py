@@ -52,9 +52,9 @@ def test_finite(embedded):
     good = seen([0.9, 0.1, 0, 0, 0])
     other = seen([0.8, 0.1, 0, 0, 0])
     check(embedded, good, other)
-    with pytest.raises(ModelError, match='infinite or undefined'):
+    with pytest.raises(ModelError, match='NaN or infinite'):
         check(embedded, good, seen([0.8, 0.1, 0, 0, 0], is_finite=False))
-    with pytest.raises(ModelError, match='the same for two different pictures'):
+    with pytest.raises(ModelError, match='the same outputs for two different images'):
         check(embedded, good, good)
     with pytest.raises(ModelError, match=r'scores from -1 to 1\.5'):
         check(embedded, good, seen([1.5, 0, 0, 0, -1]))
@@ -69,7 +69,7 @@ def test_features_alone(embedded):
     one = seen([], [], features=np.ones(3, np.float16))
     other = seen([], [], features=np.zeros(3, np.float16))
     check(nothing, one, other)
-    with pytest.raises(ModelError, match='the same for two'):
+    with pytest.raises(ModelError, match='the same outputs for two'):
         check(nothing, one, one)
 
 
@@ -89,7 +89,7 @@ def test_an_activation_applied_twice(embedded, activation):
 
     source = with_card(embedded, activation=activation)
     check(source, *map(top, once(logits)))
-    with pytest.raises(ModelError, match='should be "none", not'):
+    with pytest.raises(ModelError, match='should then be "none", not'):
         check(source, *map(top, once(once(logits))))
 
 

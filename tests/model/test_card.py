@@ -78,7 +78,7 @@ def test_the_template_is_a_card():
         ({'resize': {'size_px': 224, 'crop': 1}}, "'resize' is"),
         ({'range': [1, 0]}, "'range' is [1, 0], expected [low, high]"),
         ({'range': [0, float('nan')]}, "'range' is"),
-        ({'range': None}, "either 'range' or both 'mean' and 'std', it has neither"),
+        ({'range': None}, "either 'range' or both 'mean' and 'std', but it has neither"),
         ({'mean': 1}, "it has 'mean', 'range'"),
         ({'range': None, 'mean': [1, 2], 'std': 1}, "'mean' is [1, 2]"),
         ({'range': None, 'mean': 0, 'std': 0}, "'std' is 0, expected"),
@@ -86,7 +86,7 @@ def test_the_template_is_a_card():
         ({'activation': 'relu'}, '"sigmoid", "softmax", "none"'),
         ({'labels': '../labels.txt'}, "'labels' is"),
         ({'labels': '/etc/passwd'}, "'labels' is"),
-        ({'vocabulary': 'ilsvrc2012'}, "'vocabulary' and 'labels' exclude each other"),
+        ({'vocabulary': 'ilsvrc2012'}, "'vocabulary' and 'labels' are mutually exclusive"),
         ({'max_labels': 0}, "'max_labels' is 0"),
         ({'max_labels': True}, "'max_labels' is true"),
         ({'batch_size': 1.5}, "'batch_size' is 1.5"),
@@ -350,7 +350,7 @@ def test_the_class_lists_hold_what_they_should():
     assert cats == ['feline']
     assert sum(is_under(wnid, FELINE) for wnid in large.wnids) > 50
     assert set(small.wnids) < set(large.wnids) | {'n04399382'}
-    with pytest.raises(UsageError, match='but: ilsvrc2012, imagenet21k, imagenet22k'):
+    with pytest.raises(UsageError, match='it has ilsvrc2012, imagenet21k, imagenet22k'):
         load_vocabulary('imagenet23k')
 
 
@@ -381,7 +381,7 @@ def test_a_list_of_another_length_than_the_head_is_refused_with_the_one_that_fit
             check_head(one, classes, 'x')
         assert str(caught.value) == (
             f'x has a head of {classes} classes, but its class list {one.name!r} has {len(one)}; '
-            f'the class list of so many is {other!r}: "vocabulary" of its card'
+            f'the class list with that many is {other!r}: set "vocabulary" in its card'
         )
     with pytest.raises(ModelError, match=r"list 'imagenet22k' has 21841$"):
         check_head(part, 7, 'x')
@@ -414,7 +414,7 @@ def test_class_lists_of_ones_own():
         (b'cat\n\ndog\n', 'labels.txt', 'line 2 is empty'),
         (b'c\xe4t\n', 'labels.txt', 'not UTF-8 text, at byte 1'),
         (b'name\ncat\n', 'labels.tsv', 'line 2 has no lemmas'),
-        (b'lemmas\n', 'labels.tsv', 'holds no class'),
+        (b'lemmas\n', 'labels.tsv', 'has no classes'),
         (b'lemmas\n' + b'x' * 200_000, 'labels.tsv', 'a line has more than 100,000 characters'),
     ],
 )
@@ -485,11 +485,11 @@ class TestSources:
     @pytest.mark.parametrize(
         ('card', 'labels', 'message'),
         [
-            (None, None, 'brings no model_card.json: write one'),
-            (CARD, None, "'labels.txt' that the model card names is not beside it"),
+            (None, None, 'it has no model_card.json: write one'),
+            (CARD, None, "the model card names the file 'labels.txt', which is not beside it"),
             (CARD, '', 'labels.txt: line 1 is empty'),
             (CARD | {'labels': '', 'vocabulary': 'moon'}, None, "no class list 'moon'"),
-            (CARD | {'architecture': 'R7x1'}, 'cat\n', "no BiT architecture 'R7x1'"),
+            (CARD | {'architecture': 'R7x1'}, 'cat\n', "unknown BiT architecture 'R7x1'"),
             (CARD | {'size': 1}, 'cat\n', "model_card.json: unknown key 'size'"),
         ],
     )
@@ -528,7 +528,7 @@ class TestSources:
         cache = str(tmp_path / 'cache')
         sha256 = resolve_model(folder, cache=cache).weights_sha256
         source = resolve_model(folder, cache=cache, sha256=sha256)
-        with pytest.raises(ModelError, match=f'has the SHA-256 {sha256}, --model_sha256 wants 0'):
+        with pytest.raises(ModelError, match=f'has the SHA-256 {sha256}, but --model_sha256 is 0'):
             resolve_model(folder, cache=cache, sha256='0' * 64)
         with pytest.raises(UsageError, match='expected 64 hex digits'):
             resolve_model(folder, cache=cache, sha256='ABC')
@@ -546,7 +546,7 @@ class TestSources:
     def test_a_model_of_one_size_says_so_before_anything_is_fetched(self, tmp_path, monkeypatch):
         monkeypatch.setenv('TFHUB_ENDPOINT', 'http://127.0.0.1:1')
         name = 'efficientnetv2-s-imagenet21k'
-        message = f'--model_size 300: {name} takes squares of 384 px and no others'
+        message = f'--model_size 300: {name} takes only squares of 384 px'
         options = {'size_px': 300, 'cache': str(tmp_path / 'cache')}
         for asked in ('efficientnetv2-s', name):
             with pytest.raises(UsageError) as caught:
@@ -556,7 +556,7 @@ class TestSources:
         # Nor is a copy of it asked for another size; one that brings a card of its own may be.
         folder = self.folder(tmp_path, CARD)
         (tmp_path / 'model' / 'model_card.json').unlink()
-        with pytest.raises(UsageError, match='takes squares of 384 px and no others'):
+        with pytest.raises(UsageError, match='takes only squares of 384 px'):
             resolve_model(folder, card=name, **options)
         source = resolve_model(folder, card=name, **{**options, 'size_px': 384})
         assert source.card == find_model(name).card
@@ -566,7 +566,7 @@ class TestSources:
     def test_a_canarys_picture_lies_beside_the_card_or_in_the_package(self, tmp_path):
         card = CARD | {'canary': [{'image': 'bird.jpg', 'expected': 'cat', 'min_score': 0.5}]}
         folder = self.folder(tmp_path, card)
-        with pytest.raises(UsageError, match=r"'bird\.jpg' that the model card names is not"):
+        with pytest.raises(UsageError, match=r"names the canary image 'bird\.jpg', which is not"):
             resolve_model(folder, cache=str(tmp_path / 'cache'))
         (tmp_path / 'model' / 'bird.jpg').write_bytes(b'picture')
         source = resolve_model(folder, cache=str(tmp_path / 'cache'))

@@ -69,7 +69,7 @@ def test_multiply_adds_are_counted_layer_by_layer():
 
 def test_no_other_architecture_is_known():
     for name in ('R20x1', 'R50', 'R50x0', 'x', 'R50x1 '):
-        with pytest.raises(ModelError, match='no BiT architecture'):
+        with pytest.raises(ModelError, match='unknown BiT architecture'):
             Architecture.parse(name)
 
 
@@ -111,10 +111,10 @@ def flip(data):
 
 
 DAMAGED = {
-    'empty': (lambda _: b'', 'breaks off, at 0 bytes'),
-    'cut off': (cut, r'breaks off, at \d+ bytes'),
-    'no zip': (lambda _: b'<!DOCTYPE html><title>404</title>' * 99, 'no .npz file'),
-    'a pickle': (lambda _: pickle.dumps({'a': 1}), 'no .npz file'),
+    'empty': (lambda _: b'', 'a truncated one, at 0 bytes'),
+    'cut off': (cut, r'a truncated one, at \d+ bytes'),
+    'no zip': (lambda _: b'<!DOCTYPE html><title>404</title>' * 99, 'not an .npz file'),
+    'a pickle': (lambda _: pickle.dumps({'a': 1}), 'not an .npz file'),
 }
 
 

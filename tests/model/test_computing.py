@@ -4,6 +4,7 @@ Only the rules of the canary, on models that are made up, are in `tests.model.te
 """
 
 import dataclasses
+import os
 import random
 
 import numpy as np
@@ -79,7 +80,7 @@ def refusal(call, expected):
     with pytest.raises(ModelError) as caught:
         call()
     message = str(caught.value)
-    assert 'failed its canary, so that nothing was labelled' in message
+    assert 'failed its canary, so nothing was labelled' in message
     assert f'it should see {expected}' in message
     assert 'its best labels are' in message
 
@@ -114,7 +115,7 @@ def test_strict_refuses_synthetic_weights_and_finite_does_not(tmp_path):
     source = resolve_model(folder, size_px=224, cache=str(tmp_path))
     assert source.card.canary == (CAT,)
     assert canary.default_mode(source.card) == canary.STRICT
-    with pytest.raises(ModelError, match=r"n02120997 in the picture 'cat\.jpg'"):
+    with pytest.raises(ModelError, match=r"n02120997 in the image 'cat\.jpg'"):
         make(source)
     make(source, canary=canary.FINITE)
 
@@ -174,3 +175,16 @@ def test_a_gpu_can_be_required(embedded, tf):
     else:
         with pytest.raises(ModelError, match=r'--require_gpu: TensorFlow .* sees no GPU'):
             make(embedded, require_gpu=True)
+
+
+def test_tensorflow_that_runs_already_is_taken_as_it_is(plain, monkeypatch):
+    """As in a process in which somebody has trained a model before."""
+    tf = import_tensorflow()
+    affinity = os.sched_getaffinity(0)
+    threading = tf.config.threading
+    monkeypatch.setattr(threading, 'get_intra_op_parallelism_threads', lambda: 0)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: affinity | {97, 98, 99})
+    cores = len(affinity) + 3
+    import_tensorflow(cores)
+    with pytest.raises(ModelError, match=f'already, with {cores}; --intra_op_threads {cores} take'):
+        import_tensorflow(cores + 1)

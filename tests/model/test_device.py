@@ -47,7 +47,7 @@ def test_a_call_that_does_not_come_back_is_told_once(device, time, caplog):
         time.goes_on(10 * PATIENCE_SEC)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert 'the model mine-1234 has not come back for 300 s from these images. ' in record.message
+    assert 'the model mine-1234 has not returned for 300 s on these images. ' in record.message
 
 
 def test_what_comes_back_or_fails_is_not_told(device, time, caplog):
@@ -66,7 +66,7 @@ def test_a_model_that_is_slow_with_every_batch_is_told_once(device, time, caplog
     assert len(caplog.records) == 1
     with device.at_work_on(lambda: 'one that hangs'):
         time.goes_on(20 * PATIENCE_SEC)
-    assert 'has not come back for 6000 s from one that hangs' in caplog.records[1].message
+    assert 'has not returned for 6000 s on one that hangs' in caplog.records[1].message
 
 
 def test_whoever_waits_for_the_device_is_not_taken_for_the_one_that_hangs(device, time, caplog):
@@ -197,7 +197,7 @@ def test_a_person_at_a_terminal_sees_it(caplog):
     logging.getLogger('transforms').setLevel(logging.NOTSET)
     assert not logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
     with pytest.raises(SystemExit):
-        main(['--version'])
+        main(['models', '--version'])
     assert logging.getLogger(device_module.__name__).isEnabledFor(logging.WARNING)
 
 

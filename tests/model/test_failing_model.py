@@ -132,14 +132,16 @@ def test_a_model_of_one_batch_size_that_has_too_little_memory(tf, predictor, pix
         return OTHER_SIZE[is_noticed](tf)
 
     failing(predictor, when)
-    message = f'without any image: .* not enough memory for {BATCH} images .* lower --batch_size'
+    message = (
+        f'without any image: .* not have enough memory for {BATCH} images .* lower --batch_size'
+    )
     with pytest.raises(ModelError, match=message):
         predict_or_rescue(predictor, pixels, range(BATCH))
 
 
 def test_a_model_that_always_fails_is_not_its_images_fault(tf, predictor, pixels):
     failing(predictor, lambda _: tf.errors.InternalError(None, None, 'the device is lost'))
-    with pytest.raises(ModelError, match='also without any image: the device is lost'):
+    with pytest.raises(ModelError, match='even without any image: the device is lost'):
         predict_or_rescue(predictor, pixels, range(BATCH))
 
 
@@ -173,7 +175,7 @@ def test_calls_of_a_size_that_does_not_divide_the_batch(predictor, pixels):
 
 def test_no_memory_for_a_single_image_stops_the_run(tf, predictor, pixels):
     failing(predictor, lambda _: tf.errors.ResourceExhaustedError(None, None, 'OOM'))
-    with pytest.raises(ModelError, match='not enough memory for one image: OOM'):
+    with pytest.raises(ModelError, match='not have enough memory for one image: OOM'):
         predict_or_rescue(predictor, pixels, range(BATCH))
 
 
@@ -227,7 +229,7 @@ def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels
     (record,) = caplog.records
     assert record.levelname == 'WARNING'
     assert record.message.startswith(
-        'the model mine-1234 has not come back for 300 s from 5 images of the chunk c0ffee, '
+        'the model mine-1234 has not returned for 300 s on 5 images of the chunk c0ffee, '
         'from gs://b/9.jpg to gs://b/13.jpg. '
     )
 
@@ -284,7 +286,7 @@ def test_a_poisoned_picture_costs_one_row_and_so_do_undefined_scores(
     assert labels == {uri: found for uri, found in labels_before.items() if uri not in lost}
     (letter,) = [row for row in dead if row['reason'] == 'model_error']
     assert letter['uri'] == str(paths[7])
-    assert letter['detail'] == 'the model fails on it: InvalidArgumentError'
+    assert letter['detail'] == 'the model failed on it: InvalidArgumentError'
     assert (letter['stage'], letter['retryable']) == ('infer', True)
     assert letter['size_bytes'] == paths[7].stat().st_size
     (letter,) = [row for row in dead if row['reason'] == 'nonfinite_scores']

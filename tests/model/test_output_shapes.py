@@ -195,8 +195,8 @@ def test_what_every_picture_does_is_the_models_fault(tf, tmp_path):
     with pytest.raises(ModelError) as caught:
         predictor(folder, tmp_path, canary='finite')
     assert str(caught.value).startswith(
-        "the model fails in its first call: 'logits' of the shape (2, 3) for 4 images, expected "
-        '(4, 3); a model must give one row an image'
+        "the model failed in its first call: 'logits' of the shape (2, 3) for 4 images, expected "
+        '(4, 3); a model must give one row per image'
     )
 
 
@@ -285,14 +285,19 @@ def test_no_picture_has_the_labels_of_another_one(tf, tmp_path, pictures):
     (letter,) = app.rows(output, 'dead_letters')
     assert (letter['uri'], letter['stage'], letter['reason']) == (white, 'infer', 'model_error')
     assert letter['detail'] == (
-        "the model fails on it: 'logits' of the shape (3, 3) for 4 images, expected (4, 3)"
+        "the model failed on it: 'logits' of the shape (3, 3) for 4 images, expected (4, 3)"
     )
 
 
 def test_models_check_says_so_of_the_picture_that_it_is_given(tf, tmp_path, pictures, capsys):
     folder = save(tf, tmp_path / 'model', less)
-    assert main(['models', '--check', str(folder), '--image', str(pictures / '0.png')]) == 0
-    assert main(['models', '--check', str(folder), '--image', str(pictures / '1.png')]) == 1
+    check = ['models', '--json', '--check', str(folder), '--image']
+    assert main([*check, str(pictures / '0.png')]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found['picture'] == str(pictures / '0.png')
+    assert found['computed']['device'] == 'CPU'
+    assert found['classes_seen'][0].keys() == {'index', 'wnid', 'name', 'score', 'is_label'}
+    assert main([*check, str(pictures / '1.png')]) == 1
     assert (
         "lemmabeam: the model fails on this picture: 'logits' of the shape (3, 3) for 4 images"
         in capsys.readouterr().err

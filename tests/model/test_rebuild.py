@@ -209,7 +209,7 @@ def test_one_that_computes_something_else_is_used_as_it_is(tf, weights, pictures
     other(weights, 14, folder)
     network = load(source_of(folder))
     assert network.route == SAVED
-    assert 'the network of its tensors gives other outputs' in network.why_saved
+    assert 'the network built from its tensors gives other outputs' in network.why_saved
     expected = own_answer(tf, folder, pictures, (0.0, 1.0))
     np.testing.assert_allclose(logits_of(network, pictures), expected, rtol=0, atol=1e-5)
     refuse_as_found(network.why_saved, source_of(folder))
@@ -235,7 +235,7 @@ def test_numbers_that_are_none_prove_nothing(weights, tmp_path):
     FORMS['official'](broken, 14, tmp_path / 'module')
     network = load(source_of(tmp_path / 'module'))
     assert network.route == SAVED
-    assert 'its outputs are no numbers' in network.why_saved
+    assert 'its outputs are not numbers' in network.why_saved
 
 
 def test_tensors_of_another_architecture_are_named(official):

@@ -126,5 +126,5 @@ def test_why_there_is_none():
     lacks = [each for each in variables() if each.name != HEAD]
     assert f'lacks the tensor {HEAD!r}' in why_not(lacks, R50, CLASSES)
     assert 'expected (1, 1, 2048, 7)' in why_not(variables(), R50, 7)
-    assert 'are there more than once' in why_not([*variables(), variables()[0]], R50, CLASSES)
+    assert 'appear more than once' in why_not([*variables(), variables()[0]], R50, CLASSES)
     assert 'lacks the tensor' in why_not([], R50, CLASSES)

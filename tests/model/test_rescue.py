@@ -146,7 +146,7 @@ def test_what_fails_once_is_tried_again(pixels, slots):
 def test_a_model_that_always_fails_is_not_its_images_fault(pixels):
     calls = []
     predict = failing(lambda batch: calls.append(batch) or OSError('the device is lost'))
-    with pytest.raises(ModelError, match='also without any image: the device is lost'):
+    with pytest.raises(ModelError, match='even without any image: the device is lost'):
         predict_or_rescue(predict, pixels, range(BATCH))
     assert len(calls) == 2
     assert not calls[1].any()

@@ -639,7 +639,7 @@ class TestStrangers:
         with pytest.raises(ModelError, match='it has no call and no signature'):
             predict(folder, self.pixels, tmp_path)
         (folder / 'saved_model.pb').write_bytes(b'no graph')
-        with pytest.raises(ModelError, match='no SavedModel that TensorFlow can load'):
+        with pytest.raises(ModelError, match='not a SavedModel that TensorFlow can load'):
             predict(folder, self.pixels, tmp_path)
 
     def test_what_it_cannot_do(self, tf, tmp_path):
@@ -670,7 +670,7 @@ class TestStrangers:
 
         folder = with_card(self.save(tf, tmp_path / 'model', __call__=call), 3, **self.card)
         predict(folder, self.pixels, tmp_path)
-        message = r'the model fails in its first call, compiled by XLA \(--jit\): '
+        message = r'the model failed in its first call, compiled by XLA \(--jit\): '
         with pytest.raises(ModelError, match=message):
             predict(folder, self.pixels, tmp_path, jit=True)
 
@@ -684,7 +684,7 @@ class TestStrangers:
         folder = self.save(tf, tmp_path / 'model', __call__=call)
         card = self.card | {'labels': None, 'vocabulary': 'ilsvrc2012', 'activation': 'softmax'}
         with_card(folder, **card)
-        with pytest.raises(ModelError, match=r"n02120997 in the picture 'cat\.jpg'"):
+        with pytest.raises(ModelError, match=r"n02120997 in the image 'cat\.jpg'"):
             predict(folder, self.pixels, tmp_path, canary='strict')
         predict(folder, self.pixels, tmp_path, canary='finite')
 

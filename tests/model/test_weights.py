@@ -132,7 +132,7 @@ def test_of_two_networks_the_first_is_taken(zeros, tmp_path):
     with Weights(path) as tensors:
         assert not tensors[BETA].any()
     np.savez(path, **{**zeros, f'{BETA}:0': zeros[BETA]})
-    assert refusal(path) == f'{path}: {BETA!r} is there 2 times'
+    assert refusal(path) == f'{path}: {BETA!r} appears 2 times'
 
 
 def test_heads_may_be_missing(zeros, tmp_path):
@@ -184,7 +184,7 @@ def test_files_that_break_off(zeros, tmp_path, suffix):
         path.write_bytes(whole[:size_bytes])
         assert refusal(path).startswith(f'{path}: ')
     path.write_bytes(b'<!DOCTYPE html><title>404</title>' * 99)
-    assert f'no {suffix} file, or one that breaks off' in refusal(path)
+    assert f'{suffix} file, or a truncated one' in refusal(path)
 
 
 @pytest.mark.parametrize('suffix', WRITERS)
@@ -199,7 +199,9 @@ def test_a_file_of_something_else(tmp_path, suffix):
 
         with h5py.File(path, 'w') as file:
             file['moon'] = np.zeros(3, np.float32)
-    assert refusal(path).startswith(f'{path}: no BiT checkpoint: it lacks the tensor {ROOT!r} and ')
+    assert refusal(path).startswith(
+        f'{path}: not a BiT checkpoint: it lacks the tensor {ROOT!r} and '
+    )
 
 
 def entry(start, end, dtype='F32', shape=(2,)):
@@ -231,7 +233,7 @@ HOSTILE = {
 def test_headers_of_safetensors_are_not_trusted(bytes_of, case):
     path = bytes_of(HOSTILE[case])
     message = refusal(path)
-    assert message.startswith(f'{path}: no .safetensors file, or one that breaks off')
+    assert message.startswith(f'{path}: not a .safetensors file, or a truncated one')
     assert message.isprintable()
 
 
@@ -310,7 +312,7 @@ def test_an_npz_that_lists_millions_is_not_read(tmp_path):
     with zipfile.ZipFile(path, 'w') as file:
         for i in range(1200):
             file.writestr(f'{i:04}{"x" * 7000}.npy', b'')
-    assert refusal(path).startswith(f'{path}: no .npz file, or one that breaks off')
+    assert refusal(path).startswith(f'{path}: not an .npz file, or a truncated one')
 
 
 def test_rubbish_in_hdf5_is_no_traceback(zeros, tmp_path):

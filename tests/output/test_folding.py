@@ -49,7 +49,7 @@ def test_object_stores_tell_all_apart(request, place):
 @pytest.mark.parametrize('values', ALIKE[:3])
 def test_names_that_are_one_folder_are_refused(folding, values):
     folders = [f'split={value}/' for value in (*values, 'test')]
-    with pytest.raises(UsageError, match='two are one folder to the file system of') as caught:
+    with pytest.raises(UsageError, match='are the same folder to the file system of') as caught:
         tell_apart.check(layout(folding, 'split'), folders)
     assert all(f'split={value}' in str(caught.value) for value in values)
     assert [entry.uri for entry in FoldingStore(folding).list(str(folding))] == []
@@ -58,7 +58,7 @@ def test_names_that_are_one_folder_are_refused(folding, values):
 
 def test_a_folder_above_may_be_the_one_that_is_taken_for_another(folding):
     folders = ['split=Train/day=1/', 'split=train/day=2/']
-    with pytest.raises(UsageError, match='split=Train, split=train two are one'):
+    with pytest.raises(UsageError, match='two of split=Train, split=train are'):
         tell_apart.check(layout(folding, 'split', 'day'), folders)
 
 
@@ -79,7 +79,7 @@ def test_a_run_loses_no_row_to_a_partition_of_another_name(folding, manifest, ca
     arguments = ('label', '--input', manifest, '--partition_by', 'split', '--output', folding)
     done = app.invoke(*arguments)
     assert done.returncode == 2
-    assert '--partition_by split: of split=Train, split=train two are one folder' in done.stderr
+    assert '--partition_by split: two of split=Train, split=train are the same' in done.stderr
     assert not list(folding.glob('runs/*'))
     elsewhere = str(folding.parent / 'elsewhere')
     with pytest.MonkeyPatch.context() as patch:

@@ -1,8 +1,6 @@
 """What is written is read as meant by DuckDB, pyarrow's datasets and pandas."""
 
 import json
-import re
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -12,8 +10,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import main
 from tests.support import app, samples, without_model
+from tests.support.guides import ROOT, code_blocks
 
 VALUES = ['007', 'a b', 'a/b', '..', '', None, 'ä=%', '2026-11-24', "o'x"]
 
@@ -108,15 +106,18 @@ def test_the_vocabulary_explains_every_label(output):
     assert count == (total, total, total)
 
 
-def test_the_readmes_sql_and_python_run(output, monkeypatch, tmp_path):
-    readme = (Path(main.__file__).parents[1] / 'README.md').read_text()
-    (sql,) = re.findall(r'```sql\n(.*?)```', readme, re.DOTALL)
-    python = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)[0]
+def test_the_guides_sql_and_python_run(output, monkeypatch, tmp_path):
+    blocks = list(code_blocks(ROOT / 'transforms' / 'output' / 'README.md'))
+    best, with_ancestor = (block.text for block in blocks if block.language == 'sql')
+    python = next(block.text for block in blocks if block.language == 'python')
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'labels').symlink_to(output)
-    rows = duckdb.sql(sql).fetchall()
+    rows = duckdb.sql(best).fetchall()
     assert rows
     assert all(score > 0.5 for _, _, score in rows)
     variables = {}
     exec(python.replace("'split'", "'day'"), variables)
     assert len(variables['frame']) == variables['table'].num_rows == 2 * len(VALUES)
+    has_label = [len(labels) > 0 for labels in variables['frame']['labels']]
+    everything = duckdb.sql(with_ancestor.replace("'dog'", "'entity'")).fetchall()
+    assert 0 < len(everything) == sum(has_label) < len(has_label)

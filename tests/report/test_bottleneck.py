@@ -114,10 +114,10 @@ def test_a_wait_is_split_by_how_long_each_would_have_taken_alone(tmp_path):
 def test_the_line_for_people():
     stats = {'fetch_wait_sec': 60.0, 'decode_wait_sec': 20.0, 'infer_sec': 15.0, 'write_sec': 5.0}
     line = describe(make_verdict(stats, 110.0))
-    assert line.startswith('Bounded by fetch (fetch 60%, decode 20%, inference 15%, write 5%)')
+    assert line.startswith('Bottleneck: fetch (fetch 60%, decode 20%, inference 15%, write 5%)')
     assert '--loader_threads' in line
     line = describe(make_verdict(stats, 1000.0))
-    assert line.startswith('Most of the time went into starting')
+    assert line.startswith('Most of the time was spent on startup')
     assert describe(make_verdict({}, 3.0)) == ''
     assert make_verdict({}, 0.0).share_of_wall is None
 

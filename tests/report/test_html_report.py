@@ -290,7 +290,7 @@ def test_runs_that_have_little_to_show(tmp_path):
         'options': report['options'] | {'since': '7d'},
     }
     made_runs.write_run(tmp_path / 'old', 'a', [], images_per_sec=None, **old)
-    assert 'All 1,200 files are from before --since 7d.' in page_of(tmp_path / 'old').text
+    assert 'All 1,200 files are older than --since 7d.' in page_of(tmp_path / 'old').text
 
     failed = [(f'/{reason.value}.jpg', reason, 'a detail') for reason in Reason]
     made_runs.write_run(tmp_path / 'failed', 'a', [], failed * 2)
@@ -364,7 +364,7 @@ def test_pictures_that_cannot_be_shown_say_why(tmp_path):
     assert '<img' in random['same.jpg']
     assert 'has changed' not in random['same.jpg']
     assert 'forbidden' in next(tile for tile in tiles if '127.0.0.1' in tile)
-    assert 'its store does not let us read it' in next(tile for tile in tiles if 'gopher' in tile)
+    assert 'its store denies access' in next(tile for tile in tiles if 'gopher' in tile)
     assert 'It can be read now.' in next(tile for tile in tiles if 'JPEG ends early' in tile)
     large = next(tile for tile in tiles if 'limit 1000000' in tile and 'note' in tile)
     assert '<img' not in large
@@ -460,8 +460,10 @@ def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_pa
     assert '<dt>of these without a label, 75 %</dt><dd>3</dd>' in page.source
     for part in ('with a label 25 %', 'without a label 75 %'):  # of the bar
         assert f'</svg>{part}</li>' in page.source
-    assert '<code>lemmabeam relabel --output DIR --threshold 0.05</code> goes down' in page.source
-    assert '1 label on 4 rows, 0.2 a row; 3 rows have none. 2 scores below the' in page.text
+    assert (
+        '<code>lemmabeam relabel --output DIR --threshold 0.05</code> can use them' in page.source
+    )
+    assert '1 label on 4 rows, 0.2 per row; 3 rows have none. 2 scores below the' in page.text
     assert '1 class seen' in page.text
     assert 'All stored scores' in page.text
 
@@ -474,7 +476,7 @@ def test_images_without_a_label_are_counted_and_how_to_look_lower_is_said(tmp_pa
     made_runs.write_run(tmp_path / 'high', 'a', rows)
     page = page_of(tmp_path / 'high', count=0)
     assert 'without a label, 66.7 %</dt><dd>2</dd>' in page.source
-    assert 'no score below 0.05 is stored, so the model is needed once more' in page.text
+    assert 'no scores below 0.05 are stored, so looking lower needs the model' in page.text
     assert '--keep_above 0.005' in page.text
     assert 'All labels by score' in page.text
 
@@ -498,7 +500,7 @@ def read_pictures(tmp_path):
 
 def test_a_picture_that_ends_its_decoder_does_not_end_the_report(read_pictures):
     bad, good = read_pictures('segv', 60.0)
-    assert bad.problem == 'decoder_crashed: the process that decoded it was ended by SIGSEGV'
+    assert bad.problem == 'decoder_crashed: the process that decoded it was killed by SIGSEGV'
     assert not bad.data_uri
     assert good.data_uri.startswith('data:image/jpeg')
 
@@ -507,7 +509,7 @@ def test_pictures_that_take_too_long_are_left_out(read_pictures):
     started = time.monotonic()
     slow, good = read_pictures('loop', 12.0)
     assert time.monotonic() - started < 30
-    assert slow.problem.startswith(('decode_deadline', 'not read: the time'))
+    assert slow.problem.startswith(('decode_deadline', 'not read: no time'))
     assert good.data_uri.startswith('data:')
     assert {'time' in each.problem for each in read_pictures('slow', 0.0)} == {True}
 
@@ -532,7 +534,7 @@ def test_a_report_on_request(copy, tmp_path, capsys):
     assert main(['report', str(copy), '--run_id', 'sample', '--output', str(elsewhere)]) == 0
     assert elsewhere.read_text().startswith('<!doctype html>')
     assert main(['report', str(copy), '--run_id', 'other']) == 2
-    assert '--run_id other: no complete run of this id' in capsys.readouterr().err
+    assert '--run_id other: no complete run with this id' in capsys.readouterr().err
     assert main(['report', str(tmp_path / 'nothing')]) == 2
     assert main(['report', str(copy), '--output', 'https://a.example/x.html']) == 2
     for count in ('201', '-1', 'many', '²'):
@@ -629,8 +631,8 @@ MANIFEST = [{'kind': 'manifest', 'uri': '/list.txt', 'pattern': ''}]
     [
         (Reason.NOT_AN_IMAGE, 'no known format', None, 'rename it, or move it elsewhere'),
         (Reason.NOT_AN_IMAGE, 'no known format', MANIFEST, 'Correct the manifest.'),
-        (Reason.NOT_FOUND, 'no such file', None, 'It vanished after it was listed'),
-        (Reason.FORBIDDEN, refusal('10.1.2.3', False), MANIFEST, 'Give --allow_private_hosts'),
+        (Reason.NOT_FOUND, 'no such file', None, 'It was deleted after it was listed'),
+        (Reason.FORBIDDEN, refusal('10.1.2.3', False), MANIFEST, 'Pass --allow_private_hosts'),
         (Reason.FORBIDDEN, refusal('169.254.169.254', True), MANIFEST, 'are never read'),
         (Reason.FORBIDDEN, 'HTTP 403', MANIFEST, 'Give the account read access.'),
         (Reason.FORBIDDEN, s3._ARCHIVED, None, 'Restore it from the archive first.'),

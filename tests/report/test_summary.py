@@ -30,7 +30,7 @@ def test_there_is_no_rate_where_nothing_was_done(images, sec, rate):
 @pytest.mark.parametrize('rate', [None, 0.0, 2.5])
 def test_a_rate_is_told_where_there_is_one(tmp_path, rate):
     lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], images_per_sec=rate)
-    assert ('labelled images/s, all included' in lines) == bool(rate)
+    assert ('labelled images/s, overall' in lines) == bool(rate)
 
 
 def test_one_spelling_and_names_with_blanks(tmp_path):
@@ -53,5 +53,5 @@ def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp
 
 def test_pictures_that_are_all_too_old_are_told_as_such():
     old = Counts(listed=0, labeled=0, skipped_before_since=2)
-    assert describe_nothing(old, '7d') == ('all 2 files are from before --since 7d')
+    assert describe_nothing(old, '7d') == ('all 2 files are older than --since 7d')
     assert describe_nothing(Counts(listed=0, labeled=0), None) == 'no images found in the inputs'

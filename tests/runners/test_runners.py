@@ -6,8 +6,8 @@ import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from google.api_core.exceptions import Forbidden
 
-from pipeline.job.attempt import tell_error
-from pipeline.messages import StandardStreams
+from pipeline.job.attempt import explain_error
+from pipeline.job.errors import RunnerError, UnexpectedError
 from pipeline.options import LabelOptions
 from pipeline.runners.base import Runner
 from pipeline.runners.choose import runner_for
@@ -15,7 +15,7 @@ from pipeline.runners.dataflow.runner import DataflowRunner
 from pipeline.runners.flink import FlinkRunner
 from pipeline.runners.local import LocalRunner
 from pipeline.runners.prism import PrismRunner
-from transforms.core.errors import InvalidOption, ModelError, UsageError
+from transforms.core.errors import InvalidOption, ModelError, StoreError, UsageError
 from transforms.core.resources import cpu_count
 
 ARGS = LabelOptions(input=('gs://photos',), output='gs://labels')
@@ -81,11 +81,32 @@ def test_an_error_of_the_engine_is_explained_by_the_engine():
 
 
 @pytest.mark.parametrize(
-    ('raised', 'code'),
-    [(InvalidOption('model', 'x', 'no such file'), 2), (UsageError('--x'), 2), (ModelError(''), 1)],
+    ('raised', 'kind'),
+    [
+        (InvalidOption('model', 'x', 'no such file'), UsageError),
+        (UsageError('--x'), UsageError),
+        (ModelError('it is gone'), ModelError),
+    ],
 )
-def test_an_error_of_a_worker_has_the_exit_code_of_its_kind(raised, code, capsys):
-    kind = f'{type(raised).__module__}.{type(raised).__name__}'
-    wrapped = RuntimeError(f'Traceback (most recent call last):\n{kind}: {raised}\n')
-    assert tell_error(wrapped, False, runner('PortableRunner'), StandardStreams())[0] == code
-    assert capsys.readouterr().err == f'lemmabeam: {raised}\n'
+def test_an_error_of_a_worker_is_of_its_kind(raised, kind):
+    name = f'{type(raised).__module__}.{type(raised).__name__}'
+    wrapped = RuntimeError(f'Traceback (most recent call last):\n{name}: {raised}\n')
+    found = explain_error(wrapped, runner('PortableRunner'))
+    assert (type(found), str(found)) == (kind, str(raised))
+
+
+def test_beam_names_the_step_and_people_need_not_know_it():
+    step = " [while running 'LabelImages/ParDo']"
+    store = StoreError('it is gone' + step)
+    option = InvalidOption('require_gpu' + step, '', 'no GPU')
+    found = [explain_error(error, runner('FnApiRunner')) for error in (store, option)]
+    assert [type(error) for error in found] == [StoreError, InvalidOption]
+    assert list(map(str, found)) == ['it is gone', '--require_gpu : no GPU']
+    clean = StoreError('it is gone')
+    assert explain_error(clean, runner('FnApiRunner')) is clean
+
+
+def test_what_nobody_expects_is_told_apart_from_what_a_runner_says():
+    assert type(explain_error(ZeroDivisionError('x'), runner('FnApiRunner'))) is UnexpectedError
+    gone = RuntimeError('SDK worker disconnected')
+    assert type(explain_error(gone, runner('PrismRunner'))) is RunnerError

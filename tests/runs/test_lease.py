@@ -175,7 +175,7 @@ def broken_by_another(output):
 def test_what_somebody_else_holds_by_now_is_left_to_it(output):
     broken_by_another(output)
     job = Job('p', 'r', 'n', 'job-1')._asdict()
-    with pytest.raises(StoreError, match='run run-1 holds the lease no more'):
+    with pytest.raises(StoreError, match='run run-1 no longer holds the lease'):
         lease.rename(layout(output), 'night-1')
     with pytest.raises(StoreError, match='--break_lease'):
         lease.hand_over(layout(output), job, is_submitted=False)

@@ -122,7 +122,9 @@ def test_what_was_read_and_is_gone_is_not_made_up(layout, labelling):
     layout.store.delete(checkpoints.part_uri(layout, CHUNK, SLOTS))
     made = labelling(0.0)
     made.label(start=3)
-    with pytest.raises(StoreError, match=r'part-4\.arrow, of an unfinished chunk, is missing'):
+    with pytest.raises(
+        StoreError, match=r'part-4\.arrow, part of an unfinished chunk, has become missing'
+    ):
         made.end()
 
 

@@ -155,7 +155,7 @@ def test_a_damaged_commit_decides_nothing(fresh):
 def test_two_files_of_one_name_are_never_one(fresh):
     layout = layout_of(fresh(), 'a')
     stage(layout, A[:1])
-    with pytest.raises(StoreError, match='is there already, with other rows'):
+    with pytest.raises(StoreError, match='already exists, with other rows'):
         stage(layout, B[1:2])
 
 

@@ -235,7 +235,7 @@ def test_a_glob_of_manifests_lists_what_each_of_them_does(request, tmp_path, kin
         ('', "--input '': expected a path or a URI"),
         ('gs://', "--input 'gs://': expected gs://bucket"),
         ('gs:/bucket/photos', r'did you mean gs://bucket/photos\?'),
-        ('~/Pictures', 'a shell puts the home folder in place of ~ only outside of quotes'),
+        ('~/Pictures', 'the shell expands ~ only outside quotes'),
         ('https://example.com/list.csv', 'a manifest itself must be local'),
     ],
 )
@@ -251,8 +251,8 @@ def test_an_input_that_is_none_names_itself_and_what_may_be_meant(value, said):
         ('odd', r"no images found: 2 \.jpg:large, 1 without a suffix; '.*/odd/\*\*' takes all"),
         ('odd/*.png', 'nothing matches'),
         ('empty.txt', 'lists nothing'),
-        ('*.csv', 'no manifest that lists anything'),
-        ('*.tsv', 'no manifest that lists anything'),
+        ('*.csv', 'none of the manifests lists anything'),
+        ('*.tsv', 'none of the manifests lists anything'),
     ],
 )
 def test_an_input_of_nothing_is_refused_with_what_was_passed_over(tmp_path, name, message):

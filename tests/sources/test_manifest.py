@@ -119,7 +119,7 @@ def test_manifests_of_other_names_are_read_as_their_like(tmp_path, kind, like, g
 )
 def test_json_that_is_no_lines_is_told_before_the_run(tmp_path, data, gz):
     path = written(tmp_path, f'.json{gz}', gzip.compress(data) if gz else data)
-    with pytest.raises(UsageError, match=r"one JSON object a line, .*`jq -c '\.\[\]'` makes lines"):
+    with pytest.raises(UsageError, match=r"one JSON object per line, .*`jq -c '\.\[\]'` turns"):
         check_columns(str(path), 'uri', ())
 
 
@@ -158,13 +158,13 @@ def test_an_empty_parquet_table_lists_nothing_but_names_a_wrong_column(tmp_path)
     ('kind', 'data', 'message'),
     [
         ('.csv', b'', 'line 1 is missing: a CSV manifest starts with a header'),
-        ('.txt.gz', b'', 'line 1 is missing: an empty file is no gzip'),
+        ('.txt.gz', b'', 'line 1 is missing: an empty file is not a gzip'),
         ('.parquet', b'', 'row 0: not a Parquet file'),
-        ('.csv', b'uri,label\na,b\nc', 'line 3 breaks off'),
-        ('.csv', b'uri,label\na,b\nc,"d\ne\n', 'line 3 is no CSV'),
-        ('.csv', b'uri,label\na,b\n"c"d,e\n', 'line 3 is no CSV'),
-        ('.csv', b'"uri\n', 'line 1 is no CSV'),
-        ('.jsonl', b'{"uri": "a"}\n{"uri": "b', 'line 2 breaks off'),
+        ('.csv', b'uri,label\na,b\nc', 'line 3 ends early'),
+        ('.csv', b'uri,label\na,b\nc,"d\ne\n', 'line 3 is not CSV'),
+        ('.csv', b'uri,label\na,b\n"c"d,e\n', 'line 3 is not CSV'),
+        ('.csv', b'"uri\n', 'line 1 is not CSV'),
+        ('.jsonl', b'{"uri": "a"}\n{"uri": "b', 'line 2 ends early'),
         ('.txt', b'a\nb\x00\n', 'line 2 holds NUL bytes'),
         ('.txt', 'a\nb\n'.encode('utf-16'), 'line 1 holds NUL bytes: a binary file, or UTF-16'),
         ('.csv', b'uri\n\x89PNG\r\n\x1a\n\x00\x00', 'line 4 holds NUL bytes'),
@@ -214,7 +214,7 @@ def test_half_a_parquet_file_stops_the_run(tmp_path):
 def test_a_parquet_file_with_damaged_pages_stops_the_run(tmp_path):
     data = bytearray(encode('.parquet', URIS * 500, LABELS * 500))
     data[4:60] = bytes(56)
-    with pytest.raises(ManifestError, match='cannot be read behind row 0'):
+    with pytest.raises(ManifestError, match='cannot be read after row 0'):
         read(written(tmp_path, '.parquet', bytes(data)))
 
 
@@ -222,7 +222,7 @@ def test_a_footer_that_arrow_cannot_be_asked_about_is_a_broken_manifest(tmp_path
     data = encode('.parquet', ['a.jpg'], ['x'])
     optional, required = b'\x15\x0c\x25\x02', b'\x15\x0c\x25\x00'  # of a column of bytes
     path = written(tmp_path, '.parquet', data.replace(optional, required))
-    with pytest.raises(ManifestError, match='cannot be read behind row 0'):
+    with pytest.raises(ManifestError, match='cannot be read after row 0'):
         read(path)
 
 
@@ -257,26 +257,26 @@ def test_one_percent_of_rubbish_costs_those_lines_only(tmp_path, kind, rubbish, 
 @pytest.mark.parametrize('kind', ['.csv', '.jsonl', '.parquet', '.csv.gz'])
 def test_a_wrong_column_is_answered_with_those_there_are(tmp_path, kind):
     path = written(tmp_path, kind, encode(kind, URIS, LABELS))
-    with pytest.raises(UsageError, match=r"--uri_column 'url': .* but: uri, label$"):
+    with pytest.raises(UsageError, match=r"--uri_column 'url': .* it has uri, label$"):
         read(path, column='url')
-    with pytest.raises(UsageError, match=r"--partition_by 'split': .* but: uri, label$"):
+    with pytest.raises(UsageError, match=r"--partition_by 'split': .* it has uri, label$"):
         read(path, ('label', 'split'))
 
 
 @pytest.mark.parametrize(
     ('kind', 'header', 'said'),
     [
-        ('.csv', ' uri , split', r"but: ' uri ', ' split'; did you mean ' uri '\?"),
-        ('.csv', 'URI,split', r"but: URI, split; did you mean 'URI'\?"),
-        ('.csv', 'uri;split', 'separated by semicolons: write commas, or tabs into a .tsv'),
-        ('.csv', 'uri\tsplit', 'separated by tabs: call it .tsv'),
-        ('.tsv', 'uri,split', 'separated by commas: call it .csv'),
+        ('.csv', ' uri , split', r"it has ' uri ', ' split'; did you mean ' uri '\?"),
+        ('.csv', 'URI,split', r"it has URI, split; did you mean 'URI'\?"),
+        ('.csv', 'uri;split', 'separated by semicolons: write commas, or tabs in a .tsv'),
+        ('.csv', 'uri\tsplit', 'separated by tabs: name it .tsv'),
+        ('.tsv', 'uri,split', 'separated by commas: name it .csv'),
         ('.csv', 'photos/cat.jpg,train', 'the first line must name the columns'),
-        ('.csv', 'url,split', 'but: url, split'),
+        ('.csv', 'url,split', 'it has url, split'),
     ],
 )
 def test_a_header_that_is_nearly_right_is_told_as_such(tmp_path, kind, header, said):
-    with pytest.raises(UsageError, match=f'has no such column, .*{said}$'):
+    with pytest.raises(UsageError, match=f'has no such column; .*{said}$'):
         read(written(tmp_path, kind, f'{header}\nx\n'.encode()))
 
 
@@ -288,7 +288,7 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
 
 def test_column_names_that_are_not_text_are_printed_all_the_same(tmp_path):
     for kind, data in (('.csv', b'\xff,x\na,b\n'), ('.jsonl', b'{"\\ud800": 1, "x": 2}\n')):
-        with pytest.raises(UsageError, match=r'but: \\\S+, x$'):
+        with pytest.raises(UsageError, match=r'it has \\\S+, x$'):
             read(written(tmp_path, kind, data))
 
 
@@ -416,7 +416,7 @@ def test_times_are_as_python_writes_them(unit, zone, seconds):
 def test_a_zone_that_nobody_knows_is_named(tmp_path):
     times = pa.array([0], pa.int64()).view(pa.timestamp('us', 'Mars/Olympus'))
     pq.write_table(pa.table({'uri': ['a'], 'time': times}), tmp_path / 'list.parquet')
-    with pytest.raises(ManifestError, match="behind row 0: the time zone 'Mars/Olympus' is not"):
+    with pytest.raises(ManifestError, match="after row 0: the time zone 'Mars/Olympus' is not"):
         read(tmp_path / 'list.parquet', ('time',))
 
 
@@ -440,7 +440,7 @@ def test_a_time_beyond_all_calendars_costs_its_line(tmp_path, kind, number):
     pq.write_table(pa.table(columns), tmp_path / 'list.parquet')
     lines = read(tmp_path / 'list.parquet', ('time', 'list'))
     assert [line.uri for line in lines] == list('abcd')
-    why = 'a carried time that is in no calendar'
+    why = 'a carried time that is not in the calendar'
     assert [line.problem for line in lines] == ['', why, '', why]
     assert lines[0].carried[0].startswith('1970-01-01')
     assert len({line.carried for line in lines}) == 4, 'the bad ones are told apart, too'
@@ -651,7 +651,7 @@ def test_a_value_of_a_csv_may_be_as_long_as_a_line(tmp_path):
 
 def test_a_row_of_a_csv_has_an_end(tmp_path):
     data = b'uri,c\na,b\n' + b'"c\n",' * 1_000_000
-    with pytest.raises(ManifestError, match='line 3 begins a row of more than 4000000 characters'):
+    with pytest.raises(ManifestError, match='line 3 starts a row of more than 4000000 characters'):
         read(written(tmp_path, '.csv', data))
 
 
@@ -683,14 +683,14 @@ def test_an_absent_key_is_null_in_whatever_order_lines_come(tmp_path, rows, gz):
         (
             b'{"uri": "a", "x": 1}\n{"uri": "b", "z": 1}\n',
             ('x', 'y'),
-            "--carry .*'y'.*: uri, x, z$",
+            "--carry .*'y'.*it has uri, x, z$",
         ),
-        (b'{"url": "a"}\n{"link": "b"}\n', (), "--uri_column 'uri': .*: url, link$"),
-        (b'{}\n7\n', (), "--uri_column 'uri': .*: $"),
+        (b'{"url": "a"}\n{"link": "b"}\n', (), "--uri_column 'uri': .*it has url, link$"),
+        (b'{}\n7\n', (), "--uri_column 'uri': .*it has $"),
         (
             b''.join(b'{"%d": 1}\n' % i for i in range(50)),
             (),
-            "'uri': .*: 0, 1, 2, .*, 19$",
+            "'uri': .*it has 0, 1, 2, .*, 19$",
         ),
     ],
 )
@@ -705,7 +705,7 @@ def test_columns_are_looked_for_no_further_than_they_must_be(tmp_path):
     data = b'{"uri": "a"}\n{"uri": "b", "x": 1}\n{"uri": "half'
     path = written(tmp_path, '.jsonl', data)
     check_columns(str(path), 'uri', ('x',))
-    with pytest.raises(ManifestError, match='line 3 breaks off'):
+    with pytest.raises(ManifestError, match='line 3 ends early'):
         check_columns(str(path), 'uri', ('x', 'y'))
 
 

@@ -234,7 +234,7 @@ def test_to_ask_for_the_size_of_a_batch_pickles_nothing():
 def test_a_failing_model_ends_the_run_and_another_try_works(make, model, options, layout):
     transform = LabelImages(options, FailFast(0, make.test), layout, make)
     model.fails = lambda number: None if 10 <= number < 21 else InferenceError('lost')
-    with pytest.raises(Exception, match='the model fails, also without any image: lost'):
+    with pytest.raises(Exception, match='the model fails even without any image: lost'):
         run(transform)
     assert not find(layout, chunk_of(20, 3)).data
     model.fails = lambda number: None

@@ -452,7 +452,7 @@ def test_one_private_address_among_public_ones_is_refused(site, monkeypatch, pub
 
 def test_a_name_that_does_not_exist_is_not_asked_again(monkeypatch, store):
     asked = resolving(monkeypatch, socket.gaierror(socket.EAI_NONAME, 'unknown'))
-    assert failure(store, 'http://gone.example/') == 'not_found: there is no such host'
+    assert failure(store, 'http://gone.example/') == 'not_found: no such host'
     assert len(asked) == 1
 
 
@@ -538,7 +538,7 @@ def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monk
     assert slept == [1.0]
     site.answers['/a'] = answer(503, Retry_After='3600')
     assert failure(store, f'{site.url}/a') == (
-        'store_error: HTTP 503, and to come back after the deadline'
+        'store_error: HTTP 503, with a request to come back after the deadline'
     )
     assert slept == [1.0]
     for odd in ('-1', '1e9', 'Fri, 31 Dec 1999 23:59:59 GMT', 'Fri, 99 Dec 2999', '9' * 100):
@@ -564,7 +564,7 @@ def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, store, monke
     assert slept == [3.0, 2.0]
     site.answers['/a'] = answered(503, {**date, 'Retry-After': 'Thu, 01 Jan 2026 01:00:00 GMT'})
     assert failure(store, f'{site.url}/a') == (
-        'store_error: HTTP 503, and to come back after the deadline'
+        'store_error: HTTP 503, with a request to come back after the deadline'
     )
 
 
@@ -597,9 +597,9 @@ def test_a_packed_body_may_have_several_members(site, store):
         assert (fetched.data, fetched.size_bytes) == (BODY, len(data))
     for data in (first + second[:-1], first + second[:1]):
         site.answers['/a'] = answer(data=data, Content_Encoding='gzip')
-        assert failure(store, f'{site.url}/a') == 'truncated: stored as gzip, and breaks off'
+        assert failure(store, f'{site.url}/a') == 'truncated: stored as gzip, but it ends early'
     site.answers['/a'] = answer(data=first + b'\x1f\x8b bad', Content_Encoding='gzip')
-    assert failure(store, f'{site.url}/a') == 'decode_error: stored as gzip, but is not'
+    assert failure(store, f'{site.url}/a') == 'decode_error: stored as gzip, but it is not'
     site.answers['/a'] = answer(data=gzip.compress(bytes(6000)) * 2, Content_Encoding='gzip')
     assert failure(store, f'{site.url}/a') == 'too_many_bytes: 10001 bytes, limit 10000'
 
@@ -613,7 +613,7 @@ def test_content_md5_is_checked_where_it_is_one(site, store):
     site.answers['/a'] = in_turn(answer(Content_MD5=other), answer(Content_MD5=md5))
     assert fetch(store, f'{site.url}/a').retries == 1
     site.answers['/a'] = answer(Content_MD5=other)
-    assert failure(store, f'{site.url}/a', SHORT).startswith('checksum: the MD5 is not what')
+    assert failure(store, f'{site.url}/a', SHORT).startswith('checksum: the MD5 does not match')
 
 
 def test_the_limit_holds_for_what_is_claimed_and_for_what_comes(site, store):

@@ -18,6 +18,7 @@ from tests.support import garbage
 # Their tests load TensorFlow in this process: all of them run in one, however many there are.
 TENSORFLOW = {
     'test_computing.py',
+    'test_examples.py',
     'test_failing_model.py',
     'test_families.py',
     'test_output_shapes.py',
@@ -25,6 +26,8 @@ TENSORFLOW = {
     'test_rebuild.py',
     'test_saved_models.py',
     'test_sparse.py',
+    'test_step_examples.py',
+    'test_yaml.py',
 }
 
 # They fork processes from one that has imported Beam, see tests.support.forks, and share it.
@@ -46,6 +49,7 @@ QUICK = {
     'test_decode.py',
     'test_device.py',
     'test_formats.py',
+    'test_guides.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',

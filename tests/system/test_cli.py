@@ -77,7 +77,7 @@ def test_the_known_models_fit_into_a_terminal():
 USAGE = {
     'unknown option': (('--modle', 'x'), "unknown option '--modle'; did you mean --model?"),
     'abbreviated option': (('--thres', '0.1'), "unknown option '--thres'"),
-    'unknown model': (('--model', 'resnet'), 'no such folder or file, and it is no handle'),
+    'unknown model': (('--model', 'resnet'), 'no such folder or file, and not a handle'),
     'no such BiT': (('--model', 'bit-m-r20x1'), "there is no model 'bit-m-r20x1'"),
     'no such input': (('--input', 'nothere'), "--input 'nothere': no such file"),
     'unknown scheme': (('--input', 'ftp://host/x'), 'ftp://host/x: expected a local path'),
@@ -92,7 +92,7 @@ USAGE = {
     'another spelling': (('--model', 'bit_m_r50x1'), 'did you mean bit-m-r50x1?'),
     'column named as ours': (('--carry', 'features'), "--carry 'features': the output has"),
     'column of a folder': (('--carry', 'split'), 'a folder without columns'),
-    'a date as run id': (('--run_id', '2026-11-24'), 'a letter first'),
+    'a date as run id': (('--run_id', '2026-11-24'), 'expected a letter'),
     'unknown runner': (('--runner', 'Bogus'), 'Unexpected pipeline runner: Bogus'),
     'too little memory': (
         ('--memory_budget', '1kB'),
@@ -157,10 +157,10 @@ def test_a_night_without_new_images_is_a_complete_run(tmp_path):
     arguments = ('--input', tmp_path / 'in', '--output', tmp_path / 'out', '--since', '2999-01-01')
     done = app.invoke('label', *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.endswith('lemmabeam: all 5 files are from before --since 2999-01-01\n')
+    assert done.stderr.endswith('lemmabeam: all 5 files are older than --since 2999-01-01\n')
     assert app.rows(tmp_path / 'out', 'predictions') == []
     page = next(tmp_path.glob('out/runs/*/report.html')).read_text()
-    assert 'All 5 files are from before --since 2999-01-01.' in page
+    assert 'All 5 files are older than --since 2999-01-01.' in page
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
     path.write_text(f'{{"uri": "{samples.PHOTOGRAPHS[0]}"}}\n{{"uri": "{samples.SAMPLE}/ca')
     done = app.invoke('label', '--input', path, '--output', tmp_path / 'out')
     assert done.returncode == 1
-    assert f'{path}: line 2 breaks off' in done.stderr
+    assert f'{path}: line 2 ends early' in done.stderr
     assert 'while running' not in done.stderr
     assert 'is incomplete' not in done.stderr
     assert not list((tmp_path / 'out').rglob('*'))

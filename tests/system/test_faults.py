@@ -205,7 +205,7 @@ def test_an_answer_that_is_anothers_costs_another_request(proxy, store, objects)
     assert load(item, size_bytes=7).outcome == Failure(
         Stage.FETCH,
         Reason.CHECKSUM,
-        f'{len(data)} bytes, the listing says 7',
+        f'{len(data)} bytes, but the listing says 7',
         len(data),
         listed[item.uri].version,
     )
@@ -244,9 +244,9 @@ def test_faults_everywhere_end_each_image_by_its_deadline(
     assert set(found) <= {REASONS[kind], 'deadline'}
     assert found[REASONS[kind]] >= 0.9 * THREADS
     details = {outcome.detail for outcome in outcomes.values()}
-    assert all(detail.endswith(', until 1.5 s were over') for detail in details)
+    assert all(detail.endswith(', until 1.5 s had passed') for detail in details)
     if kind.isdigit():
-        assert f'HTTP {kind}, until 1.5 s were over' in details
+        assert f'HTTP {kind}, until 1.5 s had passed' in details
 
 
 @pytest.mark.parametrize(

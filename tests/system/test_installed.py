@@ -20,11 +20,12 @@ pytestmark = pytest.mark.slow
 
 _ROOT = Path(__file__).parents[2]
 _BIN = _ROOT / '.venvs' / 'installed' / 'bin'
-# What looks at sources and the README, and what needs an object store.
+# What looks at sources and guides, and what needs an object store.
 _QUICK = (
     '--quick',
     '--ignore=tests/test_layers.py',
-    '--deselect=tests/core/test_reasons.py::test_the_table_of_the_readme_is_made_of_them',
+    '--ignore=tests/docs',
+    '--deselect=tests/core/test_reasons.py::test_the_table_of_the_guide_is_made_of_them',
 )
 _RUNS = (
     'tests/steps/test_chunks.py',
@@ -67,6 +68,15 @@ def test_it_is_the_installed_one_and_pandas_is_not_there(run: Run) -> None:
     where, pandas = done.stdout.splitlines()
     assert Path(where).is_relative_to(_BIN.parent)
     assert pandas == 'None'
+
+
+def test_it_is_imported_under_its_name(run: Run) -> None:
+    done = run(
+        'python', '-c', 'import lemmabeam as lb; print(lb.__file__); print(lb.errors.__name__)'
+    )
+    where, module = done.stdout.splitlines()
+    assert Path(where).is_relative_to(_BIN.parent)
+    assert module == 'pipeline.api.errors'
 
 
 @pytest.mark.parametrize('which', [_QUICK, _RUNS], ids=['quick', 'runs'])

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PortableOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 
-from tests.support import app, engines, samples
+from tests.api.test_composite import label_images, labelled
+from tests.api.test_step_examples import TEMPLATES, check_own_pipeline
+from tests.support import app, crashing, engines, samples
+from tests.support.failing_model import Poisoned, poison
 from transforms.dataset.verify import compare, verify
 
+ROOT = Path(__file__).parents[2]
 _BINARY = Path(os.environ.get('PRISM') or Path(sys.executable).with_name('prism'))
 
 
@@ -109,6 +113,39 @@ def test_prism_ends_with_a_run_that(is_stopped, prism, tmp_path):
         process.wait()
         for pid in _running(own):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.engine
+def test_a_pipeline_of_somebody_else(prism, tmp_path):
+    """The example, as it stands: a program of its own."""
+
+    def run(*flags):
+        path = os.pathsep.join([str(ROOT), str(ROOT / 'pipeline' / 'api')])
+        done = app.python(TEMPLATES / 'own_pipeline.py', *flags, *prism, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+
+    check_own_pipeline(tmp_path, run)
+
+
+@pytest.mark.engine
+def test_the_composite_gives_the_same_rows_where_decoder_and_model_fail(prism, tmp_path):
+    samples.write_pictures(tmp_path, 30)
+    (tmp_path / 'poison.png').write_bytes(poison())
+    (tmp_path / 'crash.jpg').write_bytes(crashing.picture(samples.picture(3), 'segv'))
+    uris = [str(path) for path in tmp_path.iterdir()]
+
+    def step():
+        made = label_images(Poisoned, min_labels=2)
+        load = made.config.load._replace(processes=2, open_image=crashing.open_image)
+        made.config = made.config._replace(load=load)
+        return made
+
+    expected = labelled(uris, step())
+    found = labelled(uris, step(), PipelineOptions(prism))
+    assert found == expected
+    assert len(found[0]) == 30
+    reasons = {'model_error', 'decoder_crashed', 'truncated', 'empty', 'not_an_image'}
+    assert {row.reason for row in found[1]} == reasons
 
 
 def _running(program: Path) -> list[int]:

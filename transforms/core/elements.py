@@ -19,9 +19,9 @@ MANIFESTS = ('manifest', 'manifests')
 
 
 class Note(enum.Enum):
-    """What a run finds of rows of earlier ones: kept beside its dead letters, and counted as none.
+    """What a run notes of rows of earlier runs: kept beside its dead letters, and counted as none.
 
-    From a `GONE` to the next `LISTED`, or to a newer row, inputs that listed a row do so no more.
+    From a `GONE` to the next `LISTED`, or to a newer row, the inputs no longer list a row.
     """
 
     GONE = 'gone'
@@ -38,7 +38,7 @@ class Stage(enum.Enum):
 
 
 def _repr_without_access(row: 'Ref | Item') -> str:
-    """Engines put elements into their messages."""
+    """Runners put elements into their messages."""
     fields = [f'{name}={value!r}' for name, value in row._asdict().items() if name != 'access']
     return f'{type(row).__name__}({", ".join(fields)})'
 
@@ -46,14 +46,13 @@ def _repr_without_access(row: 'Ref | Item') -> str:
 class Ref(NamedTuple):
     """One listed line or object.
 
-    `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps
-    the coder small and the row comparable.  What is not UTF-8 stands there as escaped surrogates.
-    In the place of a long one stands, between the listing and the files, what
-    `transforms.core.long_texts` has for it.
-    A ref that can already be seen to be bad names its `reason`; otherwise that is ''.
+    `carried` is a JSON array of text or null, one entry a carried column: a plain string keeps the
+    coder small and the row comparable.  What is not UTF-8 is kept as escaped surrogates.  Between
+    the listing and the files, a long one is replaced by what `transforms.core.long_texts` has for
+    it.  A ref that is known to be bad has its `reason`; otherwise that is ''.
 
-    `access` is the URL to fetch where it is not `uri` because it carries secrets: userinfo or
-    signing parameters.  It is written nowhere, and nothing is named by it.
+    `access` is the URL to fetch if it differs from `uri` because it carries secrets: userinfo or
+    signing parameters.  It is never written anywhere, and nothing is named after it.
     """
 
     uri: str
@@ -71,9 +70,9 @@ class Ref(NamedTuple):
 class Item(NamedTuple):
     """One image to label: a distinct URI with every distinct set of carried values.
 
-    `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, where the
-    listing does not tell whether it is still the one: the image is read only if it is another.
-    `failed` is the reason for which it had no labels the last time, if that may pass.
+    `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, if the listing
+    does not say whether it is still current: the image is read only if its version differs.
+    `failed` is why it had no labels last time, if that may pass.
     """
 
     uri: str
@@ -96,7 +95,7 @@ class Known(NamedTuple):
       version: of the object that was read.
       carried: as in `Ref`.
       reason: '' if it was labelled; otherwise why it will never be, as long as it is this version,
-        or why it was not the last time; or a `Note`.
+        or why it was not last time; or a `Note`.
       is_same_input: whether that run had the same inputs as this one.
     """
 
@@ -121,8 +120,8 @@ class Chunk(NamedTuple):
 class DeadLetter(NamedTuple):
     """One row of the dead-letter files; `carried` as in `Ref`, `size_bytes` -1 when unknown.
 
-    `version` is that of the object, '' where it is not known; it stands in a file of its own.  So
-    does a `Note`, which has the shape of a dead letter, and nothing but URI, reason and `carried`.
+    `version` is that of the object, '' if it is not known; it goes to a file of its own.  So does a
+    `Note`, which has the shape of a dead letter with only URI, reason and `carried`.
     """
 
     uri: str
@@ -137,7 +136,7 @@ class DeadLetter(NamedTuple):
 class WrittenFile(NamedTuple):
     """One published file: its path below the output folder, `/`-separated.
 
-    `write_sec` is what it took to put it together and to write it.
+    `write_sec` is how long it took to assemble and write it.
     """
 
     path: str
@@ -149,7 +148,7 @@ class WrittenFile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Image:
-    """What is known of an image once it is decoded; its pixels lie in the batch.
+    """What is known of an image once it is decoded; its pixels are in the batch.
 
     `width` and `height` are in pixels as stored, before the EXIF orientation.
     """
@@ -166,7 +165,7 @@ class Image:
 class Failure:
     """An image that stops here: its slot in the batch stays empty.
 
-    `is_its_own` says that the store itself told that it is so with this one, whatever the others.
+    `is_its_own`: the store itself said so of this object, whatever happens to others.
     """
 
     stage: Stage
@@ -179,7 +178,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unchanged:
-    """An image that an earlier run has dealt with, as reading it has shown: nothing to do."""
+    """An image that an earlier run has dealt with, as reading it showed: nothing to do."""
 
     object_version: str
     size_bytes: None = None
@@ -233,14 +232,14 @@ class LabeledBatch:
 
     @property
     def items(self) -> Sequence[Item]:
-        """What the slots hold, or would hold, one for each outcome."""
+        """What the slots hold, or would hold, one per outcome."""
         return self.chunk.items[self.start : self.start + len(self.outcomes)]
 
 
 class LateBatch:
-    """A batch after it was handed to the device: its labels are still to come.
+    """A batch that was handed to the device: its labels are still to come.
 
-    It stays in its process.  Where a runner takes it out nonetheless, it is waited for.
+    It stays in its process.  If a runner pickles it anyway, it is waited for first.
     """
 
     def __init__(self, future: Future[Any], finish: Callable[[Any], LabeledBatch]):
@@ -253,7 +252,7 @@ class LateBatch:
         return self._future.done()
 
     def result(self) -> LabeledBatch:
-        """Waits for the device; to be called once.
+        """Waits for the device; call it once.
 
         Raises:
           ModelError: the model fails, and no image is to blame, or it fails on nearly all of them.
@@ -261,7 +260,7 @@ class LateBatch:
         return self._finish(self._future.result())
 
     def cancel(self) -> None:
-        """Nobody wants it any more; what has begun is done to its end."""
+        """It is no longer wanted; what has started is still finished."""
         self._future.cancel()
 
     def __reduce__(self) -> tuple[Callable[..., 'LateBatch'], tuple[LabeledBatch]]:

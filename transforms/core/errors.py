@@ -1,7 +1,7 @@
 """What can go wrong, in two kinds that are never mixed.
 
-`ImageError` is one image's fault and becomes one dead letter.  `LemmabeamError` is nobody's
-image's fault (a wrong flag, a broken manifest, an expired credential) and stops the run.
+`ImageError` is the fault of one image and becomes one dead letter.  `LemmabeamError` is the fault
+of none (a wrong flag, a broken manifest, an expired credential) and stops the run.
 """
 
 from transforms.core.reasons import Reason
@@ -16,12 +16,15 @@ class UsageError(LemmabeamError):
 
 
 class InvalidOption(UsageError):  # noqa: N818 (what is wrong is the option)
-    """A value that cannot be used; a command may have another name for the option than label.
+    """A value that cannot be used; another command may name the option differently than `label`.
 
     Args:
       name: of the option of `lemmabeam label`.
-      value: as it was given, fit for messages.
+      value: as it was given, printable.
       why: what is wrong with it, and what to do.
+
+    Attributes:
+      prefix: of the name in messages; '' for who gives it as a keyword.
     """
 
     def __init__(self, name: str, value: str, why: str):
@@ -29,12 +32,13 @@ class InvalidOption(UsageError):  # noqa: N818 (what is wrong is the option)
         self.name = name
         self.value = value
         self.why = why
+        self.prefix = '--'
 
     def __str__(self) -> str:
-        return f'--{self.name} {self.value}: {self.why}'
+        return f'{self.prefix}{self.name} {self.value}: {self.why}'
 
     def named(self, name: str) -> 'InvalidOption':
-        """The same of an option of another name."""
+        """The same error for an option of another name."""
         return InvalidOption(name, self.value, self.why)
 
 
@@ -47,11 +51,11 @@ class StoreError(LemmabeamError):
 
 
 class DecodeError(LemmabeamError):
-    """A decoder does not come back, and a thread cannot be stopped; names the image."""
+    """A decoder does not return, and its thread cannot be stopped; names the image."""
 
 
 class LoaderError(LemmabeamError):
-    """Loader processes cannot be had, or end without any image being to blame."""
+    """Loader processes cannot start, or end without any image being to blame."""
 
 
 class ModelError(LemmabeamError):
@@ -62,9 +66,9 @@ class InferenceError(Exception):
     """One call of the model failed; whether an image is to blame is not known yet.
 
     Args:
-      message: what went wrong, and what to do; may hold words of TensorFlow.
-      detail: the same in words of ours, for a dead letter; by default the name of what TensorFlow
-        raised, which is `__cause__`.
+      message: what went wrong, and what to do; may quote TensorFlow.
+      detail: the same in our own words, for a dead letter; by default the name of the TensorFlow
+        error, which is `__cause__`.
     """
 
     def __init__(self, message: str, detail: str = ''):
@@ -91,8 +95,8 @@ class ImageError(Exception):
       size_bytes: encoded size of the image, or None where it is not known.
 
     Attributes:
-      version: of the object, '' where the store had not told it yet.
-      is_its_own: whether the store itself told that it is so with this one, whatever the others.
+      version: of the object, '' if the store had not told it yet.
+      is_its_own: whether the store itself said so of this object, whatever happens to others.
     """
 
     def __init__(self, reason: Reason, detail: str, size_bytes: int | None = None):

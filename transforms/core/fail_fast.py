@@ -1,7 +1,7 @@
 """Tells faults of single images from faults of everything.
 
-An image that fails is a dead letter.  When nearly all of them fail, and alike, it is the
-credentials, the store or the model, and a million dead letters would hide that.
+An image that fails is a dead letter.  When nearly all of them fail alike, the cause is the
+credentials, the store or the model, and a million dead letters would hide it.
 """
 
 import collections
@@ -25,10 +25,10 @@ class FailFast(NamedTuple):
     """When a run stops.
 
     Attributes:
-      after: when so many images, the first of a process, fail alike; or when 90 % of its last 500
-        do; or so many, one after the other, of a store that gives nothing for a minute.  0 never
+      after: when the first so many images of a process all fail alike; or when 90 % of its last 500
+        do; or when so many in a row fail and their store has given nothing for a minute.  0 never
         stops.
-      run_id: the run, for a process may see several.
+      run_id: the run, as a process may see several.
     """
 
     after: int
@@ -36,7 +36,7 @@ class FailFast(NamedTuple):
 
 
 class _Heard(NamedTuple):
-    """When a store last gave something, and how many images it has failed since."""
+    """When a store last delivered, and how many of its images have failed since."""
 
     at: float
     failed: int
@@ -51,7 +51,7 @@ def _place(uri: str) -> str | None:
 
 
 class FaultPolicy:
-    """Stops a run in which what may be everybody's fault happens to nearly everybody.
+    """Stops a run in which nearly all images fail for a reason that may be no image's own.
 
     Thread-safe; one a process, run and stage (see `fetch_policy`), because workers share no state.
     """
@@ -69,15 +69,15 @@ class FaultPolicy:
         self._reset()
 
     def record(self, uri: str, failure: Failure | None, before: str = '') -> None:
-        """Takes note of how one image ended.
+        """Records how one image ended.
 
         Args:
           uri: of the image.
           failure: None if it did not fail.
-          before: the reason for which it failed the last time, or ''.
+          before: the reason it failed for last time, or ''.
 
         Raises:
-          LemmabeamError: of the kind that fits the stage; counting begins anew then.
+          LemmabeamError: of the kind that fits the stage; counting then starts again.
         """
         if not self._fail_fast_after or (failure and failure.reason.value == before):
             return  # the same as ever says nothing of today
@@ -104,12 +104,12 @@ class FaultPolicy:
             self._reset()
         advice = reason.advice_for(failure.detail) or reason.about.when_all_fail
         raise self._error(
-            f'{which} failed with {reason.value} ({failure.detail}), the last one {uri}: '
-            f'{advice} (--fail_fast_after 0 goes on nonetheless)'
+            f'{which} failed with {reason.value} ({failure.detail}), most recently {uri}: '
+            f'{advice} (--fail_fast_after 0 continues anyway)'
         )
 
     def _silence(self, uri: str, reason: Reason | None) -> str:
-        """Says that a store has given nothing for long, if it is so."""
+        """Says that a store has delivered nothing for long; '' if it has."""
         place = _place(uri)
         if place is None:
             return ''
@@ -122,7 +122,8 @@ class FaultPolicy:
         if count + 1 < self._fail_fast_after or now - since < _SILENT_SEC:
             return ''
         return (
-            f'nothing was read of {place} for {now - since:.0f} s, and the last {count + 1} images'
+            f'nothing could be read from {place} for {now - since:.0f} s: the last {count + 1} '
+            'images'
         )
 
     def _reset(self) -> None:
@@ -133,12 +134,12 @@ class FaultPolicy:
 
 
 def fetch_policy(fail_fast: FailFast) -> FaultPolicy:
-    """The one for fetching and decoding; raises StoreError."""
+    """The policy for fetching and decoding; raises StoreError."""
     return shared(_make_policy, (fail_fast, StoreError))
 
 
 def inference_policy(fail_fast: FailFast) -> FaultPolicy:
-    """The one for the model; raises ModelError."""
+    """The policy for the model; raises ModelError."""
     return shared(_make_policy, (fail_fast, ModelError))
 
 

@@ -19,5 +19,5 @@ def uri_hash(uri: str) -> int:
 
 
 def power_of_two(least: int) -> int:
-    """The smallest power of two that is no less, and 1 at least."""
+    """The smallest power of two that is at least this number, and at least 1."""
     return 1 << max(0, least - 1).bit_length()

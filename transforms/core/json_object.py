@@ -1,4 +1,4 @@
-"""Values of a JSON object that somebody may have edited, each checked when it is taken."""
+"""Values of a JSON object that somebody may have edited, each checked when it is read."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from transforms.core.errors import DamagedError
 
 
 class JsonObject:
-    """A JSON object whose values are taken by their kind.
+    """A JSON object whose values are read by type.
 
-    A value that is missing is its default, or, without one, damage.  Every method raises
-    DamagedError, which names the value and what it is.
+    A missing value is its default or, without one, damage.  Every method raises DamagedError, which
+    names the value and what it is.
 
     Args:
       value: what `json.loads` gave.
       name: of the object in messages, '' for the whole file.
 
     Raises:
-      DamagedError: it is no object.
+      DamagedError: it is not an object.
     """
 
     def __init__(self, value: object, name: str = ''):

@@ -1,4 +1,4 @@
-"""Files that a listing leaves out, as they are counted and told."""
+"""Files that a listing leaves out: how they are counted and reported."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ _MOST_SUFFIXES = 10  # in messages
 
 
 def suffixes_of(left_out: Mapping[str, int]) -> dict[str, int]:
-    """How many files have each of the commonest suffixes that are no image's."""
+    """How many files have each of the commonest suffixes that images do not have."""
     found = {
         key.removeprefix(f'{NOT_IMAGE}/'): n
         for key, n in left_out.items()

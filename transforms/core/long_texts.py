@@ -1,7 +1,7 @@
-"""Long carried values on disk, as long as the elements they belong to travel.
+"""Long carried values, kept on disk while the elements they belong to travel.
 
-The local engine holds each element between two steps in memory, several times over.  What a line
-carries may be hundreds of times as long as all else that is known of it.
+The local runner holds each element between two steps in memory, several times over.  What a line
+carries may be hundreds of times as long as the rest of it.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ MARK = '@'
 
 
 class LongTexts:
-    """Puts short texts in the place of long ones, and back; thread-safe.
+    """Replaces long texts by short ones, and back; thread-safe.
 
-    As long as no block `on_disk` is entered, long texts stay what they are: whoever takes an
-    element may be another process.
+    Outside an `on_disk` block long texts stay as they are: the element may be read by another
+    process.
     """
 
     def __init__(self) -> None:
@@ -43,9 +43,9 @@ class LongTexts:
 
     @contextlib.contextmanager
     def on_disk(self) -> Iterator[None]:
-        """Keeps long texts in a temporary file, which is gone afterwards, or with the process.
+        """Keeps long texts in a temporary file, which is removed afterwards, or with the process.
 
-        Where none can be made, they stay in memory.
+        If none can be created, they stay in memory.
         """
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):
@@ -58,9 +58,9 @@ class LongTexts:
                     self._places.clear()
 
     def shorten(self, text: str) -> str:
-        """A short text for a long one; the same for the same, and no other.
+        """A short text for a long one; equal texts, and only these, give the same one.
 
-        On a disk that is full, texts that are not there yet are left as they are.
+        When the disk is full, texts that are not on it yet are left as they are.
         """
         if len(text) < LONG_CHARS or self._descriptor is None:
             return text
@@ -80,7 +80,7 @@ class LongTexts:
         return place or text
 
     def lengthen(self, text: str) -> str:
-        """What `shorten` has put a text in the place of, or the text itself."""
+        """The text that `shorten` replaced by this one, or the text itself."""
         if not text.startswith(MARK):
             return text
         assert self._descriptor is not None, 'taken where it was not put'
@@ -99,7 +99,7 @@ def _read(descriptor: int, start: int, length: int) -> bytes:
     while len(data) < length:
         more = os.pread(descriptor, length - len(data), start + len(data))
         if not more:
-            raise EOFError(f'{length} bytes at {start} are not there any more')
+            raise EOFError(f'{length} bytes at {start} are no longer there')
         data += more
     return data
 
@@ -111,7 +111,7 @@ LONG_TEXTS = LongTexts()
 def in_order(
     rows: Iterable[T], uri_of: Callable[[T], str], carried_of: Callable[[T], str]
 ) -> list[T]:
-    """Rows by their URIs and carried values, whatever stands in the place of these."""
+    """Rows sorted by URI and carried values, shortened or not."""
     ordered: list[T] = []
     for _, found in itertools.groupby(sorted(rows, key=uri_of), uri_of):
         alike = list(found)

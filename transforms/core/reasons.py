@@ -1,4 +1,4 @@
-"""Why images have no labels: a closed list, and all that is known of each reason in one place."""
+"""Why images have no labels: a closed list, with all that is known of each reason in one place."""
 
 import dataclasses
 import enum
@@ -7,22 +7,22 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a reason; texts are for people, in lower case and without a full stop.
+    """What is known of a reason; texts are for people, lower case, without a full stop.
 
     Attributes:
       meaning: what happened.
       advice: what to do.
-      in_folders: what to do instead where the image was seen in a folder, and nobody wrote its name
+      in_folders: what to do instead if the image was found in a folder, and nobody wrote its name
         down; '' if that makes no difference.
       by_detail: what to do instead, by how the detail begins.
-      when_all_fail: what to look at where nearly all images fail like that; '' where that says
-        nothing of the next image.
-      option: the limit that it went over, if it may hold no more with another one.
+      when_all_fail: what to check when nearly all images fail with it; '' if that predicts nothing
+        for the next image.
+      option: the limit that was exceeded, if a higher one may let the image through.
       retryable: whether the same image may succeed when nothing but time has passed.
-      of_access: whether it may pass without a new version of the object.
-      of_store: whether it says of a store that it is gone or stalls.
+      of_access: whether it may go away without a new version of the object.
+      of_store: whether it means that a store is down or stalls.
       of_listing: whether a name or a line is wrong, and nothing was fetched.
-      crashed: whether its picture did worse than fail to be decoded.
+      crashed: whether the image crashed or stalled its decoder.
     """
 
     meaning: str
@@ -54,23 +54,23 @@ class Reason(enum.Enum):
     NOT_FOUND = (
         'not_found',
         About(
-            meaning='there is no such file, object or host, or it vanished after the listing',
+            meaning='no such file, object or host, or it was deleted after it was listed',
             advice='correct the manifest',
-            in_folders='it vanished after it was listed: run again if it is back',
+            in_folders='it was deleted after it was listed: run again once it is back',
             of_access=True,
         ),
     )
     FORBIDDEN = (
         'forbidden',
         About(
-            meaning='it may not be read, is archived, or a URL leads to an address that is not '
-            'public',
+            meaning='access is denied, it is archived, or its URL leads to an address that is '
+            'not public',
             advice='give the account read access',
             by_detail={
-                'a private address': 'give --allow_private_hosts if you trust the manifest to read '
+                'a private address': 'pass --allow_private_hosts if you trust the manifest to read '
                 'from your network',
-                'a metadata address': 'correct the manifest: addresses where clouds hand out '
-                'credentials are never read',
+                'a metadata address': 'correct the manifest: cloud metadata addresses, which '
+                'give out credentials, are never read',
                 'archived': 'restore it from the archive first',
             },
             when_all_fail='give the account read access there',
@@ -81,7 +81,7 @@ class Reason(enum.Enum):
         'too_many_bytes',
         About(
             meaning='the encoded file is larger than --max_bytes',
-            advice='raise --max_bytes if such files are wanted, and --memory_budget with it',
+            advice='raise --max_bytes, and --memory_budget with it, if you want such files',
             option='max_bytes',
         ),
     )
@@ -98,7 +98,7 @@ class Reason(enum.Enum):
     STORE_ERROR = (
         'store_error',
         About(
-            meaning='the store kept failing, cannot be reached, or answers with something else',
+            meaning='the store kept failing, could not be reached, or gave an unexpected answer',
             advice='run again later',
             when_all_fail='is the store down, or the network?',
             retryable=True,
@@ -108,49 +108,48 @@ class Reason(enum.Enum):
     CHECKSUM = (
         'checksum',
         About(
-            meaning="the bytes did not match the store's checksum, or their number the listing, "
-            'repeatedly',
-            advice='run again; if it stays, upload the file again',
+            meaning="its bytes repeatedly did not match the store's checksum or the listed size",
+            advice='run again; if it persists, upload the file again',
             retryable=True,
         ),
     )
     CHANGED_WHILE_READING = (
         'changed_while_reading',
         About(
-            meaning='it was written to while it was read, or was another one at each try',
-            advice='run again when its writer is done',
+            meaning='it was changed while it was read, or between tries',
+            advice='run again when nothing writes to it',
             retryable=True,
         ),
     )
     NOT_A_FILE = (
         'not_a_file',
         About(
-            meaning='a folder, device, FIFO, socket or file of the system',
+            meaning='a folder, device, FIFO, socket or system file',
             advice='correct the manifest',
-            in_folders='leave it out: give a glob, or move it elsewhere',
+            in_folders='exclude it with a glob, or move it elsewhere',
         ),
     )
     EMPTY = (
         'empty',
-        About(meaning='0 bytes', advice='find out why it was written empty'),
+        About(meaning='0 bytes', advice='find out why it is empty'),
     )
     NOT_AN_IMAGE = (
         'not_an_image',
         About(
-            meaning='no known image format; web pages, XML errors, JSON, Git LFS pointers and '
-            'AppleDouble files are named',
+            meaning='not a known image format; the detail names web pages, XML errors, JSON, '
+            'Git LFS pointers and AppleDouble files',
             advice='correct the manifest',
-            in_folders='its name ends as that of an image: rename it, or move it elsewhere',
+            in_folders='it has the suffix of an image: rename it, or move it elsewhere',
         ),
     )
     UNSUPPORTED_FORMAT = (
         'unsupported_format',
         About(
-            meaning='a known format, or a coding of one, that is not read, a Content-Encoding that '
-            'is not unpacked, or samples without a defined range',
+            meaning='a known format, or an encoding of one, that is not supported, a '
+            'Content-Encoding that is not unpacked, or samples without a defined range',
             advice='convert it',
             by_detail={
-                'HEI': 'install lemmabeam[heif] and give --retry_dead with the next run; or '
+                'HEI': 'install lemmabeam[heif] and pass --retry_dead to the next run, or '
                 'convert it',
             },
         ),
@@ -158,31 +157,31 @@ class Reason(enum.Enum):
     TRUNCATED = (
         'truncated',
         About(
-            meaning='it ends before its picture does, pixels that it announces are not in it, or '
-            'an answer ends twice before its Content-Length',
+            meaning='the file ends before its image does, pixels that it declares are missing, '
+            'or two downloads ended before their Content-Length',
             advice='fetch or upload it again',
         ),
     )
     TOO_MANY_PIXELS = (
         'too_many_pixels',
         About(
-            meaning='its header claims more than --max_pixels',
-            advice='raise --max_pixels if you trust it, and --memory_budget with it',
+            meaning='its header declares more pixels than --max_pixels',
+            advice='raise --max_pixels, and --memory_budget with it, if you trust it',
             option='max_pixels',
         ),
     )
     DECODE_ERROR = (
         'decode_error',
-        About(meaning='it is damaged inside', advice='replace it'),
+        About(meaning='its data is damaged', advice='replace it'),
     )
     # The machine may have been short of memory, or slow.
     DECODER_CRASHED = (
         'decoder_crashed',
         About(
-            meaning='it ended the process that fetched or decoded it, twice, or needed more memory '
-            'than there was',
-            advice='look at where it comes from; where there are many, give more memory, then '
-            'lemmabeam retry',
+            meaning='it crashed the process that fetched or decoded it, twice, or needed more '
+            'memory than there was',
+            advice='check where it comes from; if there are many, provide more memory, then '
+            'run lemmabeam retry',
             when_all_fail='is there too little memory, or is a library broken?',
             retryable=True,
             crashed=True,
@@ -192,8 +191,8 @@ class Reason(enum.Enum):
         'decode_deadline',
         About(
             meaning='decoding took longer than --decode_deadline_sec, twice',
-            advice='look at where it comes from; where there are many, raise '
-            '--decode_deadline_sec, then lemmabeam retry',
+            advice='check where it comes from; if there are many, raise --decode_deadline_sec, '
+            'then run lemmabeam retry',
             when_all_fail='the machine is too slow, or too busy, for --decode_deadline_sec',
             retryable=True,
             crashed=True,
@@ -202,17 +201,17 @@ class Reason(enum.Enum):
     NONFINITE_SCORES = (
         'nonfinite_scores',
         About(
-            meaning='the model gave infinite or undefined scores for it',
-            advice='look at the picture, and at the model',
+            meaning='the model gave NaN or infinite scores for it',
+            advice='check the image and the model',
             when_all_fail='the model does not work in this precision, or at all',
         ),
     )
     MODEL_ERROR = (
         'model_error',
         About(
-            meaning='the model failed on it, gave another shape or found too little memory for it, '
-            'also when it was alone in its batch',
-            advice='run again; look at the picture, and at the model',
+            meaning='the model failed on it, gave another shape or ran out of memory, even '
+            'with no other image in its batch',
+            advice='run again; if it persists, check the image and the model',
             when_all_fail='the model does not work',
             retryable=True,
         ),
@@ -220,7 +219,7 @@ class Reason(enum.Enum):
     BAD_NAME = (
         'bad_name',
         About(
-            meaning='its name, or a carried value, is not UTF-8 or too long for a folder',
+            meaning='its name, or a carried value, is not UTF-8 or is too long for a folder name',
             advice='rename it',
             of_listing=True,
         ),
@@ -228,7 +227,7 @@ class Reason(enum.Enum):
     BAD_URI = (
         'bad_uri',
         About(
-            meaning='a line of a manifest that is no URI this version reads',
+            meaning='a manifest line that is not a URI this version can read',
             advice='correct the manifest',
             in_folders='rename it',
             of_listing=True,
@@ -242,15 +241,15 @@ class Reason(enum.Enum):
 
     @property
     def lasting(self) -> bool:
-        """Whether it holds as long as the object stays the same version."""
+        """Whether it holds as long as the object keeps its version."""
         return not (self.about.retryable or self.about.of_access)
 
     @property
     def systemic(self) -> bool:
-        """Whether it says something of the next image where nearly all fail like that."""
+        """Whether it predicts something for the next image when nearly all fail with it."""
         return bool(self.about.when_all_fail)
 
     def advice_for(self, detail: str) -> str:
-        """What to do about an image that failed with a detail; '' where that is the usual."""
+        """What to do about an image that failed with this detail; '' if the usual advice holds."""
         found = (text for start, text in self.about.by_detail.items() if detail.startswith(start))
         return next(found, '')

@@ -24,7 +24,7 @@ _shared: dict[tuple[Any, ...], _Once] = {}
 
 
 def shared(make: Callable[[K], T], key: K) -> T:
-    """The one `make(key)` of this process; made by whoever asks first, others wait for it."""
+    """The one `make(key)` of this process; whoever asks first makes it, others wait for it."""
     with _lock:
         once = _shared.setdefault((make, key), _Once())
     # A lock each: a model takes seconds to load, and stores are asked for meanwhile.
@@ -45,7 +45,7 @@ def cpu_count() -> int:
 
 
 def open_standard_streams() -> None:
-    """Those that were closed lead nowhere, lest another file takes the number of one."""
+    """Opens closed standard streams on the null device, lest another file takes their number."""
     with contextlib.suppress(OSError):
         while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
             pass
@@ -53,7 +53,7 @@ def open_standard_streams() -> None:
 
 
 class Temporaries:
-    """Files and folders that go at the end of a with block, or when a signal ends the process."""
+    """Files and folders removed at the end of a with block, or when a signal ends the process."""
 
     def __init__(self) -> None:
         self._paths: set[Path] = set()
@@ -69,7 +69,7 @@ class Temporaries:
             self._paths.discard(path)
 
     def remove_all(self) -> None:
-        """For a process that is about to end."""
+        """Removes all of them; for a process that is about to end."""
         for path in list(self._paths):
             _remove(path)
 
@@ -103,14 +103,20 @@ class LiveCounts:
         self.waiting_for = ''
         self.waiting_since = 0.0
 
+    def begin(self) -> None:
+        """Begins anew, for another run of this process, which has the model of the last one."""
+        with self._lock:
+            self.listed = self.total = self.labeled = self.failed = 0
+            self.waiting_for = ''
+
     def wait_for(self, what: str) -> None:
-        """Takes note of what is waited for; '' for nothing."""
+        """Records what is being waited for; '' for nothing."""
         with self._lock:
             if what != self.waiting_for:
                 self.waiting_for, self.waiting_since = what, time.monotonic()
 
     def waits(self) -> tuple[str, float]:
-        """What is waited for, and for how many seconds; ('', 0.0) for nothing."""
+        """What is being waited for, and since how many seconds; ('', 0.0) for nothing."""
         with self._lock:
             if not self.waiting_for:
                 return '', 0.0

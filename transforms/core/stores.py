@@ -1,8 +1,7 @@
-"""The registry of stores: by which schemes they go, how they are reached, and where their code is.
+"""The registry of stores: their schemes, how they are reached, and where their code is.
 
-Nothing but data, so low down that URIs are read by it, too.  `transforms.storage.registry` imports
-a store when the first URI of its is seen: a process that reads local files knows no client of a
-cloud.
+Only data, at a level so low that parsing URIs can use it, too.  `transforms.storage.registry`
+imports a store when its first URI is seen: a process that reads local files loads no cloud client.
 """
 
 import re
@@ -24,8 +23,8 @@ class S3Options(NamedTuple):
     """How S3 is reached.
 
     Attributes:
-      endpoint_url: where it is, if not at Amazon's or where AWS_ENDPOINT_URL_S3 says.
-      region_name: region of the buckets, if not the one that the profile says.
+      endpoint_url: its address, if not Amazon's or that in AWS_ENDPOINT_URL_S3.
+      region_name: region of the buckets, if not that of the profile.
       is_payer: whether to pay for requests to requester-pays buckets.
     """
 
@@ -45,7 +44,7 @@ class HttpOptions(NamedTuple):
 
 
 class StoreOptions(NamedTuple):
-    """How stores are reached, each by options of its own; the same for every URI of a run."""
+    """How stores are reached, each with its own options; the same for every URI of a run."""
 
     gcs: GcsOptions = GcsOptions()
     s3: S3Options = S3Options()
@@ -60,9 +59,9 @@ class Registered(NamedTuple):
 
     Attributes:
       location: its class, 'module:class'.
-      own: which options are its own: a NamedTuple whose fields are the keywords of the class; None
-        without.
-      bucket: what names a bucket, the first part of its URIs; None where they have none.
+      own: its own options: a NamedTuple whose fields are the keywords of the class; None if it has
+        none.
+      bucket: what bucket names look like, the first part of its URIs; None if it has no buckets.
     """
 
     location: str

@@ -45,10 +45,10 @@ _FILE = re.compile(r'file:/(?!/)', re.IGNORECASE)
 _NO_PATHS = {
     re.compile(r'data:[\w.+-]*(/[\w.+-]*)?[;,]', re.IGNORECASE): 'a data: URI',
     re.compile(r'https?(?:[:;]|[/\\]{2})', re.IGNORECASE): 'a misspelt http(s)://',
-    re.compile(r'[A-Za-z]:[/\\]'): 'a path of Windows',
-    re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:[/\\]'): 'a scheme that is not read, or misspelt',
-    re.compile(r'[/\\]{2}'): 'a host without its scheme: write https:// before it, or one slash',
-    re.compile(r'~/'): 'a home folder, which is not looked up: write the whole path',
+    re.compile(r'[A-Za-z]:[/\\]'): 'a Windows path',
+    re.compile(r'[A-Za-z][A-Za-z0-9+.-]*:[/\\]'): 'an unsupported or misspelt scheme',
+    re.compile(r'[/\\]{2}'): 'a host without a scheme: write https:// before it, or one slash',
+    re.compile(r'~/'): 'a home folder, and ~ is not expanded: write the full path',
     re.compile(r'[^/\\?#\s@:]+:[^/\\?#\s@]+@[^/?#\s@]+\.[^/@]*/'): 'a URL without its scheme',
 }
 _NO_NAMES = ('', '.', '..')  # as object names refused by the store, or taken for another request
@@ -79,11 +79,11 @@ _BESIDE = {
 
 
 class WebUrl(NamedTuple):
-    """An http(s) URL in its parts.
+    """The parts of an http(s) URL.
 
     Attributes:
       scheme: 'http' or 'https'.
-      userinfo: 'user:password' as it stands, '' without.
+      userinfo: 'user:password' as written, '' if there is none.
       host: lower case, IDNA names as A-labels, an IPv6 address in brackets.
       port: 1 to 65535.
       target: path and query, literally.
@@ -97,7 +97,7 @@ class WebUrl(NamedTuple):
 
     @property
     def origin(self) -> tuple[str, str, int]:
-        """What a credential is good for."""
+        """Scheme, host and port, for which a credential is valid."""
         return self.scheme, self.host, self.port
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ LOCAL = ''
 
 
 def host_of(uri: str) -> str:
-    """What answers for a URI: host and port of a URL, the scheme of a store, `LOCAL` for a path."""
+    """Who serves a URI: host and port of a URL, the scheme of a store, `LOCAL` for a path."""
     scheme = scheme_of(uri)
     if scheme not in ('http', 'https'):
         return scheme
@@ -130,7 +130,7 @@ def split_object(uri: str) -> tuple[str, str]:
 
 
 def may_mark_folder(size_bytes: int | None, content_type: str | None) -> bool:
-    """Whether an object is what Hadoop and consoles leave for a folder, if others lie below it."""
+    """Whether an object is what Hadoop and consoles create for a folder, if others lie below it."""
     return not size_bytes or 'directory' in (content_type or '')
 
 
@@ -153,10 +153,10 @@ def suffix_of(uri: str) -> str:
 def absolute(uri: str) -> str:
     """A URI from the command line as it is stored: a local path made absolute, `file://` dropped.
 
-    A slash at the end goes, too, but for that of an object store.
+    A trailing slash is dropped, too, except for an object store.
 
     Raises:
-      UsageError: it names nothing, or not what its scheme needs.
+      UsageError: it is empty, or not of the form its scheme needs.
     """
     try:
         uri.encode()
@@ -211,7 +211,7 @@ def normalize(raw: str, base: str) -> str:
         raise ImageError(Reason.BAD_URI, 'a control character in the URI')
     scheme = scheme_of(raw)
     if scheme not in _WEB and _is_signed(raw):
-        raise ImageError(Reason.BAD_URI, 'parameters of a signed URL behind what is none')
+        raise ImageError(Reason.BAD_URI, 'signing parameters on what is not an http(s) URL')
     match scheme:
         case _ if scheme in OBJECT_STORES:
             bucket, name = split_object(raw)
@@ -227,7 +227,7 @@ def normalize(raw: str, base: str) -> str:
             return without_secrets(str(split_url(raw)))
         case '':
             if '://' in raw:  # behind a space or a quote; a path it would only be by accident
-                raise ImageError(Reason.BAD_URI, 'something before the scheme')
+                raise ImageError(Reason.BAD_URI, 'text before the scheme')
             if _FILE.match(raw):
                 return _one_root(posixpath.normpath(raw.partition(':')[2]))
             for pattern, what in _NO_PATHS.items():
@@ -241,7 +241,7 @@ def normalize(raw: str, base: str) -> str:
 
 
 def access_url(raw: str) -> str:
-    """The URL by which a normalized line is fetched where that is another one; otherwise ''.
+    """The URL to fetch a normalized line by, if that differs from it; otherwise ''.
 
     It holds what must never be written anywhere: userinfo and signing parameters.
     """
@@ -268,7 +268,7 @@ def split_url(raw: str) -> WebUrl:
         raise ImageError(Reason.BAD_URI, 'not of the form https://host/path')
     port = int(match[2] or _PORTS[scheme])
     if not 1 <= port <= 65535:
-        raise ImageError(Reason.BAD_URI, 'a port that does not exist')
+        raise ImageError(Reason.BAD_URI, 'a port outside 1 to 65535')
     return WebUrl(
         scheme, userinfo, _host(match[1]), port, target if target[:1] == '/' else f'/{target}'
     )
@@ -280,9 +280,9 @@ def _host(text: str) -> str:
             return f'[{ipaddress.IPv6Address(text[1:-1]).compressed}]'
         name = text.lower() if text.isascii() else idna.encode(text, uts46=True).decode()
     except ValueError as e:  # idna.IDNAError is one
-        raise ImageError(Reason.BAD_URI, 'a host that cannot be') from e
+        raise ImageError(Reason.BAD_URI, 'an invalid host name') from e
     if not _HOST_NAME.fullmatch(name):
-        raise ImageError(Reason.BAD_URI, 'a host that cannot be')
+        raise ImageError(Reason.BAD_URI, 'an invalid host name')
     return name
 
 
@@ -304,7 +304,7 @@ def _object_uri(scheme: str, bucket: str, name: str) -> str:
 
 
 def printable(raw: str) -> str:
-    """A text that is no valid URI, made fit to be stored in place of one.
+    """A text that is not a valid URI, made fit to be stored as one.
 
     Userinfo and signing parameters of URLs are dropped, misspelt ones too, bytes that are not UTF-8
     and control characters are escaped, and the length is bounded.
@@ -319,13 +319,13 @@ def printable(raw: str) -> str:
 
 
 def named(name: str) -> str:
-    """A name for people: `printable`, in quotes where blanks at its ends would not be seen."""
+    """A name for people: `printable`, in quotes if blanks at its ends would not be seen."""
     shown = printable(name)
     return repr(shown) if shown != shown.strip() or not shown else shown
 
 
 def _shortened(raw: str) -> str:
-    """A text so long that all of it is only hashed."""
+    """The start of a very long text, with the hash of all of it."""
     start = raw[:_MAX_CHARS]
     digest = hashlib.sha256(raw.encode('utf-8', 'surrogatepass')).hexdigest()[:16]
     if '@' in raw[_MAX_CHARS:]:
@@ -342,7 +342,7 @@ def _storable(raw: str) -> str:
 
 
 def without_secrets_in(text: str) -> str:
-    """A text whose URLs have no userinfo and no signing parameters; else it stays as it is."""
+    """A text without the userinfo and signing parameters of its URLs, otherwise unchanged."""
     return _clean(text, _URL_IN_TEXT, _WEB_URL_IN_TEXT)
 
 
@@ -399,7 +399,7 @@ def _without_signature(rest: str) -> str:
 
 
 def _is_signed(text: str) -> bool:
-    """Whether a name has parameters behind it as only a signed URL has them."""
+    """Whether a name ends in parameters that only a signed URL has."""
     query = text.partition('?')[2]
     names = set(map(_name_of, _AND.split(query))) if '=' in query else set()
     return not _SIGNED.isdisjoint(names) or any(

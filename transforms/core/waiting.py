@@ -1,7 +1,7 @@
-"""An end for waiting: for what is listed, and for what is asked of a store before.
+"""Deadlines for waiting: for listings, and for what a store is asked first.
 
-A call that is stuck in the system cannot be ended, but it can be left alone: in a thread that the
-process does not wait for when it ends.
+A call that is stuck in the system cannot be stopped, but it can be abandoned: in a thread that the
+process does not wait for when it exits.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _of_thread = threading.local()
 
 
 class _Signs:
-    """When there was a sign of life last, and whether anybody still waits for one."""
+    """When the last sign of life was, and whether anybody still waits for one."""
 
     def __init__(self, clock: Callable[[], float]):
         self.clock = clock
@@ -35,7 +35,7 @@ class _Signs:
 
 
 def alive() -> None:
-    """Tells whoever waits for the items of this thread that it goes on, if only without one."""
+    """Tells whoever waits for the items of this thread that it is still working."""
     signs = getattr(_of_thread, 'signs', None)
     if signs is not None:
         signs.at = signs.clock()
@@ -48,11 +48,11 @@ def each_within(
     clock: Callable[[], float] = time.monotonic,
     advice: str = '',
 ) -> Iterator[T]:
-    """Items that another thread takes, a few ahead; what that raises is raised here.
+    """Items, taken a few ahead by another thread; what that raises is raised here.
 
     Args:
-      deadline_sec: so long it may take from one to the next, or to a sign of life of `alive`.
-      what: it is that is waited for; for progress and messages.
+      deadline_sec: longest time from one item to the next, or to a sign of life by `alive`.
+      what: what is being waited for; for progress and messages.
       items: taken in that thread only.
       clock: seconds.
       advice: behind what is said when it takes longer.
@@ -78,12 +78,12 @@ def each_within(
 
 
 def within(deadline_sec: float, what: str, ask: Callable[[], T], advice: str = '') -> T:
-    """What a call returns.
+    """The result of a call, made in another thread.
 
     Args:
-      deadline_sec: so long it may take.
-      what: it is that is asked; for progress and messages.
-      ask: called in another thread.
+      deadline_sec: longest time it may take.
+      what: what is being asked; for progress and messages.
+      ask: the call.
       advice: behind what is said when it takes longer.
 
     Raises:

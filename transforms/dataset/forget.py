@@ -27,7 +27,7 @@ _PART = re.compile(r'part-(\d{5,})-of-(\d{5,})\.parquet')
 def forget(output: str, store: Store, uri: str, is_dry_run: bool = False) -> dict[str, int]:
     """Removes every row of an image: labels, dead letters and what later runs know of it.
 
-    Safe to repeat, and to go on with after it was interrupted.
+    Safe to repeat, also after it was interrupted.
 
     Args:
       output: absolute URI of the output folder, whose lease the caller holds.
@@ -36,7 +36,7 @@ def forget(output: str, store: Store, uri: str, is_dry_run: bool = False) -> dic
       is_dry_run: only look.
 
     Returns:
-      How many rows of labels and dead letters went, or would go, by run.
+      How many rows of labels and dead letters were removed, or would be, by run.
 
     Raises:
       StoreError: a file or report is missing or damaged, or the store fails.
@@ -74,11 +74,11 @@ def finish(run: CompleteRun, output: str, store: Store) -> None:
 
 
 def settle(report: RunReport, sha256_of: Callable[[PublishedFile], str]) -> RunReport:
-    """Makes a report of files that were to be replaced one of those that are there.
+    """Turns a report with pending replacements into one of the files that are there.
 
     Args:
       report: the report.
-      sha256_of: gives the SHA-256 of what is there in the place of a file.
+      sha256_of: returns the SHA-256 of what is in the place of a file.
     """
     counts = report.counts
     names = Counter({label.name: label.images for label in report.top_labels})
@@ -207,8 +207,8 @@ def _read(output: str, file: PublishedFile, store: Store) -> bytes:
 
 def _damaged(output: str, file: PublishedFile) -> StoreError:
     return StoreError(
-        f'{uris.join(output, file.path)} is missing or damaged: `lemmabeam verify` tells more; '
-        'nothing was forgotten in this run'
+        f'{uris.join(output, file.path)} is missing or damaged: run `lemmabeam verify` for '
+        'details; nothing was forgotten from this run'
     )
 
 

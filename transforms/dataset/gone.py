@@ -1,8 +1,8 @@
-"""Rows whose images the inputs do not list any more: since when, by what runs noted of them.
+"""Rows whose images the inputs no longer list: since when, by what runs noted of them.
 
-A run that lists its inputs whole notes, beside its dead letters, which rows of earlier runs over
-the same inputs are gone, and whatever run lists one of them again notes that.  So a row is gone if
-the last that runs say of it is that: neither a newer row nor such a note.
+A run that lists all of its inputs notes, beside its dead letters, which rows of earlier runs over
+the same inputs are gone, and any run that lists one of them again notes that.  So a row is gone if
+that is the last thing that runs say of it: no newer row and no such note.
 """
 
 from collections import defaultdict
@@ -42,7 +42,7 @@ class NoteFile(NamedTuple):
 
 
 def note_files(run: CompleteRun) -> list[NoteFile]:
-    """The files of a run that may hold notes; of one whose books do not balance none count."""
+    """The files of a run that may hold notes; none if its books do not balance."""
     if not run.report.balanced:
         return []
     files = run.files(dead_letters.VERSIONS)
@@ -52,7 +52,7 @@ def note_files(run: CompleteRun) -> list[NoteFile]:
 
 
 def as_notes(rows: pa.Table, carried: Sequence[str]) -> pa.Table:
-    """Notes of the rows that are gone, for who copies them: the runs that found it out may go.
+    """Notes of the rows that are gone, for copies of them: the runs that noted it may be removed.
 
     Args:
       rows: with the columns uri, `carried` and `GONE_SINCE`, sorted by URI.
@@ -73,7 +73,7 @@ def as_notes(rows: pa.Table, carried: Sequence[str]) -> pa.Table:
 def note_schema(keys: Sequence[str]) -> pa.Schema:
     """Of notes in memory.
 
-    `rank` is the place of their run in time, `since` null in a note that a row is listed again.
+    `rank` is the place of their run in time; `since` is null in a note that a row is listed again.
     """
     return pa.schema([*((key, pa.string()) for key in keys), ('rank', pa.int32()), ('since', TYPE)])
 
@@ -110,7 +110,8 @@ def read_notes(
         notes = pa.table([table['uri'], *carried, ranks, since], note_schema(keys))
     except (pa.ArrowException, OSError, LookupError, ValueError, UsageError) as e:
         raise StoreError(
-            f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more'
+            f'{uri}, part of a complete run, is missing or damaged: run `lemmabeam verify` for '
+            'details'
         ) from e
     for folder in np.unique(folders).tolist():
         yield folder, notes.filter(pa.array(folders == folder))

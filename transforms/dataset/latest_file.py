@@ -1,4 +1,4 @@
-"""The newest row of every image and model, in one Parquet file for those who want a table."""
+"""The newest row of every image and model, as one Parquet file."""
 
 import contextlib
 import fcntl
@@ -14,31 +14,87 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.core import uris
-from transforms.core.errors import StoreError
+from transforms.core.errors import StoreError, UsageError
 from transforms.core.resources import TEMPORARIES
 from transforms.core.stores import StoreOptions
 from transforms.dataset import gone, newest
 from transforms.dataset.newest import NewestRows, newest_rows
-from transforms.dataset.reader import Dataset, read_vocabulary
+from transforms.dataset.reader import Dataset, read_vocabulary, runs_of_model
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, run_metadata
 from transforms.output.layout import SCHEMA_VERSION
-from transforms.runs.complete import CompleteRun
+from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.registry import store_for
+
+# Whoever opens a file of such a name expects something else.
+_OTHER_KINDS = frozenset('.csv .tsv .txt .json .jsonl .ndjson .xlsx .html .gz .zip'.split())
 
 
 class Counts(NamedTuple):
     """What became of the rows of a model.
 
     Attributes:
-      rows: those that were written.
-      superseded: those of earlier runs of the same images, which were not.
+      rows: written ones.
+      superseded: rows of earlier runs of the same images, which were not written.
       gone: the newest rows of images that are gone, written or not.
     """
 
     rows: int
     superseded: int
     gone: int
+
+
+def write_latest_to(
+    given: str,
+    dataset: Dataset,
+    model_id: str | None,
+    stores: StoreOptions,
+    drop_gone: bool = False,
+) -> tuple[str, dict[str, Counts]]:
+    """Writes the newest rows to where somebody wants them; see `write_latest`.
+
+    Args:
+      given: the file, as it was given.
+      dataset: the folder.
+      model_id: the only model whose rows are wanted, None for all.
+      stores: how the file is reached.
+      drop_gone: leave out rows whose images are gone.
+
+    Returns:
+      The absolute URI of the file, and what became of the rows of each model.
+
+    Raises:
+      UsageError: the file cannot lie there, or there is no such model.
+      StoreError: a file or report is damaged, or a store fails.
+    """
+    target = _target(given, dataset.output, stores)
+    runs = complete_runs(dataset.output, dataset.store)
+    if model_id is not None:
+        runs = runs_of_model(dataset, runs, model_id)
+    return target, write_latest(dataset, runs, target, stores, drop_gone=drop_gone)
+
+
+def _target(given: str, folder: str, stores: StoreOptions) -> str:
+    target = uris.absolute(given)
+    shown = uris.printable(given)
+    if uris.scheme_of(target) in ('http', 'https'):
+        raise UsageError(f'--output {shown}: http(s) is not written to')
+    store_for(target, stores)  # a scheme that cannot be written is found first
+    if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
+        raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')
+    if uris.suffix_of(target) in _OTHER_KINDS:
+        raise UsageError(f'--output {shown}: what is written is Parquet; call it .parquet')
+    real = [os.path.realpath(x) if uris.scheme_of(x) == '' else x for x in (target, folder)]
+    if f'{real[0]}/'.startswith(uris.join(real[1], '')):
+        raise UsageError(
+            f'--output {shown} lies inside {folder}, where readers would take it for a part of the '
+            'dataset: choose a place beside it'
+        )
+    return target
+
+
+def _is_folder(target: str) -> bool:
+    return uris.scheme_of(target) == '' and Path(target).is_dir()
 
 
 def write_latest(
@@ -54,13 +110,13 @@ def write_latest(
     Args:
       dataset: the folder.
       runs: complete runs, the oldest first.
-      target: absolute URI of the file, which is there whole or not at all.
+      target: absolute URI of the file, which appears whole or not at all.
       stores: how it is reached.
-      rows_at_once: rows in memory at a time, about.
+      rows_at_once: approximate rows in memory at a time.
       drop_gone: leave out those that are gone.
 
     Returns:
-      By model what became of its rows.
+      What became of the rows of each model.
 
     Raises:
       StoreError, UsageError: a file or report is damaged or missing, or a store fails.

@@ -56,13 +56,13 @@ def write_latest_sql(
     without: Sequence[str] = (),
     find_runs: Callable[[str, Store], Sequence[CompleteRun]] = complete_runs,
 ) -> None:
-    """Writes DIR/latest.sql anew, for the runs that are complete now.
+    """Rewrites DIR/latest.sql, for the runs that are complete now.
 
     Args:
       output: absolute URI of the output folder.
       store: how it is reached.
-      without: ids of runs that are about to go.
-      find_runs: what finds the complete ones.
+      without: ids of runs that are about to be removed.
+      find_runs: finds the complete ones.
 
     Raises:
       UsageError: no run has written there.
@@ -78,7 +78,7 @@ def write_latest_sql(
         data = latest_sql(dataset, runs).encode()
         if store.create(uri, data) if seen is None else store.replace(uri, data, seen):
             return
-    raise StoreError(f'{uri} cannot be written: others keep changing it')
+    raise StoreError(f'cannot write {uri}: other processes keep changing it')
 
 
 def _columns(runs: Sequence[CompleteRun]) -> list[str]:

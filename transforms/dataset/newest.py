@@ -1,7 +1,7 @@
-"""The newest row of every image, among runs that each add files and leave the others' alone.
+"""The newest row of every image, among runs that only ever add files.
 
-Rows are spread over shards by the hash of their URI.  Above `ROWS_AT_ONCE` rows the shards lie on
-disk, and one is in memory at a time.
+Rows are spread over shards by the hash of their URI.  Above `ROWS_AT_ONCE` rows the shards are
+spilled to disk, and one is in memory at a time.
 """
 
 import bisect
@@ -25,7 +25,7 @@ from transforms.dataset.reader import Dataset, StoredFile, files_of
 from transforms.dataset.spill import Spool, spooling
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, results, run_metadata
-from transforms.runs.complete import CompleteRun
+from transforms.runs.complete import CompleteRun, restore_or_remove
 from transforms.storage.sealed import open_listed
 
 ROWS_AT_ONCE = 1_000_000
@@ -57,8 +57,8 @@ class NewestRows:
     """The newest row of each (uri, carried columns); see `newest_rows`.
 
     Attributes:
-      shards: where they are, partition by partition.
-      features: length of the features, 0 where no run has any.
+      shards: their shards, partition by partition.
+      features: length of the features, 0 if no run has any.
       gone: how many of the rows are gone.
       rows_by_run: rows of each run that are the newest.
       rows_read: rows of all runs, the superseded ones included.
@@ -120,10 +120,10 @@ def newest_rows(
     Args:
       dataset: the folder.
       runs: a row of a later one supersedes those of earlier ones.
-      rows_per_shard: rows of all runs that a shard has, about; by default as they are handled best.
-      rows_at_once: above so many rows in all, or fewer with features, they are spilled to a
+      rows_per_shard: approximate rows of all runs per shard; by default what is handled best.
+      rows_at_once: above this many rows in all, or fewer with features, they are spilled to a
         temporary folder.
-      stored_scores: give all scores that are stored of a row, those below its labels included.
+      stored_scores: return all stored scores of a row, including those below its labels.
 
     Raises:
       StoreError: a file or report is damaged.
@@ -232,8 +232,8 @@ def _keys(dataset: Dataset) -> list[str]:
 def by_worth(runs: Sequence[CompleteRun]) -> list[CompleteRun]:
     """The runs that scores are read from, in the order in which their rows supersede others'.
 
-    Those of a relabelling come first, because the scores that it dropped are still in its sources;
-    where all of these are there, it has nothing to add.
+    Relabellings come first, because the scores that they dropped are still in their sources; if all
+    of these are there, a relabelling has nothing to add.
     """
     copies = copies_among(runs)
     relabellings = [run for run in runs if run.report.is_relabelling and run.id not in copies]
@@ -267,16 +267,16 @@ def carry_names(count: int) -> list[str]:
 
 
 def check_indices(rows: pa.Table, vocabulary: Vocabulary) -> None:
-    """Finds labels that can have no name.
+    """Refuses labels that cannot have a name.
 
     Raises:
-      StoreError: a label is of none of the classes.
+      StoreError: a label's class is not in the vocabulary.
     """
     lowest, highest = pc.min_max(pc.list_flatten(rows['indices'])).as_py().values()
     if lowest is not None and not 0 <= lowest <= highest < len(vocabulary):
         raise StoreError(
-            f'labels of class {lowest} to {highest} are stored, but {vocabulary.file_name} has '
-            f'{len(vocabulary)} classes; `lemmabeam verify` tells where'
+            f'stored labels are of class {lowest} to {highest}, but {vocabulary.file_name} has '
+            f'only {len(vocabulary)} classes; run `lemmabeam verify` to find the file'
         )
 
 
@@ -297,7 +297,9 @@ def _row_schema(carried: int, features: int) -> pa.Schema:
 def _features(runs: Sequence[CompleteRun]) -> int:
     lengths = {run.report.features for run in runs} - {0}
     if len(lengths) > 1:  # a model has one
-        raise StoreError(f'the features of {runs[0].model_id} have the lengths {sorted(lengths)}')
+        raise StoreError(
+            f'runs of {runs[0].model_id} have features of different lengths: {sorted(lengths)}'
+        )
     return next(iter(lengths), 0)
 
 
@@ -306,7 +308,7 @@ def _read(
 ) -> Iterator[pa.Table]:
     """The rows of a file, a row group at a time, of the schema of `NewestRows.table`."""
     uri = uris.join(dataset.output, file.path)
-    advice = 'restore it from a backup, or remove its run as the README says'
+    advice = restore_or_remove(file.run.id)
     expected = predictions.prediction_schema(dataset.file_columns, file.run.report.metadata)
     # Without the names of labels, which their indices imply: most of the bytes of a row.
     lists = ('labels', predictions.STORED_SCORES)
@@ -318,13 +320,13 @@ def _read(
             parquet = pq.ParquetFile(stream)
             if not parquet.schema_arrow.equals(expected):
                 raise StoreError(
-                    f'{uri} has other columns than its run: {parquet.schema_arrow.names} instead '
-                    f'of {expected.names}; {advice}'
+                    f'{uri} has the columns {parquet.schema_arrow.names}, but its run has '
+                    f'{expected.names}; {advice}'
                 )
             if parquet.metadata.num_rows != file.rows:
                 raise StoreError(
-                    f'{uri} has {parquet.metadata.num_rows} rows, its report lists {file.rows}; '
-                    f'{advice}'
+                    f'{uri} has {parquet.metadata.num_rows} rows, but its report lists '
+                    f'{file.rows}; {advice}'
                 )
             for i in range(parquet.num_row_groups):
                 stored = parquet.read_row_group(i, wanted)

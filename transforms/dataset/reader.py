@@ -1,4 +1,4 @@
-"""An output folder as its readers see it: what is pinned, its complete runs and their files."""
+"""An output folder as its readers see it: its pinned layout, its complete runs and their files."""
 
 import hashlib
 import io
@@ -15,7 +15,7 @@ from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.output import predictions
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.output.partitions import folder_of_values, unescape
-from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.runs.complete import CompleteRun, complete_runs, restore_or_remove
 from transforms.runs.vocabularies import vocabulary_checksums
 from transforms.storage.base import Store
 from transforms.storage.registry import has_folder
@@ -41,12 +41,12 @@ class Dataset(NamedTuple):
 
     @property
     def file_columns(self) -> tuple[str, ...]:
-        """Carried columns that stand inside the prediction files."""
+        """Carried columns that are inside the prediction files."""
         return tuple(column for column in self.carry if column not in self.partition_by)
 
 
 def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
-    """Reads what is pinned of an output folder.
+    """Reads the pinned layout of an output folder.
 
     Args:
       output: its absolute URI.
@@ -54,7 +54,8 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
       flag: what names it on the command line, for messages: '--output ' or ''.
 
     Raises:
-      UsageError: there is no such folder, no run has written there, or one of another version.
+      UsageError: there is no such folder, no run has written there, or a run of another version
+        has.
       StoreError: its dataset.json is damaged, or the store does not answer.
     """
     if not has_folder(store, output):
@@ -79,8 +80,8 @@ def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:
         raise StoreError(f'{uri} is damaged: restore it from a backup') from e
     if not is_ours:
         raise UsageError(
-            f'{flag}{output}: the dataset has schema version {version}, this lemmabeam reads '
-            f'{SCHEMA_VERSION}; use the lemmabeam that wrote it'
+            f'{flag}{output}: the dataset has schema version {version}, but this version of '
+            f'Lemmabeam reads {SCHEMA_VERSION}; use the version that wrote it'
         )
     if not set(partition_by) <= set(carry):
         raise StoreError(f'{uri} is damaged: restore it from a backup')
@@ -97,10 +98,10 @@ def runs_of_model(
     """
     found = [run for run in runs if run.model_id == model_id]
     if not found:
-        known = ', '.join(sorted({run.model_id for run in runs})) or 'none at all'
+        known = ', '.join(sorted({run.model_id for run in runs})) or 'none'
         raise UsageError(
-            f'--model_id {model_id}: no complete run of this model in {dataset.output}; '
-            f'there are runs of: {known}'
+            f'--model_id {model_id}: no complete run of this model in {dataset.output}; models '
+            f'with complete runs: {known}'
         )
     return found
 
@@ -109,9 +110,11 @@ def read_vocabulary(dataset: Dataset, run: CompleteRun) -> Vocabulary:
     """The classes of a run's model, from the file beside its predictions.
 
     Raises:
-      StoreError: the file is missing, damaged or another one than its name says.
+      StoreError: the file is missing, damaged or not the one its name says.
     """
-    advice = 'restore it from a backup, or run `lemmabeam label` with this model, which does'
+    advice = (
+        'restore it from a backup, or run `lemmabeam label` with this model, which writes it again'
+    )
     name = run.report.metadata.get('vocabulary', '')
     file_name = run.report.model.vocabulary
     uri = uris.join(dataset.output, f'vocabularies/{file_name}')
@@ -130,7 +133,7 @@ def read_vocabulary(dataset: Dataset, run: CompleteRun) -> Vocabulary:
     except (DamagedError, pa.ArrowException, OSError, LookupError, TypeError, AttributeError) as e:
         raise StoreError(f'{uri} is damaged: {advice}') from e
     if not is_it:
-        raise StoreError(f'{uri} does not hold what its name says: {advice}')
+        raise StoreError(f'{uri} does not match the hash in its name: {advice}')
     return vocabulary
 
 
@@ -141,7 +144,7 @@ def _check_vocabulary(dataset: Dataset, run: CompleteRun, file_name: str, data: 
     # Written anew by a later run, with another version of Arrow, because it was damaged.
     known = vocabulary_checksums(complete_runs(dataset.output, dataset.store), file_name)
     if sha256 not in known and not is_packaged_file(file_name, data):
-        raise DamagedError('its bytes are not those its reports have')
+        raise DamagedError('its checksum is in no report')
 
 
 class StoredFile(NamedTuple):
@@ -150,7 +153,7 @@ class StoredFile(NamedTuple):
     Attributes:
       path: relative to the output.
       folder: its partition folders, 'split=train/' or ''.
-      values: what these say of the carried columns, None for those inside the file.
+      values: the carried columns in these, None for those inside the file.
       rows: how many it has, by the report.
       checksum: of its bytes, by the report.
       run: its run.
@@ -192,6 +195,6 @@ def files_of(dataset: Dataset, run: CompleteRun, place: int) -> Iterator[StoredF
 
 
 def damaged(dataset: Dataset, run: CompleteRun) -> str:
-    """What to say of a run whose report cannot be as it was written."""
+    """The message for a run whose report is not as it was written."""
     uri = uris.join(dataset.output, f'runs/{run.id}/report.json')
-    return f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
+    return f'{uri} is damaged: {restore_or_remove(run.id)}'

@@ -24,9 +24,9 @@ class Thresholds:
     """What makes a score a label.
 
     Attributes:
-      threshold: of the classes that are not named.
-      by_class: of the others, by index.
-      file: where these come from, '' where there are none.
+      threshold: for the classes without their own.
+      by_class: for the others, by index.
+      file: where these come from, '' if there are none.
       sha256: hex hash of that file.
       values: (classes,) float64, the threshold of every class.
     """
@@ -77,7 +77,7 @@ def keep_labels(rows: pa.Table, thresholds: np.ndarray, max_labels: int) -> pa.T
 def are_cut(
     rows: pa.Table, kept: pa.Table, stored_max_labels: np.ndarray, lowest: float, max_labels: int
 ) -> np.ndarray:
-    """Rows of which labels may be missing, because a limit cut them when they were stored.
+    """Rows that may lack labels, because a limit cut them when they were stored.
 
     Args:
       rows: as in `keep_labels`.
@@ -87,8 +87,8 @@ def are_cut(
       max_labels: the new limit.
 
     Returns:
-      (N,) bool: those with as many labels as they could have, the last of which reaches the
-      threshold, and with room for more.
+      (N,) bool: rows that were stored with as many labels as they could have, the last of which
+      reaches the threshold, and that may now have more.
     """
     lengths = lengths_of(rows['indices'].combine_chunks())
     if not len(lengths):
@@ -117,7 +117,7 @@ def check_threshold(value: float, activation: Activation, where: str) -> float:
     Args:
       value: the number.
       activation: of the model.
-      where: what names it and its value, for messages.
+      where: names the option and its value, for messages.
 
     Raises:
       UsageError: it is not from 0 to 1, or for 'none' not finite.
@@ -134,7 +134,7 @@ def parse_thresholds(
 ) -> dict[int, float]:
     """Reads a table of thresholds: CSV with the header class,threshold.
 
-    A class is a wnid; or, if it is none, a name; or, if it is neither, an index.
+    A class is given as a wnid; or, if it is not one, as a name; or, if it is neither, as an index.
 
     Returns:
       Thresholds by class index.
@@ -163,12 +163,12 @@ def parse_thresholds(
             index = classes.find(row[0], line)
             if index in thresholds:
                 raise UsageError(
-                    f'{line}: {row[0]!r} is the class of line {lines[index]} once more; keep one'
+                    f'{line}: {row[0]!r} is the same class as line {lines[index]}; keep one'
                 )
             thresholds[index] = _number(row[1], activation, line)
             lines[index] = reader.line_num
     except csv.Error as e:
-        raise UsageError(f'{where}, line {reader.line_num}: not CSV ({e})') from e
+        raise UsageError(f'{where}, line {reader.line_num}: not valid CSV ({e})') from e
     return thresholds
 
 
@@ -176,7 +176,7 @@ def _number(text: str, activation: Activation, line: str) -> float:
     try:
         value = float(text)
     except ValueError as e:
-        raise UsageError(f'{line}: {text!r} is no number') from e
+        raise UsageError(f'{line}: {text!r} is not a number') from e
     return check_threshold(value, activation, f'{line}: {text}')
 
 
@@ -194,7 +194,7 @@ class _Classes:
         found = self._by_wnid.get(text) or self._by_name.get(text) or self._by_index(text)
         if not found:
             raise UsageError(
-                f'{line}: {text!r} is no wnid, name or index of a class of {self._name}'
+                f'{line}: {text!r} is not the wnid, name or index of a class of {self._name}'
             )
         if len(found) > 1:
             each = ', '.join(f'{i}' + f' ({self._wnids[i]})' * bool(self._wnids[i]) for i in found)
@@ -210,7 +210,7 @@ class _Classes:
 
 
 def of_same_image(rows: pa.Table, scored: pa.Table) -> pa.Table:
-    """The scores of `scored` for each of `rows`; its own where they are of another version."""
+    """The scores of `scored` for each of `rows`; its own if the object version differs."""
     is_same = pc.fill_null(pc.equal(rows['object_version'], scored['object_version']), True)
     columns = {
         name: pc.if_else(is_same, scored[name], rows[name]) for name in ('indices', 'scores')

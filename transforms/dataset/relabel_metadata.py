@@ -1,4 +1,4 @@
-"""What the files of a relabelling say of themselves, made of what those of its sources say."""
+"""The metadata of the files of a relabelling, made from those of its sources."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def relabelled_metadata(
     """Of the scores of `used`, with other labels.
 
     Args:
-      used: the runs that the rows come from, the last of which decides what else holds.
+      used: the runs that the rows come from; the last one decides everything else.
       thresholds: what makes a score a label.
       max_labels: how many labels a row has at most.
     """

@@ -40,7 +40,7 @@ class Spool:
                 writer.write_table(table)
 
     def take(self, key: Hashable) -> pa.Table | None:
-        """What was added to a key, and is forgotten then."""
+        """What was added to a key; it is dropped afterwards."""
         if self._folder is None:
             added = self._added.pop(key, None)
             return added and pa.concat_tables(added)
@@ -69,7 +69,7 @@ class Spool:
             writer.write_table(table)
 
     def get(self, key: Hashable) -> pa.Table | None:
-        """The rows that were kept; where they lie in a file, it is mapped into memory."""
+        """The rows that were kept; if they are in a file, it is mapped into memory."""
         if self._folder is None:
             return self._tables.get(key)
         if key not in self._numbers:
@@ -80,10 +80,10 @@ class Spool:
 
 @contextlib.contextmanager
 def spooling(is_large: bool) -> Iterator[Spool]:
-    """A spool for the length of a with block, in a temporary folder where it is large.
+    """A spool for the length of a with block, in a temporary folder if it is large.
 
     Raises:
-      StoreError: there is no room, or no folder.
+      StoreError: there is no space, or no folder.
     """
     if not is_large:
         yield Spool(None)
@@ -91,7 +91,10 @@ def spooling(is_large: bool) -> Iterator[Spool]:
     try:
         folder = Path(tempfile.mkdtemp(prefix='lemmabeam-'))
     except OSError as e:
-        raise StoreError(f'no temporary folder can be made: {e.strerror}; set TMPDIR') from e
+        raise StoreError(
+            f'cannot create a temporary folder: {e.strerror}; set TMPDIR to a '
+            'folder that can be written to'
+        ) from e
     with TEMPORARIES.hold(folder):
         yield Spool(folder)
 
@@ -102,5 +105,5 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise StoreError(
-            f'cannot write to {folder}: {e.strerror or e}; TMPDIR names a folder with more room'
+            f'cannot write to {folder}: {e.strerror or e}; set TMPDIR to a folder with more space'
         ) from e

@@ -1,4 +1,4 @@
-"""Checks an output folder, and compares two: the oracle of the tests and of careful people.
+"""Checks an output folder, and compares two: the oracle of the tests, and of careful people.
 
 VERIFY.md beside this file says what it vouches for, and what it cannot know.
 """
@@ -50,7 +50,7 @@ class _Classes(NamedTuple):
 
     Attributes:
       sha256: of its file, None where it is missing.
-      problem: what is wrong with it, or ''; bytes that no report vouches for are not parsed.
+      problem: what is wrong with it, or ''; bytes that are in no report are not parsed.
       names: (wnid, name) of each class.
       is_packaged: no report has these bytes, but this version writes them.
     """
@@ -62,7 +62,7 @@ class _Classes(NamedTuple):
 
 
 class _Dataset:
-    """An output folder as it lies there.
+    """An output folder as it is.
 
     Attributes:
       root: absolute URI.
@@ -183,7 +183,7 @@ def _classes_of(file_name: str, data: bytes) -> _Classes:
     except (pa.ArrowException, OSError, LookupError, TypeError, AttributeError):
         return _Classes(sha256, 'cannot be read')
     if not is_it:
-        return _Classes(sha256, 'does not hold what its name says')
+        return _Classes(sha256, 'does not match the hash in its name')
     return _Classes(sha256, names=tuple(zip(vocabulary.wnids, vocabulary.names, strict=True)))
 
 
@@ -208,7 +208,7 @@ def verify(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
       What is wrong, a line each; empty when the folder is whole and consistent.
 
     Raises:
-      UsageError: it is no output folder.
+      UsageError: it is not an output folder.
       StoreError: it cannot be read.
     """
     dataset = _Dataset(folder, stores)
@@ -258,7 +258,7 @@ def _check_latest(dataset: _Dataset, spec: Dataset) -> tuple[str, str]:
     """
     runs = dataset.in_order()
     found = dataset.read(latest_sql.PATH).decode(errors='replace')
-    advice = f'`lemmabeam clean {dataset.root}` writes it anew'
+    advice = f'`lemmabeam clean {dataset.root}` rewrites it'
     match = _PLACE.search(found)
     place = match[1].replace("''", "'") if match else dataset.root
     # A run that was killed behind its report has not written it any more.
@@ -268,14 +268,15 @@ def _check_latest(dataset: _Dataset, spec: Dataset) -> tuple[str, str]:
         (dataset.root, ''),
         (
             place,
-            f'{latest_sql.PATH} names another place, as if the dataset had been moved; {advice}',
+            f'{latest_sql.PATH} points to another place, as if the dataset had been moved; '
+            f'{advice}',
         ),
     ):
         if found == _query(spec._replace(output=root), runs):
             return '', note
         if found == _query(spec._replace(output=root), before):
-            return '', f'{latest_sql.PATH} is that before the run that was interrupted; {advice}'
-    what = 'is not that of the complete runs here' if found else 'is missing'
+            return '', f'{latest_sql.PATH} is from before the interrupted run; {advice}'
+    what = 'does not match the complete runs here' if found else 'is missing'
     return f'{latest_sql.PATH}: {what}; {advice}', ''
 
 
@@ -285,10 +286,10 @@ def _query(spec: Dataset, runs: Sequence[CompleteRun]) -> str:
 
 
 def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
-    """What is worth knowing of an output folder, and no fault of it.
+    """What is worth knowing about an output folder, but not wrong with it.
 
-    A line for each run that is under way or was interrupted, for what else a kill has left, and for
-    files of which less can be said.
+    One line for each run that is in progress or was interrupted, for anything else that a kill has
+    left, and for files that cannot be checked as well.
     """
     try:
         dataset = _Dataset(folder, stores)
@@ -297,26 +298,26 @@ def notes(folder: str, stores: StoreOptions = DEFAULT_OPTIONS) -> list[str]:
         return []  # `verify` tells what is damaged
     found = [note] * bool(note)
     found += [
-        f'run {each.run_id} is complete, but its work is still there ({each}): the next run, or '
-        f'`lemmabeam clean {dataset.root}`, removes it'
+        f'run {each.run_id} is complete, but its work files are still there ({each}): the next '
+        f'run, or `lemmabeam clean {dataset.root}`, removes them'
         if each.run_id in dataset.runs
-        else f'run {each.run_id} is under way, or was interrupted ({each}): the command that began '
-        f'it goes on with it, `lemmabeam clean {dataset.root}` removes it'
+        else f'run {each.run_id} is in progress or was interrupted ({each}): run its command '
+        f'again to resume it, or `lemmabeam clean {dataset.root}` to remove it'
         for each in dataset.unfinished
     ]
     found += [
-        f'run {run_id}: a `lemmabeam clean --forget` was interrupted: give it again, or the image '
-        'stays'
+        f'run {run_id}: a `lemmabeam clean --forget` was interrupted: run it again, or the '
+        'image stays'
         for run_id in dataset.forgetting
     ]
     found += [
-        f'{path}: left by a process that was killed, unless it is being written just now; '
-        f'`lemmabeam clean {dataset.root}` removes it'
+        f'{path}: left by a killed process, unless it is being written right now; `lemmabeam '
+        f'clean {dataset.root}` removes it'
         for path in sorted(dataset.temporaries)
     ]
     found += [
-        f'{path} has no checksum of its own, as an earlier version wrote it: a change of what '
-        'nothing else tells would not be noticed'
+        f'{path} has no checksum of its own, because an earlier version wrote it: some changes '
+        'to it cannot be detected'
         for path in dataset.unsealed
     ]
     return found
@@ -347,11 +348,11 @@ def _check_run(dataset: _Dataset, spec: Dataset, run: CompleteRun) -> list[str]:
 
 
 def _check_report(run: CompleteRun) -> Iterator[str]:
-    """What contradicts itself in a report."""
+    """Contradictions in a report."""
     report, model, metadata = run.report, run.report.model, run.report.metadata
     counts = report.counts
     if report.run_id != run.id:
-        yield f'it is of run {report.run_id}'
+        yield f'it belongs to run {report.run_id}'
     if not report.balanced:
         yield f'the books do not balance: {counts.to_json()}'
     if counts.listed != counts.ended:
@@ -360,17 +361,19 @@ def _check_report(run: CompleteRun) -> Iterator[str]:
     if counts.dead_lettered != reasons:
         yield f'{counts.dead_lettered} dead letters, but {reasons} by reason'
     if metadata.get('model_id', model.id) != model.id:
-        yield f'it is of model {model.id}, its metadata of {metadata["model_id"]}'
+        yield f'its model is {model.id}, but its metadata says {metadata["model_id"]}'
     name = model.vocabulary.rpartition('-')[0]
     if metadata.get('vocabulary', name) != name:
-        yield f'its vocabulary is {model.vocabulary}, in its metadata {metadata["vocabulary"]}'
+        yield (
+            f'its vocabulary is {model.vocabulary}, but its metadata says {metadata["vocabulary"]}'
+        )
 
 
 class _Found(NamedTuple):
-    """What the rows of a run tell.
+    """What was counted in the rows of a run.
 
     Attributes:
-      rows: how often each (uri, carried columns) is there.
+      rows: how often each (uri, carried columns) appears.
       reasons: dead letters by reason.
       first_labels: predictions by the name of their first label, where they have one.
     """
@@ -389,15 +392,16 @@ def _check_books(report: RunReport, found: _Found) -> Iterator[str]:
         )
     labeled = found.rows.total() - found.reasons.total()
     if labeled != counts.labeled:
-        yield f'{labeled} labelled rows, the report has {counts.labeled}'
+        yield f'{labeled} labelled rows, but the report has {counts.labeled}'
     without = counts.without_label
     if without not in (None, labeled - found.first_labels.total()):
         yield (
-            f'{labeled - found.first_labels.total()} rows without a label, the report has {without}'
+            f'{labeled - found.first_labels.total()} rows without a label, but the report has '
+            f'{without}'
         )
     for key, n in found.rows.items():
         if n > 1:
-            yield f'{key[0]} is there {n} times'
+            yield f'{key[0]} appears {n} times'
     listed = [(each.name, each.images) for each in report.top_labels]
     expected = sorted(found.first_labels.items(), key=lambda each: (-each[1], each[0]))
     if counts.forgotten:  # behind the first ten there are others, which it cannot know
@@ -411,15 +415,15 @@ def _check_file(data: bytes | None, file: PublishedFile, spec: Dataset, report: 
     if data is None:
         return 'is missing'
     if _sha256(data) != file.sha256:
-        return f'its bytes are not those the report lists ({len(data)} bytes)'
+        return f'its bytes do not match the checksum in the report ({len(data)} bytes)'
     if len(data) != file.size_bytes:
-        return f'{len(data)} bytes, the report lists {file.size_bytes}'
+        return f'{len(data)} bytes, but the report lists {file.size_bytes}'
     try:
         parquet = pq.ParquetFile(io.BytesIO(data))
     except (pa.ArrowException, OSError):
         return f'cannot be read as Parquet, {len(data)} bytes'
     if parquet.metadata.num_rows != file.rows:
-        return f'{parquet.metadata.num_rows} rows, the report lists {file.rows}'
+        return f'{parquet.metadata.num_rows} rows, but the report lists {file.rows}'
     if file.kind == dead_letters.VERSIONS:
         schema = dead_letters.VERSION_SCHEMA
     elif file.kind == predictions.KIND:
@@ -427,9 +431,12 @@ def _check_file(data: bytes | None, file: PublishedFile, spec: Dataset, report: 
     else:
         schema = dead_letters.dead_letter_schema(spec.carry, report.metadata)
     if not parquet.schema_arrow.equals(schema):
-        return f'another schema than {schema.names}: {parquet.schema_arrow.names}'
+        return (
+            'its columns or their types are not those expected: '
+            f'{parquet.schema_arrow.names}, expected {schema.names}'
+        )
     if (parquet.schema_arrow.metadata or {}) != (schema.metadata or {}):
-        return 'its metadata is not that of the report'
+        return 'its metadata does not match the report'
     return ''
 
 
@@ -453,7 +460,7 @@ def _check_shards(run: CompleteRun, spec: Dataset) -> Iterator[str]:
             dead_letters.VERSIONS: [flat, partitioned],  # as `label` and `relabel` write it
         }.get(kind_of(path), [flat])
         if match is None or not f'{folder}/'.startswith(f'{top}/') or columns not in forms:
-            yield f'it lists {path}, which is no file of this run'
+            yield f'it lists {path}, which is not a file of this run'
         else:
             folders.setdefault(folder, set()).add((int(match[1]), int(match[2])))
     if len(set(paths)) < len(paths):
@@ -477,9 +484,9 @@ def _check_rows(
     for number, row in enumerate(_rows(path, data)):
         where = f'{path}: {row["uri"]}'
         if row['uri'] < before:
-            yield f'{where} is not in the order of URIs'
+            yield f'{where} is out of order: rows are sorted by URI'
         if uri_hash(row['uri']) % shards != shard:
-            yield f'{where} belongs to another part'
+            yield f'{where} belongs in another part'
         before = row['uri']
         key = (row['uri'], *(row[column] for column in spec.carry))
         is_dead = kind_of(path) == dead_letters.KIND
@@ -519,7 +526,7 @@ def _check_vocabulary(dataset: _Dataset, run: CompleteRun) -> str:
     known = vocabulary_checksums(dataset.runs.values(), file_name)
     is_known = classes.sha256 in known or classes.is_packaged
     if not is_known and run.report.model.vocabulary_sha256 is not None:
-        return 'its bytes are not those the report has'
+        return 'its bytes do not match the checksum in the report'
     return classes.problem
 
 
@@ -531,26 +538,26 @@ def _check_prediction(
     labels = row['labels']
     order = [(-label['score'], label['index']) for label in labels]
     if order != sorted(order):
-        yield 'has labels that are not by falling score, ties by index'
+        yield 'has labels that are not sorted by falling score, ties by index'
     if report.activation is Activation.NONE:
         if not all(math.isfinite(label['score']) for label in labels):
             yield 'has a score that is not finite'
     elif not all(0 <= label['score'] <= 1 for label in labels):
-        yield 'has a score that is not from 0 to 1'
+        yield 'has a score outside 0 to 1'
     if len(labels) > report.max_labels:
         yield f'has {len(labels)} labels'
     if not all(
         0 <= each['index'] < len(classes) for each in row.get(predictions.STORED_SCORES, ())
     ):
-        yield f'has a stored score of none of the {len(classes)} classes'
+        yield f'has a stored score for a class outside the {len(classes)} of its model'
     if len({label['index'] for label in labels}) != len(labels):
         yield 'has a class twice'
     for label in labels:
         index = label['index']
         if not 0 <= index < len(classes):
-            yield f'has a label of class {index}, of {len(classes)}'
+            yield f'has a label of class {index}, but there are only {len(classes)} classes'
         elif (label['wnid'], label['name']) != classes[index]:
-            yield 'has a label that is not named as in the vocabulary'
+            yield 'has a label whose name is not the one in the vocabulary'
 
 
 class Comparison(NamedTuple):
@@ -576,11 +583,11 @@ def compare(
 ) -> Comparison:
     """Compares two output folders that `verify` found whole.
 
-    What was computed is compared: the newest row of each image, carried values and model, and the
-    dead letters of those that have none, whatever the runs are called.
+    Compares what was computed: the newest row of each image, carried values and model, and the dead
+      letters of those that have none, whatever the runs are called.
 
     Args:
-      folder, other: the two.
+      folder, other: the two folders.
       by_name: pair rows by object name below each dataset's common folder, and leave out `uri`
         and `object_version`.
       exact: compare the rows of each run with those of the run of the same id, and the bytes of
@@ -594,14 +601,38 @@ def compare(
     counts: Counter[str] = Counter()
     for key in sorted(a.keys() | b.keys(), key=str):
         lines = list(_compare_row(ours, theirs, key, a.get(key), b.get(key), tolerance))
-        kind = 'in one only' if key not in a or key not in b else 'different'
+        kind = 'only in one' if key not in a or key not in b else 'different'
         counts[f'{key[0]} {kind}'] += bool(lines)
         found += lines[: max(0, _SHOWN - len(found))]
     if not found and exact and tolerance == 0:
         one, two = _bytes(ours), _bytes(theirs)
         paths = [path for path in sorted(one.keys() | two.keys()) if one.get(path) != two.get(path)]
-        found = [f'{path}: the same rows, but other bytes' for path in paths[:_SHOWN]]
+        found = [f'{path}: the same rows, but different bytes' for path in paths[:_SHOWN]]
     return Comparison(found, _totals(a, b, counts))
+
+
+def verify_and_compare(
+    folder: str,
+    other: str,
+    *,
+    by_name: bool = False,
+    exact: bool = False,
+    tolerance: float = 0.0,
+    stores: StoreOptions = DEFAULT_OPTIONS,
+) -> Comparison:
+    """Compares two output folders, unless one of them is not whole; arguments as of `compare`.
+
+    Returns:
+      The comparison; or what is wrong with the first that is not whole, and no totals.
+
+    Raises:
+      UsageError: there is no such output, or it is one of another version.
+      StoreError: the store does not answer.
+    """
+    problems = verify(folder, stores) or verify(other, stores)
+    if problems:
+        return Comparison(problems, '')
+    return compare(folder, other, by_name=by_name, exact=exact, tolerance=tolerance, stores=stores)
 
 
 def _totals(a: Mapping[_Key, Any], b: Mapping[_Key, Any], counts: Counter[str]) -> str:
@@ -611,7 +642,7 @@ def _totals(a: Mapping[_Key, Any], b: Mapping[_Key, Any], counts: Counter[str]) 
         rows = f'{ours:,}' if ours == theirs else f'{ours:,} and {theirs:,}'
         unlike = ''.join(
             f', {counts[f"{kind} {how}"]:,} {how}'
-            for how in ('different', 'in one only')
+            for how in ('different', 'only in one')
             if counts[f'{kind} {how}']
         )
         said.append(f'{rows} {kind.replace("_", " ")}{unlike}')

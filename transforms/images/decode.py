@@ -1,8 +1,8 @@
 """Encoded bytes to the square of RGB samples a model takes.
 
-`open_image` reads the header and refuses what is not a picture, is too large or could run a
-program; `render` decodes and resizes.  Between the two a caller reserves `working_bytes`.  Only
-Pillow's plugins named here are ever tried, and none of Pillow's process-wide limits is changed.
+`open_image` reads the header and refuses what is not an image, is too large or could run a program;
+`render` decodes and resizes.  Between the two the caller reserves `working_bytes`.  Only Pillow's
+plugins named here are ever tried, and none of Pillow's process-wide limits is changed.
 """
 
 import contextlib
@@ -271,8 +271,8 @@ def open_image(data: bytes, resize: Resize, limits: PixelLimits) -> OpenedImage:
 
     Args:
       data: the whole encoded file.
-      resize: what it is opened for; decides how far a JPEG is reduced.
-      limits: refuse larger pictures.
+      resize: the target; decides how far a JPEG is reduced while decoding.
+      limits: larger pictures are refused.
 
     Raises:
       ImageError: empty, not_an_image, unsupported_format, truncated, too_many_pixels or
@@ -354,7 +354,7 @@ def render(opened: OpenedImage, resize: Resize) -> np.ndarray:
     except SystemError as e:
         # Where OpenJPEG reads on, Pillow overlooks that there was no memory for it.
         if isinstance(e.__cause__, MemoryError):
-            raise MemoryError(f'no room to decode a {opened.format}') from e
+            raise MemoryError(f'not enough memory to decode a {opened.format}') from e
         raise
 
 
@@ -385,12 +385,12 @@ def _identify(data: bytes, limits: PixelLimits) -> tuple[PILImage.Image, str, in
         except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as e:
             raise ImageError(
                 Reason.TOO_MANY_PIXELS,
-                f'frame of a {name} over the limit of {limits.max_px} pixels',
+                f'a frame of a {name} over the limit of {limits.max_px} pixels',
                 len(data),
             ) from e
         except _DECODER_ERRORS as e:
             if _lacks_memory(e, _opening_bytes(data, name)):
-                raise MemoryError(f'no room to open a {name}') from e
+                raise MemoryError(f'not enough memory to open a {name}') from e
             is_bitmap = name == BmpImagePlugin.BmpImageFile.format and is_complete(data, name)
             if is_bitmap and (coding := bitmap_coding(data)):
                 raise _unread(coding) from e
@@ -451,9 +451,9 @@ def _refused_name(data: bytes) -> str | None:
     """
     for offset, signature, name in _UNSUPPORTED_SIGNATURES:
         if data.startswith(signature, offset):
-            raise ImageError(Reason.UNSUPPORTED_FORMAT, f'{name} is not read', len(data))
+            raise ImageError(Reason.UNSUPPORTED_FORMAT, f'{name} is not supported', len(data))
     if b'<svg' in data[:1024].lower():
-        raise ImageError(Reason.UNSUPPORTED_FORMAT, 'SVG is not read', len(data))
+        raise ImageError(Reason.UNSUPPORTED_FORMAT, 'SVG is not supported', len(data))
     names = (name for magic, name in _SIGNATURES if magic.startswith(data[: len(magic)]))
     return next((name for name in names if _is_plausible(data, name)), None)
 
@@ -482,9 +482,9 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         if self.scans.frame in _UNREAD_FRAMES:
             raise _unread(f'a {_UNREAD_FRAMES[self.scans.frame]} JPEG')
         if self.scans.frame and self.scans.sample_bits != 8:
-            raise _unread(f'a JPEG of {self.scans.sample_bits}-bit samples')
+            raise _unread(f'a JPEG with {self.scans.sample_bits}-bit samples')
         if self.scans.components == 2:
-            raise _unread('a JPEG of two colours')
+            raise _unread('a JPEG with two colour components')
         self._data = data
         super().__init__(io.BytesIO(data), '')
 
@@ -494,7 +494,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
     def load(self) -> '_imaging.PixelAccess | None':
         if self.tile:
             if self.scans.places and not self.scans.is_whole:
-                raise _missing('JPEG without some of its scans')
+                raise _missing('JPEG with missing scans')
             [tile] = self.tile
             self.load_prepare()
             decoder = PILImage._getdecoder(
@@ -528,7 +528,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
             # A single pass ends with its last row.
             if scans.is_single_pass or self._is_waiting(feed, data[start:end]):
                 if scans.is_ended:
-                    raise _missing('JPEG whose data end before its last rows')
+                    raise _missing('JPEG whose data ends before its last rows')
                 raise OSError('neither the last rows nor an end marker')
             taken = end
         feed.finish(_JPEG_END)
@@ -566,7 +566,7 @@ class _Feed:
 
     def finish(self, more: bytes) -> None:
         if not self.offer(more):
-            raise OSError('the decoder waits for more')
+            raise OSError('the decoder expects more data')
 
 
 class _Png(PngImagePlugin.PngImageFile):
@@ -603,7 +603,7 @@ class _Png(PngImagePlugin.PngImageFile):
         again = type(self)(self._data, self._seed + 1)
         again.load()
         if again.crop(self._box).tobytes() != found.tobytes():
-            raise _missing('PNG whose data end before its last rows')
+            raise _missing('PNG whose data ends before its last rows')
 
 
 def _open_jpeg2000(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImage.Image, str, int]:
@@ -618,7 +618,7 @@ def _open_jpeg2000(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImag
     asked = jpeg2000.demand(data)
     if asked.record_bytes > _MAX_RECORD_BYTES:
         raise _unread(
-            f'a JPEG 2000 of tiles, precincts and code blocks that take {asked.record_bytes} '
+            f'a JPEG 2000 whose tiles, precincts and code blocks take {asked.record_bytes} '
             f'bytes (limit {_MAX_RECORD_BYTES})'
         )
     for most, count, kind in (
@@ -630,7 +630,7 @@ def _open_jpeg2000(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImag
     image = Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(data), '')
     if image.size != size:
         raise _undecodable(
-            f'a JPEG 2000 of {image.width} x {image.height} pixels, with a codestream of '
+            f'a JPEG 2000 of {image.width} x {image.height} pixels whose codestream has '
             f'{size[0]} x {size[1]}'
         )
     return image, name, asked.sample_bytes + asked.record_bytes
@@ -697,7 +697,7 @@ def _check_size(
         limit_px = max(limits.max_px, limits.max_baseline_jpeg_px)
         _check_pixels(width, height, limit_px, 'baseline JPEG', data)
         return True
-    _check_pixels(width, height, limits.max_px, 'JPEG of several scans', data)
+    _check_pixels(width, height, limits.max_px, 'JPEG with several scans', data)
     if len(scans.places) * width * height > _MAX_SCANNED_PX:
         raise ImageError(
             Reason.DECODE_ERROR,
@@ -802,7 +802,7 @@ def _load(opened: OpenedImage) -> PILImage.Image:
             return _run_length_picture(image, opened.data)
         if image.mode == 'L' and opened.data[28] < 8:
             # A palette of the indices themselves; Pillow takes them for bytes.
-            raise _unread(f'a BMP of {opened.data[28]}-bit greys')
+            raise _unread(f'a BMP with {opened.data[28]}-bit greys')
     if isinstance(image, QoiImagePlugin.QoiImageFile) and image.tile:
         pixels = qoi_pixels(opened.data[image.tile[0].offset :], image.width * image.height)
         picture = PILImage.frombuffer('RGBA', image.size, pixels, 'raw', 'RGBA', 0, 1)
@@ -826,7 +826,7 @@ def _run_length_picture(image: BmpImagePlugin.BmpImageFile, data: bytes) -> PILI
     _, is_rle4, direction = tile.args
     rows = run_lengths(data[tile.offset :], *image.size, is_rle4)
     if rows is None:
-        raise _missing('BMP whose data end before its last rows')
+        raise _missing('BMP whose data ends before its last rows')
     indices, is_told = (each[::direction] for each in rows)
     picture = PILImage.fromarray(indices * 255 if image.mode == '1' else indices)
     if image.palette:
@@ -845,11 +845,12 @@ def _load_tiff(image: PILImage.Image, data: bytes) -> None:
         raise _missing(f'TIFF: {missing}')
     for i, (width, height, encoded) in enumerate(jpegs(data)):
         if i == _MAX_JPEGS:
-            raise _unread(f'a TIFF of more than {_MAX_JPEGS} JPEGs')
+            raise _unread(f'a TIFF with more than {_MAX_JPEGS} JPEGs')
         jpeg = _Jpeg(encoded)
         if jpeg.width < width or jpeg.height < height:
             raise _missing(
-                f'TIFF: a JPEG of {jpeg.width} x {jpeg.height} pixels for {width} x {height}'
+                f'TIFF: a JPEG of {jpeg.width} x {jpeg.height} pixels where {width} x {height} '
+                'are needed'
             )
         # At an eighth of its size it costs little.
         jpeg.draft('RGB', (max(width // 8, 1), max(height // 8, 1)))
@@ -858,7 +859,7 @@ def _load_tiff(image: PILImage.Image, data: bytes) -> None:
         TiffImagePlugin.TiffImageFile(io.BytesIO(grey), '').load()
     image.load()
     if len({_fax_digest(fax) for fax in faxes(data)}) > 1:
-        raise _missing('TIFF: fax data that end before the last row')
+        raise _missing('TIFF: fax data that ends before the last row')
 
 
 def _fax_digest(fax: Fax) -> bytes:
@@ -896,7 +897,7 @@ def _to_resizable(image: PILImage.Image, opened: OpenedImage) -> PILImage.Image:
             len(opened.data),
         )
     if mode == 'RGB' and transparent and image.format == 'PNG' and opened.data[24] == 16:
-        raise _unread('a PNG of 16-bit colours of which one is transparent')
+        raise _unread('a 16-bit colour PNG with a transparent colour')
     if mode == 'L' and isinstance(transparent, int) and image.format == 'PNG':
         # Pillow spreads samples of 2 and 4 bits over 0 to 255, but not the transparent one.
         image.info['transparency'] = transparent * 255 // ((1 << opened.data[24]) - 1)
@@ -921,7 +922,7 @@ def _orientation(image: PILImage.Image) -> int:
 
 def _unread(coding: str) -> ImageError:
     """For a file that may be sound; whoever knows the size of the file adds it."""
-    return ImageError(Reason.UNSUPPORTED_FORMAT, f'{coding} is not read: convert it')
+    return ImageError(Reason.UNSUPPORTED_FORMAT, f'{coding} is not supported: convert it')
 
 
 def _undecodable(what: str) -> ImageError:
@@ -952,7 +953,9 @@ def _blame(
       An ImageError or a MemoryError, neither with a word of the cause.
     """
     if _lacks_memory(cause, needed_bytes):
-        return MemoryError(f'no room for {needed_bytes} bytes to decode a {file_format}')
+        return MemoryError(
+            f'not enough memory: {needed_bytes} bytes are needed to decode a {file_format}'
+        )
     return _decode_failure(data, file_format, cause)
 
 
@@ -981,7 +984,7 @@ def _opening_bytes(data: bytes, file_format: str) -> int:
 def _decode_failure(data: bytes, file_format: str, cause: BaseException | None) -> ImageError:
     # Nothing of the text is passed on.
     if file_format == TgaImagePlugin.TgaImageFile.format and 'overrun' in str(cause):
-        error = _unread('a TGA of runs that go over the end of a row')
+        error = _unread('a TGA whose runs cross the end of a row')
         error.size_bytes = len(data)
         return error
     if not is_complete(data, file_format) or 'truncated' in str(cause).lower():

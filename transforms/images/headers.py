@@ -1,8 +1,8 @@
-"""What the bytes of an image file say of themselves, read without a decoder.
+"""What the bytes of an image file say about it, read without a decoder.
 
 Pillow reads metadata before a caller can look at the size, keeps all of it, and lets a broken
-comment spoil the picture.  `without_metadata` takes away what no picture needs, so that metadata
-costs neither memory nor time nor the image; the rest answers questions that Pillow does not.
+comment spoil the picture.  `without_metadata` removes what no picture needs, so that metadata costs
+no memory, no time and no image; the rest answers questions that Pillow does not.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ _BITMAP_COMPRESSIONS = {
     0: 'not compressed',
     1: 'run-length coded',
     2: 'run-length coded',
-    3: 'in bit fields',
-    4: 'a JPEG inside',
-    5: 'a PNG inside',
-    6: 'in bit fields',
+    3: 'bit fields',
+    4: 'with a JPEG inside',
+    5: 'with a PNG inside',
+    6: 'bit fields',
 }
 # More TIFF headers than this in an AVIF or HEIF are no accident.
 _MAX_EXIF_BLOCKS = 1000
@@ -55,14 +55,14 @@ class JpegScans:
     """The frame and the scans of a JPEG.
 
     Attributes:
-      frame: the frame's marker, such as 0xC0 for baseline; 0 where there is none.
-      sample_bits: bits a sample, by the frame.
+      frame: the frame's marker, such as 0xC0 for baseline; 0 if there is none.
+      sample_bits: bits per sample, by the frame.
       components: colours, by the frame.
       is_single_pass: baseline with all components in its first scan: decoded row by row, whereas
         any other keeps all coefficients in memory.
       places: (start, end) of the coded data of each scan; of the first alone for a single pass.
-      is_whole: whether they bring every bit of every coefficient.
-      is_ended: whether a marker follows the last of them, and not the end of the file.
+      is_whole: whether they contain every bit of every coefficient.
+      is_ended: whether a marker, and not the end of the file, follows the last of them.
     """
 
     frame: int
@@ -123,7 +123,7 @@ def _has_all_bits(
 
 
 def without_metadata(data: bytes, file_format: str) -> bytes:
-    """The file without what its first picture and its orientation do not need.
+    """The file without what neither its first picture nor its orientation needs.
 
     Also without TIFF and EXIF entries that reach outside the file or that together claim more
     bytes than it has; Netpbm in its binary form.  What cannot be followed is left for the decoder
@@ -162,7 +162,7 @@ def without_metadata(data: bytes, file_format: str) -> bytes:
 
 
 def is_complete(data: bytes, file_format: str) -> bool:
-    """Whether the end that a file announces is there; True where it announces none."""
+    """Whether the end that a file announces is there; True if it announces none."""
     match file_format:
         case 'JPEG':
             return b'\xff\xd9' in data[-4096:]
@@ -197,7 +197,7 @@ def bitmap_coding(data: bytes) -> str | None:
     bits, compression = struct.unpack_from('<HI', data, 28)
     if bits not in _BITMAP_BITS or compression not in _BITMAP_COMPRESSIONS:
         return None
-    return f'a BMP of {bits} bits a pixel, {_BITMAP_COMPRESSIONS[compression]},'
+    return f'a BMP with {bits} bits per pixel, {_BITMAP_COMPRESSIONS[compression]},'
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
@@ -416,7 +416,7 @@ def _packed_bitmap(pieces: Iterable[bytes], width: int, height: int) -> bytes:
     for piece in pieces:
         found = piece.translate(None, _WHITE_SPACE)
         if found.strip(b'01'):
-            raise ValueError('something else between the bits')
+            raise ValueError('unexpected bytes between the bits')
         bits += found[: width * height - len(bits)]
     rows = np.frombuffer(bits, np.uint8, width * height).reshape(height, width) - ord('0')
     return np.packbits(rows, axis=1).tobytes()
@@ -428,10 +428,10 @@ def _packed_samples(pieces: Iterable[bytes], count: int, maximum: int) -> bytes:
     left = count
     for piece in pieces:
         if re.search(rb'[^0-9\s]', piece):
-            raise ValueError('something else between the samples')
+            raise ValueError('unexpected bytes between the samples')
         values = _numbers(piece)[:left]
         if values.max(initial=0) > maximum:
-            raise ValueError('a sample over the maximum')
+            raise ValueError('a sample above the maximum')
         packed += values.astype(kind).tobytes()
         left -= len(values)
     if left:
@@ -445,7 +445,7 @@ def _numbers(text: bytes) -> np.ndarray:
     edges = np.flatnonzero(np.diff(raw >= ord('0')))
     ends, lengths = edges[1::2], np.diff(edges)[::2]
     if lengths.max(initial=0) > _MAX_DIGITS:
-        raise ValueError('a number of too many digits')
+        raise ValueError('a number with too many digits')
     values = np.zeros(len(ends), np.uint32)
     for i in range(lengths.max(initial=0)):
         (found,) = np.nonzero(lengths > i)

@@ -50,34 +50,34 @@ def unread_coding(data: bytes) -> str | None:
         return None
     (components,) = struct.unpack_from('>H', data, stream + 40)
     if components > _MAX_COMPONENTS:
-        return f'a JPEG 2000 of {components} colours'
+        return f'a JPEG 2000 with {components} colours'
     for i in range(components):
         bits, across, down = data[stream + 42 + 3 * i : stream + 45 + 3 * i]
         if (across, down) != (1, 1):
-            return 'a JPEG 2000 of subsampled colours'
+            return 'a JPEG 2000 with subsampled colours'
         if bits & 0x80:
-            return 'a JPEG 2000 of signed samples'
+            return 'a JPEG 2000 with signed samples'
         if not _MIN_BITS <= bits + 1 <= _MAX_BITS:
-            return f'a JPEG 2000 of {bits + 1}-bit samples'
+            return f'a JPEG 2000 with {bits + 1}-bit samples'
     for kind, start, end in _header_boxes(data, stream):
         body = data[start:end]
         if kind == b'colr' and body[0] == 1:
             (colours,) = struct.unpack_from('>I', body, 3)
             if colours not in _READ_COLOURS:
-                return f'a JPEG 2000 of colour space {colours}'
+                return f'a JPEG 2000 with colour space {colours}'
         elif kind == b'pclr':
             components = body[2]
             if components not in (3, 4) or set(body[3 : 3 + components]) != {7}:
-                return 'a JPEG 2000 of an unusual palette'
+                return 'a JPEG 2000 with an unusual palette'
         elif kind == b'cmap':
             mapped = [(0, 1, i) for i in range(len(body) // 4)]
             if list(struct.iter_unpack('>HBB', body)) != mapped:
-                return 'a JPEG 2000 of a mapped palette'
+                return 'a JPEG 2000 with a mapped palette'
         elif kind == b'cdef':
             entries = sorted(struct.iter_unpack('>HHH', body[2:]))
             plain = [(i, _COLOUR, i + 1) for i in range(components)]
             if entries not in (plain, [*plain[:-1], (components - 1, _ALPHA, 0)]):
-                return 'a JPEG 2000 of channels in another order'
+                return 'a JPEG 2000 with channels in another order'
     return None
 
 
@@ -153,7 +153,7 @@ class _Coding(NamedTuple):
 def _spans(start: int, end: int, origin: int, step: int) -> np.ndarray:
     """(2, tiles) int64: where the tiles of a row or column of them begin and end."""
     if not (step and start < end and origin <= start < origin + step):
-        raise ValueError('a picture beside its tiles')
+        raise ValueError('a picture outside its tiles')
     count = -(-(end - origin) // step)
     if count > _MAX_TILES:
         raise ValueError('too many tiles')
@@ -201,7 +201,7 @@ def _tile_records(
 def _cells(edges: np.ndarray, level: int, high_pass: int, size: int) -> np.ndarray:
     """(tiles,) cells of 2**size pixels that a tile touches, on this level of its transform."""
     if size < 0:
-        raise ValueError('precincts of no size')
+        raise ValueError('precincts without a size')
     shift = high_pass << level - 1 if level else 0
     start, end = -((shift - edges) >> level)
     return np.where(end > start, (end + (1 << size) - 1 >> size) - (start >> size), 0)
@@ -216,7 +216,7 @@ def _codings(data: bytes, stream: int) -> set[tuple[_Coding, ...]]:
         _, coding = _header_coding(data, start + 12, picture)
         found.add(_whole(coding))
         if len(found) > _MAX_CODINGS:
-            raise ValueError('too many codings of tiles')
+            raise ValueError('too many tile codings')
     return found
 
 
@@ -259,7 +259,7 @@ def _coding(layers: int, style: int, body: bytes) -> _Coding:
         raise ValueError('too many resolutions')
     sizes = body[5 : 6 + levels] if style & 1 else bytes((_DEFAULT_PRECINCT,)) * (levels + 1)
     if len(sizes) <= levels:
-        raise IndexError('sizes of precincts end early')
+        raise IndexError('precinct sizes end early')
     precincts = tuple((size & 15, size >> 4) for size in sizes)
     # Two more than is written.
     block = ((wide & 15) + 2, (high & 15) + 2)
@@ -286,7 +286,7 @@ def missing_tiles(data: bytes) -> str | None:
             return f'tile {tile} ends early'
         present.add(tile)
     missing = tiles - len(present)
-    return f'{missing} of {tiles} tiles are not there' if missing > 0 else None
+    return f'{missing} of {tiles} tiles are missing' if missing > 0 else None
 
 
 def _tile_parts(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
@@ -298,7 +298,7 @@ def _tile_parts(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
         end = at + size if size else len(data)
         yield tile, at, end
         at = end
-    raise ValueError('too many parts of tiles')
+    raise ValueError('too many tile parts')
 
 
 def _stream(data: bytes) -> int | None:

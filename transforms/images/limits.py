@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class PixelLimits:
     """The most pixels an image may claim in its header.
 
-    A baseline JPEG is decoded at a reduced size, so that it costs little memory however large.  A
-    QOI may have 10 million, as it takes much time.
+    A baseline JPEG is decoded at a reduced size, so it takes little memory however large it is.  A
+    QOI may have 10 million, as decoding it is slow.
     """
 
     max_px: int = 50_000_000

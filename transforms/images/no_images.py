@@ -1,4 +1,4 @@
-"""What stands in the place of an image where a copy or an answer went wrong, by name."""
+"""Names what is found instead of an image after a failed copy or download."""
 
 import json
 
@@ -7,17 +7,17 @@ _XML = b'<?xml'
 _MARKS = (
     (
         b'version https://git-lfs.github.com/spec/',
-        'a Git LFS pointer: run git lfs pull',
+        'a Git LFS pointer (run git lfs pull)',
     ),
-    (b'\x00\x05\x16\x07', 'AppleDouble: what a Mac keeps beside a file'),
-    (b'\x00\x05\x16\x00', 'AppleSingle: a file as a Mac packs it'),
+    (b'\x00\x05\x16\x07', 'an AppleDouble file, in which a Mac keeps metadata'),
+    (b'\x00\x05\x16\x00', 'an AppleSingle file, in which a Mac packs a file'),
 )
 _LOOKED_AT_BYTES = 1024
 _JSON_BYTES = 1 << 20
 
 
 def is_page(data: bytes) -> bool:
-    """Whether it is HTML, in which pictures may be mentioned."""
+    """Whether it is HTML, which may mention pictures."""
     begin = _text(data)
     if begin.startswith(_XML):
         return any(mark in begin for mark in _HTML[:2])
@@ -25,7 +25,7 @@ def is_page(data: bytes) -> bool:
 
 
 def name_of(data: bytes) -> str:
-    """What it is instead, for people; '' where it is nothing known."""
+    """What it is instead, for people; '' if it is nothing known."""
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name

@@ -67,32 +67,32 @@ def unread_coding(data: bytes) -> str | None:
         return 'a big-endian BigTIFF'
     compression = directory.value(_COMPRESSION, _RAW)
     if compression not in _READ_COMPRESSIONS:
-        return f'a TIFF of compression {compression}'
+        return f'a TIFF with compression {compression}'
     photometric = directory.value(_PHOTOMETRIC, 0)
     if photometric not in _COLOURS:
         samples = _UNREAD_PHOTOMETRICS.get(photometric, f'photometric kind {photometric}')
-        return f'a TIFF of {samples}'
+        return f'a TIFF with {samples}'
     for sample_format in directory.values(_SAMPLE_FORMAT):
         if sample_format != 1:
-            return f'a TIFF of {_SAMPLE_FORMATS.get(int(sample_format), "unusual")} samples'
+            return f'a TIFF with {_SAMPLE_FORMATS.get(int(sample_format), "unusual")} samples'
     if max(directory.values(_BITS), default=1) > 16:
-        return 'a TIFF of samples of more than 16 bits'
+        return 'a TIFF with samples of more than 16 bits'
     extra = directory.values(_EXTRA_SAMPLES)
     if directory.value(_PLANAR, 1) == 2 and (
         (_COLOURS[photometric] == 1 and directory.value(_SAMPLES, 1) > 1)
         or (len(extra) > 1 and extra[0] in _ALPHAS)
     ):
-        return 'a TIFF of planes beside its colours'
+        return 'a TIFF with planes besides its colours'
     if photometric == _YCBCR and directory.value(_PLANAR, 1) == 2 and compression != _JPEG:
-        return 'a TIFF of YCbCr planes'
+        return 'a TIFF with YCbCr planes'
     start = directory.value(_JPEG_START, 0)
     if compression == _OLD_JPEG and not (
         start and all(offset >= start for offset, _ in directory.segments)
     ):
-        return 'a TIFF of an old-style JPEG in pieces'
+        return 'a TIFF with an old-style JPEG in pieces'
     is_subsampled = photometric == _YCBCR and _subsampling(directory) != (1, 1)
     if is_subsampled and directory.value(_PREDICTOR, 1) != 1:
-        return 'a TIFF of differences of subsampled colours'
+        return 'a TIFF with a predictor over subsampled colours'
     return None
 
 
@@ -114,7 +114,7 @@ def described_coding(data: bytes) -> str | None:
         return None
     photometric = directory.value(_PHOTOMETRIC, 0)
     each = f'{bits[0]}' if len(set(bits)) == 1 else ' + '.join(map(str, bits))
-    return f'a TIFF of {samples} samples of {each} bits, photometric kind {photometric},'
+    return f'a TIFF with {samples} samples of {each} bits, photometric kind {photometric},'
 
 
 def missing_segments(data: bytes) -> str | None:
@@ -130,7 +130,7 @@ def missing_segments(data: bytes) -> str | None:
     kind = 'tiles' if directory.is_tiled else 'strips'
     places = directory.segments
     if 0 < len(places) < len(segments):
-        return f'{len(places)} of {len(segments)} {kind} are there'
+        return f'only {len(places)} of {len(segments)} {kind} are there'
     if places and directory.value(_COMPRESSION, _RAW) == _RAW:
         needed = [_raw_bytes(directory, *segment) for segment in segments]
         if len(segments) == 1 and places[0][0] + needed[0] <= len(data):

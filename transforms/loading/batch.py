@@ -10,15 +10,15 @@ from transforms.loading.image import Loaded
 
 
 class LoadingBatch:
-    """What becomes of the images of one batch; those that load them tell it.
+    """Collects the results of one batch; whoever loads its images reports them here.
 
     Attributes:
       chunk: the chunk it belongs to.
       start: index in the chunk of the image in slot 0.
-      items: what the slots are to hold.
-      pixels: (batch_size, S, S, 3) uint8, which is filled meanwhile.
-      offset: where they begin in the memory shared with loader processes, if they are in it.
-      is_cancelled: whether nobody waits for it any more.
+      items: what the slots will hold.
+      pixels: (batch_size, S, S, 3) uint8, filled while images load.
+      offset: where the pixels start in the memory shared with loader processes, if they are in it.
+      is_cancelled: whether nobody waits for it any longer.
     """
 
     def __init__(self, chunk: Chunk, start: int, pixels: np.ndarray, offset: int = 0):
@@ -39,32 +39,32 @@ class LoadingBatch:
 
     @property
     def loaded_slots(self) -> list[int]:
-        """The slots of images that are loaded or cannot be, in the order in which they ended."""
+        """The slots of images that are loaded or failed, in the order in which they ended."""
         return list(self._loaded)
 
     @property
     def missing(self) -> Item | None:
-        """The first image that is waited for."""
+        """The first image that is still missing."""
         slots = (slot for slot in range(len(self.items)) if slot not in self._loaded)
         return next((self.items[slot] for slot in slots), None)
 
     def cancel(self) -> None:
-        """Images that are not begun are not wanted any more."""
+        """Images that were not started are no longer wanted."""
         self.is_cancelled = True
 
     def put(self, slot: int, loaded: Loaded) -> None:
-        """An image is loaded, or cannot be."""
+        """Records that an image is loaded, or failed."""
         self._loaded[slot] = loaded
         if len(self._loaded) == len(self.items):
             self._ended.set()
 
     def fail(self, error: BaseException) -> None:
-        """The batch cannot be had, through no fault of an image."""
+        """Records that the batch cannot be loaded, through no fault of an image."""
         self._error = self._error or error
         self._ended.set()
 
     def wait(self, timeout_sec: float | None = None) -> bool:
-        """Waits; whether it is over."""
+        """Waits; returns whether it is complete."""
         return self._ended.wait(timeout_sec)
 
     def result(self) -> list[Loaded]:

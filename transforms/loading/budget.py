@@ -9,7 +9,8 @@ _LARGE = 4  # so many of them, and a share of the room is full
 
 
 class ByteBudget:
-    """Room within this process; first come, first served, so that a large request gets its turn.
+    """A budget of bytes in this process; first come, first served, so a large request gets its
+    turn.
 
     A request above the whole budget is cut down to it: it runs alone.
 
@@ -29,7 +30,7 @@ class ByteBudget:
         return len(self._waiting)
 
     def acquire(self, size_bytes: int) -> int:
-        """Waits for room and takes it.
+        """Waits for free bytes and takes them.
 
         Returns:
           What was taken, to be given back with `release`.
@@ -49,7 +50,7 @@ class ByteBudget:
         return size_bytes
 
     def has_taken(self, size_bytes: int) -> bool:
-        """Takes room if it is there, and nobody waits for it; to be given back with `release`."""
+        """Takes bytes if they are free and nobody waits for them; give them back with `release`."""
         with self._changed:
             if self._waiting or self.used_bytes + size_bytes > self._limit_bytes:
                 return False
@@ -73,15 +74,15 @@ class ByteBudget:
 
 
 class SharedBudget:
-    """A share of the room for those with little, and for what is larger the room of all.
+    """A share of the budget for small requests, and the common budget for larger ones.
 
     A large one does not wait for its share to be empty, as everybody behind it would wait as well,
     and what the others hold may come slowly.
 
     Args:
       share_bytes: the share.
-      most_bytes: what one may come to need of which the size is not known before.
-      ask: waits until the room of all has so many bytes free, and takes them.
+      most_bytes: the most that a request of unknown size may need.
+      ask: waits until the common budget has this many bytes free, and takes them.
       give_back: returns them.
     """
 
@@ -107,10 +108,10 @@ class SharedBudget:
 
     @contextlib.contextmanager
     def admission(self) -> Iterator[Callable[[int], None]]:
-        """For sizes that are known only on the way.
+        """For sizes that become known only while reading.
 
         Yields:
-          A function that waits until there is room for so many bytes in all; 0 gives all back, as
+          A function that waits until this many bytes in total are reserved; 0 gives all back, as
           does the end of the with block.
         """
         room = _Room(self)
@@ -164,12 +165,12 @@ Budget = ByteBudget | SharedBudget
 
 
 class Grants:
-    """The room of all loader processes, given out by the process that started them.
+    """The common budget of all loader processes, given out by the process that started them.
 
-    First come, first served; a request above all of it is cut down to it.  Not thread-safe.
+    First come, first served; a request above the limit is cut down to it.  Not thread-safe.
 
     Args:
-      limit_bytes: the room.
+      limit_bytes: the budget.
     """
 
     def __init__(self, limit_bytes: int):
@@ -179,21 +180,21 @@ class Grants:
 
     @property
     def is_used(self) -> bool:
-        """Whether anybody has room."""
+        """Whether anybody holds bytes."""
         return bool(self._used)
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether anybody waits for it."""
+        """Whether anybody waits for bytes."""
         return bool(self._waiting)
 
     def ask(self, holder: object, size_bytes: int, granted: Callable[[], None]) -> None:
-        """Calls `granted` as soon as there is room."""
+        """Calls `granted` as soon as the bytes are free."""
         self._waiting.append((holder, size_bytes, granted))
         self._grant()
 
     def give_back(self, holder: object, size_bytes: int) -> None:
-        """What a holder had asked for is free again."""
+        """Frees what a holder had asked for."""
         held = self._used.get(holder, [])
         if self._cut(size_bytes) in held:
             held.remove(self._cut(size_bytes))
@@ -202,7 +203,7 @@ class Grants:
         self._grant()
 
     def forget(self, holder: object) -> None:
-        """A holder is gone, with all that it had or waited for."""
+        """Removes a holder, with all that it had or waited for."""
         self._used.pop(holder, None)
         self._waiting = deque(each for each in self._waiting if each[0] is not holder)
         self._grant()

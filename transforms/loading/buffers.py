@@ -11,9 +11,9 @@ import numpy as np
 
 
 class SharedMemory:
-    """A file in memory that grows; a descriptor of it is what another process needs.
+    """A growing file in memory; another process needs only its descriptor.
 
-    It is no file of /dev/shm, which a container may have 64 MB of.
+    It is not a file in /dev/shm, which is limited to 64 MB in some containers.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class SharedMemory:
         self._mapped: dict[int, mmap.mmap] = {}
 
     def take(self, size_bytes: int) -> tuple[int, np.ndarray]:
-        """Room for so many bytes, until nothing refers to the array any more.
+        """Takes memory for this many bytes, until nothing refers to the array any longer.
 
         Returns:
-          Where it begins in the file, and (size_bytes,) uint8 of anything.
+          Its offset in the file, and an uninitialized (size_bytes,) uint8 array.
 
         Raises:
           OSError: there is none.
@@ -64,12 +64,12 @@ class SharedMemory:
             raise OSError(e.errno, f'{e.strerror} in {self._folder} (TMPDIR)') from e
 
     def close(self) -> None:
-        """Gives the descriptor back; what is mapped stays as long as anything refers to it."""
+        """Closes the descriptor; what is mapped stays as long as anything refers to it."""
         os.close(self.descriptor)
 
 
 class MappedMemory:
-    """The same, seen from a loader process.
+    """The same memory, seen from a loader process.
 
     Args:
       descriptor: of the file.
@@ -80,10 +80,10 @@ class MappedMemory:
         self._mapped: dict[int, np.ndarray] = {}
 
     def room(self, start: int, size_bytes: int) -> np.ndarray:
-        """(size_bytes,) uint8 that begin there, written through to the other process.
+        """A (size_bytes,) uint8 array at this offset, shared with the other process.
 
         Raises:
-          MemoryError: there is no room for it among the addresses of this process.
+          MemoryError: it does not fit into the address space of this process.
         """
         found = self._mapped.get(start)
         if found is None or len(found) != size_bytes:

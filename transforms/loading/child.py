@@ -1,10 +1,10 @@
 """What a loader process does: it fetches with a few threads, and decodes one picture at a time.
 
 Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item)]) and
-('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]),
-('failed', ticket, error), ('ask', number, key, which, size_bytes), ('give_back', key, which,
-size_bytes) and ('cannot', why), before it ends as the system lets it start no thread.  It ends
-when the other end of its connection does.
+('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]), ('failed', ticket,
+error), ('ask', number, key, which, size_bytes), ('give_back', key, which, size_bytes) and
+('cannot', why), before it ends because the system refuses it a thread.  It ends when the other end
+of its connection does.
 """
 
 import collections
@@ -42,12 +42,13 @@ NOTHING = -1
 """In place of a ticket: nothing is decoded."""
 
 STATUS = 3
-"""What a process tells without a message, in int64: the ticket of the picture that it decodes, or
-`NOTHING`; since when; and when it last gave a sign.  Times are nanoseconds of the monotonic clock.
+"""What a process reports without a message, in int64: the ticket of the picture that it decodes, or
+`NOTHING`; since when; and when it last gave a sign of life.  Times are nanoseconds of the monotonic
+clock.
 """
 
 GROUP = 8
-"""Outcomes that travel together, at most."""
+"""The most results that travel together."""
 
 _FLUSH_SEC = 0.05
 _FEW_THREADS = 2
@@ -60,29 +61,29 @@ _PR_SET_PDEATHSIG = 1
 
 
 def share_bytes(options: LoadOptions, processes: int) -> int:
-    """What one of so many loader processes may hold of either kind without asking.
+    """What one of this many loader processes may hold of either kind without asking.
 
-    A quarter of the budget is the shares of all, another one what is asked for, of either kind.
+    For either kind, a quarter of the budget is for the shares and another for what is asked for.
     """
     return max(1, options.memory_budget_bytes // 4 // processes)
 
 
 def common_bytes(options: LoadOptions) -> int:
-    """What all may hold of either kind, beside the shares."""
+    """What all may hold of either kind in addition to the shares."""
     return options.memory_budget_bytes // 4
 
 
 class _Job:
-    """What a process needs to load with certain options.
+    """What a process needs to load with given options.
 
     Attributes:
       loader: loads an image.
-      fetches: those under way.
+      fetches: those in progress.
       shape: of a batch.
-      pool: the threads, as many as may be.
-      waiting: what no thread has begun.
+      pool: the threads.
+      waiting: what no thread has started.
       running: threads at work.
-      wanted: how many are to be, of those that do not wait for something slow.
+      wanted: how many threads there should be, not counting those that wait for something slow.
     """
 
     def __init__(self, options: LoadOptions, loader: ImageLoader, fetches: Fetches):
@@ -101,13 +102,13 @@ class _Job:
         self._has_threads = False
 
     def add(self, tasks: list['_Task']) -> None:
-        """There is more to do."""
+        """Adds work."""
         self.waiting.extend(tasks)
         for task in tasks:
             self._hosts.see(_host_of(task))
 
     def take(self) -> '_Task | None':
-        """What one more thread is to do; None where none is wanted."""
+        """Work for one more thread; None if no more threads are wanted."""
         if self.running >= self._most:
             return None
         if self.running >= self.wanted + self.fetches.slow(_SLOW_SEC):
@@ -118,14 +119,14 @@ class _Job:
         return task
 
     def end(self, task: '_Task') -> None:
-        """It is done."""
+        """Records that work is done."""
         host = _host_of(task)
         self._busy[host] -= 1
         if not self._busy[host]:
             del self._busy[host]
 
     def learn(self, loaded: Loaded) -> None:
-        """As many threads as it takes to decode all the time: others would only be in the way."""
+        """Wants as many threads as keep the decoder busy: more would only be in the way."""
         for i, sec in enumerate((loaded.fetch_sec, loaded.decode_sec)):
             self._means[i] += (sec - self._means[i]) * (0.1 if self._means[i] else 1.0)
         fetch_sec, decode_sec = self._means
@@ -133,10 +134,10 @@ class _Job:
         self.wanted = max(min(_FEW_THREADS, self._most), min(self._most, 1 + math.ceil(times)))
 
     def work(self, what: Callable[['_Job', '_Task'], None], task: '_Task') -> None:
-        """Has another thread do something, or one of those that there are when it is free.
+        """Has a new thread do something, or the next one that is free.
 
         Raises:
-          RuntimeError: there is none, and the system starts none.
+          RuntimeError: there is none, and the system refuses to start one.
         """
         self.running += 1
         try:
@@ -187,7 +188,7 @@ class LoaderProcess:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has nothing in hand, no thread is stuck, and none has room for anything."""
+        """Whether it has nothing in hand, no thread is stuck, and none holds memory."""
         jobs = self._jobs.values()
         return not self._in_hand and not any(
             job.running or job.fetches.stuck or job.loader.held_bytes for job in jobs
@@ -226,7 +227,7 @@ class LoaderProcess:
         self._jobs[key] = _Job(options, loader, fetches)
 
     def _limit_memory(self, options: LoadOptions) -> None:
-        """No picture takes more than any within the limits does, whatever its header says."""
+        """Limits memory to what a picture within the limits may take, whatever its header says."""
         with contextlib.suppress(OSError, ValueError, LookupError):
             pages = int(Path('/proc/self/statm').read_text().split()[5])
             most = pages * os.sysconf('SC_PAGE_SIZE') + options.pixels.max_px * _BYTES_PER_PX
@@ -245,7 +246,7 @@ class LoaderProcess:
             self._put_first_to_work(job)
 
     def _help_out(self) -> None:
-        """Starts threads in the place of those that wait, and gives up what takes too long."""
+        """Starts threads in place of those that wait, and gives up what takes too long."""
         if time.monotonic() - self._looked_at < _LOOK_SEC:
             return
         self._looked_at = time.monotonic()
@@ -263,7 +264,7 @@ class LoaderProcess:
             self._send('failed', ticket, error)
 
     def _without_thread(self, job: _Job) -> list[tuple[int, StoreError]]:
-        """Tickets of what waits although too much is stuck for it to be begun, and why."""
+        """Tickets of what cannot start because too much is stuck, and why."""
         if not job.waiting:
             return []
         try:
@@ -290,7 +291,7 @@ class LoaderProcess:
             os._exit(1)
 
     def _put_to_work(self, job: _Job) -> None:
-        """Starts threads where more are wanted; the lock is held."""
+        """Starts threads if more are wanted; the lock is held."""
         while (task := job.take()) is not None:
             job.work(self._work, task)
 
@@ -318,7 +319,7 @@ class LoaderProcess:
         granted.wait()
 
     def _has_loaded(self, job: _Job, ticket: int, start: int, slot: int, item: Item) -> bool:
-        """Loads an image and tells what became of it; False if it was given up meanwhile."""
+        """Loads an image and reports the result; False if it was given up meanwhile."""
         self._tickets.now = ticket
         try:
             size = int(np.prod(job.shape))
@@ -381,11 +382,11 @@ def _portable(error: BaseException) -> BaseException:
             pickle.loads(pickle.dumps(error))
             return error
     text = ''.join(traceback.format_exception(error))
-    return RuntimeError(f'an error in a loader process, which is a fault of the program:\n{text}')
+    return RuntimeError(f'a loader process failed, which is a bug in Lemmabeam:\n{text}')
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel end this process with its parent, and take it first where memory runs out."""
+    """Has the kernel end this process with its parent, and kill it first when memory runs out."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         Path('/proc/self/oom_score_adj').write_text(str(_OOM_SCORE))

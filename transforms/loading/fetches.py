@@ -1,7 +1,7 @@
-"""Fetches under way: a thread that is stuck in the system cannot be ended, but is left alone.
+"""Fetches in progress: a thread that is stuck in the system cannot be stopped, so it is abandoned.
 
-A file system whose server is gone, a name server that does not answer: no time-out of ours reaches
-into such a call.  What it was to bring has failed by then, and what comes late is dropped.
+A file system whose server is gone, a name server that does not answer: no timeout of ours reaches
+into such a call.  Its image has failed by then, and what comes late is dropped.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from transforms.core.uris import printable
 
 
 class Patience(NamedTuple):
-    """How it is found out that something does not come back.
+    """When a call that does not return is given up.
 
     Attributes:
-      watch_sec: so often who waits looks at what takes long.
-      grace_sec: so long after it was first seen to be overdue a fetch is given up.
+      watch_sec: interval at which slow calls are checked.
+      grace_sec: how long after it was first seen to be overdue a fetch is given up.
       most_stuck: threads of a process that may be stuck, beside those that are waited for; each
         has 8 MB of stack.
     """
@@ -30,7 +30,7 @@ class Patience(NamedTuple):
 
 
 class GivenUpError(Exception):
-    """Nobody waits for what this thread fetches any more."""
+    """Nobody waits any longer for what this thread fetches."""
 
 
 class _Fetch:
@@ -45,8 +45,8 @@ class Fetches:
     """Who fetches what, and since when; thread-safe.
 
     Args:
-      deadline_sec: so long one may take, not counting `paused`.
-      patience: with what does not come back.
+      deadline_sec: longest time one may take, not counting `paused`.
+      patience: with calls that do not return.
       clock: seconds.
     """
 
@@ -68,8 +68,8 @@ class Fetches:
         """Held while this thread fetches.
 
         Args:
-          ticket: what `overdue` gives for it.
-          give_back: what to do as soon as it is given up, and not only when the thread comes back.
+          ticket: what `overdue` returns for it.
+          give_back: called as soon as it is given up, not only when the thread returns.
 
         Raises:
           GivenUpError: it has taken too long.
@@ -88,7 +88,7 @@ class Fetches:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Held while this thread waits for something of ours within a fetch."""
+        """Held while this thread waits for something of our own during a fetch."""
         thread = threading.get_ident()
         with self._lock:
             fetch = self._running.pop(thread, None)
@@ -104,9 +104,9 @@ class Fetches:
                 self._running[thread] = fetch
 
     def overdue(self) -> list[object]:
-        """Gives up what takes too long; its tickets.
+        """Gives up what takes too long; returns its tickets.
 
-        Not at first sight: a decoder may have held the interpreter's lock meanwhile.
+        Not the first time it is seen: a decoder may have held the interpreter's lock meanwhile.
         """
         now = self._clock()
         found = []
@@ -124,17 +124,17 @@ class Fetches:
         return found
 
     def check_stuck(self, uri: str) -> None:
-        """Looks whether there is a thread for an image.
+        """Checks that there is a thread left for an image.
 
         Raises:
-          StoreError: so many are stuck that there is none.
+          StoreError: too many are stuck.
         """
         if len(self._stuck) >= self._patience.most_stuck:
             raise StoreError(
-                f'{printable(uri)}: not read, as {len(self._stuck)} reads before it have not come '
-                f'back, each given up after {self.deadline_sec:g} s (--fetch_deadline_sec). Is a '
-                'file system or a name server gone? See the dead letters, and resume when it is '
-                'back'
+                f'{printable(uri)}: not read, because {len(self._stuck)} earlier reads have not '
+                f'returned, each given up after {self.deadline_sec:g} s (--fetch_deadline_sec). '
+                'Is a file system or a name server down? See the dead letters, and resume the '
+                'run when it is back'
             )
 
     @property

@@ -1,6 +1,6 @@
 """The process from which loader processes are forked, seen from the one that starts it.
 
-What it does itself, and the messages to and from it, stand in `transforms.loading.server`.
+What it does itself, and the messages to and from it, are in `transforms.loading.server`.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ class ForkServer:
     Args:
       memory: descriptor of the memory for pixels.
       status: descriptor of the memory for what each process decodes.
-      count: how many loader processes are to be forked, for them to know.
-      errors: descriptor to which it writes what goes wrong, or `subprocess.DEVNULL`.
+      count: how many loader processes will be forked, which they are told.
+      errors: descriptor that it writes errors to, or `subprocess.DEVNULL`.
 
     Attributes:
-      process: it.
-      connection: tells that it has something to say.
+      process: the server itself.
+      connection: readable when it has sent something.
 
     Raises:
       OSError: the system does not let it start.
@@ -70,14 +70,14 @@ class ForkServer:
         modules: Sequence[str],
         end: socket.socket,
     ) -> None:
-        """Has a loader process started, or is told that it cannot be.
+        """Asks for a loader process; a message says if it cannot be started.
 
         Args:
           number: its own.
           row: its row of the status.
           environment: its variables.
-          modules: what it will want to have imported.
-          end: its end of a connection; whoever calls closes the own copy of it.
+          modules: what it will need imported.
+          end: its end of a connection; the caller closes its own copy.
         """
         self._order('fork', number, row, environment, modules)
         with (
@@ -91,7 +91,7 @@ class ForkServer:
         self._order('kill', number)
 
     def hear(self) -> tuple[str, int, Any] | None:
-        """Takes one message; None at its end."""
+        """Reads one message; None at the end."""
         try:
             kind, number, what = self.connection.recv()
         except (EOFError, OSError):
@@ -99,7 +99,7 @@ class ForkServer:
         return kind, number, what
 
     def close(self) -> int:
-        """Hangs up, which ends it, and waits for that.
+        """Closes the connection, which ends it, and waits for its end.
 
         Returns:
           Its exit code, negative for a signal.
@@ -126,4 +126,4 @@ def how_ended(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = f'signal {-code}'
-    return f'was ended by {name}' + (', as where memory runs out' if name == 'SIGKILL' else '')
+    return f'was killed by {name}' + (', as when memory runs out' if name == 'SIGKILL' else '')

@@ -1,4 +1,4 @@
-"""Whose turn it is to be loaded, so that nobody waits for a slow host but what lies there."""
+"""Which image is loaded next, so that only the images of a slow host wait for it."""
 
 from collections import Counter, deque
 from collections.abc import Callable
@@ -14,11 +14,11 @@ _FORGETTING = 256
 
 
 class Hosts:
-    """The hosts that there are images of, lately; not thread-safe.
+    """The hosts of recent images; not thread-safe.
 
-    One alone has all places.  Where there are others, one leaves them an eighth, and where there
-    are local files, all others together leave them an eighth: what is fast needs no more, and what
-    is slow takes as much longer as it has less.
+    A single host has all places.  With several, each leaves an eighth to the others, and with local
+    files, all hosts together leave them an eighth: what is fast needs no more, and what is slow
+    takes longer in proportion.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Hosts:
         self._count = 0
 
     def see(self, host: str) -> None:
-        """There is something of a host."""
+        """Records that there are images of a host."""
         self._count += 1
         self._seen[host] = self._count
         if self._count % _FORGETTING == 0:
@@ -36,13 +36,13 @@ class Hosts:
     def take(
         self, waiting: deque[T], host_of: Callable[[T], str], busy: Counter[str], places: int
     ) -> T | None:
-        """Takes the first that may begin; None where none may.
+        """Takes the first that may start; None if none may.
 
         Args:
           waiting: in the order in which they are wanted.
-          host_of: the host of one of them, as `transforms.core.uris.host_of` has it.
-          busy: how many of each host have begun, and are not done.
-          places: how many may be so.
+          host_of: the host of one of them, as from `transforms.core.uris.host_of`.
+          busy: how many of each host are in progress.
+          places: how many may be in progress in all.
         """
         refused: set[str] = set()  # there may be many of one
         for i, each in enumerate(waiting):

@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
     Attributes:
       outcome: what is known of it; its pixels are in its slot.
       fetch_sec, decode_sec: seconds of a thread; `decode_sec` is 0 if it was not fetched.
-      retries: how many tries to fetch it failed before.
+      retries: how many tries to fetch it failed first.
     """
 
     outcome: Outcome
@@ -43,9 +43,9 @@ class ImageLoader:
 
     Args:
       options: how.
-      encoded, decoded: room for the bytes of files, and for pictures.
+      encoded, decoded: budgets for the bytes of files, and for pictures.
       decoding: held while one is decoded.
-      watch: gives what is held around each call into a decoder, which may not come back.
+      watch: returns a context for each call into a decoder, which may not return.
       fetches: told of each fetch.
     """
 
@@ -67,7 +67,7 @@ class ImageLoader:
 
     @property
     def held_bytes(self) -> int:
-        """Room that files and pictures have here; what is a share of others' is not counted."""
+        """Bytes that files and pictures hold here; shares of a common budget are not counted."""
         budgets = (self._encoded, self._decoded)
         shares = (each.share if isinstance(each, SharedBudget) else each for each in budgets)
         return sum(share.used_bytes for share in shares)
@@ -81,7 +81,7 @@ class ImageLoader:
           ticket: what `Fetches.overdue` gives for it.
 
         Raises:
-          StoreError: a fault that is no single image's.
+          StoreError: a fault that is not a single image's.
           GivenUpError: it was given up meanwhile; the slot was not touched.
         """
         started = time.perf_counter()
@@ -147,10 +147,10 @@ class ImageLoader:
         is_same = (again.version, again.size_bytes) == (fetched.version, fetched.size_bytes)
         if not _is_listed(again, item):
             if again.version == item.version:
-                detail = f'{again.size_bytes} bytes, the listing says {item.size_bytes}'
+                detail = f'{again.size_bytes} bytes, but the listing says {item.size_bytes}'
                 raise ImageError(Reason.CHECKSUM, detail, again.size_bytes)
             if not is_same:
-                raise ImageError(Reason.CHANGED_WHILE_READING, 'another version at each try')
+                raise ImageError(Reason.CHANGED_WHILE_READING, 'a different version at each try')
         return again._replace(retries=fetched.retries + 1 + again.retries)
 
     def _decode(self, item: Item, data: bytes, version: str, pixels: np.ndarray) -> Image:
@@ -169,14 +169,14 @@ class ImageLoader:
 
 
 def overdue(item: Item, deadline_sec: float) -> Loaded:
-    """What becomes of an image whose fetch was given up."""
+    """The result for an image whose fetch was given up."""
     size_bytes = item.size_bytes if item.size_bytes >= 0 else None
-    detail = f'no answer within {deadline_sec:g} s, and none after it'
+    detail = f'no answer within {deadline_sec:g} s'
     failure = Failure(Stage.FETCH, Reason.DEADLINE, detail, size_bytes, item.version)
     return Loaded(failure, deadline_sec, 0.0, 0)
 
 
 def _is_listed(fetched: Fetched, item: Item) -> bool:
-    """Whether version and size are those of the listing, as far as it knows them."""
+    """Whether version and size are those of the listing, as far as these are known."""
     has_size = item.size_bytes < 0 or fetched.size_bytes == item.size_bytes
     return has_size and fetched.version == (item.version or fetched.version)

@@ -1,4 +1,4 @@
-"""The loader of a process: whole batches of pixels, ahead of who wants them."""
+"""The loader of a process: whole batches of pixels, ahead of their consumer."""
 
 import threading
 import weakref
@@ -22,7 +22,7 @@ class Loader:
 
     Args:
       options: how images are loaded.
-      way: what loads them, by default what they ask for.
+      way: what loads them, by default what the options ask for.
     """
 
     def __init__(self, options: LoadOptions, way: ThreadLoader | ProcessLoader | None = None):
@@ -35,9 +35,9 @@ class Loader:
         self.look_ahead = 1 + max(2, -(-in_flight // options.batch_size))
 
     def begin(self, chunk: Chunk, start: int, policy: FaultPolicy) -> LoadingBatch:
-        """Begins to load the batch of a chunk that starts at an image of it.
+        """Starts to load the batch of a chunk that begins at one of its images.
 
-        The policy takes note of how each image ended.
+        The policy records how each image ended.
         """
         side = self._options.resize.size_px
         shape = (self._options.batch_size, side, side, 3)
@@ -63,9 +63,9 @@ class Loader:
         """Waits for the images of a batch.
 
         Raises:
-          DecodeError: some decoding does not come back, and there are no loader processes.
-          LoaderError: loader processes cannot be had.
-          StoreError: a fault that is no single image's.
+          DecodeError: a decoder does not return, and there are no loader processes.
+          LoaderError: loader processes cannot be started.
+          StoreError: a fault that is not a single image's.
         """
         while not batch.wait(self._options.patience.watch_sec):
             missing = batch.missing
@@ -75,7 +75,7 @@ class Loader:
         return batch.result()
 
     def timings(self, images: Sequence[Loaded], waited_sec: float = 0.0) -> dict[str, float]:
-        """Seconds by activity: of threads, and how long the model waited for which of them.
+        """Seconds by activity: thread time, and how long the model waited for each activity.
 
         The wait is split by how long each would have taken alone, with all that does it.
         """

@@ -21,20 +21,20 @@ class LoadOptions(NamedTuple):
 
     Attributes:
       resize: the square a model takes.
-      batch_size: slots a batch.
-      fetch: limits of one fetch.
-      pixels: limits of one picture.
-      memory_budget_bytes: encoded and decoded images in flight, half of it for each; batches that
-        are loaded ahead have a quarter of it on top.
-      threads: images that each loader process fetches at a time, or this one if there is none; it
-        decodes one at a time, or as many as there are cores if there is no loader process.
+      batch_size: slots per batch.
+      fetch: limits for one fetch.
+      pixels: limits for one picture.
+      memory_budget_bytes: encoded and decoded images in flight, half of it each; batches that are
+        loaded ahead take a quarter of it on top.
+      threads: images that each loader process, or this process if there is none, fetches at a time;
+        a loader process decodes one at a time, this process as many as it has cores.
       stores: how stores are reached.
-      processes: loader processes; None is one a core of the machine it runs on, 0 loads in threads
-        of this process.
-      decode_deadline_sec: so long a loader process may decode one picture.
-      patience: with fetches and decoders that do not come back.
-      open_image: what reads the header of a picture, for tests of decoders that do worse than fail.
-      open_store: what gives the store of a URI, for tests of stores that do.
+      processes: number of loader processes; None is one per core of the machine it runs on, 0 loads
+        in threads of this process.
+      decode_deadline_sec: longest time a loader process may decode one picture.
+      patience: with fetches and decoders that do not return.
+      open_image: reads the header of a picture; for tests of decoders that crash or hang.
+      open_store: returns the store of a URI; for tests of stores that do.
     """
 
     resize: Resize

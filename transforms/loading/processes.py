@@ -1,9 +1,9 @@
 """Loader processes, seen from the process that has the model.
 
-A thread of it, the dispatcher, deals out what is to be loaded and takes what comes back; it alone
-touches what it knows of the processes.  One that dies, or decodes a picture for too long and is
-killed, is replaced.  The picture that it decoded is tried once more, alone in a process; if that
-ends as badly, it is a dead letter.  Whatever else it had in hand is tried again.
+One of its threads, the dispatcher, hands out what is to be loaded and takes the results; it alone
+touches the state of the processes.  One that dies, or decodes a picture for too long and is killed,
+is replaced.  The picture that it was decoding is tried once more, alone in a process; if that fails
+the same way, it is a dead letter.  Whatever else it had in hand is tried again.
 """
 
 import collections
@@ -55,7 +55,7 @@ _REFUSED_SEC = 0.5
 
 
 class _Task:
-    """An image on its way.
+    """An image in progress.
 
     Attributes:
       tries: how often a process ended that had it in hand and did not decode it.
@@ -145,16 +145,17 @@ class _Process:
 
 
 class Pool:
-    """So many loader processes, started when there is something to load.
+    """A number of loader processes, started when there is something to load.
 
-    Make it with `transforms.core.resources.shared`: runs with other options use the same ones.
+    Make it with `transforms.core.resources.shared`: runs with other options share it.
 
     Args:
       count: how many.
 
     Attributes:
-      silent_sec: one that has images in hand, decodes none and gives no sign for so long is killed.
-      server: from what they are forked, once there is something to load.
+      silent_sec: one that has images in hand, decodes none and gives no sign of life for this long
+        is killed.
+      server: what they are forked from, once there is something to load.
     """
 
     def __init__(self, count: int):
@@ -196,16 +197,16 @@ class Pool:
         return any(process.in_hand for process in list(self._processes.values()))
 
     def job(self, options: LoadOptions) -> _Job:
-        """What images with these options share."""
+        """What images with these options have in common."""
         limit_bytes = common_bytes(options)
         grants = {which: Grants(limit_bytes) for which in ('encoded', 'decoded')}
         return self._jobs.setdefault(options, _Job(next(self._job_keys), options, grants))
 
     def submit(self, tasks: list[_Task]) -> None:
-        """Has images loaded; what becomes of them their batch is told.
+        """Has images loaded; the results go to their batch.
 
-        Loader processes have the environment of who submits, with its credentials and addresses:
-        those that have another one are given nothing any more, and are replaced.
+        Loader processes have the environment of the submitter, with its credentials and addresses:
+          those with another one get no more work, and are replaced.
         """
         self._submitted.append((tasks, dict(os.environ)))
         with contextlib.suppress(BlockingIOError):  # it will see them as well
@@ -226,8 +227,8 @@ class Pool:
             except LoaderError as e:
                 self._give_up(e)
             except BaseException as e:
-                _LOGGER.exception('the loader of images failed')
-                self._give_up(LoaderError(f'the loader of images failed: {e!r}'))
+                _LOGGER.exception('loading images failed')
+                self._give_up(LoaderError(f'loading images failed: {e!r}'))
 
     def _take_submitted(self) -> None:
         while self._submitted:
@@ -241,7 +242,7 @@ class Pool:
                     process.is_retiring = True
 
     def _see(self, key: selectors.SelectorKey) -> None:
-        """Takes what one of the others has said."""
+        """Handles what one of the other processes said."""
         if key.fd == self._woken:
             os.read(self._woken, 65536)
         elif key.data is None:
@@ -320,8 +321,8 @@ class Pool:
             self._bury(process, None, f'the process that starts them {how_ended(code)}')
         if code > 0:
             raise LoaderError(
-                f'the process from which loader processes are started {how_ended(code)}; what it '
-                'said stands above. --loader_processes 0 loads in threads instead'
+                f'the process that starts loader processes {how_ended(code)}; its own output is '
+                'above. --loader_processes 0 loads in threads instead'
             )
 
     def _close_server(self) -> int:
@@ -365,18 +366,19 @@ class Pool:
             (self._queue if task.tries < _TRIES else self._alone).appendleft(task)
         if self._deaths > _DEATHS_A_PROCESS * (self._count + 1):
             raise LoaderError(
-                f'{self._deaths} loader processes ended one after the other, and none of them was '
-                f'decoding: {why}. Is there enough memory? --loader_processes 0 loads in threads '
-                'instead'
+                f'{self._deaths} loader processes ended one after the other, none of them while '
+                f'decoding: {why}. Is there enough memory? --loader_processes 0 loads in '
+                'threads instead'
             )
 
     def _make_room(self, refused: _Process) -> None:
-        """The system does not let a new process work: the others do, and give way to its kind."""
+        """The system refuses a new process: the others continue, and make room for its kind."""
         self._starts_at = time.monotonic() + _REFUSED_SEC
         if not self._has_told:
             self._has_told = True
             _LOGGER.warning(
-                'the system lets not all loader processes start (%s); the others load everything',
+                'the system did not let all loader processes start (%s); the others load '
+                'everything',
                 refused.refused,
             )
         if not self._processes:
@@ -399,7 +401,7 @@ class Pool:
                 self.server.kill(process.number)
 
     def _is_overdue(self, process: _Process) -> bool:
-        """Whether a process is to be killed that was not before."""
+        """Whether a process must be killed and was not yet."""
         now = time.monotonic_ns()
         ticket, since, alive_at = map(int, self._status[process.row])
         task = process.in_hand.get(ticket)
@@ -492,7 +494,7 @@ class Pool:
             self.server.fork(process.number, row, self._environment, modules, theirs)
 
     def _give_up(self, error: LoaderError) -> None:
-        """Whoever waits is told; what is asked for later begins anew."""
+        """Tells whoever waits; later requests start from scratch."""
         if self.server is not None:
             self.server.process.kill()  # and the kernel ends what it has forked
             self._close_server()
@@ -527,31 +529,32 @@ class ProcessLoader:
         self._job = self._pool.job(options)
 
     def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
-        """Where pixels go: the place in the shared memory, and (size_bytes,) uint8 of anything."""
+        """Where pixels go: offset in the shared memory, and a (size_bytes,) uint8 array of
+        anything."""
         with _naming_limits():
             return self._pool.memory.take(size_bytes)
 
     def start(self, batch: LoadingBatch, policy: FaultPolicy) -> None:
-        """Begins to load a batch."""
+        """Starts to load a batch."""
         self._pool.submit(
             [_Task(self._job, batch, slot, policy) for slot in range(len(batch.items))]
         )
 
     def check(self) -> None:
-        """Nothing: the dispatcher looks at what is decoded."""
+        """Does nothing: the dispatcher watches what is decoded."""
 
 
 def _too_few(what: str) -> LoaderError:
     return LoaderError(
-        f'no loader process can be started: {what}. Is a limit of processes and threads (ulimit -u)'
-        ', of open files (ulimit -n) or of memory (ulimit -v) too low? --loader_processes 0 loads '
+        f'cannot start a loader process: {what}. Is a limit on processes and threads (ulimit '
+        '-u), open files (ulimit -n) or memory (ulimit -v) too low? --loader_processes 0 loads '
         'in threads instead'
     )
 
 
 @contextlib.contextmanager
 def _naming_limits() -> Iterator[None]:
-    """What the system refuses is refused by a limit that somebody may raise."""
+    """Adds which limits may be too low to what the system refused."""
     try:
         yield
     except (OSError, RuntimeError) as e:  # the latter for threads
@@ -570,7 +573,7 @@ def _status(rows: int) -> tuple[int, np.ndarray]:
 def _crashed(task: _Task, stage: Stage, code: int | None, is_overdue: bool) -> Loaded:
     if is_overdue:
         limit_sec = task.job.options.decode_deadline_sec
-        reason, detail = Reason.DECODE_DEADLINE, f'decoding takes longer than {limit_sec:g} s'
+        reason, detail = Reason.DECODE_DEADLINE, f'decoding took longer than {limit_sec:g} s'
     else:
         what = 'fetched' if stage is Stage.FETCH else 'decoded'
         reason, detail = Reason.DECODER_CRASHED, f'the process that {what} it {how_ended(code)}'

@@ -1,7 +1,7 @@
 """The process from which loader processes are forked: it has imported what they need.
 
 It is started by exec, has one thread and never decodes, so that forking it is safe, takes
-milliseconds, and hears at once when the process that started it is gone.
+milliseconds, and notices at once when the process that started it is gone.
 
 Messages to it: ('fork', number, row, environment, modules), followed by a descriptor of the
 connection of the new process; ('kill', number).  Messages from it: ('cannot', number, why) and
@@ -32,7 +32,7 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
       control: descriptor of a stream socket.
       memory: descriptor of the memory for pixels.
       status: descriptor of the memory for what each process decodes.
-      processes: how many are to be forked, for them to know.
+      processes: how many will be forked, which they are told.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one that started this
     signal.signal(signal.SIGCHLD, lambda *_: None)

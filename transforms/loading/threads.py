@@ -1,6 +1,6 @@
-"""Loading in threads of this process: where there are no loader processes, and to look for faults.
+"""Loading in threads of this process: without loader processes, and for debugging.
 
-A decoder that does not come back, that takes all memory or that crashes is this process's, then.
+A decoder that hangs, takes all memory or crashes then affects this process.
 """
 
 import collections
@@ -49,7 +49,7 @@ class ThreadLoader:
 
     Args:
       options: how images are loaded.
-      cores: so many pictures are decoded at a time; by default one a core that there is.
+      cores: pictures decoded at a time; by default one per core.
     """
 
     def __init__(self, options: LoadOptions, cores: int | None = None):
@@ -74,20 +74,20 @@ class ThreadLoader:
         )
 
     def close(self) -> None:
-        """Begins nothing more, and waits for nobody."""
+        """Starts nothing more, and does not wait for what is running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def is_idle(self) -> bool:
-        """Whether no thread is stuck, and none has room for a file or a picture."""
+        """Whether no thread is stuck, and none holds memory for a file or a picture."""
         return not (self._fetches.stuck or self._images.held_bytes)
 
     def room(self, size_bytes: int) -> tuple[int, np.ndarray]:
-        """Where pixels go: (size_bytes,) uint8, behind a 0 for no place in a shared memory."""
+        """Where pixels go: 0, as there is no shared memory, and a (size_bytes,) uint8 array."""
         return 0, np.zeros(size_bytes, np.uint8)
 
     def start(self, batch: LoadingBatch, policy: FaultPolicy) -> None:
-        """Begins to load a batch."""
+        """Starts to load a batch."""
         tasks = [_Task(batch, slot, policy) for slot in range(len(batch.items))]
         with self._lock:
             self._waiting.extend(tasks)
@@ -97,11 +97,11 @@ class ThreadLoader:
             self._pool.submit(self._work)
 
     def check(self) -> None:
-        """Looks at what is fetched and decoded at the moment.
+        """Checks what is being fetched and decoded.
 
         Raises:
-          DecodeError: something for ten times as long as a picture may take.
-          StoreError: too many fetches do not come back.
+          DecodeError: a picture takes ten times as long as it may.
+          StoreError: too many fetches do not return.
         """
         for task in self._fetches.overdue():
             assert isinstance(task, _Task)
@@ -115,9 +115,9 @@ class ThreadLoader:
             if time.perf_counter() - since > longest_sec:
                 raise DecodeError(
                     f'{uri}: decoding takes longer than {longest_sec:g} s (ten times '
-                    '--decode_deadline_sec), and without loader processes it cannot be stopped; '
-                    'leave --loader_processes 0 out, or take it out of the input and resume with '
-                    '--relist'
+                    '--decode_deadline_sec), and without loader processes it cannot be '
+                    'stopped; leave out --loader_processes 0, or remove the image from the '
+                    'input and resume with --relist'
                 )
 
     def load(self, item: Item, pixels: np.ndarray) -> Loaded:

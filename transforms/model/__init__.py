@@ -1,1 +1,1 @@
-"""What a model is, where it comes from, and how RunInference calls it."""
+"""What a model is, where it comes from, and how it is called."""

@@ -1,7 +1,7 @@
 """The canary: what a model must see in known pictures before it labels unknown ones.
 
-A wrong value range, channel or class order gives plausible scores for the wrong classes; a million
-rows later that is found by a person.  Here it is found at the start of each worker.
+A wrong value range, channel or class order gives plausible scores for the wrong classes, which
+somebody may notice a million rows later.  Here it is found when each worker starts.
 """
 
 import math
@@ -18,7 +18,7 @@ from transforms.model.resolve import ModelSource
 from transforms.model.vocabulary import Vocabulary
 
 TOP = 5
-"""So many of the best classes are looked at, whatever the threshold; fewer of a short list."""
+"""How many of the best classes are checked, whatever the threshold; fewer if the list is short."""
 
 # Any two pictures serve to see whether a model tells them apart.
 _TWO_PICTURES = ('cat.jpg', 'coffee.jpg')
@@ -47,17 +47,18 @@ def default_mode(card: ModelCard) -> str:
 
 
 def check_mode(mode: str, source: ModelSource) -> None:
-    """Refuses `strict` for a model of which nothing is known that it must see.
+    """Refuses `strict` for a model without anything that it must see.
 
     Raises:
-      UsageError: that.
+      UsageError: it is refused.
     """
     if mode == STRICT and not _expected(source):
         raise InvalidOption(
             'canary',
             mode,
-            f'the card of {source.card.name} names no picture and what must be seen in it '
-            "('canary'), and none of its classes is a feline of WordNet; use --canary finite",
+            f"the card of {source.card.name} has no 'canary' (an image and what must be seen "
+            'in it), and none of its classes is a WordNet feline; add one, or use --canary '
+            'finite',
         )
 
 
@@ -102,7 +103,7 @@ def _decode(source: ModelSource, name: str) -> np.ndarray:
     try:
         return pixels_of(source.picture(name), source)
     except ImageError as e:
-        raise ModelError(f'the canary picture {name!r} cannot be decoded: {e}') from e
+        raise ModelError(f'the canary image {name!r} cannot be decoded: {e}') from e
 
 
 def _check_finite(one: Seen, other: Seen, source: ModelSource) -> None:
@@ -111,17 +112,17 @@ def _check_finite(one: Seen, other: Seen, source: ModelSource) -> None:
     if not (one.is_finite and other.is_finite):
         raise ModelError(
             _refused(
-                'its outputs for known pictures are infinite or undefined, or features beyond what '
+                'its outputs for known images are NaN or infinite, or its features exceed what '
                 'float16 can hold'
             )
         )
     if activation is not Activation.NONE and not ((scores >= 0) & (scores <= 1)).all():
-        raise ModelError(_refused(f'scores from {scores.min():g} to {scores.max():g}'))
+        raise ModelError(_refused(f'it gives scores from {scores.min():g} to {scores.max():g}'))
     if len(scores) and _is_activated_twice(scores, classes, activation):
         raise ModelError(
             _refused(
-                'all its outputs seem to lie from 0 to 1: they are scores already, so that '
-                f'"activation" in its card should be "none", not "{activation.value}"'
+                'all its outputs lie between 0 and 1, so they are probably scores already: '
+                f'"activation" in its card should then be "none", not "{activation.value}"'
             )
         )
     if (
@@ -133,7 +134,7 @@ def _check_finite(one: Seen, other: Seen, source: ModelSource) -> None:
             or np.array_equal(one.features, other.features)
         )
     ):
-        raise ModelError(_refused('it gives the same for two different pictures'))
+        raise ModelError(_refused('it gives the same outputs for two different images'))
 
 
 def _is_activated_twice(scores: np.ndarray, classes: int, activation: Activation) -> bool:
@@ -163,15 +164,15 @@ def _check_seen(canary: Canary, seen: Seen, vocabulary: Vocabulary) -> None:
     )
     raise ModelError(
         _refused(
-            f'it should see {wanted} in the picture {canary.image!r}, but its best labels are '
-            f'{labels}; the value range, the order of channels or classes is wrong, or the '
-            'export is broken'
+            f'it should see {wanted} in the image {canary.image!r}, but its best labels are '
+            f'{labels}; its value range or the order of its channels or classes is wrong, or '
+            'the export is broken'
         )
     )
 
 
 def _refused(what: str) -> str:
     return (
-        f'the model failed its canary, so that nothing was labelled: {what}. '
-        'If that is as it should be, a weaker --canary accepts it'
+        f'the model failed its canary, so nothing was labelled: {what}. If that is expected, '
+        'pass a weaker --canary'
     )

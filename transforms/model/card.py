@@ -35,7 +35,7 @@ class Activation(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Canary:
-    """A picture of which is known what a model must see in it.
+    """A picture, and what a model must see in it.
 
     Attributes:
       image: 'cat.jpg' or 'coffee.jpg', which come with the package, or a file beside the card.
@@ -62,23 +62,23 @@ class ModelCard:
     Attributes:
       name: short name, the first part of the model id.
       resize: how its input is made.
-      mean, std: the network takes (x - mean) / std of samples x in [0, 255]; one number, or one a
+      mean, std: the network takes (x - mean) / std of samples x in [0, 255]; one number, or one per
         channel in the order of the network.
       channels: 'RGB' or 'BGR', the order the network takes.
       activation: from logits to scores.
-      vocabulary: name of a class list of this package, '' where `labels` has it.
-      labels: file of the class list beside the card, '' where `vocabulary` names one.  With
-        neither, the model has no classes and gives features only.
+      vocabulary: name of a class list of this package, '' if `labels` names one.
+      labels: file of the class list beside the card, '' if `vocabulary` names one.  With neither,
+        the model has no classes and gives features only.
       threshold: a class whose score reaches it is a label.
-      max_labels: at most this many labels an image.
-      batch_size, gpu_batch_size: images a call, on a CPU and on a GPU.
-      architecture: 'R101x3' where the weights are those of a BiT network, which is then built anew
-        and faster than the SavedModel; '' for others.
-      output: name of the output with the logits, where a SavedModel has several.
+      max_labels: at most this many labels per image.
+      batch_size, gpu_batch_size: images per call, on a CPU and on a GPU.
+      architecture: for a BiT network, such as 'R101x3': it is then rebuilt from its weights, and
+        faster than the SavedModel; '' for others.
+      output: name of the output with the logits, if a SavedModel has several.
       canary: what it must see in known pictures.
       weights_sha256, saved_model_sha256: of an export, hashes of the checkpoint it was made from
-        and of what came out.  The model stays the same when it is exported again by other versions
-        of the libraries; a card that was copied to another model says nothing of that one.
+        and of the result.  So the model stays the same when it is exported again with other library
+        versions, and a card that was copied to another model does not apply to it.
       source, licence: for people.
     """
 
@@ -112,7 +112,7 @@ class ModelCard:
         return dataclasses.replace(self, **values)
 
     def to_size(self, size_px: int) -> 'ModelCard':
-        """The same model at another input size, of which no exact scores are known."""
+        """The same model at another input size, for which no exact scores are known."""
         if size_px == self.resize.size_px:
             return self
         canary = tuple(dataclasses.replace(each, min_score=0.0) for each in self.canary)
@@ -148,15 +148,15 @@ def parse_card(text: bytes, where: str) -> ModelCard:
     """Reads a `model_card.json`.
 
     Its keys are the attributes of `ModelCard`; `range: [low, high]`, what the network takes for
-    black and white, may stand in place of `mean` and `std`.
+    black and white, may replace `mean` and `std`.
 
     Args:
       text: the file.
       where: its name, for messages.
 
     Raises:
-      UsageError: it is no JSON object, lacks a key, or has an unknown key or a value that cannot be
-        used; all that is wrong is named.
+      UsageError: it is not a JSON object, lacks a key, or has an unknown key or a value that cannot
+        be used; names everything that is wrong.
     """
     try:
         card = json.loads(text)
@@ -176,9 +176,9 @@ def parse_card(text: bytes, where: str) -> ModelCard:
     scales = sorted(card.keys() & {'range', 'mean', 'std'})
     if scales not in (['range'], ['mean', 'std']):
         has = _listed(scales) if scales else 'neither'
-        wrong.append(f"expected either 'range' or both 'mean' and 'std', it has {has}")
+        wrong.append(f"expected either 'range' or both 'mean' and 'std', but it has {has}")
     if card.get('vocabulary') and card.get('labels'):
-        wrong.append("'vocabulary' and 'labels' exclude each other")
+        wrong.append("'vocabulary' and 'labels' are mutually exclusive: keep one")
     if wrong:
         raise UsageError(f'{where}: {"; ".join(wrong)}')
     return _make_card(card)
@@ -294,7 +294,7 @@ _FILE_CHARACTERS = 'letters, digits, ".", "_" and "-"'
 _NUMBERS = 'a number, or a list of one for each of the three channels'
 _CHECKS = {
     'name': _Check(
-        'letters, digits, ".", "_" and "-", 100 at most',
+        'letters, digits, ".", "_" and "-", at most 100',
         lambda v: isinstance(v, str) and _NAME.fullmatch(v) is not None,
     ),
     'resize': _Check(
@@ -310,7 +310,7 @@ _CHECKS = {
         ', '.join(f'"{each.value}"' for each in Activation),
         lambda v: v in [each.value for each in Activation],
     ),
-    'vocabulary': _Check('the name of a class list of this package', _is_text),
+    'vocabulary': _Check('the name of a class list in this package', _is_text),
     'labels': _Check(f'the name of a file beside the card, of {_FILE_CHARACTERS}', _is_file),
     'threshold': _Check('a number', _is_number),
     'max_labels': _Check('a whole number, 1 or more', _is_count),

@@ -1,4 +1,4 @@
-"""How a model may be called, in the words of the command line; a parser needs no more of it."""
+"""How a model may be called, in the words of the command line; all that a parser needs."""
 
 AUTO = 'auto'
 PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
@@ -7,4 +7,4 @@ STRICT, FINITE, OFF = 'strict', 'finite', 'off'
 CANARY_MODES = (STRICT, FINITE, OFF)
 
 EMBEDDED = 'embedded'
-"""The model that is used unless another is named; its weights are in the package."""
+"""The model that is used by default; its weights are in the package."""

@@ -1,7 +1,6 @@
 """The device of a process: one batch after the other in a thread of its own.
 
-So the host has its hands free while the device computes: it finishes what came before, and makes
-ready what comes next.
+So the host is free while the device computes: it finishes the previous batch and prepares the next.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ T = TypeVar('T')
 _LOGGER = logging.getLogger(__name__)
 
 PATIENCE_SEC = 300.0
-"""So long a batch may take before it is told, or ten times as long as the longest one so far."""
+"""How long a batch may take before a warning, or ten times as long as the longest one so far."""
 
 _TIMES_LONGEST = 10
 _LOOK_SEC = 5.0
@@ -52,19 +51,19 @@ def _run(future: Future[T], work: Callable[[], T]) -> None:
 
 
 class Device:
-    """Lets one batch after the other have the model; one a process, by `core.resources.shared`.
+    """Gives the model to one batch after the other; one per process, by `core.resources.shared`.
 
-    A second one would only share the device and double its memory.  What is handed in is done in
-    order by one thread, which starts with the first of it.  A call cannot be stopped, but whoever
-    waits for it can be told where it is.
+    A second one would only share the device and double its memory.  One thread does the work in the
+    order in which it was submitted, and starts with the first.  A call cannot be stopped, but a
+    warning says where it hangs.
 
     Args:
       model_id: the model, for people.
       clock: seconds.
-      watch: has a function called now and then, for ever.
+      watch: calls a function from time to time, for ever.
 
     Attributes:
-      idle_sec: how long the device had nothing to do before what it does now; for that to ask.
+      idle_sec: how long the device was idle before its current work, which may ask for it.
     """
 
     def __init__(
@@ -89,14 +88,14 @@ class Device:
         watch(self._look)
 
     def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Hands in work; waits as long as other work waits already."""
+        """Submits work; waits while other work is waiting."""
         future: Future[T] = Future()
         self._start()
         self._tasks.put((future, work))
         return future
 
     def submit_if_free(self, work: Callable[[], T]) -> Future[T] | None:
-        """Hands in work if that is possible at once; None if other work waits already."""
+        """Submits work if that is possible at once; None if other work is waiting."""
         future: Future[T] = Future()
         self._start()
         try:
@@ -126,10 +125,10 @@ class Device:
 
     @contextlib.contextmanager
     def at_work_on(self, describe: Callable[[], str]) -> Iterator[None]:
-        """Holds the device for the length of a with block; tells once if that takes too long.
+        """Holds the device for the length of a with block; warns once if that takes too long.
 
         Args:
-          describe: says which batch it is; called only if that is told.
+          describe: says which batch it is; called only for a warning.
         """
         with self._lock:
             started = self._clock()
@@ -149,8 +148,8 @@ class Device:
             return
         self._told = call
         _LOGGER.warning(
-            'the model %s has not come back for %.0f s from %s. A call cannot be stopped: if it '
-            'stays there, end the run, and look at these images and at the model',
+            'the model %s has not returned for %.0f s on %s. A call cannot be stopped: if it '
+            'hangs, end the run, and check these images and the model',
             self._model_id,
             seconds,
             call.describe(),

@@ -1,4 +1,4 @@
-"""Loads a model: as a network of ours where its weights allow it, else as the SavedModel it is."""
+"""Loads a model: rebuilt by our code if its weights allow it, else as the SavedModel it is."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,24 +18,24 @@ from transforms.model.vocabulary import check_head
 FLOAT32 = 'float32'
 
 BUILT, SAVED = 'built from its weights', 'as it was saved'
-"""How a network came to be: by our code, or as the graph of a SavedModel."""
+"""How a network was made: built by our code, or as the graph of a SavedModel."""
 
 
 class Output(NamedTuple):
-    """What a network must give with every call, whatever is in the images.
+    """What a network must return from every call, whatever is in the images.
 
     Attributes:
-      name: as the model has it.
-      length: numbers an image.
+      name: as in the model.
+      length: numbers per image.
     """
 
     name: str
     length: int
 
     def check(self, found: Any, images: int) -> None:
-        """Holds what a call gave against what it was given.
+        """Checks the result of a call against its input.
 
-        A row more or less would shift the labels of all images behind it.
+        A row more or less would shift the labels of all images after it.
 
         Raises:
           InferenceError: it is not (images, length).
@@ -47,8 +47,8 @@ class Output(NamedTuple):
 
 
 _ONE_ROW = (
-    'a model must give one row an image and one number a class, whatever the images show: export '
-    'it without what drops or adds some'
+    'a model must give one row per image and one number per class, whatever the images show: '
+    'export it without layers that drop or add some'
 )
 
 
@@ -60,15 +60,16 @@ class Network(NamedTuple):
     """What a loaded model computes.
 
     Attributes:
-      call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features
-        (N, length) float32; each is None where the model has none or none was asked for.
-      logits, features: what `call` must give, None likewise.  A SavedModel may give something else.
+      call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features (N,
+        length) float32; each is None if the model has none or none was asked for.
+      logits, features: what `call` must return, or None likewise.  A SavedModel may return
+        something else.
       mean, std: of the normalization (x - mean) / std of samples x in [0, 255].
       is_bgr: whether blue comes first.
-      precision: type in which it computes most, 'float32', 'bfloat16' or 'float16'.
+      precision: type of most of its computations, 'float32', 'bfloat16' or 'float16'.
       route: `BUILT` or `SAVED`.
-      why_saved: of a BiT network that is used as it was saved, why; '' for all others.
-      owner: to be kept as long as `call`, which holds its variables weakly.
+      why_saved: why a BiT network is used as it was saved; '' for all others.
+      owner: must be kept as long as `call`, which holds its variables weakly.
     """
 
     call: Callable[[Any], tuple[Any, Any]]
@@ -96,9 +97,9 @@ def load_network(
     Args:
       source: the model.
       precision: type to compute in.
-      batch_size: images a call.
+      batch_size: images per call.
       with_features: whether features are wanted.
-      may_be_float32: whether float32 will do where the precision cannot be had.
+      may_be_float32: whether to fall back to float32 if the precision is not available.
       must_be_rebuilt: whether a BiT network that can only be used as it was saved is an error.
 
     Raises:

@@ -19,10 +19,10 @@ _NO_MEMORY = 'not enough memory'
 
 
 def slower(name: str, why_saved: str) -> str:
-    """What it costs that a BiT network is used as it was saved, in a line for people."""
+    """What it costs that a BiT network is used as it was saved, as one line for people."""
     return (
-        f'{name} is used as it was saved: {why_saved}.  It standardizes its kernels in every call '
-        'and has neither --precision bfloat16 nor float16, which a GPU is slow without; '
+        f'{name} is used as it was saved: {why_saved}.  It standardizes its kernels in every '
+        'call and cannot use --precision bfloat16 or float16, without which a GPU is slow; '
         '--require_rebuilt stops instead'
     )
 
@@ -32,7 +32,7 @@ class InferenceOptions(NamedTuple):
 
     Attributes:
       model: what is called.
-      batch_size: slots of every call.
+      batch_size: slots per call.
       threshold, max_labels, min_labels: see `transforms.model.sparse.sparse_labels`.
       intra_op_threads: threads within one operation; the last bits of scores depend on it.
       precision: of `transforms.model.choices.PRECISIONS`; 'auto' is bfloat16 on a GPU and float32
@@ -64,7 +64,7 @@ class Prediction(NamedTuple):
     Attributes:
       indices: (N, k) int32 class indices by falling score, ties by index.
       scores: (N, k) float32.
-      counts: (N,) int32, how many of the k are labels; -1 where an output is not finite.
+      counts: (N,) int32, how many of the k are labels; -1 if an output is not finite.
       features: (N, length) float16, or None.
     """
 
@@ -75,7 +75,7 @@ class Prediction(NamedTuple):
 
 
 class Model(Protocol):
-    """What labels batches: `Predictor`, or what takes its place."""
+    """What labels batches: `Predictor`, or a substitute."""
 
     @property
     def computed(self) -> dict[str, Any]:
@@ -86,23 +86,23 @@ class Model(Protocol):
 
 
 MakeModel = Callable[[InferenceOptions], Model]
-"""Makes a model of how it is to be called; may raise ModelError.
+"""Makes a model from its options; may raise ModelError.
 
-It goes to the workers, where one model is made for all that is equal: it can be pickled, and what
-comes out of that equals what went in, as with a class, a function or a frozen dataclass.
+It is sent to the workers, where equal ones share a model: so it can be pickled, and equals its
+unpickled copy, as a class, a function or a frozen dataclass does.
 """
 
 
 class Predictor:
-    """A compiled model that has passed its canary; one a process, by `core.resources.shared`.
+    """A compiled model that has passed its canary; one per process, by `core.resources.shared`.
 
-    When the device runs out of memory, fewer images go into a call from then on, as many as it had
-    room for.  Not thread-safe, see `transforms.model.device`.
+    When the device runs out of memory, later calls take fewer images, as many as fitted.  Not
+    thread-safe, see `transforms.model.device`.
 
     Attributes:
       options: how it is called.
       network: what computes.
-      images_a_call: how many go into a call now.
+      images_a_call: how many currently go into a call.
 
     Raises:
       ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
@@ -150,13 +150,13 @@ class Predictor:
                 canary.run_canary(options.canary, source, self.see)
         except InferenceError as e:
             jit = ', compiled by XLA (--jit)' if options.jit else ''
-            raise ModelError(f'the model fails in its first call{jit}: {e}') from e
+            raise ModelError(f'the model failed in its first call{jit}: {e}') from e
 
     @property
     def computed(self) -> dict[str, Any]:
         """How it computes, for the report: precision, device, XLA, and images a call.
 
-        Of a BiT network that is used as it was saved, why, as well.
+        For a BiT network that is used as it was saved, also why.
         """
         return {**self._computed, 'batch_size': self.images_a_call}
 
@@ -215,8 +215,8 @@ class Predictor:
           pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255].
 
         Raises:
-          InferenceError: TensorFlow fails, also for want of memory, or what the model gives has not
-            a row for each image.
+          InferenceError: TensorFlow fails or runs out of memory, or the model does not return one
+            row per image.
         """
         indices, scores, counts, *wide = self._call(pixels)
         if not wide:
@@ -243,15 +243,15 @@ class Predictor:
             except errors.ResourceExhaustedError as e:
                 if size == 1:
                     raise InferenceError(
-                        f'the device has not enough memory for one image: {first_words(e)}',
+                        f'the device does not have enough memory for one image: {first_words(e)}',
                         _NO_MEMORY,
                     ) from e
                 size //= 2
             except (errors.OpError, TypeError, ValueError) as e:
                 if size < self.images_a_call:
                     raise InferenceError(
-                        f'the device has not enough memory for {self.images_a_call} images a call, '
-                        'and the SavedModel takes no other number; lower --batch_size',
+                        f'the device does not have enough memory for {self.images_a_call} '
+                        'images per call, and the SavedModel takes no fewer; lower --batch_size',
                         _NO_MEMORY,
                     ) from e
                 if isinstance(e, errors.OpError):
@@ -291,13 +291,13 @@ def _parts(pixels: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def check_precision(precision: str, source: ModelSource) -> None:
-    """Refuses a precision that a SavedModel cannot be computed in, before it is loaded.
+    """Refuses a precision that a SavedModel cannot compute in, before it is loaded.
 
     Raises:
-      ModelError: that.
+      ModelError: it is refused.
     """
     if precision not in (AUTO, 'float32') and not source.can_be_rebuilt:
         raise ModelError(
             f'--precision {precision}: the SavedModel {source.card.name} computes as it was '
-            'exported; only the embedded model and BiT networks can be computed otherwise'
+            'exported; only the embedded model and BiT networks can use another precision'
         )

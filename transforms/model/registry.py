@@ -16,22 +16,22 @@ FAMILIES: dict[str, Family] = {
     'bit': bit,
     'efficientnetv2': efficientnet_v2,
 }
-"""By what the names of their models begin with; in the order in which they are listed and asked."""
+"""By the prefix of their models' names; in the order in which they are listed and asked."""
 
 
 _SITE = r'(?:https?://tfhub\.dev/|https?://(?:www\.)?kaggle\.com/(?:api/v1/)?models/)?'
 
 
 def known_models() -> dict[str, KnownModel]:
-    """Every model with a name, by it."""
+    """Every model that has a name, by name."""
     return {name: model for family in FAMILIES.values() for name, model in family.cards().items()}
 
 
 def find_model(name: str) -> KnownModel | None:
-    """The model of a name; None for what is no name of a model.
+    """The model of a name; None for what cannot be the name of a model.
 
-    BiT-S was trained on ILSVRC-2012, so that `bit-s-r50x1` means that head; `efficientnetv2-s` is
-    the one with the classes of ImageNet-21k, as no other is known.
+    BiT-S was trained on ILSVRC-2012, so `bit-s-r50x1` means that head; `efficientnetv2-s` is the
+    one with the classes of ImageNet-21k, as no other is known.
 
     Raises:
       UsageError: it looks like a name, but there is no such model.
@@ -51,7 +51,7 @@ def find_model(name: str) -> KnownModel | None:
 
 
 def _meant(name: str, models: Container[str]) -> str:
-    """The known name that this one is another spelling of, or ''."""
+    """The known name that this one is a misspelling of, or ''."""
     plain = name.lower().replace('_', '-')
     return plain if plain in models and plain != name else ''
 
@@ -64,7 +64,7 @@ def find_by_location(location: str) -> KnownModel | None:
 
 
 def locations_of(location: str) -> tuple[str, ...]:
-    """A location, and the site where the same module can be had if it fails."""
+    """A location, and the site where the same module is available if it fails."""
     known = find_by_location(location)
     if known is None or not known.module:
         return (location,)
@@ -80,7 +80,7 @@ def family_of(architecture: str) -> Family:
     """The family of the network that a card names.
 
     Raises:
-      ModelError: none has one of this name.
+      ModelError: no family has one of this name.
     """
     problems = []
     for family in FAMILIES.values():
@@ -103,10 +103,10 @@ def features_of(architecture: str) -> int:
 
 
 def recognize(path: Path, shown: str) -> tuple[Family, Recognized]:
-    """What network a file of weights is of, without reading its values, and whose.
+    """Which network a file of weights belongs to, and its family, without reading its values.
 
     Raises:
-      ModelError: of none that is known here; or the file is damaged.  Messages call it `shown`.
+      ModelError: the network is unknown, or the file is damaged.  Messages call it `shown`.
     """
     for family in FAMILIES.values():
         if found := family.recognize(path, shown):
@@ -114,6 +114,6 @@ def recognize(path: Path, shown: str) -> tuple[Family, Recognized]:
     with open_tensors(path, shown) as tensors:
         names = sorted(tensors.shapes)
     raise ModelError(
-        f'{shown}: weights of no network that is known here ({", ".join(FAMILIES)}): it holds '
-        f'{uris.printable(listed(names))}; make a SavedModel of them'
+        f'{shown}: weights of an unknown network (known are {", ".join(FAMILIES)}): it holds '
+        f'{uris.printable(listed(names))}; export them as a SavedModel'
     )

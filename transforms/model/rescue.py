@@ -1,4 +1,4 @@
-"""Saves the images of a batch on which the model failed, but for those that are guilty."""
+"""Saves the images of a batch on which the model failed, except those that cause it."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,19 +15,19 @@ def predict_or_rescue(
 ) -> tuple[Prediction, dict[int, str]]:
     """Calls the model on a batch, and on parts of it if that fails.
 
-    Every call is of the whole size, with each image in the slot it had: the last bits of a score
-    depend on both, and on nothing else.
+    Every call has the full size, with each image in its original slot: the last bits of a score
+      depend on both, and on nothing else.
 
     Args:
       predict: the model; takes (N, S, S, 3) uint8.
       pixels: (N, S, S, 3) uint8 RGB in [0, 255].
-      slots: where images lie.
+      slots: which slots hold images.
 
     Returns:
-      What the model says of the batch, and for each slot on which it fails also alone, how.
+      What the model says of the batch, and the error of each slot that fails even alone.
 
     Raises:
-      ModelError: it fails without any image, too, so that none is to blame.
+      ModelError: it fails even without any image, so none is to blame.
     """
     try:
         return predict(pixels), {}
@@ -61,7 +61,7 @@ def _blame_the_model(predict: Predict, pixels: np.ndarray, error: InferenceError
     try:
         predict(np.zeros_like(pixels))
     except InferenceError:
-        raise ModelError(f'the model fails, also without any image: {error}') from error
+        raise ModelError(f'the model fails even without any image: {error}') from error
 
 
 def _halves(slots: Sequence[int]) -> list[list[int]]:

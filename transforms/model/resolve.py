@@ -40,9 +40,9 @@ class ModelSource:
       location: where its weights are, as given; may hold a secret.
       weights_sha256: hex hash over the weights, see `transforms.model.download.fetch.sha256_of`.
       cache: folder on each machine that holds what was downloaded; None for the default there.
-      pictures: those of its canary that lie beside its card, by name.
-      kind: how its weights are kept.
-      passed_over: why the places that were to be tried before this one did not do, in their order.
+      pictures: those of its canary that are beside its card, by name.
+      kind: the format of its weights.
+      passed_over: why the places that were tried before this one failed, in order.
     """
 
     card: ModelCard
@@ -61,12 +61,12 @@ class ModelSource:
 
     @property
     def id(self) -> str:
-        """The name under which its predictions stand."""
+        """The name that its predictions have in paths."""
         return f'{self.card.name}-{self.fingerprint[:8]}'
 
     @property
     def is_packaged(self) -> bool:
-        """Whether it lies inside the package: there is nothing to fetch."""
+        """Whether it is inside the package: there is nothing to fetch."""
         return _packaged(self.location) is not None
 
     @property
@@ -75,7 +75,8 @@ class ModelSource:
         return self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
 
     def path(self) -> Path:
-        """The folder of the SavedModel or the file of weights on this machine, fetched if need be.
+        """The folder of the SavedModel or the file of weights on this machine; fetches it if
+        needed.
 
         Raises:
           ModelError: it cannot be fetched, or is not what the launcher saw.
@@ -86,9 +87,9 @@ class ModelSource:
         found = sha256_of(path)
         if found != self.weights_sha256:
             raise ModelError(
-                f'the model at {printable_location(self.location)} has the SHA-256 {found} here, '
-                f'{self.weights_sha256} was expected; it was changed, or {path} is damaged: '
-                'delete it to fetch it again'
+                f'the model at {printable_location(self.location)} has the SHA-256 {found} '
+                f'here, but {self.weights_sha256} was expected; it was changed, or {path} is '
+                'damaged: delete it to fetch it again'
             )
         return path
 
@@ -109,22 +110,21 @@ def resolve_model(
 ) -> ModelSource:
     """Finds a model, and fetches it if it is not on this machine.
 
-    A model that is known by name may be had from several places.  What is on this machine already
-    is taken, so that it stays the same model from run to run; else the first place that gives it.
+    A model that is known by name may be available in several places.  A copy on this machine is
+    preferred, so that it stays the same model from run to run; else the first place that has it.
 
     Args:
       name: the value of --model: a name, a handle, a URL or a path.
-      card: for a model that brings no card: the name of a known model whose card it has, or a
-        file.
-      size_px: side of the square it is to take, instead of the card's.
+      card: for a model without a card: the name of a known model whose card applies, or a file.
+      size_px: side of the input square, instead of the card's.
       cache: folder for downloads; None for `default_cache`.
-      sha256: what the hash of the weights must be.
-      on_progress: told how far a download is.
+      sha256: the hash that the weights must have.
+      on_progress: called with the progress of a download.
 
     Raises:
       UsageError: there is no such model, its card or class list cannot be used, or it does not take
         squares of this size.
-      ModelError: it cannot be fetched, or has another hash.
+      ModelError: it cannot be fetched, or its hash differs.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
         raise InvalidOption('model_sha256', repr(sha256), 'expected 64 hex digits, in lower case')
@@ -165,7 +165,7 @@ def is_on_this_machine(name: str, cache: str | None) -> bool:
 
     Raises:
       UsageError: there is no such model.
-      StoreError: it lies in a bucket that cannot be read.
+      StoreError: it is in a bucket that cannot be read.
     """
     if _local(name):
         return True
@@ -185,7 +185,7 @@ def _check_size(card: ModelCard, size_px: int) -> None:
     own_px = card.resize.size_px
     known = registry.known_models().get(card.name)
     if known and known.card == card and not known.takes_any_size and size_px != own_px:
-        why = f'{card.name} takes squares of {own_px} px and no others'
+        why = f'{card.name} takes only squares of {own_px} px'
         raise InvalidOption('model_size', str(size_px), why)
 
 
@@ -211,17 +211,17 @@ def _first(
         except ModelError as e:
             problems.append(str(e))
     raise ModelError(
-        f'the model {printable_location(name)} cannot be had from any of its {len(locations)} '
-        f'sources: {"; ".join(problems)}. {_by_hand(name)}'
+        f'the model {printable_location(name)} could not be fetched from any of its '
+        f'{len(locations)} sources: {"; ".join(problems)}. {_by_hand(name)}'
     )
 
 
 def _by_hand(name: str) -> str:
     shown_name = printable_location(name)
     return (
-        'Download it by hand and give its folder, archive or file to --model; or run `lemmabeam '
-        f'models --check {shown_name} --model_cache DIR` where it can be downloaded, bring that '
-        'folder here, and give --model_cache DIR'
+        'Download it by hand and pass its folder, archive or file to --model; or run '
+        f'`lemmabeam models --check {shown_name} --model_cache DIR` on a machine that can '
+        'download it, copy that folder here, and pass --model_cache DIR'
     )
 
 
@@ -229,7 +229,7 @@ def _check_sha256(source: ModelSource, name: str, wanted: str | None) -> None:
     if wanted not in (None, source.weights_sha256):
         raise ModelError(
             f'the model {printable_location(name)!r} has the SHA-256 {source.weights_sha256}, '
-            f'--model_sha256 wants {wanted}'
+            f'but --model_sha256 is {wanted}'
         )
 
 
@@ -274,9 +274,9 @@ def _local(name: str) -> str | None:
 
 
 def printable_location(location: str) -> str:
-    """A location fit for messages and reports.
+    """A location for messages and reports.
 
-    Of a URL without userinfo and query: nobody can tell which parameters are secret.
+    A URL loses its userinfo and query: nobody can tell which parameters are secret.
     """
     is_url = uris.scheme_of(location) in ('http', 'https', 'hf')
     return shown(location) if is_url else uris.printable(location)
@@ -300,7 +300,7 @@ def _find_card(
     raise InvalidOption(
         'model',
         repr(printable_location(location)),
-        f'it brings no {CARD_FILE}: write one into its folder, such as {card_template()}, or pass '
+        f'it has no {CARD_FILE}: write one into its folder, such as {card_template()}, or pass '
         '--model_card with a file or, for a copy of a published model, its name',
     )
 
@@ -353,7 +353,9 @@ def _find_vocabulary(beside: Path, card: ModelCard) -> Vocabulary:
     if card.labels:
         path = beside / card.labels
         if not path.is_file():
-            raise UsageError(f'the file {card.labels!r} that the model card names is not beside it')
+            raise UsageError(
+                f'the model card names the file {card.labels!r}, which is not beside it'
+            )
         return parse_labels(card.name, _small_file(path), card.labels)
     return load_vocabulary(card.vocabulary or NONE)
 
@@ -373,12 +375,12 @@ def _find_pictures(
             pictures[canary.image] = _small_file(path)
         elif not (_DATA / 'canary' / canary.image).is_file():
             raise UsageError(
-                f'the canary picture {canary.image!r} that the model card names is not beside it'
+                f'the model card names the canary image {canary.image!r}, which is not beside it'
             )
         if not vocabulary.has(canary.expected):
             raise UsageError(
                 f'the canary of the model card expects {canary.expected!r} in {canary.image!r}, '
-                'but no class of the model has this name or lies below this WordNet id'
+                'but no class of the model has this name or is below this WordNet id'
             )
     return tuple(sorted(pictures.items()))
 
@@ -386,5 +388,5 @@ def _find_pictures(
 def _small_file(path: Path) -> bytes:
     size = path.stat().st_size
     if size > _MAX_SMALL_FILE_BYTES:
-        raise UsageError(f'{path}: {size} bytes, expected {_MAX_SMALL_FILE_BYTES} at most')
+        raise UsageError(f'{path}: {size} bytes, expected at most {_MAX_SMALL_FILE_BYTES}')
     return path.read_bytes()

@@ -30,7 +30,8 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
       intra_op_threads: threads within one operation; None leaves them as they are.
 
     Raises:
-      ModelError: Keras runs on another backend, or TensorFlow runs with other threads already.
+      ModelError: Keras uses another backend, or TensorFlow already runs with another number of
+        threads.
     """
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
     os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
@@ -40,8 +41,8 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
             import tensorflow as tf
         except (ImportError, OSError) as e:
             raise ModelError(
-                f'TensorFlow cannot be loaded: {e}. Is it installed whole, and a limit of memory '
-                '(ulimit -v) high enough?'
+                f'TensorFlow cannot be loaded: {e}. Is it installed completely, and is the '
+                'memory limit (ulimit -v) high enough?'
             ) from e
 
         tf.config.list_physical_devices()
@@ -53,18 +54,27 @@ def import_tensorflow(intra_op_threads: int | None = None) -> Any:
             ) from e
     if keras.backend.backend() != 'tensorflow':
         raise ModelError(
-            f'Keras runs on {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow'
+            f'Keras uses the backend {keras.backend.backend()!r} here; set KERAS_BACKEND=tensorflow'
         )
     threads = tf.config.threading
     if intra_op_threads and threads.get_intra_op_parallelism_threads() != intra_op_threads:
         try:
             threads.set_intra_op_parallelism_threads(intra_op_threads)
         except RuntimeError as e:
-            raise ModelError(
-                f'--intra_op_threads {intra_op_threads}: TensorFlow runs in this process already, '
-                f'with {threads.get_intra_op_parallelism_threads() or "its own default"}'
-            ) from e
+            # Somebody else has begun to compute in this process; its own choice is one a core.
+            running = threads.get_intra_op_parallelism_threads() or _core_count()
+            if running != intra_op_threads:
+                raise ModelError(
+                    f'--intra_op_threads {intra_op_threads}: TensorFlow is already running in this '
+                    f'process, with {running}; --intra_op_threads {running} takes those'
+                ) from e
     return tf
+
+
+def _core_count() -> int:
+    """Cores that this process may use, as TensorFlow counts them: by its affinity."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return cores or 1
 
 
 def device_name(tf: Any, require_gpu: bool) -> str:
@@ -90,8 +100,8 @@ def device_name(tf: Any, require_gpu: bool) -> str:
 def _without_startup_messages() -> Iterator[None]:
     """Holds back what TensorFlow's libraries print before their log level counts.
 
-    Everything else that any thread writes to standard error meanwhile is passed on afterwards, and
-    if this process is ended meanwhile, by another one.
+    Everything else that any thread writes to standard error meanwhile is passed on afterwards; if
+    this process is killed meanwhile, another one does that.
     """
     try:
         descriptor = sys.stderr.fileno()

@@ -1,4 +1,4 @@
-"""SavedModels: calls those of others, and reads the weights of BiT networks out of them."""
+"""SavedModels: calls any, and reads the weights of BiT networks from them."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ WEIGHTS = 'lemmabeam_standardized_tensors'
 """Attribute of our exports with the tensors of `transforms.model.families.bit.resnet.tensors`."""
 
 LOGITS, FEATURES = 'logits', 'features'
-"""Signatures and outputs by these names are found without being told."""
+"""Signatures and outputs with these names are found automatically."""
 
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 _VALUE = 'VARIABLE_VALUE'
@@ -31,8 +31,8 @@ class LoadedModel(NamedTuple):
     """A SavedModel that can be called.
 
     Attributes:
-      call: (N, S, S, 3) float32 as the card has it, to logits (N, classes) float32 and features
-        (N, length) float32, each None where the model has none.
+      call: (N, S, S, 3) float32 as the card has it, to logits (N, classes) float32 and features (N,
+        length) float32, each None if the model has none.
       model: what was loaded; its variables are held weakly by its functions.
     """
 
@@ -44,13 +44,13 @@ def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> Loa
     """Loads a SavedModel and calls it once.
 
     Args:
-      folder: with its `saved_model.pb`.
+      folder: that contains `saved_model.pb`.
       card: what it is.
       shape: of its input, (N, S, S, 3).
 
     Raises:
-      ModelError: it cannot be loaded, has nothing to call, does not take such images, gives
-        something else than tensors of numbers, or has several outputs and the card names none.
+      ModelError: it cannot be loaded, has nothing to call, does not take such images, returns
+        something other than tensors of numbers, or has several outputs and the card names none.
     """
     with warnings.catch_warnings():
         # It says that setuptools will drop what it imports.
@@ -60,7 +60,7 @@ def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> Loa
         model = hub.load(str(folder))
     except Exception as e:  # of a damaged one, TensorFlow may raise anything
         raise ModelError(
-            f'{folder}: no SavedModel that TensorFlow can load: {first_words(e)}'
+            f'{folder}: not a SavedModel that TensorFlow can load: {first_words(e)}'
         ) from e
     problems = []
     for name, function in _functions(model):
@@ -128,8 +128,8 @@ def _numbers(named: Mapping[str, Any], name: str) -> Any:
         output.dtype.is_floating or output.dtype.is_integer or output.dtype.is_bool
     ):
         raise ModelError(
-            f'the SavedModel gives {name!r} as {_form(output)}, expected a tensor of numbers, one '
-            'row an image'
+            f'the SavedModel gives {name!r} as {_form(output)}, expected a tensor of numbers, '
+            'one row per image'
         )
     return tf.cast(output, tf.float32)
 
@@ -166,7 +166,7 @@ def _static_batch_hint(model: Any, batch_size: int) -> str:
 
 
 def first_words(error: Exception) -> str:
-    """The beginning of an error of TensorFlow, which may go on for pages."""
+    """The beginning of a TensorFlow error, which may be pages long."""
     words = ' '.join(str(error).split())
     return words if len(words) <= 400 else f'{words[:400]}…'
 
@@ -175,8 +175,7 @@ class Tensors(Mapping[str, np.ndarray]):
     """Tensors of a network by official name, each read when asked for.
 
     Args:
-      read: gives the value of a key.
-      keys: by official name.
+      read: returns the value of a key. keys: by official name.
       shapes: of the tensors; values are brought to them.
     """
 
@@ -217,8 +216,8 @@ class Variables(NamedTuple):
 def read_variables(folder: Path) -> Variables:
     """Lists the variables of a SavedModel, without loading its graph.
 
-    Each is called what the object graph calls it, else what the graph does, else its key in the
-    checkpoint, which is its name in modules of TensorFlow 1.
+    Each has its name in the object graph, else that in the graph, else its key in the checkpoint,
+    which is its name in modules of TensorFlow 1.
 
     Raises:
       ModelError: the variables cannot be read.

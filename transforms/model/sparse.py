@@ -26,15 +26,15 @@ def sparse_labels(
       logits: (N, classes) float32.
       activation: what makes scores of them.
       threshold: a class is a label if its score reaches it.
-      max_labels: at most so many labels, the best.
-      min_labels: at least so many, whatever their scores.
-      at_least: return so many of the best classes even if fewer are labels.
+      max_labels: at most this many labels, the best.
+      min_labels: at least this many, whatever their scores.
+      at_least: return this many of the best classes, even if fewer are labels.
 
     Returns:
       indices: (N, k) int32 by falling score, ties by index; k = min(max(max_labels, at_least),
         classes).
-      scores: (N, k) float32, in [0, 1] but for the activation 'none'.
-      counts: (N,) int32, how many of the k are labels; -1 where a logit is not finite.
+      scores: (N, k) float32, in [0, 1] except for the activation 'none'.
+      counts: (N,) int32, how many of the k are labels; -1 if a logit is not finite.
     """
     classes = logits.shape[-1]
     k = min(max(max_labels, at_least), classes)

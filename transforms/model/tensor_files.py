@@ -1,6 +1,6 @@
 """Files of tensors, whoever wrote them: .npz, .h5 or .safetensors.
 
-Knows no network, and nothing of TensorFlow.
+Knows no network, and does not import TensorFlow.
 """
 
 import contextlib
@@ -58,7 +58,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
       others: what the other tensors hold, such as the 'int64' of a global step.
 
     Raises:
-      ModelError: the file is not there, is no .npz, breaks off, or holds Python objects.
+      ModelError: the file does not exist, is not an .npz, is truncated, or holds Python objects.
     """
 
     def __init__(self, path: str | Path, shown: str = ''):
@@ -75,7 +75,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
                 raise ModelError(f'{self._path}: cannot be read: {e.strerror}') from e
             except _DAMAGES as e:
                 raise ModelError(
-                    f'{self._path}: no .npz file, or one that breaks off, at '
+                    f'{self._path}: not an .npz file, or a truncated one, at '
                     f'{path.stat().st_size} bytes'
                 ) from e
             shapes = {name: self._shape(name) for name in self._names()}
@@ -113,7 +113,7 @@ class NpzCheckpoint(Mapping[str, np.ndarray]):
         names = self._file.namelist()
         others = [name for name in names if not name.endswith('.npy')]
         if others or not names:
-            raise ModelError(f'{self._path}: no .npz file; it holds {listed(others)}')
+            raise ModelError(f'{self._path}: not an .npz file; it holds {listed(others)}')
         return [name.removesuffix('.npy') for name in names]
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -150,7 +150,7 @@ class Variable(NamedTuple):
 
 
 class Kind(enum.Enum):
-    """How the weights of a model are kept; the value is for people."""
+    """The format of a model's weights; the value is for people."""
 
     SAVED_MODEL = 'SavedModel'
     NPZ = '.npz'
@@ -159,7 +159,7 @@ class Kind(enum.Enum):
 
 
 SUFFIXES = tuple(kind.value for kind in Kind if kind is not Kind.SAVED_MODEL)
-"""Of files of weights; what is in a file counts more, see `kind_of`."""
+"""Suffixes of files of weights; the content of a file counts more, see `kind_of`."""
 
 _HDF5_START = b'\x89HDF\r\n\x1a\n'
 _HEADER_BYTES = 8 * 2**20  # of safetensors; that of a network with 500 tensors has 50 KB
@@ -169,7 +169,7 @@ _FLOATS = ('F16', 'F32', 'F64')
 
 
 def kind_of(path: Path) -> Kind:
-    """What a model on this machine is kept as, by its first bytes rather than by its name.
+    """The format of a model on this machine, by its first bytes rather than its name.
 
     Raises:
       ModelError: it cannot be read.
@@ -221,7 +221,7 @@ class TensorFile(Protocol):
 
 
 class _SafetensorsFile:
-    """By the library, which looks whether the header fits the file."""
+    """Read by the library, which checks whether the header fits the file."""
 
     def __init__(self, path: Path, shown: str):
         try:
@@ -240,9 +240,9 @@ class _SafetensorsFile:
             size_bytes = path.stat().st_size
             if header_bytes > min(_HEADER_BYTES, size_bytes):
                 raise ModelError(
-                    f'{shown}: no .safetensors file, or one that breaks off: a header of '
-                    f'{header_bytes} bytes in a file of {size_bytes}; expected {_HEADER_BYTES} '
-                    'at most'
+                    f'{shown}: not a .safetensors file, or a truncated one: a header of '
+                    f'{header_bytes} bytes in a file of {size_bytes}; expected at most '
+                    f'{_HEADER_BYTES}'
                 )
             self._file = safe_open(path, framework='numpy')
             for name in self._file.keys():  # noqa: SIM118 (it is no mapping)
@@ -254,7 +254,7 @@ class _SafetensorsFile:
                     self.others[name] = dtype
         except self._errors as e:
             raise ModelError(
-                f'{shown}: no .safetensors file, or one that breaks off, at '
+                f'{shown}: not a .safetensors file, or a truncated one, at '
                 f'{path.stat().st_size} bytes'
             ) from e
 
@@ -328,7 +328,7 @@ class Hdf5File:
 
     def _no_file(self, path: Path) -> ModelError:
         return ModelError(
-            f'{self._shown}: no .h5 file, or one that breaks off, at {path.stat().st_size} bytes'
+            f'{self._shown}: not an .h5 file, or a truncated one, at {path.stat().st_size} bytes'
         )
 
 
@@ -340,14 +340,14 @@ _READERS: Mapping[Kind, Callable[[Path, str], TensorFile]] = {
 
 
 def open_tensors(path: Path, shown: str) -> TensorFile:
-    """Opens a file of tensors; what is in it says of which kind it is.
+    """Opens a file of tensors; its content says of which kind it is.
 
     Args:
       path: the file.
       shown: what messages call it.
 
     Raises:
-      ModelError: it is not there, is of no such kind, or breaks off.
+      ModelError: it does not exist, is of another kind, or is truncated.
     """
     reader = _READERS.get(kind_of(path), NpzCheckpoint)  # which has words for a folder
     return reader(path, shown)

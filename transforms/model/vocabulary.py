@@ -13,7 +13,7 @@ from typing import Any
 from transforms.core.errors import ModelError, UsageError
 
 NONE = 'none'
-"""Name of the list without any class, of models that give features only."""
+"""Name of the list without classes, for models that give features only."""
 
 IMAGENET21K, IMAGENET22K = 'imagenet21k', 'imagenet22k'
 """21,843 classes of BiT and EfficientNetV2; the 21,841 of ConvNeXt and Swin, in the same order."""
@@ -22,7 +22,7 @@ ILSVRC2012 = 'ilsvrc2012'
 """1,000 classes."""
 
 ANCESTORS = 'ancestors'
-"""Column of the files of class lists; those of earlier versions have none."""
+"""Column of the files of class lists, which those of earlier versions lack."""
 
 # picture and bleacher
 _NOT_IN_22K = frozenset({'n03931044', 'n09859684'})
@@ -40,7 +40,7 @@ class Vocabulary:
       wnids: WordNet 3.0 ids such as 'n02123045', or None for classes outside WordNet.
       lemmas: every word of the synset; the first one names the class.
       definitions: WordNet's gloss, or None.
-      is_packaged: it comes with this package, so that its name is enough to find it.
+      is_packaged: it comes with this package, so its name is enough to find it.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Vocabulary:
     is_packaged: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by name where that is enough: 21,843 classes weigh 2 MB in every step."""
+        """Pickled by name if that is enough: 21,843 classes take 2 MB in every step."""
         if self.is_packaged:
             return load_vocabulary, (self.name,)
         return Vocabulary, (self.name, self.wnids, self.lemmas, self.definitions)
@@ -77,7 +77,7 @@ class Vocabulary:
         return f'{self.name}-{self.sha256[:8]}.parquet'
 
     def is_it(self, index: int, expected: str) -> bool:
-        """Whether a class has this name, or is this synset or lies below it."""
+        """Whether a class has this name, or is this synset or below it."""
         wnid = self.wnids[index]
         return self.names[index] == expected or (wnid is not None and is_under(wnid, expected))
 
@@ -86,7 +86,7 @@ class Vocabulary:
         return any(self.is_it(index, expected) for index in range(len(self)))
 
     def to_parquet(self) -> bytes:
-        """The vocabulary as a Parquet file, one row a class.
+        """The vocabulary as a Parquet file, one row per class.
 
         Columns: index int32, wnid, name, lemmas list, definition, hypernyms list of wnids (direct
         parents in WordNet 3.0), ancestors list of {wnid, name} (these, theirs and so on up to
@@ -144,7 +144,7 @@ def vocabulary_names() -> list[str]:
 
 @functools.cache
 def class_count(name: str) -> int:
-    """How many classes a list of the package has, which need not be parsed for that.
+    """How many classes a list of the package has, without parsing it.
 
     Raises:
       UsageError: there is none of this name.
@@ -157,7 +157,7 @@ def class_count(name: str) -> int:
 
 
 def names_by_length(classes: int) -> list[str]:
-    """Which class lists of the package have so many classes."""
+    """The class lists of the package that have this many classes."""
     return [name for name in vocabulary_names() if class_count(name) == classes]
 
 
@@ -172,7 +172,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         return Vocabulary(NONE, (), (), (), is_packaged=True)
     if name not in vocabulary_names():
         known = ', '.join(vocabulary_names())
-        raise UsageError(f'no class list {name!r} comes with this package, but: {known}')
+        raise UsageError(f'no class list {name!r} in this package; it has {known}')
     if name == IMAGENET22K:
         return _without(load_vocabulary(IMAGENET21K), _NOT_IN_22K, name)
     data = (_DATA / f'{name}.tsv').read_bytes()
@@ -180,7 +180,7 @@ def load_vocabulary(name: str) -> Vocabulary:
 
 
 def check_head(vocabulary: Vocabulary, classes: int, model: str) -> None:
-    """Holds a class list against the head whose classes it is to name.
+    """Checks that a class list fits the head whose classes it names.
 
     Args:
       vocabulary: the list.
@@ -193,7 +193,11 @@ def check_head(vocabulary: Vocabulary, classes: int, model: str) -> None:
     if classes == len(vocabulary):
         return
     fitting = ' or '.join(map(repr, names_by_length(classes)))
-    hint = f'; the class list of so many is {fitting}: "vocabulary" of its card' if fitting else ''
+    hint = (
+        f'; the class list with that many is {fitting}: set "vocabulary" in its card'
+        if fitting
+        else ''
+    )
     raise ModelError(
         f'{model} has a head of {classes} classes, but its class list {vocabulary.name!r} has '
         f'{len(vocabulary)}{hint}'
@@ -212,16 +216,16 @@ def _without(whole: Vocabulary, wnids: Set[str | None], name: str) -> Vocabulary
 
 
 def parse_labels(name: str, data: bytes, where: str) -> Vocabulary:
-    """Reads the class list of a model of one's own.
+    """Reads the class list of a user's model.
 
     Args:
       name: of the list.
-      data: UTF-8 text, one name a line in the order of the logits; or, where `where` ends in
-        `.tsv`, a table with a header, see `parse_table`.
+      data: UTF-8 text, one name per line in the order of the logits; or, if `where` ends in `.tsv`,
+        a table with a header, see `parse_table`.
       where: the file, for messages.
 
     Raises:
-      UsageError: it is no text, holds no class, or a class has no name.
+      UsageError: it is not text, has no classes, or a class has no name.
     """
     if where.endswith('.tsv'):
         return parse_table(name, data, where)
@@ -229,7 +233,7 @@ def parse_labels(name: str, data: bytes, where: str) -> Vocabulary:
     lines = _text(data, where).replace('\r\n', '\n').removesuffix('\n').split('\n')
     for number, line in enumerate(lines, 1):
         if not line.strip():
-            raise UsageError(f'{where}: line {number} is empty; expected one class name a line')
+            raise UsageError(f'{where}: line {number} is empty; expected one class name per line')
     nothing = (None,) * len(lines)
     return Vocabulary(name, nothing, tuple((line.strip(),) for line in lines), nothing)
 
@@ -238,7 +242,7 @@ def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
     """Reads a tab-separated class list with the columns lemmas, and wnid and definition if known.
 
     Raises:
-      UsageError: it is no such table, holds no class, or a class has no name.
+      UsageError: it is not such a table, has no classes, or a class has no name.
     """
     text = _text(data, where)
     # csv has a limit of its own, which others in the process may have changed.
@@ -247,12 +251,12 @@ def parse_table(name: str, data: bytes, where: str) -> Vocabulary:
     try:
         rows = list(csv.DictReader(io.StringIO(text), delimiter='\t', quoting=csv.QUOTE_NONE))
     except csv.Error as e:
-        raise UsageError(f'{where}: no table of tab-separated columns') from e
+        raise UsageError(f'{where}: not a table of tab-separated columns') from e
     for number, row in enumerate(rows, 2):
         if not (row.get('lemmas') or '').strip():
             raise UsageError(f'{where}: line {number} has no lemmas; the header must name them')
     if not rows:
-        raise UsageError(f'{where}: holds no class')
+        raise UsageError(f'{where}: has no classes')
     return Vocabulary(
         name,
         tuple(row.get('wnid') or None for row in rows),

@@ -1,4 +1,4 @@
-"""Zip files that nobody has vouched for: their list of members is read only if it is short."""
+"""Untrusted zip files: their list of members is read only if it is short."""
 
 import zipfile
 from typing import Any, BinaryIO, cast
@@ -8,7 +8,7 @@ _LIST_BYTES = 8 * 2**20
 
 
 class _ShortReads:
-    """A file of which no more than the list may be read at once, until `is_open` is set.
+    """A file of which at most the list of members may be read at once, until `is_open` is set.
 
     zipfile reads the list whole, of whatever length the file says.
     """
@@ -32,10 +32,10 @@ def open_zip(file: BinaryIO, list_bytes: int = _LIST_BYTES) -> zipfile.ZipFile:
 
     Args:
       file: seekable.
-      list_bytes: how long its list of members may be.
+      list_bytes: limit for its list of members.
 
     Raises:
-      zipfile.BadZipFile: it is none, or lists far more members than any model has; and whatever
+      zipfile.BadZipFile: it is not one, or lists far more members than any model has; and whatever
         else zipfile raises.
     """
     reader = _ShortReads(file, list_bytes)

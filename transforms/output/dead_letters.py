@@ -14,7 +14,7 @@ from transforms.output.predictions import PIECE_ROWS, ROW_GROUP_ROWS
 KIND = 'dead_letters'
 VERSIONS = 'dead_versions'
 """Which version of which object is not worth another try, and which row is gone: read by the next
-run, and by who looks for the newest rows.
+run, and by readers of the newest rows.
 """
 _NOTES = frozenset(note.value for note in Note)
 
@@ -29,7 +29,7 @@ VERSION_SCHEMA = pa.schema(
 
 
 def dead_letter_schema(carry: Sequence[str], metadata: Mapping[str, str]) -> pa.Schema:
-    """Schema of a dead-letter file; carried columns stand inside it, also partitions."""
+    """Schema of a dead-letter file; it contains the carried columns, also those of partitions."""
     fields = [
         pa.field('uri', pa.string(), nullable=False),
         pa.field('stage', pa.string(), nullable=False),
@@ -85,7 +85,7 @@ def _table(
 
 
 def _storable(value: str | None) -> str | None:
-    """A carried value; null where it is no UTF-8, for which it is a dead letter."""
+    """A carried value; null if it is not UTF-8, which makes the row a dead letter."""
     try:
         (value or '').encode()
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def is_note(letter: DeadLetter) -> bool:
 
 
 def version_table(letters: Iterable[DeadLetter]) -> pa.Table:
-    """The dead letters that stay what they are as long as the object, or the line, stays; notes."""
+    """The dead letters that hold as long as the object, or the line, is unchanged; and notes."""
 
     def row_of(letter: DeadLetter) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Where the files of a run lie, and what its datasets look like."""
+"""Where the files of a run are, and what its datasets look like."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from transforms.storage.sealed import open_json
 
 SCHEMA_VERSION = 1
 FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')
-"""All that lie in an output."""
+"""All folders of an output."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths(Output):
-    """Where the files of a run lie, relative to the output.
+    """Where the files of a run are, relative to the output.
 
     Attributes:
       run_id: id of the run.
       model_id: id of the model.
-      attempt: which attempt at the run this is, as part of a path; what it stages is its own.
+      attempt: which attempt at the run this is, as part of a path; each has its own staged files.
     """
 
     run_id: str
@@ -62,7 +62,7 @@ class RunPaths(Output):
     def run_folder(self, kind: str) -> str:
         """'predictions/model=<id>/run=<id>' or the same of 'dead_letters'.
 
-        What only the next runs read lies beside the report: 'runs/<id>/dead_versions'.
+        What only later runs read is beside the report: 'runs/<id>/dead_versions'.
         """
         if kind == 'dead_versions':
             return f'runs/{self.run_id}/{kind}'
@@ -70,7 +70,7 @@ class RunPaths(Output):
 
     @property
     def work_folder(self) -> str:
-        """Where unpublished files of this run lie."""
+        """Where unpublished files of this run are."""
         return f'_work/{self.run_id}'
 
     @property
@@ -85,7 +85,7 @@ class RunPaths(Output):
 
     @property
     def commit_path(self) -> str:
-        """The file that decides which attempt's files are those of the run."""
+        """The file that decides which attempt's files are published."""
         return f'{self.work_folder}/commit.json'
 
     def staged_uri(self, path: str) -> str:
@@ -108,7 +108,7 @@ class Layout(RunPaths):
     Attributes:
       carry: carried columns, in order.
       partition_by: those of them that are folders.
-      rows_per_file: rows a Parquet file, about.
+      rows_per_file: approximate rows per Parquet file.
     """
 
     carry: tuple[str, ...]
@@ -117,7 +117,7 @@ class Layout(RunPaths):
 
     @property
     def file_columns(self) -> tuple[str, ...]:
-        """Carried columns that stand inside the prediction files."""
+        """Carried columns that are inside the prediction files."""
         return tuple(column for column in self.carry if column not in self.partition_by)
 
     def partition_folder(self, carried: str) -> str:
@@ -129,9 +129,9 @@ class Layout(RunPaths):
         return folder_of_values(self.partition_by, chosen)
 
     def shards(self, rows: int) -> int:
-        """How many files hold so many rows: a power of two, as the number of buckets is.
+        """How many files hold this many rows: a power of two, like the number of buckets.
 
-        So the rows of a chunk go to one file of a partition, however many files there are.
+        So the rows of a chunk go to one file per partition, however many files there are.
         """
         return power_of_two(-(-rows // self.rows_per_file))
 
@@ -165,8 +165,8 @@ def check_dataset(layout: Layout) -> bool:
     ours = dataset_spec(layout)
     if there != ours:
         raise UsageError(
-            f'--output {layout.output}: this run does not fit the dataset there; the dataset has '
-            f'{json.dumps(there)}, this run {json.dumps(ours)}; use the same --carry and '
-            '--partition_by, or another --output'
+            f'--output {layout.output}: this run does not fit the dataset there; the dataset '
+            f'has {json.dumps(there)}, but this run has {json.dumps(ours)}; use the same '
+            '--carry and --partition_by, or another --output'
         )
     return True

@@ -1,4 +1,4 @@
-"""Parquet files of ours, as they are read: a part at a time, whatever they hold."""
+"""Reading our own Parquet files: a part at a time, whatever they contain."""
 
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -14,10 +14,10 @@ _STREAM_BYTES = 2**20
 
 
 def open_parquet(stream: BinaryIO) -> pq.ParquetFile:
-    """A file of ours for `batches`, of which no more is held than what is being read.
+    """Opens one of our files for `batches`; only what is being read is in memory.
 
     Raises:
-      pa.ArrowException, OSError: it is no Parquet file.
+      pa.ArrowException, OSError: it is not a Parquet file.
     """
     return pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
 
@@ -28,13 +28,13 @@ def batches(
     most_rows: int = MOST_ROWS,
     use_threads: bool = True,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a file, so many at a time that they fit into memory.
+    """The rows of a file, in batches that fit into memory.
 
     Args:
-      parquet: of `open_parquet`.
+      parquet: from `open_parquet`.
       columns: those to read, None for all.
-      most_rows: of short rows.
-      use_threads: whether columns are decoded at the same time, which holds more.
+      most_rows: most rows per batch, if they are short.
+      use_threads: whether to decode columns in parallel, which takes more memory.
 
     Raises:
       pa.ArrowException, OSError: it is damaged.

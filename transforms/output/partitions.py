@@ -1,4 +1,4 @@
-"""Folder names of partitions, written as Hive writes them."""
+"""Folder names of partitions, as Hive writes them."""
 
 import re
 import unicodedata
@@ -28,10 +28,10 @@ def unescape(name: str) -> str | None:
 
 
 def fold(name: str) -> str:
-    """The same for all names that some file system may take for one.
+    """A key that is equal for names that some file system may treat as the same.
 
-    APFS, NTFS, exFAT and SMB take `A` for `a`, the first and the last also one normalization of
-    Unicode for another, and others leave out dots and spaces at the end of a name.
+    APFS, NTFS, exFAT and SMB ignore case, the first and the last also Unicode normalization, and
+    others drop dots and spaces at the end of a name.
     """
     folded = unicodedata.normalize('NFKD', unicodedata.normalize('NFKD', name).casefold())
     return '/'.join(part.rstrip('. ') for part in folded.split('/'))

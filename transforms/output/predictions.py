@@ -1,4 +1,4 @@
-"""Predictions as Parquet files, one a shard of a partition."""
+"""Predictions as Parquet files, one per shard of a partition."""
 
 import hashlib
 import io
@@ -21,14 +21,14 @@ from transforms.output.run_metadata import SCORES_FLOOR
 
 KIND = 'predictions'
 WITHOUT_LABEL = 'without_label'
-"""Count of the report: rows of predictions of which no class reached the threshold."""
+"""Count in the report: rows of predictions in which no class reached the threshold."""
 
 TOP_LABELS = 10
-"""Names of a report: those that are most often the first label of an image."""
+"""How many names the report lists: those most often the first label of an image."""
 
 ROW_GROUP_ROWS = 65_536
 PIECE_ROWS = 256
-"""Rows that are made columns at a time: what they carry is in memory twice meanwhile."""
+"""Rows turned into columns at a time: their carried values are in memory twice meanwhile."""
 
 _SCORE = pa.float32()
 _LABEL = pa.struct(
@@ -45,7 +45,7 @@ STORED_SCORES = 'stored_scores'
 """Column of a snapshot of relabelled rows: all scores that are stored, also below their labels."""
 
 GONE_SINCE = 'gone_since'
-"""Column of what readers see, of no file: since when inputs that listed a row do so no more."""
+"""Column that readers see, but no file has: since when the inputs no longer list a row."""
 
 _STORED_SCORE = pa.struct(
     [pa.field('index', pa.int32(), nullable=False), pa.field('score', _SCORE, nullable=False)]
@@ -61,8 +61,8 @@ def prediction_schema(file_columns: Sequence[str], metadata: Mapping[str, str]) 
 
     Args:
       file_columns: carried columns that are not partitions.
-      metadata: what the scores are worth knowing by, as text; 'features' is the length of the
-        features, where they were asked for; with `SCORES_FLOOR` there are `STORED_SCORES`.
+      metadata: how the scores were made, as text; 'features' is the length of the features, if they
+        were asked for; with `SCORES_FLOOR` there are `STORED_SCORES`.
     """
     length = metadata.get(run_metadata.FEATURES)
     features = (
@@ -91,7 +91,7 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
     Args:
       table: rows of `transforms.output.results.SCHEMA`.
       layout: the output.
-      shards: files a partition, by its folder.
+      shards: files per partition, by its folder.
 
     Returns:
       Tables by path; a row for each set of carried values, `carried` now a JSON text, or what
@@ -113,9 +113,9 @@ def route(table: pa.Table, layout: Layout, shards: Mapping[str, int]) -> dict[st
 
 
 def expected_paths(layout: Layout, shards: Mapping[str, int]) -> list[str]:
-    """Every file of the run, also those that will stay empty.
+    """Every file of the run, including those that stay empty.
 
-    A dataset without any row still has one, so that readers find its schema.
+    A dataset without any rows still has one, so that readers find its schema.
     """
     folders = shards or {layout.partition_folder(_no_values(layout)): 1}
     return [
@@ -130,7 +130,7 @@ def _no_values(layout: Layout) -> str:
 
 
 class Classes(Protocol):
-    """What labels say of a model's classes; `transforms.model.vocabulary.Vocabulary` is one."""
+    """Names of a model's classes; `transforms.model.vocabulary.Vocabulary` is one."""
 
     @property
     def wnids(self) -> Sequence[str | None]:
@@ -146,14 +146,13 @@ def prediction_tables(
 ) -> Iterator[pa.Table]:
     """The rows of one file, sorted by URI and carried values, with the names of their labels.
 
-    One row group at a time: names and columns of a whole file would take as much memory again as
-    its rows.
+    One row group at a time: names and columns of a whole file would double the memory of its rows.
 
     Args:
-      routed: what `route` gave for the file.
+      routed: what `route` returned for the file.
       classes: names of the labels.
       layout: the output.
-      schema: of `prediction_schema`.
+      schema: from `prediction_schema`.
     """
     if not routed:
         return
@@ -255,7 +254,7 @@ def to_parquet(schema: pa.Schema, tables: Iterable[pa.Table]) -> bytes:
 def write_file(
     path: str, layout: Layout, schema: pa.Schema, tables: Iterable[pa.Table]
 ) -> WrittenFile:
-    """Writes one file of a run to where it waits for publication.
+    """Writes one file of a run to its staging place.
 
     Raises:
       StoreError: another file has its name, or the store fails.
@@ -274,12 +273,13 @@ def write_file(
     # Once more, by an engine that repeats what may have failed, it is the same.
     if not layout.store.create(uri, data) and layout.store.read(uri) != data:
         raise StoreError(
-            f'{uri} is there already, with other rows: start the run again; if that does not help, '
-            'the file system takes the names of two partitions for one: choose another --output'
+            f'{uri} already exists, with other rows: start the run again; if that does not '
+            'help, the file system cannot tell the names of two partitions apart: choose '
+            'another --output'
         )
     sha256 = hashlib.sha256(data).hexdigest()
     write_sec = time.perf_counter() - started
     return WrittenFile(path, rows, len(data), sha256, write_sec)
 
 
-"""When the first run began that did not find a row's image; UTC, null where it is still there."""
+"""When the first run began that did not find a row's image; UTC, null if it is still there."""

@@ -1,6 +1,6 @@
-"""The outcome of a chunk: one Arrow table with a row an image, labelled or failed.
+"""The results of a chunk: one Arrow table with a row per image, labelled or failed.
 
-It is what leaves a finished chunk, and all that leaves it.
+It is all that leaves a finished chunk.
 """
 
 import json
@@ -48,8 +48,8 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
 
     Returns:
       A table of `SCHEMA`, followed by `FEATURES` if there are any; `reason` is set for failed
-      images, `is_unchanged` for those an earlier run has dealt with, and the rest is labelled.
-      Its metadata tells how the model computed.
+      images, `is_unchanged` for those an earlier run has dealt with, and the rest is labelled.  Its
+      metadata says how the model computed.
     """
     items = [item for batch in batches for item in batch.items]
     outcomes = [outcome for batch in batches for outcome in batch.outcomes]
@@ -83,7 +83,7 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """The rows of a chunk of parts of them, each of `outcome_table`, in order."""
+    """The rows of a chunk, joined from parts in order, each from `outcome_table`."""
     columns = SCHEMA.names
     joined = pa.concat_tables([table.select(columns) for table in tables]).combine_chunks()
     length = next(
@@ -127,7 +127,7 @@ _NO_IMAGE = _Nothing()
 
 
 def _labels(batches: Sequence[LabeledBatch], is_labeled: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Class indices and scores: a list a row, null where there is no label to be had."""
+    """Class indices and scores: a list per row, null if the image has no labels."""
     indices, scores = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
     counts = np.zeros(len(is_labeled), np.int32)
     start = 0
@@ -169,7 +169,7 @@ def _list_column(values: np.ndarray, is_there: np.ndarray) -> pa.Array:
 
 
 def computed(table: pa.Table) -> list[str]:
-    """How the model computed the rows of a chunk: one JSON object for each way."""
+    """How the model computed the rows of a chunk: one JSON object per way."""
     ways: list[str] = json.loads((table.schema.metadata or {}).get(_COMPUTED, b'[]'))
     return ways
 
@@ -179,7 +179,7 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
 
     Args:
       metadata: what the launcher knows.
-      ways: what `computed` gave for every chunk.
+      ways: what `computed` returned for every chunk.
     """
     facts = [json.loads(way) for way in sorted(set(ways))]
     precisions = sorted({fact['precision'] for fact in facts})
@@ -229,7 +229,7 @@ def count_unchanged(table: pa.Table) -> int:
 
 
 def with_short_texts(data: bytes) -> bytes:
-    """The rows of a finished chunk, to wait in memory: long carried values are left on disk."""
+    """The rows of a finished chunk, to be kept in memory: long carried values stay on disk."""
     if not LONG_TEXTS.are_on_disk:
         return data
     table = from_ipc(data)
@@ -245,7 +245,7 @@ def with_short_texts(data: bytes) -> bytes:
 
 
 def shortened(texts: pa.Array) -> pa.Array:
-    """Carried values as JSON texts with what stands for long ones; the same array if none is."""
+    """Carried values as JSON texts with long ones replaced; the same array if none is long."""
     longest = pc.max(pc.binary_length(texts)).as_py() or 0
     if longest < LONG_CHARS or not LONG_TEXTS.are_on_disk:
         return texts
@@ -255,7 +255,7 @@ def shortened(texts: pa.Array) -> pa.Array:
 def to_ipc(table: pa.Table) -> bytes:
     """A table as an Arrow IPC stream.
 
-    Compressed: engines hold them in memory, several copies of each, until the last chunk is done.
+    Compressed: runners hold them in memory, several copies of each, until the last chunk is done.
     """
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression='zstd')

@@ -1,7 +1,7 @@
-"""Whether a store tells the folders of a run apart: some take `Train` for `train`.
+"""Whether a store tells the folders of a run apart: some treat `Train` and `train` as the same.
 
 A file system that folds names would put the rows of two partitions into one folder, under the name
-of one of them.  Only the store itself knows what it folds, so it is asked, about the very names.
+of one of them.  Only the store itself knows what it folds, so it is tried with these very names.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from transforms.output.partitions import fold
 
 
 def check(layout: Layout, folders: Iterable[str]) -> None:
-    """Creates folders that could be taken for one another, and removes what it made.
+    """Creates folders whose names may be the same to the store, and removes them again.
 
     Args:
       layout: the output, and the run.
       folders: of partitions, 'split=train/day=7/' each.
 
     Raises:
-      UsageError: two of them are one to the store, or a part of theirs is.
+      UsageError: the store treats two of them, or of their parent folders, as the same.
     """
     alike: dict[str, set[str]] = defaultdict(set)
     for folder in folders:
@@ -37,8 +37,9 @@ def check(layout: Layout, folders: Iterable[str]) -> None:
                 uri = f'{probe}/{path}/x'
                 if not layout.store.create(uri, b''):
                     raise UsageError(
-                        f'--partition_by {",".join(layout.partition_by)}: of {", ".join(group)} '
-                        f'two are one folder to the file system of {layout.output}; choose an '
-                        '--output that tells them apart, or write these values alike'
+                        f'--partition_by {",".join(layout.partition_by)}: two of '
+                        f'{", ".join(group)} are the same folder to the file system of '
+                        f'{layout.output}; choose an --output that tells them apart, or spell '
+                        'these values alike'
                     )
                 created.callback(layout.store.delete, uri)

@@ -1,10 +1,11 @@
-"""Checkpoints: what the next attempt of a run need not do again.
+"""Checkpoints: what the next attempt at a run need not do again.
 
-A finished chunk's file is named by its content, created only if it is absent and looked for before
-the chunk is worked; whoever comes second uses the winner's, so that its rows are the same for all.
+The file of a finished chunk is named by its content, created only if absent, and looked for before
+the chunk is processed; whoever comes second uses the winner's, so that its rows are the same for
+all.
 
-Of a chunk that takes long there are parts meanwhile: the rows of whole batches that follow each
-other, each named by the place of its first one.  They go when the chunk is finished.
+A chunk that takes long has parts meanwhile: the rows of consecutive whole batches, each named by
+the place of its first one.  They are removed when the chunk is finished.
 """
 
 import itertools
@@ -21,26 +22,26 @@ from transforms.storage.sealed import seal, unseal
 
 
 def folder(layout: RunPaths) -> str:
-    """Where they lie, relative to the output."""
+    """Where they are, relative to the output."""
     return f'{layout.work_folder}/chunks'
 
 
 def chunk_uri(layout: RunPaths, chunk: Chunk, place: int = 0) -> str:
-    """Where the rows of a finished chunk lie; at another place, where the ones before are damaged.
+    """Where the rows of a finished chunk are; at another place if earlier files are damaged.
 
-    What is damaged stays, and is never written over: of two workers that find it, one would
-    otherwise remove what the other has just finished.
+    A damaged file stays, and is never overwritten: of two workers that find it, one could otherwise
+      remove what the other has just finished.
     """
     name = f'{chunk.id}-{place}' if place else chunk.id
     return layout.uri(f'{folder(layout)}/{name}.arrow')
 
 
 class Found(NamedTuple):
-    """What there is of a chunk.
+    """What was found of a chunk.
 
     Attributes:
       data: its rows, an Arrow stream of `outcomes.SCHEMA`, or None if it is not finished.
-      damaged: files of it that are not as they were written, and count as none.
+      damaged: its files that are not as they were written, which are ignored.
     """
 
     data: bytes | None
@@ -48,7 +49,7 @@ class Found(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What there is of a chunk that is not finished.
+    """What was found of a chunk that is not finished.
 
     Attributes:
       tables: the rows of its first images, in order.
@@ -65,7 +66,7 @@ class Parts(NamedTuple):
 
 
 def part_uri(layout: RunPaths, chunk: Chunk, start: int) -> str:
-    """Where rows of an unfinished chunk lie, those from an image on."""
+    """Where rows of an unfinished chunk are, those from an image on."""
     return layout.uri(f'{folder(layout)}/{chunk.id}.part-{start}.arrow')
 
 
@@ -100,26 +101,26 @@ def find_parts(layout: RunPaths, chunk: Chunk, most: int | None = None) -> Parts
 def finish(
     layout: RunPaths, chunk: Chunk, start: int, table: pa.Table, parts: Sequence[int]
 ) -> bytes:
-    """Keeps the rows of a chunk, and removes what there is of its parts.
+    """Keeps the rows of a chunk, and removes its parts.
 
     Args:
       layout: the output.
       chunk: which.
-      start: its images before have been finished by an earlier attempt.
+      start: the images before this one were finished by an earlier attempt.
       table: the rows of the others.
-      parts: where those begin that this attempt has kept.
+      parts: where the parts start that this attempt has kept.
 
     Returns:
-      What counts, which may be another worker's.
+      The rows that count, which may be another worker's.
 
     Raises:
-      StoreError: the rows of the earlier attempt are not there any more.
+      StoreError: the rows of the earlier attempt are no longer there.
     """
     before = find_parts(layout, chunk, start) if start else Parts([], 0)
     if before.done != start:
         raise StoreError(
-            f'{part_uri(layout, chunk, before.done)}, of an unfinished chunk, is missing or '
-            'damaged since it was read: the same command does it again'
+            f'{part_uri(layout, chunk, before.done)}, part of an unfinished chunk, has become '
+            'missing or damaged since it was read: run the same command again to redo it'
         )
     if start:
         table = results.join([*before.tables, table])
@@ -142,7 +143,7 @@ def find(layout: RunPaths, chunk: Chunk) -> Found:
 
 
 def keep(layout: RunPaths, chunk: Chunk, data: bytes) -> bytes:
-    """Keeps the rows of a chunk; returns what counts, which may be another worker's."""
+    """Keeps the rows of a chunk; returns those that count, which may be another worker's."""
     winner, damaged = None, 0
     while winner is None:
         if layout.store.create(chunk_uri(layout, chunk, damaged), seal(data)):

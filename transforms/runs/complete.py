@@ -21,7 +21,7 @@ class CompleteRun(NamedTuple):
     """A run that has its report.
 
     Attributes:
-      sequence: its place among the runs of its folder, from 1; clocks may go back, this does not.
+      sequence: its place among the runs of its folder, from 1; unlike a clock, it never goes back.
       finished_at: when it was done, UTC, in ISO 8601.
       id: its run id.
       report: what it says of itself.
@@ -43,7 +43,7 @@ class CompleteRun(NamedTuple):
         return self.report.model.id
 
     def files(self, kind: str) -> Iterator[PublishedFile]:
-        """What the report says of its files of a kind: 'predictions', 'dead_letters', …."""
+        """Its files of a kind, as the report lists them: 'predictions', 'dead_letters', …."""
         return (file for file in self.report.files if file.kind == kind)
 
 
@@ -55,7 +55,7 @@ def complete_runs(
     Args:
       output: the folder.
       store: how it is reached.
-      deadline_sec: so long it may take until something is heard of it.
+      deadline_sec: longest time without an answer of the store.
 
     Raises:
       StoreError: a report is damaged, or the store does not answer.
@@ -74,7 +74,7 @@ def complete_runs(
 
 
 def read_run(output: str, run_id: str, store: Store) -> CompleteRun | None:
-    """A run of an output folder, or None where it has no report.
+    """A run of an output folder, or None if it has no report.
 
     Raises:
       StoreError: its report is damaged.
@@ -86,6 +86,12 @@ def read_run(output: str, run_id: str, store: Store) -> CompleteRun | None:
     try:
         return CompleteRun.of(run_id, RunReport.from_json(open_json(data).value))
     except DamagedError as e:
-        raise StoreError(
-            f'{uri} is damaged: restore it from a backup, or remove the run as the README says'
-        ) from e
+        raise StoreError(f'{uri} is damaged: {restore_or_remove(run_id)}') from e
+
+
+def restore_or_remove(run_id: str) -> str:
+    """What to do about a damaged file of a run, without which nothing of the run counts."""
+    return (
+        f'restore it from a backup, or remove runs/{run_id} and the run={run_id} folders by hand, '
+        'then run `lemmabeam clean`'
+    )

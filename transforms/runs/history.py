@@ -1,4 +1,4 @@
-"""What earlier runs made of each image, so that nothing is paid twice."""
+"""What earlier runs did with each image, so that nothing is paid for twice."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ from transforms.storage.sealed import Checksum, open_listed
 
 
 class HistoryFile(NamedTuple):
-    """A file that tells what a run made of its images.
+    """A file that says what a run did with its images.
 
     Attributes:
       path: below the output folder.
       checksum: of its bytes.
-      sequence: the place of its run, as in `latest.sql`; those of two reports may be the same.
+      sequence: the place of its run, as in `latest.sql`; two reports may have the same.
       is_same_input: whether that run had the same inputs as the one that reads it.
-      again: reasons that may not hold any more, because a limit is another one, or do not count.
+      again: reasons that may no longer hold, because a limit differs, or that do not count.
       rows: of the file.
     """
 
@@ -40,7 +40,7 @@ class HistoryFile(NamedTuple):
 
     @property
     def is_hint(self) -> bool:
-        """Whether it tells only of what is tried again, and nothing is lost without it."""
+        """Whether it only lists what is tried again, so that nothing is lost without it."""
         return self.path.startswith(f'{dead_letters.KIND}/')
 
 
@@ -57,7 +57,7 @@ def history_files(
     Args:
       runs: complete runs, the oldest first.
       model_id: weights and preprocessing that the results must come from.
-      inputs: those of the run that asks, as a report has them.
+      inputs: those of the run that asks, as in a report.
       uri_column: what it reads of manifests.
       limits: 'max_bytes' and 'max_pixels' of the run that asks.
       retry_dead: leave out what can never be labelled.
@@ -87,7 +87,7 @@ def failed_files(
     uri_column: str,
     again: Sequence[Reason] = (),
 ) -> list[HistoryFile]:
-    """The files that tell what the last run over the same inputs could not label, and may now.
+    """The files that list what the last run over the same inputs could not label, but this one may.
 
     Args:
       runs, model_id, inputs, uri_column: as for `history_files`.
@@ -159,7 +159,7 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
     """The URI of each row of a file, and what became of it.
 
     Raises:
-      StoreError: the file is missing or damaged, and more than a hint.
+      StoreError: the file is missing or damaged, and is more than a hint.
     """
     uri = layout.uri(file.path)
     try:
@@ -175,8 +175,8 @@ def read_history(file: HistoryFile, layout: Layout) -> Iterator[tuple[str, Known
         if file.is_hint:
             return
         raise StoreError(
-            f'{uri}, of a complete run, is missing or damaged: `lemmabeam verify` tells more; '
-            '--force labels everything again without it'
+            f'{uri}, part of a complete run, is missing or damaged: run `lemmabeam verify` for '
+            'details; --force labels everything again without it'
         ) from e
 
 
@@ -189,7 +189,7 @@ def _predictions(
     for batch in batches(parquet, columns):
         uris, versions, *values = (column.to_pylist() for column in batch.columns)
         if None in uris:
-            raise pa.ArrowInvalid('a row without URI')
+            raise pa.ArrowInvalid('a row without a URI')
         carried: Iterable[str]
         if inside:
             named = (dict(zip(inside, row, strict=True)) for row in zip(*values, strict=True))

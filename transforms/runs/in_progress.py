@@ -1,4 +1,4 @@
-"""What unfinished runs have left under `_work`: enough to go on with them, or to remove them."""
+"""What unfinished runs have left under `_work`: enough to resume or to remove them."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from transforms.storage.base import Store
 from transforms.storage.sealed import open_json, seal_json
 
 FORMAT = 2
-"""Of everything under `_work`; another one is neither read nor written to."""
+"""Format of everything under `_work`; work of another format is neither read nor written."""
 
 RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
 _FOLDER = '_work'
@@ -38,13 +38,13 @@ _OURS = re.compile(
 
 
 class Begun(NamedTuple):
-    """How a run was begun; all its attempts share it.
+    """How a run was started; all its attempts share it.
 
     Attributes:
       started_at: when, UTC, in ISO 8601.
       sequence: its place among the runs of the output.
       earlier: ids of the runs whose results it takes into account.
-      options: what decides on its output.
+      options: those that decide its output.
     """
 
     started_at: str
@@ -61,7 +61,7 @@ class Unfinished(NamedTuple):
       paths: every file of it, relative to the output.
       size_bytes: of all of them.
       chunks: how many of its chunks are finished.
-      has_begun: whether it has written how it was begun.
+      has_begun: whether it has written how it was started.
     """
 
     run_id: str
@@ -72,7 +72,7 @@ class Unfinished(NamedTuple):
 
     @property
     def has_results(self) -> bool:
-        """Whether anything is finished, be it a part of a chunk."""
+        """Whether anything is finished, if only a part of a chunk."""
         return any(f'/{_CHUNKS}' in path for path in self.paths)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Unfinished(NamedTuple):
 
 
 def unfinished(output: str, store: Store) -> list[Unfinished]:
-    """The work that lies below an output, by run id; what no run has written is left out."""
+    """The work found below an output, by run id; what no run has written is left out."""
     folder = uris.join(output, _FOLDER)
     if not store.is_folder(folder):
         return []
@@ -104,14 +104,14 @@ def unfinished(output: str, store: Store) -> list[Unfinished]:
 
 
 def run_of(path: str) -> str | None:
-    """The run that has published a file, relative to the output; None if it is no such file."""
+    """The run that has published a file, relative to the output; None if none has."""
     match = _PUBLISHED.fullmatch(path)
     run_id = match and (match[1] or match[2])
     return run_id if run_id and RUN_ID.fullmatch(run_id) else None
 
 
 def published(output: str, store: Store) -> dict[str, set[str]]:
-    """The folders of what runs have published, or half so, by run id; relative to the output."""
+    """The folders of what runs have published, or partly so, by run id; relative to the output."""
     found: dict[str, set[str]] = {}
     prefix = len(uris.join(output, ''))
     for folder in _PUBLISHED_IN:
@@ -129,10 +129,10 @@ def _uri(layout: RunPaths) -> str:
 
 
 def begun(layout: RunPaths) -> Begun | None:
-    """How a run was begun; None if it was not.
+    """How a run was started; None if it was not.
 
     Raises:
-      UsageError: by another version of Lemmabeam.
+      UsageError: it was started by another version of Lemmabeam.
       StoreError: the file is damaged.
     """
     uri = _uri(layout)
@@ -154,29 +154,29 @@ def begun(layout: RunPaths) -> Begun | None:
             )
     except DamagedError as e:
         raise StoreError(
-            f'{uri} is damaged, so run {layout.run_id} cannot be gone on with: choose another '
+            f'{uri} is damaged, so run {layout.run_id} cannot be resumed: choose another '
             f'--run_id, or remove its work with `lemmabeam clean {layout.output}`'
         ) from e
     raise UsageError(
-        f'{uri}: run {layout.run_id} was begun by another version of Lemmabeam (format {there} of '
-        f'its work, this one has {FORMAT}): finish it with that version, choose another --run_id, '
-        f'or remove its work with `lemmabeam clean {layout.output}`'
+        f'{uri}: run {layout.run_id} was started by another version of Lemmabeam (its work has '
+        f'format {there}, this version uses {FORMAT}): finish it with that version, choose '
+        f'another --run_id, or remove its work with `lemmabeam clean {layout.output}`'
     )
 
 
 def begin(layout: RunPaths, run: Begun) -> None:
-    """Writes down how a run is begun."""
+    """Records how a run is started."""
     content = {'format': FORMAT, **run._asdict()}
     layout.store.write(_uri(layout), seal_json(content))
 
 
 def leave_nothing(layout: RunPaths) -> bool:
-    """Removes the work of a run of which no chunk is finished and nothing is decided on.
+    """Removes the work of a run of which no chunk is finished and nothing is committed.
 
     Only for who holds the lease.
 
     Returns:
-      Whether nothing of it is there now.
+      Whether nothing of it is left.
     """
     folder = layout.uri(layout.work_folder)
     if not layout.store.is_folder(folder):
@@ -196,14 +196,14 @@ def leave_nothing(layout: RunPaths) -> bool:
 
 
 def is_temporary(path: str) -> bool:
-    """Whether a file is one that was to be renamed, once it was whole, to one of ours."""
+    """Whether a file is a temporary one, to be renamed to one of ours once complete."""
     return _TEMPORARY.fullmatch(path.rpartition('/')[2]) is not None
 
 
 def remove_temporaries(layout: RunPaths, *, everywhere: bool = False) -> None:
-    """Removes local files that a killed process had not put in their place yet.
+    """Removes local files that a killed process had not renamed yet.
 
-    Only for who holds the lease: anybody else's may be under way.
+    Only for the holder of the lease: those of others may be in progress.
 
     Args:
       layout: the output.

@@ -26,30 +26,30 @@ from transforms.storage.base import Seen
 
 
 class Jobs(Protocol):
-    """What is known of the jobs that hold a lease, by the runner that has submitted them."""
+    """What is known of the jobs that hold a lease, by the runner that submitted them."""
 
     def describe(self, job: object) -> str:
-        """What to call a job for people; `job` is what a lease has, which may be anything."""
+        """A job's name for people; `job` comes from a lease, and may be anything."""
 
     def has_ended(self, job: object, may_be_none: bool) -> bool:
         """Whether a job is known to have ended.
 
         Args:
-          job: what a lease has, which may be anything.
-          may_be_none: it was about to be submitted: none of its name may be at work.
+          job: from a lease; may be anything.
+          may_be_none: it was about to be submitted, so there may be no job of its name.
         """
 
 
 class _NoJobs:
     def describe(self, job: object) -> str:
-        return 'on a cluster' if job is None else 'a job that cannot be asked for'
+        return 'on a cluster' if job is None else 'a job that cannot be looked up'
 
     def has_ended(self, job: object, may_be_none: bool) -> bool:  # noqa: ARG002 (of no job)
         return False
 
 
 NO_JOBS: Jobs = _NoJobs()
-"""Nobody can tell of any job whether it has ended."""
+"""For runners of whose jobs nobody can tell whether they have ended."""
 
 _PATH = '_work/_lease.json'
 # What stands for no lease in a store that cannot delete on a condition.
@@ -71,11 +71,11 @@ def acquire(
 
     Args:
       layout: the output, and the run that wants it.
-      break_lease: take it whoever holds it.
-      wait_sec: how long to wait for who holds it.
-      on_wait: told once who that is.
-      jobs: tells whether the job that holds it has ended.
-      poll_sec: how long after a look at it the next one is.
+      break_lease: take it, whoever holds it.
+      wait_sec: how long to wait for its holder.
+      on_wait: called once, with who that is.
+      jobs: says whether the job that holds it has ended.
+      poll_sec: interval between looks at it.
 
     Raises:
       UsageError: another run holds it and may be alive.
@@ -91,8 +91,8 @@ def acquire(
         left_sec = ends_at - time.monotonic()
         if left_sec <= 0:
             raise UsageError(
-                f'--output {layout.output}: {who}; wait for it with --wait_for_lease_sec, choose '
-                'another --output, or pass --break_lease if you know that it is gone'
+                f'--output {layout.output}: {who}; wait for it with --wait_for_lease_sec, '
+                'choose another --output, or pass --break_lease if you know that it has ended'
             )
         if not is_told:
             on_wait(who)
@@ -124,10 +124,10 @@ def _take(layout: RunPaths, break_lease: bool, jobs: Jobs) -> dict[str, Any] | N
 
 
 def rename(layout: RunPaths, run_id: str) -> None:
-    """Says in a lease that is held which run it is, once that is known.
+    """Writes the run into a lease that is held, once the run is known.
 
     Raises:
-      StoreError: it is held no more: somebody has broken it.
+      StoreError: it is no longer held: somebody has broken it.
     """
     if not _pass_on(layout, _content(dataclasses.replace(layout, run_id=run_id))):
         raise _lost(layout)
@@ -136,16 +136,16 @@ def rename(layout: RunPaths, run_id: str) -> None:
 def hand_over(
     layout: RunPaths, job: Mapping[str, str] | None, *, is_submitted: bool = True
 ) -> None:
-    """Gives a lease that is held to what works on when this process is gone.
+    """Hands a lease that is held to a job that outlives this process.
 
     Args:
       layout: the output, and the run.
-      job: what `Jobs` of its runner takes; None for an engine whose end nobody can prove.
-      is_submitted: False while this process is about to submit it: when that is killed, there may
-        be such a job or none.
+      job: what the `Jobs` of its runner take; None for a runner whose end nobody can prove.
+      is_submitted: False while this process is about to submit it: if it is killed then, the job
+        may exist or not.
 
     Raises:
-      StoreError: it is held no more, and nothing is submitted yet: somebody has broken it.
+      StoreError: it is no longer held, and nothing is submitted yet: somebody has broken it.
     """
     holder: dict[str, Any] = {} if is_submitted else identity(os.getpid())
     holder |= {'run_id': layout.run_id, 'job': None if job is None else dict(job)}
@@ -169,17 +169,17 @@ def _pass_on(layout: RunPaths, content: bytes) -> bool:
 
 def _lost(layout: RunPaths) -> StoreError:
     return StoreError(
-        f'{layout.uri(_PATH)}: run {layout.run_id} holds the lease no more: somebody has broken it '
+        f'{layout.uri(_PATH)}: run {layout.run_id} no longer holds the lease: it was broken '
         'with --break_lease; start this run again once the other one is done'
     )
 
 
 def release_handed_over(layout: RunPaths, job: Mapping[str, str] | None = None) -> None:
-    """Gives back the lease of a run that was handed over, once the run is done.
+    """Releases the lease of a run that was handed over, once the run is done.
 
     Args:
       layout: the output, and the run.
-      job: only if it is this job's: another one may work on the same run by now.
+      job: release it only if it is this job's: another one may work on the same run by now.
     """
     seen = layout.store.look(layout.uri(_PATH))
     holder = {} if seen is None else _parse(seen.data)
@@ -199,7 +199,7 @@ def _content(layout: RunPaths) -> bytes:
 
 
 def release(layout: RunPaths) -> None:
-    """Gives the lease back, if it is ours."""
+    """Releases the lease, if it is ours."""
     seen = layout.store.look(layout.uri(_PATH))
     if seen and _parse(seen.data) == {'run_id': layout.run_id, **identity(os.getpid())}:
         _give_back(layout, seen)
@@ -223,7 +223,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """What a lease has of a process, by which it is known when its number has been given away."""
+    """What a lease stores of a process, to recognize it even if its number is reused."""
     return {
         'pid': pid,
         'started': _started(pid),
@@ -254,7 +254,7 @@ def _is_process_gone(holder: dict[str, Any]) -> bool:
 
 
 def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot; '' where there is none."""
+    """Start time of a process in clock ticks since boot; '' if there is none."""
     fields = _text(f'/proc/{pid}/stat').rpartition(')')[2].split()
     return fields[19] if len(fields) > 19 else ''
 

@@ -4,19 +4,18 @@ Several attempts at one run may get here at once: a step that a service runs twi
 was thought to be dead, a lease that was broken.  What they wrote may differ, for an image may be
 gone by now.  So that the run has one attempt's files and no others, each attempt
 
-1. writes its files under names of its own (`Layout.staging_folder`), one that is there already
-   never over;
+1. writes its files under its own names (`Layout.staging_folder`), and never overwrites one;
 2. commits: creates `_work/<run>/commit.json`, which names the attempt and holds the report to be.
    Only the first one can, and its files are those of the run from then on;
-3. looks for the report.  One that is there is that of an attempt that was faster, and has taken its
-   commit away: nothing is left to do, and what this one has just committed means nothing;
+3. looks for the report.  If there is one, it is that of an attempt that was faster and has removed
+   its commit: nothing is left to do, and what this one has just committed means nothing;
 4. puts the files of the *committed* attempt, mostly its own, in their places: a local folder is
    renamed as a whole, objects are copied by their store.  Then it removes what lies beside them,
-   which no report can list any more, and reads back how many rows there are;
+   which no report can list any longer, and reads back how many rows there are;
 5. creates the report.  Of two, the second finds that of the first, which says the same.
 
-Before its report is there, nothing of a run but what is staged is ever removed by a run, and no
-commit.  So whoever was held up, at whichever step and for however long, finds on going on:
+Before its report is there, a run never removes anything of a run but what is staged, and no commit.
+So whoever was held up, at whichever step and for however long, finds when it continues:
 
 - before 2: the commit of another, or the report;
 - between 2 and 3: its own commit, with the report already there (3 stops it), or not (then no other
@@ -65,7 +64,7 @@ KINDS = (predictions.KIND, dead_letters.KIND, dead_letters.VERSIONS)
 
 
 class Commit(NamedTuple):
-    """What the files of a run are to be.
+    """What the files of a run will be.
 
     Attributes:
       attempt: whose files.
@@ -76,14 +75,14 @@ class Commit(NamedTuple):
     report: RunReport
 
     def to_json(self) -> dict[str, Any]:
-        """What commit.json has, but for its checksum."""
+        """The content of commit.json, without its checksum."""
         return {'attempt': self.attempt, 'report': self.report.to_json()}
 
 
 def publish(
     layout: Layout, make_report: Callable[[float], RunReport], vocabulary: Vocabulary
 ) -> RunReport:
-    """Makes the files of a run visible and the run complete; safe to repeat, and for two at once.
+    """Makes the files of a run visible and the run complete; safe to repeat, also at the same time.
 
     Args:
       layout: the output, the run and the attempt.
@@ -94,10 +93,10 @@ def publish(
       The report of the run, which may be another attempt's.
 
     Raises:
-      BooksError: the counts do not balance, or other rows lie in the files than were counted; the
-        report is written nonetheless.
+      BooksError: the counts do not balance, or the files hold other rows than were counted; the
+        report is written anyway.
       StoreError: a file is missing or damaged, or the store fails.
-      UsageError: another run has pinned another layout meanwhile.
+      UsageError: another run has meanwhile pinned a different layout.
     """
     report = _read_report(layout) or _publish(layout, make_report, vocabulary)
     if not report.balanced:
@@ -138,12 +137,15 @@ def _publish(
         return report
     done = _read_report(layout)
     if done is None:
-        raise StoreError(f'{layout.uri(layout.report_path)} was there, and is no more')
+        raise StoreError(
+            f'{layout.uri(layout.report_path)} was written by another process, and '
+            'is gone; start the run again'
+        )
     return done
 
 
 def find_commit(layout: RunPaths) -> Commit | None:
-    """What an attempt has committed of a run that is not complete.
+    """What an attempt at an incomplete run has committed.
 
     Raises:
       StoreError: it is damaged.
@@ -167,7 +169,7 @@ def clean_up(layout: RunPaths) -> None:
 
 
 def discard(layout: RunPaths) -> None:
-    """Removes what an attempt has staged, unless it is what the run will have."""
+    """Removes what an attempt has staged, unless it is committed."""
     data = layout.store.read(layout.uri(layout.commit_path))
     commit = None if data is None else _parse_commit(data)
     if commit is None or commit.attempt != layout.attempt:
@@ -175,7 +177,7 @@ def discard(layout: RunPaths) -> None:
 
 
 def remove_tree(layout: RunPaths, path: str) -> None:
-    """Removes everything below a path of the output; nothing there is fine, too."""
+    """Removes everything below a path of the output, if anything is there."""
     if layout.is_local:
         shutil.rmtree(layout.uri(path), ignore_errors=True)
         return
@@ -193,8 +195,8 @@ def _read_report(layout: RunPaths) -> RunReport | None:
         raise StoreError(f'{uri} is damaged: restore it from a backup') from e
     if report.run_id != layout.run_id:
         raise StoreError(
-            f'{uri} is that of run {report.run_id}: the file system takes its name for that of run '
-            f'{layout.run_id}; choose another --run_id'
+            f'{uri} belongs to run {report.run_id}: the file system cannot tell its name from '
+            f'that of run {layout.run_id}; choose another --run_id'
         )
     return report
 
@@ -216,7 +218,7 @@ def _commit(layout: RunPaths, report: RunReport) -> Commit:
             return theirs
         if store.replace(uri, data, seen):  # a damaged one decides nothing
             return ours
-    raise StoreError(f'{uri} cannot be written: others keep changing it')
+    raise StoreError(f'cannot write {uri}: other processes keep changing it')
 
 
 def _parse_commit(data: bytes) -> Commit | None:

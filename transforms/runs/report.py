@@ -1,7 +1,7 @@
 """report.json, the books of a run: checked once when it is read, and typed from then on.
 
-What an earlier version did not write has a default here.  A report that is written again keeps
-what it says; keys that this version does not know are dropped.
+What an earlier version did not write has a default here.  A report that is written again keeps its
+values; keys that this version does not know are dropped.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from transforms.output import run_metadata
 from transforms.storage.sealed import Checksum
 
 LABEL, RELABEL = 'label', 'relabel'
-"""Commands of runs: the one that lists all, and the one whose rows are made of those of others."""
+"""Commands that make runs: from inputs, and from the rows of other runs."""
 
 # Of metadata, which are texts.
 _COUNTS = ('max_labels', 'min_labels', run_metadata.FEATURES, run_metadata.SCORES_MAX)
@@ -37,15 +37,15 @@ class Counts:
     """What became of the images that a run listed.
 
     Attributes:
-      listed: images, and lines of manifests that name none.
+      listed: images, and manifest lines that name none.
       labeled: rows of predictions.
-      without_label: of these, rows of which no class reached the threshold; None where nobody can
-        say, as for a model without classes.
-      duplicates, unchanged, dead_lettered: the other ends of what is listed.
-      dead_lettered_by_reason: the last one, by the values of `Reason`.
-      gone: rows of earlier runs that the inputs do not list any more; None where nobody can say.
+      without_label: of these, rows in which no class reached the threshold; None if that is
+        unknown, as for a model without classes.
+      duplicates, unchanged, dead_lettered: what became of the other listed ones.
+      dead_lettered_by_reason: dead letters by the values of `Reason`.
+      gone: rows of earlier runs that the inputs no longer list; None if that is unknown.
       skipped_not_image, skipped_before_since: files that are not listed.
-      forgotten: of what was listed, what `lemmabeam clean --forget` has taken out of the run.
+      forgotten: what `lemmabeam clean --forget` has removed of what was listed.
     """
 
     listed: int
@@ -62,13 +62,13 @@ class Counts:
 
     @property
     def ended(self) -> int:
-        """How many of the listed ones have ended; all of them, where the books balance."""
+        """How many of the listed ones are accounted for; all of them, if the books balance."""
         ends = (self.labeled, self.duplicates, self.unchanged, self.dead_lettered, self.forgotten)
         return sum(ends)
 
     @property
     def share_without_label(self) -> float | None:
-        """Of the labelled rows, from 0 to 1; None where nobody can say."""
+        """Share of the labelled rows, from 0 to 1; None if that is unknown."""
         if self.without_label is None or not self.labeled:
             return None
         return round(self.without_label / self.labeled, 4)
@@ -109,12 +109,12 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What bounded a run.
+    """The bottleneck of a run.
 
     Attributes:
-      bounded_by: the stage that took the most of the time that was waited; None where none did.
+      bounded_by: the stage that was waited for most; None if none was.
       share: of each stage in that time, from 0 to 1.
-      share_of_wall: that time by the wall time; with several workers it may exceed 1.
+      share_of_wall: that time divided by the wall time; with several workers it may exceed 1.
       advice: how to be faster.
     """
 
@@ -155,11 +155,11 @@ class TopLabel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Computed:
-    """One of the ways in which a run computed: on workers of one kind, mostly the only one.
+    """One of the ways in which a run computed: usually the only one, if all workers are alike.
 
     Attributes:
-      facts: what the workers tell of it, as JSON values: 'network', 'precision' and 'device', and
-        more that is there to be read by people.
+      facts: what the workers say about it, as JSON values: 'network', 'precision' and 'device', and
+        more for people to read.
     """
 
     facts: Mapping[str, Any]
@@ -170,7 +170,7 @@ class Computed:
 
     @property
     def why_saved(self) -> str:
-        """Why a BiT network was used as it was saved; '' where none was."""
+        """Why a BiT network was used as it was saved; '' if none was."""
         return str(self.facts.get('why_saved') or '')
 
     @classmethod
@@ -183,13 +183,13 @@ class Computed:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunModel:
-    """The model of a run; None where an earlier version did not say it.
+    """The model of a run; attributes are None if an earlier version did not write them.
 
     Attributes:
-      id: as the paths of the files have it.
+      id: as in the paths of the files.
       location: where its weights came from, for people.
-      kind: what these are a file of.
-      passed_over: other places that did not give them, and why.
+      kind: format of the weights.
+      passed_over: other places that were tried in vain, and why.
       weights_sha256, fingerprint: hex hashes of the weights, and of all that decides scores.
       card: the model card, as JSON values.
       vocabulary: name of the file of its classes.
@@ -243,9 +243,9 @@ class Replacement:
     """What a file is about to be replaced by, while an image is being forgotten.
 
     Attributes:
-      rows, size_bytes, sha256: of the file that comes.
-      reasons: of the dead letters that it has no more.
-      first_labels: of the labelled rows that it has no more, by name.
+      rows, size_bytes, sha256: of the new file.
+      reasons: of the dead letters that it no longer has.
+      first_labels: of the labelled rows that it no longer has, by name.
     """
 
     rows: int
@@ -283,8 +283,8 @@ class PublishedFile:
     Attributes:
       path: below the output folder, '/'-separated.
       rows, size_bytes, sha256: of the file.
-      write_sec: what it took to put it together and to write it; None where nobody has measured.
-      rows_found: what it holds where these are others than were written.
+      write_sec: how long it took to assemble and write it; None if that was not measured.
+      rows_found: how many it holds, if not as many as were written.
       replacement: what it is about to be replaced by.
     """
 
@@ -303,7 +303,7 @@ class PublishedFile:
 
     @property
     def checksum(self) -> Checksum:
-        """What its bytes are held against."""
+        """What its bytes are checked against."""
         coming = '' if self.replacement is None else self.replacement.sha256
         return Checksum(self.size_bytes, self.sha256, coming)
 
@@ -340,30 +340,35 @@ class PublishedFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """What a run says of itself, in the order of report.json.
+    """What a run says about itself, in the order of report.json.
 
     Attributes:
       run_id, sequence, command: which run it is, its place in its folder, and what made it.
-      balanced: whether all that was listed has ended, and lies where it should.
+      balanced: whether all that was listed is accounted for, and is where it should be.
       counts: what became of it.
-      skipped_suffixes: files that were passed over, by the commonest suffixes.
+      skipped_suffixes: files that were skipped, by the commonest suffixes.
       started_at, finished_at: UTC, in ISO 8601.
       wall_sec: seconds between the two.
-      images_per_sec: images labelled by this attempt, by that; None where there is no rate.
+      images_per_sec: images labelled by this attempt per second of that; None if there is no rate.
       labeled_by_earlier_attempts: labelled images that were taken over.
-      damaged_chunks: checkpoints that had to be worked again.
+      damaged_chunks: checkpoints that had to be redone.
       stage_thread_sec: seconds of all threads, by activity.
-      verdict: what bounded the run; None where an earlier version did not ask.
+      verdict: the bottleneck; None if an earlier version did not look for it.
       batches: calls of the model.
-      batch_fill: share of their slots that had an image; None without any.
+      batch_fill: share of their slots that had an image; None without any calls.
       top_labels: the commonest first labels.
       inputs: each with 'kind', 'uri' and 'pattern'.
       options: of the command, as JSON values.
       cut_rows: of a relabelling, rows that may lack labels.
       model: whose scores they are.
-      metadata: of the files, as text; `activation`, `threshold` and others are sound.
-      versions: of software.
+      metadata: of the files, as text; `activation`, `threshold` and others were checked.
+      versions: of the software.
       files: what it has published.
+
+    Example:
+      >>> report = lb.open('labels').runs()[-1]
+      >>> report.counts.listed, report.balanced, report.model.id
+      (3, True, 'efficientnet-lite0-30581518')
     """
 
     run_id: str
@@ -403,7 +408,7 @@ class RunReport:
 
     @property
     def is_relabelling(self) -> bool:
-        """Whether its rows are made of those of other runs, without the model."""
+        """Whether its rows were made from those of other runs, without the model."""
         return self.command == RELABEL
 
     @property
@@ -413,12 +418,12 @@ class RunReport:
 
     @property
     def has_classes(self) -> bool:
-        """Whether its model gives labels at all, and not features alone."""
+        """Whether its model gives labels, and not only features."""
         return self.metadata.get('vocabulary') != NONE
 
     @property
     def threshold(self) -> float:
-        """What a score must reach to be a label, where its class has none of its own."""
+        """What a score must reach to be a label, unless its class has its own threshold."""
         return float(self.metadata['threshold'])
 
     @property
@@ -428,7 +433,7 @@ class RunReport:
 
     @property
     def features(self) -> int:
-        """The length of the features of a row, 0 where there are none."""
+        """The length of the features of a row, 0 if there are none."""
         return int(self.metadata.get(run_metadata.FEATURES, 0))
 
     @property
@@ -438,15 +443,15 @@ class RunReport:
 
     @property
     def counted_from(self) -> float:
-        """The least score that counts as a label in it; reports of old count them all."""
+        """The least score that counts as a label in it; old reports count them all."""
         return -math.inf if self.counts.without_label is None else self.least_score
 
     @classmethod
     def from_json(cls, value: object) -> 'RunReport':
-        """A report as `json.loads` gives it, of this version or an earlier one.
+        """Reads a report, as parsed by `json.loads`, of this version or an earlier one.
 
         Raises:
-          DamagedError: no run writes it so; names what is wrong.
+          DamagedError: no run writes such a report; names what is wrong.
         """
         report = JsonObject(value)
         finished_at = report.text('finished_at')
@@ -483,7 +488,7 @@ class RunReport:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """What report.json has, but for its checksum."""
+        """The content of report.json, without its checksum."""
         return {
             'run_id': self.run_id,
             'sequence': self.sequence,
@@ -514,7 +519,7 @@ class RunReport:
 
 
 def number_in(options: Mapping[str, Any], name: str) -> float | None:
-    """A number among the options of a report; None where it is null or missing.
+    """A number among the options of a report; None if it is null or missing.
 
     Raises:
       DamagedError: it is something else.

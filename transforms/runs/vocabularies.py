@@ -13,10 +13,10 @@ from transforms.storage.base import Store
 
 
 def keep_vocabulary(output: str, store: Store, vocabulary: Vocabulary) -> str:
-    """Writes the classes of a model beside its predictions, unless they are there already.
+    """Writes the classes of a model beside its predictions, unless they are already there.
 
-    Runs share the file, and one that is damaged is written anew, as is one of an earlier version,
-    which lacks a column.
+    Runs share the file; a damaged one is rewritten, as is one of an earlier version, which lacks a
+    column.
 
     Returns:
       The SHA-256 of the file, for the report of the run.
@@ -39,6 +39,6 @@ def _has_ancestors(data: bytes) -> bool:
 
 
 def vocabulary_checksums(runs: Iterable[CompleteRun], file_name: str) -> set[str | None]:
-    """What reports have as the SHA-256 of a vocabulary; None is that of an earlier version."""
+    """The SHA-256 of a vocabulary in reports; None for a report of an earlier version."""
     models = [run.report.model for run in runs]
     return {model.vocabulary_sha256 for model in models if model.vocabulary == file_name}

@@ -1,4 +1,4 @@
-"""Globs over absolute URIs, with braces as a shell has them."""
+"""Globs over absolute URIs, with braces as in a shell."""
 
 import os
 import re
@@ -15,7 +15,7 @@ def expand_braces(pattern: str) -> list[str]:
     """The patterns that '{a,b}' stands for, as in a shell; braces without a comma are themselves.
 
     Raises:
-      UsageError: they are too many.
+      UsageError: there are too many.
     """
     if pattern.count('{') > _MOST_BRACES:
         raise UsageError(f'{uris.printable(pattern)}: more than {_MOST_BRACES} braces')
@@ -49,9 +49,8 @@ def _pieces(pattern: str, start: int) -> tuple[list[str], int]:
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """The pattern over absolute URIs.
 
-    `*` and `?` stay within a folder, `**` crosses them and also stands for none, `[a-z]` and
-    `[!a-z]` are character classes, `{a,b}` is either; a leading dot is matched like any other
-    character.
+    `*` and `?` stay within a folder, `**` crosses folders and may match none, `[a-z]` and `[!a-z]`
+    are character classes, `{a,b}` is either; a leading dot is matched like any other character.
     """
     return re.compile('|'.join(map(_regex_of, expand_braces(pattern))), re.DOTALL)
 
@@ -92,6 +91,6 @@ WILDCARD = re.compile(r'[*?\[]')
 
 
 def literal_head(pattern: str) -> str:
-    """What stands before the first wildcard."""
+    """The text before the first wildcard."""
     literals = [WILDCARD.split(each, maxsplit=1)[0] for each in expand_braces(pattern)]
     return os.path.commonprefix(literals)  # noqa: RUF071 (of characters, not of folders)

@@ -1,4 +1,4 @@
-"""What a run labels: inputs that are resolved, and what is read of them."""
+"""What a run labels: resolved inputs, and what is read of them."""
 
 import enum
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from transforms.core.waiting import LEAST_DEADLINE_SEC
 class Kind(enum.StrEnum):
     """What an input is; what is done with each is in `transforms.sources.listing.SOURCES`.
 
-    The values stand in report.json and tell whether a run can be resumed.
+    The values are written to report.json and decide whether a run can be resumed.
     """
 
     FOLDER = 'folder'
@@ -37,7 +37,7 @@ class Input(NamedTuple):
       pattern: the whole glob, of images or manifests; for dead letters the reasons that are wanted;
         otherwise ''.
       stores: how it is reached.
-      deadline_sec: so long it may take to list the next entry, or to read the next line.
+      deadline_sec: longest time until the next entry is listed, or the next line is read.
     """
 
     kind: Kind
@@ -67,11 +67,11 @@ class Columns(NamedTuple):
 
 
 class TooMany(NamedTuple):
-    """From when on it is known that a run would label too many images.
+    """When a run would label too many images.
 
     Attributes:
-      max_images: so many it may label.
-      known: so many, at most, have been dealt with by earlier runs, and may be left unchanged.
+      max_images: the most it may label.
+      known: the most that earlier runs have dealt with, which may be unchanged.
     """
 
     max_images: int
@@ -84,11 +84,11 @@ class Listing(NamedTuple):
     Attributes:
       inputs: what is listed.
       columns: what is read of manifests.
-      sample: label only so many images, or None.
+      sample: label only this many images, or None.
       since: leave out what was written before, in seconds since 1970, or None.
       originals: the manifests of the run that is retried, if this is a retry.
       is_remote: the images are read by other machines, which see no local path.
-      most: refuse an input of more distinct images than `TooMany` allows, while it is listed.
+      most: refuse, while listing, an input of more distinct images than `TooMany` allows.
     """
 
     inputs: tuple[Input, ...]

@@ -27,9 +27,9 @@ from transforms.storage.base import Entry, Store
 from transforms.storage.registry import store_for
 from transforms.storage.sealed import open_listed
 
-LONGER = ' A larger --fetch_deadline_sec waits longer'
+LONGER = ' Raise --fetch_deadline_sec to wait longer'
 NO_CARRIED = '[]'
-_NOT_THERE = 'a path of one machine; the workers of this run are others'
+_NOT_THERE = 'a local path, which remote workers cannot read'
 _MAX_CARRIED_CHARS = 65_536
 _COMPANION = f'{NOT_IMAGE}/._*'
 _FOLDER_MARKER = f'{NOT_IMAGE}/(folder)'
@@ -43,8 +43,8 @@ def list_input(
 ) -> Iterator[Ref | str]:
     """Yields the refs of an input as they are listed.
 
-    A text stands for a file that is left out: 'skipped_not_image/<suffix>' for a file of a folder
-    whose suffix is no image's, 'skipped_before_since'.
+    A string stands for a file that is left out: 'skipped_not_image/<suffix>' for a file of a folder
+      without the suffix of an image, 'skipped_before_since'.
 
     Args:
       source: the input.
@@ -61,7 +61,7 @@ def list_input(
 
 
 class Wanted(NamedTuple):
-    """What is wanted of an input, see `list_input`."""
+    """What is read of an input, see `list_input`."""
 
     columns: Columns
     since: float | None
@@ -103,7 +103,7 @@ def manifests_of(source: Input) -> list[str]:
 
 
 def _matching(source: Input, store: Store) -> Iterator[Entry | str]:
-    """What a glob matches; a text stands for what only marks or accompanies another file."""
+    """What a glob matches; a string stands for what only marks or accompanies another file."""
     regex = glob_regex(source.pattern)
     patterns = expand_braces(source.pattern)
     depth = None
@@ -118,10 +118,10 @@ def _matching(source: Input, store: Store) -> Iterator[Entry | str]:
 def _without_companions(
     entries: Iterable[Entry], source: Input, regex: re.Pattern[str] | None = None
 ) -> Iterator[Entry | str]:
-    """Leaves out what only its neighbours show to be no file of its own.
+    """Leaves out files that, as their neighbours show, only accompany others.
 
-    That is an AppleDouble, '._x.jpg' beside 'x.jpg', in which a Mac keeps what it knows of a file
-    on disks of others, and an empty object below whose name others lie, which marks a folder.
+    These are AppleDouble files, '._x.jpg' beside 'x.jpg', in which a Mac keeps metadata on foreign
+    disks, and empty objects below whose name others lie, which mark a folder.
 
     Args:
       entries: of a listing; what may be left out comes when the others are known.
@@ -167,14 +167,14 @@ def _ref(entry: Entry, since: float | None) -> Ref | str:
 
 
 def _of_dead_letters(source: Input, wanted: Wanted) -> Iterator[Ref]:
-    """The images behind the dead letters of a run, but for lines that were no URI."""
+    """The images behind the dead letters of a run, except lines that were not URIs."""
     reasons = source.pattern.split(',')
     store = store_for(source.uri, source.stores)
     schema = dead_letters.dead_letter_schema(wanted.columns.carry, {})
     output, _, folder = source.uri.rpartition(f'/{dead_letters.KIND}/')  # model=<id>/run=<id>
     run = read_run(output, folder.rpartition('=')[2], store)
     if run is None:
-        raise StoreError(f'{source.uri}: its run has no report any more')
+        raise StoreError(f'{source.uri}: its run no longer has a report')
     for file in run.files(dead_letters.KIND):
         uri = uris.join(output, file.path)
         try:
@@ -192,7 +192,7 @@ def _of_dead_letters(source: Input, wanted: Wanted) -> Iterator[Ref]:
                             yield Ref(row['uri'], '', -1, carried, *why)
         except (DamagedError, UsageError, pa.ArrowException, OSError, LookupError) as e:
             raise StoreError(
-                f'{uri} is no file of dead letters as a run writes it: restore it, or label '
+                f'{uri} is not a file of dead letters written by a run: restore it, or label '
                 'the inputs again'
             ) from e
 
@@ -228,7 +228,7 @@ def _bad_line(source: Input, line: manifest.Line, carried: str, reason: Reason, 
 def _carried_of(
     values: Sequence[str | None], partitions: Sequence[int], columns: Columns
 ) -> tuple[str, str]:
-    """Carried values as they travel, and what is wrong with them: '' if nothing is."""
+    """Carried values as they travel, and what is wrong with them; '' if nothing is."""
     longest = max((len(value) for value in values if value), default=0)
     checked = [value and _carried_text(value) for value in values]
     for place in partitions:
@@ -265,12 +265,12 @@ def _why_folder_is_empty(source: Input, left_out: Counter[str]) -> str:
 
 
 class Source(NamedTuple):
-    """What is done with the inputs of a kind.
+    """How inputs of a kind are listed.
 
     Attributes:
-      list: to refs, and texts that stand for files that are left out, see `list_input`.
-      why_empty: an input that lists no ref, and how often each of its files was left out, to words
-        for a message.
+      list: yields refs, and strings for files that are left out, see `list_input`.
+      why_empty: takes an input that lists no ref, and how many files were left out and why; returns
+        words for a message.
     """
 
     list: Callable[[Input, Wanted], Iterator[Ref | str]]
@@ -282,14 +282,14 @@ SOURCES: Mapping[Kind, Source] = {
     Kind.GLOB: Source(_of_glob, lambda *_: 'nothing matches'),
     Kind.FILE: Source(_of_file, lambda *_: 'no such file'),
     Kind.MANIFEST: Source(_of_manifests, lambda *_: 'lists nothing'),
-    Kind.MANIFESTS: Source(_of_manifests, lambda *_: 'no manifest that lists anything'),
+    Kind.MANIFESTS: Source(_of_manifests, lambda *_: 'none of the manifests lists anything'),
     Kind.DEAD_LETTERS: Source(_of_dead_letters, lambda *_: 'no image failed for these reasons'),
 }
 """Each kind of input there is."""
 
 
 def manifest_access(source: Input, columns: Columns) -> Iterator[tuple[str, str]]:
-    """URIs of a manifest, and the URLs to fetch them by where these carry secrets."""
+    """URIs of a manifest, and the URLs to fetch them by, for those that carry secrets."""
     for ref in list_input(source, columns):
         if isinstance(ref, Ref) and ref.access:
             yield ref.uri, ref.access

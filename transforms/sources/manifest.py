@@ -1,8 +1,8 @@
 """Manifests: files that list URIs, and further columns to carry along.
 
 `.txt` one URI a line, `.csv` and `.tsv` with a header, `.jsonl`, `.ndjson` or `.json` one object a
-line, each also `.gz`, and `.parquet`.  A line that names no image is one bad line; a file that
-breaks off or is of another kind stops the run, because what it would have listed is unknown.
+line, each also `.gz`, and `.parquet`.  A line that names no image is one bad line; a file that ends
+early or is of another kind stops the run, because what it would have listed is unknown.
 """
 
 import codecs
@@ -34,9 +34,9 @@ from transforms.storage.registry import store_for
 
 _TABLES = {'.csv': ',', '.tsv': '\t'}  # what stands between two values
 _OTHER_DELIMITERS = {
-    ';': 'semicolons: write commas, or tabs into a .tsv',
-    '\t': 'tabs: call it .tsv',
-    ',': 'commas: call it .csv',
+    ';': 'semicolons: write commas, or tabs in a .tsv',
+    '\t': 'tabs: name it .tsv',
+    ',': 'commas: name it .csv',
 }
 _OBJECTS = ('.jsonl', '.ndjson', '.json')
 _TEXT_KINDS = ('.txt', *_TABLES, *_OBJECTS)
@@ -60,9 +60,9 @@ _SHOWN_CHARS = 100  # of a name or type
 
 
 class Line(NamedTuple):
-    """One entry of a manifest: what stands there, unchecked.
+    """One entry of a manifest, as written, unchecked.
 
-    `uri` is None where the entry names none.  `problem` says why, or what is wrong with a carried
+    `uri` is None if the entry names none.  `problem` says why, or what is wrong with a carried
     value.
     """
 
@@ -89,9 +89,9 @@ def read_manifest(
       stores: how the manifest is reached.
 
     Raises:
-      UsageError: it cannot be opened, or lacks a column; of lines of JSON, which may leave out what
-        is null, only the last one tells.
-      ManifestError: it is not of the kind its suffix says, or breaks off.
+      UsageError: it cannot be opened, or lacks a column; JSON lines may leave out what is null, so
+        for these that is known only at the last line.
+      ManifestError: it is not of the kind its suffix says, or ends early.
     """
     yield from _read(uri, uri_column, carry, stores, {uri_column, *carry})
 
@@ -103,9 +103,9 @@ def check_columns(
     stores: StoreOptions = DEFAULT_OPTIONS,
     deadline_sec: float = math.inf,
 ) -> None:
-    """Reads a manifest as far as it takes to find every column: mostly one entry.
+    """Reads a manifest until every column is found: usually one entry.
 
-    Args and errors as of `read_manifest`.  An entry that takes longer than `deadline_sec` is a
+    Args and errors as for `read_manifest`.  An entry that takes longer than `deadline_sec` is a
     StoreError.
     """
     missing = {uri_column, *carry}
@@ -129,7 +129,7 @@ def _read(
         stream: Any = file
         if uri.lower().endswith('.gz'):
             if not file.read(1):
-                raise ManifestError(f'{uri}: line 1 is missing: an empty file is no gzip')
+                raise ManifestError(f'{uri}: line 1 is missing: an empty file is not a gzip file')
             file.seek(0)
             stream = gzip.GzipFile(fileobj=file)
         lines = _Lines(uri, stream)
@@ -178,7 +178,7 @@ class _Lines:
             return self._stream.readline(_MAX_LINE_CHARS + 1)
         except EOFError as e:
             self.number += 1
-            raise self.error('is where the gzip file breaks off') from e
+            raise self.error('is where the gzip file ends early') from e
         except (zlib.error, gzip.BadGzipFile) as e:
             self.number += 1
             raise self.error('is where the gzip file is damaged') from e
@@ -203,8 +203,8 @@ def _check_lines(uri: str, lines: _Lines) -> None:
     start = lines.start().removeprefix(codecs.BOM_UTF8).strip()
     if start.startswith(b'[') or start == b'{':
         raise UsageError(
-            f'{uris.printable(uri)}: a manifest has one JSON object a line, and this is one array '
-            "or object; `jq -c '.[]'` makes lines of an array of objects"
+            f'{uris.printable(uri)}: expected one JSON object per line, but this is a single '
+            "array or object; `jq -c '.[]'` turns an array of objects into lines"
         )
 
 
@@ -221,7 +221,7 @@ def _read_csv(
         for line in lines:
             row_chars += len(line)
             if row_chars > _MAX_ROW_CHARS:
-                raise lines.error(f'begins a row of more than {_MAX_ROW_CHARS} characters', begun)
+                raise lines.error(f'starts a row of more than {_MAX_ROW_CHARS} characters', begun)
             yield line
 
     rows = csv.reader(bounded(), delimiter=delimiter, strict=True)
@@ -237,14 +237,14 @@ def _read_csv(
                 continue
             if len(row) != len(header):
                 if not lines.is_ended:
-                    raise lines.error('breaks off: is the manifest half-written?')
+                    raise lines.error('ends early: is the manifest half-written?')
                 problem = f'{len(row)} columns, expected {len(header)}'
                 yield Line(lines.number, None, _absent(carry), problem)
                 continue
             name, *values = (row[place] for place in places)
             yield Line(lines.number, name, tuple(values))
     except csv.Error as e:
-        what = 'is no CSV: a quote that is not closed, a stray one, or far too long a value'
+        what = 'is not CSV: an unclosed or stray quote, or a value that is far too long'
         # An open quote swallows line after line: the row's first one is where to look.
         raise lines.error(what, begun) from e
 
@@ -260,7 +260,7 @@ def _read_jsonl(
             row = json.loads(line)
         except (ValueError, RecursionError) as e:
             if not lines.is_ended:
-                raise lines.error('breaks off: is the manifest half-written?') from e
+                raise lines.error('ends early: is the manifest half-written?') from e
             yield Line(lines.number, None, _absent(carry), 'not JSON')
             continue
         if not isinstance(row, dict):
@@ -306,16 +306,16 @@ def _read_parquet(
                     why = name.why if is_untold else f'no text in {uri_column!r}'
                     yield Line(number, None, texts, why)
     except LookupError as e:
-        raise ManifestError(f'{uri}: behind row {number}: {e}') from e
+        raise ManifestError(f'{uri}: after row {number}: {e}') from e
     except (pa.ArrowException, OSError, OverflowError, ValueError, RecursionError) as e:
-        raise ManifestError(f'{uri}: the Parquet file cannot be read behind row {number}') from e
+        raise ManifestError(f'{uri}: the Parquet file cannot be read after row {number}') from e
 
 
 def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
     """The file, if it has these columns, and of types that can be read.
 
     Raises:
-      ManifestError: it is no Parquet file.
+      ManifestError: it is not a Parquet file.
       UsageError: a column is missing, or of another type.
     """
     try:
@@ -330,8 +330,8 @@ def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
     if pa.types.is_nested(kind):
         shown = uris.printable(str(kind)[:_SHOWN_CHARS])
         raise UsageError(
-            f'--uri_column {columns[0]!r}: {uri} has no text there, but {shown}; name a column of '
-            'URIs'
+            f'--uri_column {columns[0]!r}: {uri} has no text there, but {shown}; name a column '
+            'of URIs'
         )
     for column in columns[1:]:
         try:
@@ -344,9 +344,9 @@ def _open_parquet(uri: str, file: BinaryIO, columns: Sequence[str]) -> Any:
 def _batches(
     file: BinaryIO, parquet: Any, columns: Sequence[str]
 ) -> Iterator[tuple[pa.RecordBatch, dict[str, '_Untold']]]:
-    """The rows, so many at a time that they fit into memory, whatever a footer says.
+    """The rows, in batches that fit into memory, whatever the footer says.
 
-    With them comes why columns are not read, of which a row group has too much at a time.
+    With them comes why columns are not read that are too large in a row group.
     """
     for group, chunks in enumerate(read_footer(file)):
         plan = _plan(file, parquet, group, chunks, columns)
@@ -398,7 +398,7 @@ def _plan(
             continue
         pages = read_pages(file, chunk)
         if name == columns[0] and pages.values != chunks.rows:
-            raise ValueError('as many rows as it says are not there')
+            raise ValueError('it has fewer rows than it says')
         if pages.largest_bytes > _MAX_PAGE_BYTES:
             untold[name] = _Untold(
                 f'row group {group} has a page of {pages.largest_bytes} bytes in '
@@ -471,7 +471,7 @@ def _value_of(array: pa.Array) -> Any:
     try:
         return values_of(array)[0]
     except ValueError:
-        return _Untold('a carried time that is in no calendar')
+        return _Untold('a carried time that is not in the calendar')
 
 
 def _texts_of(values: Sequence[Any], number: int) -> tuple[tuple[str | None, ...], str]:
@@ -515,7 +515,7 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
 def _no_column(uri: str, header: Sequence[str], column: str, uri_column: str) -> UsageError:
     flag = '--uri_column' if column == uri_column else '--carry or --partition_by'
     there = ', '.join(uris.named(name[:_SHOWN_CHARS]) for name in header[:_MOST_NAMES])
-    said = f'{flag} {column!r}: {uri} has no such column, but: {there}'
+    said = f'{flag} {column!r}: {uri} has no such column; it has {there}'
     return UsageError(f'{said}{_meant(header, column)}')
 
 

@@ -1,6 +1,6 @@
 """What must work before images are blamed: list one, read one, write and delete one.
 
-The launcher does it, and each worker: it may run elsewhere, under another account.
+The launcher does this, and each worker, which may run elsewhere, under another account.
 """
 
 import itertools
@@ -36,10 +36,10 @@ class Preflight(NamedTuple):
     """What is tried.
 
     Attributes:
-      inputs: of each of which one image is read.
+      inputs: one image of each is read.
       columns: what is read of manifests.
       limits: of one fetch.
-      layout: where something is written.
+      layout: the output, where something is written.
       is_remote: whether local paths in manifests are bad lines.
     """
 
@@ -58,7 +58,7 @@ def check(preflight: Preflight) -> bool:
 
     Raises:
       StoreError: something cannot be listed, read, written or deleted.
-      UsageError: a bucket is not there.
+      UsageError: a bucket does not exist.
       ManifestError: a manifest is broken.
     """
     for source in preflight.inputs:
@@ -73,7 +73,7 @@ def check_writable(folder: str, stores: StoreOptions) -> None:
 
     Raises:
       StoreError: either fails.
-      UsageError: the bucket is not there.
+      UsageError: the bucket does not exist.
     """
     probe = uris.join(folder, f'probe-{uuid.uuid4().hex[:12]}')
     store = store_for(probe, stores)
@@ -82,7 +82,7 @@ def check_writable(folder: str, stores: StoreOptions) -> None:
 
 
 def _read_one(source: Input, preflight: Preflight) -> None:
-    """Reads one image: the first, or others, as what is wrong with one may be its own fault."""
+    """Reads one image: the first, or others if that fails, which may be its own fault."""
     found = list_input(source, preflight.columns, is_remote=preflight.is_remote)
     listed = itertools.islice(found, _LISTED)
     refs = (ref for ref in listed if isinstance(ref, Ref) and not ref.reason)
@@ -107,7 +107,7 @@ def _read_one(source: Input, preflight: Preflight) -> None:
         others = f', nor can {more} others of the first {_LISTED:,} listed' if more else ''
         raise StoreError(
             f'{uri} cannot be read{others}: {failed[-1]}; nothing was labelled '
-            '(--fail_fast_after 0 goes on nonetheless)'
+            '(--fail_fast_after 0 continues anyway)'
         ) from failed[-1]
 
 
@@ -129,7 +129,7 @@ def _read(uri: str, source: Input, limits: FetchLimits) -> None:
     except TimeoutError as e:
         if read.done():  # it is what the store raised
             raise
-        detail = f'no answer within {limits.deadline_sec:g} s, and none after it'
+        detail = f'no answer within {limits.deadline_sec:g} s'
         raise ImageError(Reason.DEADLINE, detail) from e
     finally:
         LIVE.wait_for('')

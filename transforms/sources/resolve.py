@@ -37,9 +37,9 @@ def resolve(
     stores: StoreOptions = DEFAULT_OPTIONS,
     deadline_sec: float = LEAST_DEADLINE_SEC,
 ) -> Input:
-    """Finds out what an --input is; a name that exists wins over its reading as a glob.
+    """Finds out what an --input is; a name that exists is taken literally, not as a glob.
 
-    Looks for the columns in a manifest, so that a missing one is found before the run starts.
+    Checks the columns of a manifest, so that a missing one is found before the run starts.
 
     Args:
       value: of --input.
@@ -49,8 +49,8 @@ def resolve(
 
     Raises:
       UsageError: there is no such file, folder or prefix, or it cannot give the carried columns.
-      StoreError: nothing tells within the deadline.
-      ManifestError: it is a manifest and broken.
+      StoreError: no answer within the deadline.
+      ManifestError: it is a broken manifest.
     """
     try:
         uri = uris.absolute(value)
@@ -84,7 +84,7 @@ def resolve(
 def _meant(value: str) -> str:
     """What may have been meant by a name that is not there."""
     if value.startswith('~'):
-        return '; a shell puts the home folder in place of ~ only outside of quotes'
+        return '; the shell expands ~ only outside quotes'
     if match := _ONE_SLASH.match(value):
         return f'; did you mean {match[1]}://{uris.printable(value[match.end() :])}?'
     return ''
@@ -109,7 +109,7 @@ def _resolve(uri: str, store: Store) -> Input | None:
 
 
 def check_not_empty(source: Input, listing: Listing) -> None:
-    """Lists an input until it is known that there is something in it.
+    """Lists an input until something is found in it.
 
     Raises:
       UsageError: there is nothing.
@@ -120,4 +120,4 @@ def check_not_empty(source: Input, listing: Listing) -> None:
             return
         left_out[ref] += 1
     what = SOURCES[source.kind].why_empty(source, left_out)
-    raise UsageError(f'--input {source.shown}: {what} (--allow_empty makes a run of nothing)')
+    raise UsageError(f'--input {source.shown}: {what} (--allow_empty runs anyway)')

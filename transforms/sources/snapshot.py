@@ -1,7 +1,7 @@
-"""The listing of a run, frozen before anything is done with it.
+"""The snapshot of a run's listing, taken before anything is done with it.
 
-Whoever tries the run again sees the same refs, and so the same chunks.  URLs that carry secrets are
-never written: they are read from the manifest anew.
+A resumed run sees the same refs, and so the same chunks.  URLs that carry secrets are never
+written: they are read from the manifest again.
 """
 
 import hashlib
@@ -38,11 +38,11 @@ _SCHEMA = pa.schema(
 
 
 class Frozen(NamedTuple):
-    """The frozen listing of one input.
+    """The snapshot of one input's listing.
 
     Attributes:
       parts: name and SHA-256 of each file.
-      left_out: how many files of it are no images, by why they were left out, and by suffix.
+      left_out: how many of its files were left out, by why, and by suffix.
       is_signed: whether some of its refs are fetched by URLs that were not written.
     """
 
@@ -52,7 +52,7 @@ class Frozen(NamedTuple):
 
 
 def folder(layout: RunPaths) -> str:
-    """Where it lies, relative to the output."""
+    """Where it is, relative to the output."""
     return f'{layout.work_folder}/listing'
 
 
@@ -66,7 +66,7 @@ def is_listed(layout: RunPaths, paths: Iterable[str]) -> bool:
 
 
 def find(layout: RunPaths, number: int) -> Frozen | None:
-    """The listing of an input, or None where none was finished.
+    """The snapshot of an input, or None if none was finished.
 
     Raises:
       StoreError: it is damaged.
@@ -78,12 +78,12 @@ def find(layout: RunPaths, number: int) -> Frozen | None:
 
 
 def freeze(layout: RunPaths, number: int, refs: Iterable[Ref | str]) -> Frozen:
-    """Writes the listing of an input; of two that try, the first one's counts for both.
+    """Writes the snapshot of an input; if two try, the first one's counts for both.
 
     Args:
       layout: the output.
       number: place of the input on the command line, from 0.
-      refs: what is listed; a text stands for a file that is left out, and says why.
+      refs: what is listed; a string stands for a file that is left out, and says why.
     """
     # Parts of an attempt that lost, or was killed, are named by no index.
     attempt = secrets.token_hex(4)
@@ -127,7 +127,7 @@ def _parts(refs: Iterable[Ref]) -> Iterator[list[Ref]]:
 
 
 def read_part(layout: RunPaths, name: str, sha256: str) -> Iterator[Ref]:
-    """The refs of a part of a frozen listing, without their `access`.
+    """The refs of a part of a snapshot, without their `access`.
 
     Raises:
       StoreError: it is missing or damaged.
@@ -141,7 +141,7 @@ def read_part(layout: RunPaths, name: str, sha256: str) -> Iterator[Ref]:
 
 
 def check(layout: RunPaths, inputs: int) -> None:
-    """Reads what is frozen of a run, as whoever goes on with it will.
+    """Reads the snapshot of a run, as an attempt that resumes it will.
 
     Args:
       layout: the output, and the run.
@@ -190,6 +190,6 @@ def _table(refs: list[Ref]) -> pa.Table:
 
 def _damaged(uri: str) -> StoreError:
     return StoreError(
-        f'{uri}, of the listing this run was begun with, is missing or damaged: --relist lists the '
-        'inputs anew'
+        f'{uri}, part of the snapshot this run started with, is missing or damaged: pass '
+        '--relist to list the inputs again'
     )

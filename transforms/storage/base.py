@@ -8,9 +8,9 @@ from typing import BinaryIO, NamedTuple, Protocol
 class Entry(NamedTuple):
     """One object of a listing: its absolute URI, version and size.
 
-    `reason` names what is already wrong with it, '' where nothing is; then `uri` is a printable
-    form of its name.  `modified_at` is when this version was written, in seconds since 1970 by the
-    clock of the store; NaN where it is not known.
+    `reason` says what is already known to be wrong with it, '' if nothing is; if set, `uri` is a
+    printable form of its name.  `modified_at` is when this version was written, in seconds since
+    1970 by the clock of the store; NaN if that is not known.
     """
 
     uri: str
@@ -22,9 +22,9 @@ class Entry(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """A whole object, the version that was read, and how many tries failed before.
+    """A whole object, the version that was read, and how many tries failed first.
 
-    `size_bytes` is its size as stored: less than that of `data` where it was stored as gzip.
+    `size_bytes` is its size as stored: less than that of `data` if it was stored as gzip.
     """
 
     data: bytes
@@ -34,9 +34,9 @@ class Fetched(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A small object as it was read: what a later write or delete of it is held against.
+    """A small object as it was read, to compare with before it is later replaced or deleted.
 
-    `version` is what the store goes by, '' where that is the bytes themselves.
+    `version` is what the store compares, '' if it compares the bytes themselves.
     """
 
     data: bytes
@@ -44,13 +44,13 @@ class Seen(NamedTuple):
 
 
 class NotModified(Exception):  # noqa: N818 (no error: nothing is wrong)
-    """The object still has the version that the caller knows; its bytes were not moved."""
+    """The object still has the version that the caller knows; its bytes were not transferred."""
 
 
 class FetchLimits(NamedTuple):
-    """What reading one object may take.
+    """Limits for reading one object.
 
-    `deadline_sec` is total: it covers every retry and holds against a server that drips.
+    `deadline_sec` is total: it covers all retries, and a server that sends byte by byte.
     """
 
     max_bytes: int
@@ -61,7 +61,7 @@ class Store(Protocol):
     """Where images are read and results are written."""
 
     def stat(self, uri: str) -> Entry | None:
-        """The object of exactly this name, or None; what only marks a folder is none."""
+        """The object of exactly this name, or None; a mere folder marker does not count."""
 
     def is_folder(self, uri: str) -> bool:
         """Whether there is a folder, or any object below this prefix."""
@@ -73,13 +73,13 @@ class Store(Protocol):
         by_every_name: bool = False,
         starts_with: str = '',
     ) -> Iterator[Entry]:
-        """Every object below a folder, as it comes.
+        """Yields every object below a folder, as it is listed.
 
         Args:
           folder: absolute URI.
           max_depth: 1 leaves out its folders; None goes all the way down.
-          by_every_name: go into a folder again by each link to it, not only once.
-          starts_with: a hint that only names beginning so are wanted; others may come, too.
+          by_every_name: enter a folder again by each link to it, not only once.
+          starts_with: a hint that only names with this prefix are wanted; others may come, too.
         """
 
     def fetch(
@@ -90,9 +90,9 @@ class Store(Protocol):
         Args:
           uri: absolute URI.
           limits: refuse larger objects, give up later.
-          admit: called with the bytes that there will be in memory, before there are: once, or
-            with more and more; 0 gives all back; may block.
-          unless: a version that need not be read again; '' reads whatever is there.
+          admit: called with the bytes that will be in memory, before they are: once, or with ever
+            more; 0 gives all back; may block.
+          unless: a version that need not be read again; '' reads any.
 
         Raises:
           NotModified: it is the version `unless`.
@@ -105,37 +105,37 @@ class Store(Protocol):
         """Opens an object for reading, as a seekable stream.
 
         Raises:
-          UsageError: it is not there or cannot be read.
+          UsageError: it does not exist or cannot be read.
         """
 
     def read(self, uri: str) -> bytes | None:
-        """The whole of a small object of ours, or None where it is absent."""
+        """The whole of a small object that we wrote, or None if it is absent."""
 
     def look(self, uri: str) -> Seen | None:
-        """The same, for who may replace or delete what is there."""
+        """The same, for callers that may replace or delete it."""
 
     def write(self, uri: str, data: bytes) -> None:
         """Creates or replaces an object: whole, or not at all."""
 
     def create(self, uri: str, data: bytes) -> bool:
-        """Creates an object only if it is absent; False where it is there already."""
+        """Creates an object only if it is absent; False if it already exists."""
 
     def place(self, uri: str, target: str) -> bool:
-        """Puts an object under another name, over whatever is there; False where there is none.
+        """Puts an object under another name, over whatever is there; False if there is none.
 
         A local file is renamed, other objects are copied by their store.
         """
 
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
-        """Replaces an object only if it still is what was seen; False where it is not."""
+        """Replaces an object only if it is still what was seen; False if it is not."""
 
     def delete(self, uri: str, seen: Seen | None = None) -> bool:
-        """Deletes an object; none is fine, too.
+        """Deletes an object, if it exists.
 
         Args:
           uri: absolute URI.
-          seen: delete nothing else.
+          seen: delete it only if it is still this.
 
         Returns:
-          False where `seen` is not what is there, or the store cannot delete on a condition.
+          False if it is not `seen`, or the store cannot delete conditionally.
         """

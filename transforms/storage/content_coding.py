@@ -1,6 +1,6 @@
-"""What Content-Encoding says of a body: believed as far as the bytes bear it out.
+"""What Content-Encoding says of a body, believed as far as the bytes confirm it.
 
-People and tools write into it what is no coding at all, and leave it when they unpack a file.
+People and tools put values in it that are not codings, and leave it when they unpack a file.
 """
 
 import zlib
@@ -23,10 +23,10 @@ _RAW_WBITS = -15
 def coding_of(header: str) -> str:
     """How a body is packed: `GZIP`, `DEFLATE` or '', by its Content-Encoding.
 
-    What is no coding (aws-chunked, UTF-8, none, binary, a media type) counts as none.
+    What is not a coding (aws-chunked, UTF-8, none, binary, a media type) counts as none.
 
     Raises:
-      ImageError: unsupported_format, a coding that is not unpacked here, or several of them.
+      ImageError: unsupported_format: a coding that is not unpacked here, or several of them.
     """
     names = [name.strip().lower() for name in header.split(',')]
     codings = [name for name in names if name in _NAMES or name in _NOT_READ]
@@ -42,14 +42,14 @@ def coding_of(header: str) -> str:
 def unpack(data: bytes, coding: str, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     """Unpacks a body, no further than the limit.
 
-    gzip may have several members, one behind the other; what is no member ends it, as with gzip.
-    What does not begin as it would is not packed, whatever was said.
+    gzip may have several members in a row; anything else ends it, as with the gzip tool.  What does
+    not start like a packed body is not unpacked, whatever the header says.
 
     Args:
       data: the body.
-      coding: of `coding_of`.
-      max_bytes: what it may come to.
-      hold: called with the bytes there are in all, before there are more.
+      coding: from `coding_of`.
+      max_bytes: limit of the unpacked size.
+      hold: called with the total of bytes in memory, before it grows.
 
     Raises:
       ImageError: decode_error, truncated or too_many_bytes.
@@ -88,14 +88,14 @@ def _inflate(
             try:
                 pieces.append(unpacker.decompress(packed, max_bytes + 1 - size))
             except zlib.error as e:
-                detail = f'stored as {coding}, but is not'
+                detail = f'stored as {coding}, but it is not'
                 raise ImageError(Reason.DECODE_ERROR, detail, len(data)) from e
             size += len(pieces[-1])
             check_size(size, max_bytes)
             hold(len(data) + size)
             packed = unpacker.unused_data
     if not unpacker.eof:
-        raise ImageError(Reason.TRUNCATED, f'stored as {coding}, and breaks off', len(data))
+        raise ImageError(Reason.TRUNCATED, f'stored as {coding}, but it ends early', len(data))
     return b''.join(pieces)
 
 

@@ -51,8 +51,8 @@ class GcsStore:
 
     Args:
       user_project: the project that pays for requests to requester-pays buckets.
-      page_objects: asked for at a time in a listing.
-      tries: when an image is asked for again.
+      page_objects: objects per page of a listing.
+      tries: when fetching an image is retried.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class GcsStore:
         self._connections = pool.connection_from_url(self._endpoint)
 
     def close(self) -> None:
-        """Closes the connections by which images come."""
+        """Closes the connections that fetch images."""
         self._connections.close()
 
     def stat(self, uri: str) -> Entry | None:
@@ -153,7 +153,7 @@ class GcsStore:
         if response.status != 200:
             body = read_error(response)
             if response.status == 404 and bucket in self._seen and _NO_BUCKET.search(body):
-                raise StoreError(f'gs://{bucket}: this bucket was there, and is no more')
+                raise StoreError(f'gs://{bucket}: this bucket was deleted during the run')
             _raise_for_status(response, unless)
         self._seen.add(bucket)
         if unless and _version(response.headers) == unless:
@@ -310,7 +310,7 @@ class _systemic:  # noqa: N801 (used as a with statement)
                     f'{self._uri}: the Google Cloud credentials were refused: log in again'
                 ) from error
             case api_exceptions.GoogleAPICallError() | api_exceptions.RetryError():
-                raise StoreError(f'{self._uri}: the store does not answer properly') from error
+                raise StoreError(f'{self._uri}: the store gave an unexpected answer') from error
             case OSError():  # requests' errors among them
                 raise StoreError(f'{self._uri}: the store cannot be reached') from error
 

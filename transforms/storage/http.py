@@ -1,8 +1,8 @@
 """Images on the web: the http(s) URLs of manifests.
 
-A manifest may come from anybody, and so may what its hosts answer.  So a connection is made to the
-very address that was checked (a name looked up twice may change in between), redirects are
-followed here, one checked hop at a time, and nothing of this machine's credentials is ever sent.
+Neither a manifest nor what its hosts answer can be trusted.  So a connection is made to the very
+address that was checked (a name looked up twice may change in between), redirects are followed
+here, one checked hop at a time, and credentials of this machine are never sent.
 """
 
 import base64
@@ -94,7 +94,7 @@ def refusal(address: str, allow_private: bool) -> str:
 
     Args:
       address: an IPv4 or IPv6 address as the system gives it, perhaps with a zone.
-      allow_private: allow those that are not public, too; those of metadata never.
+      allow_private: also allow addresses that are not public, but never those of metadata.
     """
     try:
         parsed = ipaddress.ip_address(address)
@@ -136,7 +136,7 @@ def _is_public(address: _Address) -> bool:
 
 
 class _CheckedConnection(HTTPConnection):
-    """Connects to an address only after it was checked; all else goes by the host's name."""
+    """Connects to an address only after checking it; everything else uses the host's name."""
 
     allow_private = False
 
@@ -166,10 +166,10 @@ class _CheckedConnection(HTTPConnection):
             found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
         except socket.gaierror as e:
             if e.errno in _NO_SUCH_HOST:
-                raise ImageError(Reason.NOT_FOUND, 'there is no such host') from e
+                raise ImageError(Reason.NOT_FOUND, 'no such host') from e
             raise NameResolutionError(self.host, self, e) from e
         except (UnicodeError, OSError) as e:
-            raise ImageError(Reason.NOT_FOUND, 'there is no such host') from e
+            raise ImageError(Reason.NOT_FOUND, 'no such host') from e
         for *_, where in found:
             # One bad address among good ones is how a name is made to be believed.
             if kind := refusal(str(where[0]), self.allow_private):
@@ -191,7 +191,7 @@ class HttpStore:
 
     Args:
       allow_private_hosts: connect to addresses that are not public, too.
-      tries: when an image is asked for again.
+      tries: when fetching an image is retried.
     """
 
     def __init__(self, allow_private_hosts: bool = False, tries: Tries = TRIES) -> None:
@@ -217,7 +217,7 @@ class HttpStore:
         }
 
     def close(self) -> None:
-        """Closes its connections; it opens new ones when it is asked again."""
+        """Closes its connections; new ones are opened when needed."""
         self._pool.clear()
 
     def fetch(
@@ -330,7 +330,7 @@ def _refuse(uri: str) -> NoReturn:
 
 
 def _describe(error: HTTPError) -> str:
-    """In words of ours: those of the library hold host names and addresses of memory."""
+    """In our own words: those of the library contain host names and memory addresses."""
     if isinstance(error, NameResolutionError):
         return 'the name of the host cannot be looked up'
     if _is_bad_certificate(error):
@@ -345,7 +345,7 @@ def _is_bad_certificate(error: HTTPError) -> bool:
 
 
 def _redirected(url: WebUrl, location: str) -> WebUrl:
-    """Where a Location leads; userinfo stays behind when that is another origin."""
+    """Where a Location leads; userinfo is dropped if that is another origin."""
     bad = ImageError(Reason.STORE_ERROR, 'a redirect to nowhere')
     try:
         location = location.encode('latin-1').decode()  # headers are read byte for byte
@@ -376,8 +376,8 @@ def _checked(response: urllib3.BaseHTTPResponse, is_conditional: bool) -> urllib
     """An answer that brings an image.
 
     Raises:
-      ImageError: it brings none, and will not.
-      TransientError: it may the next time.
+      ImageError: it brings none, and a retry would not help.
+      TransientError: a retry may help.
     """
     status = response.status
     if status in _ANSWERS:
@@ -428,4 +428,4 @@ def _check_md5(headers: Any, data: bytes) -> None:
     except ValueError:
         return
     if len(said) == 16 and said != hashlib.md5(data, usedforsecurity=False).digest():
-        raise TransientError(Reason.CHECKSUM, 'the MD5 is not what the server says')
+        raise TransientError(Reason.CHECKSUM, 'the MD5 does not match the one the server gives')

@@ -1,7 +1,7 @@
-"""Whole objects over HTTP: pooled connections, retries, and deadlines that are total.
+"""Whole objects over HTTP: pooled connections, retries, and total deadlines.
 
-Time-outs of sockets bound each read, not their sum: a server that sends one byte a second would
-never meet one.  Here the time left is set anew before every read, of headers as of bodies.
+Socket timeouts bound each read, not their sum: a server that sends one byte a second would never
+hit one.  Here the time left is set before every read, of headers as well as bodies.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ _MOST_BYTES = 2**63 - 1  # a header may claim more than any column of ours can h
 
 
 class Tries(NamedTuple):
-    """When an object is asked for again, until its deadline.
+    """When fetching an object is retried, until its deadline.
 
     Attributes:
-      silence_sec: so long nothing may come.
-      pause_sec: a pause is of random length, and that of the first one up to this.
-      most_pause_sec: later ones may be twice as long each time, up to this.
+      silence_sec: longest time without any data.
+      pause_sec: pauses have a random length, that of the first one up to this.
+      most_pause_sec: the limit doubles with each pause, up to this.
     """
 
     silence_sec: float = 20.0
@@ -55,10 +55,10 @@ TRIES = Tries()
 
 
 class TransientError(Exception):
-    """Worth another try; becomes an ImageError when the deadline leaves none.
+    """Worth another try; becomes an ImageError when the deadline leaves no time for one.
 
     Attributes:
-      came: how many bytes there were of how many; None where that is not known, or none came.
+      came: how many bytes came, of how many; None if that is not known, or none came.
     """
 
     def __init__(self, reason: Reason, detail: str, came: tuple[int, int] | None = None):
@@ -77,32 +77,34 @@ _deadline = _Deadline()
 
 
 def seconds_left() -> float:
-    """What the next read of the object that this thread is fetching may take.
+    """How long the next read of the object that this thread is fetching may take.
 
     Raises:
       TimeoutError: no time is left.
     """
     left = _deadline.ends_at - time.monotonic()
     if left <= 0:
-        raise TimeoutError('the deadline is over')
+        raise TimeoutError('the deadline has passed')
     return min(left, _deadline.silence_sec)
 
 
 def heed_retry_after(headers: Mapping[str, str], detail: str) -> None:
-    """Waits before the next try as long as an answer asks for, in seconds or with a date.
+    """Waits before the next try as long as the answer asks, in seconds or with a date.
 
     Args:
-      headers: of an answer that may be another one the next time.
+      headers: of an answer after which a retry may help.
       detail: what it said.
 
     Raises:
-      ImageError: the deadline does not leave so long; at once.
+      ImageError: at once, if the deadline does not leave that long.
     """
     seconds = _seconds_to_wait(headers)
     if not seconds:
         return
     if time.monotonic() + seconds >= _deadline.ends_at:
-        raise ImageError(Reason.STORE_ERROR, f'{detail}, and to come back after the deadline')
+        raise ImageError(
+            Reason.STORE_ERROR, f'{detail}, with a request to come back after the deadline'
+        )
     time.sleep(seconds)
 
 
@@ -119,7 +121,7 @@ def _seconds_to_wait(headers: Mapping[str, str]) -> float:
 
 
 def _timestamp(date: str) -> float | None:
-    """Seconds since 1970 of a date as HTTP has it."""
+    """Seconds since 1970 of an HTTP date."""
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError):
@@ -144,11 +146,11 @@ class _PatientSocket(io.RawIOBase):
         return self._raw.readinto(buffer)
 
     def stop(self) -> None:
-        """Reads no more: what was read ahead is all there is."""
+        """Stops reading: what was read ahead is all there is."""
         self._is_over = True
 
     def hang_up(self) -> None:
-        """Ends the connection: whoever wants to use it again finds it gone."""
+        """Closes the connection, so that it cannot be reused."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -199,7 +201,7 @@ class _Response(interim.FinalResponse):
 
 
 class PooledHttpConnection(HTTPConnection):
-    """A connection whose answers keep the deadline of the thread that asks."""
+    """A connection whose answers obey the deadline of the thread that asks."""
 
     response_class = _Response
 
@@ -242,9 +244,9 @@ def make_pool(endpoint: str, ca_certs: str | None = None) -> urllib3.PoolManager
 
 
 class _Room:
-    """Room in memory for the bytes of one object, taken as they come.
+    """Memory reserved for the bytes of one object, as they arrive.
 
-    Somebody who announces much and sends little, or does not say how much, keeps little.
+    A server that announces much and sends little, or does not say how much, reserves little.
     """
 
     def __init__(self, admit: Callable[[int], None], most_bytes: int):
@@ -253,7 +255,7 @@ class _Room:
         self.held_bytes = 0
 
     def hold(self, size_bytes: int) -> None:
-        """Waits for room for so many bytes in all, or for somewhat more."""
+        """Waits until this many bytes in total, or somewhat more, are reserved."""
         if min(size_bytes, self._most_bytes) <= self.held_bytes:
             return
         self.held_bytes = min(max(size_bytes, 2 * self.held_bytes), self._most_bytes)
@@ -277,7 +279,7 @@ def read_object(
     doubts_length: bool = False,
     tries: Tries = TRIES,
 ) -> Fetched:
-    """Reads an object, again and again until it is whole or its time is over.
+    """Reads an object, with retries until it is whole or its time is up.
 
     Args:
       ask: sends one request, through a pool of connections of this module and with
@@ -286,9 +288,9 @@ def read_object(
       version_of: the version of the object, by the headers of its answer.
       limits: refuse larger objects, give up later.
       admit: see `transforms.storage.base.Store.fetch`.
-      doubts_length: whether a Content-Length may be wrong: of two answers that end at the same
-        byte before it, it is.
-      tries: when it is asked for again.
+      doubts_length: whether a Content-Length may be wrong: it is if two answers end early, at the
+        same byte.
+      tries: when it is retried.
 
     Raises:
       ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not as packed as
@@ -325,7 +327,7 @@ def _read_again(
 ) -> Fetched:
     """Tries again after pauses of random length, which may get longer each time.
 
-    Here, as the clients of Google and of S3 that could do it take half a second to be imported.
+    Done here, as the clients of Google and S3 that could do it take half a second to import.
     """
     failures = [first]
     longest_sec = tries.pause_sec
@@ -344,7 +346,7 @@ def _read_again(
     # The last try may have had no time left; what the store said before tells more.
     told = [each for each in failures if each.reason is not Reason.DEADLINE]
     last = (told or failures)[-1]
-    detail = f'{last.detail}, until {deadline_sec:g} s were over'
+    detail = f'{last.detail}, until {deadline_sec:g} s had passed'
     raise ImageError(last.reason, detail) from failures[-1]
 
 
@@ -372,7 +374,7 @@ def _read_once(
         what = 'no answer' if response is None else 'the object was not read'
         raise TransientError(Reason.DEADLINE, what, _came(pieces, size)) from e
     except urllib3.exceptions.HTTPError as e:
-        what = 'no connection' if response is None else 'the connection broke off'
+        what = 'no connection' if response is None else 'the connection was lost'
         raise TransientError(Reason.STORE_ERROR, what, _came(pieces, size)) from e
     except ImageError as e:
         e.version = version
@@ -415,7 +417,7 @@ def _read_body(
 
 
 def _let_go(response: urllib3.BaseHTTPResponse) -> None:
-    """Gives a connection back if its answer was read to the end; closes it otherwise."""
+    """Returns a connection to its pool if its answer was read to the end; closes it otherwise."""
     if response.closed:
         response.release_conn()
     else:
@@ -423,7 +425,7 @@ def _let_go(response: urllib3.BaseHTTPResponse) -> None:
 
 
 def read_error(response: urllib3.BaseHTTPResponse) -> bytes:
-    """The beginning of the body of an answer that is no object, so that its connection lives on."""
+    """The start of an answer's body that is not an object; its connection can then be reused."""
     pieces: list[bytes] = []
     try:
         while sum(map(len, pieces)) < _ERROR_BYTES:

@@ -1,9 +1,9 @@
-"""Interim answers of web servers, which Python's client takes for the answer itself.
+"""Interim answers of web servers, which Python's client mistakes for the answer itself.
 
-Any number of answers 1xx may come before the one that counts (RFC 9110, 15.2): content delivery
-networks send 103, whose headers let a browser begin early.  `http.client` passes over 100 alone.
-It would give a 103 to whoever asked, without a body, and the real answer, when it comes, to
-whoever asks next over the same connection: a picture of another name, or an empty listing.
+Any number of 1xx answers may come before the final one (RFC 9110, 15.2): content delivery networks
+send 103, whose headers let a browser start early.  `http.client` skips only 100.  It would return a
+103, without a body, to whoever asked, and the real answer, once it comes, to whoever asks next over
+the same connection: the image of another name, or an empty listing.
 """
 
 import http.client
@@ -12,7 +12,7 @@ from urllib3.connection import HTTPConnection
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """An answer, whatever interim ones came before it."""
+    """The final answer, whatever interim ones came before it."""
 
     def _read_status(self) -> tuple[str, int, str]:
         while True:
@@ -26,8 +26,8 @@ class FinalResponse(http.client.HTTPResponse):
 
 
 def install() -> None:
-    """Passes over interim answers in all clients of this process that build on urllib3.
+    """Makes all clients of this process that build on urllib3 skip interim answers.
 
-    Those of Google Cloud Storage, S3 and model hubs among them; once is enough.
+    Those of Google Cloud Storage, S3 and model hubs are among them; calling it once is enough.
     """
     HTTPConnection.response_class = FinalResponse

@@ -23,9 +23,9 @@ _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 # What the system says of one file, in our words.
 _REASONS = {
     errno.ENOENT: (Reason.NOT_FOUND, 'no such file'),
-    errno.ENOTDIR: (Reason.NOT_FOUND, 'a part of the path is no folder'),
-    errno.ELOOP: (Reason.NOT_FOUND, 'a loop of links'),
-    errno.ENAMETOOLONG: (Reason.BAD_NAME, 'a longer name than the file system takes'),
+    errno.ENOTDIR: (Reason.NOT_FOUND, 'part of the path is not a folder'),
+    errno.ELOOP: (Reason.NOT_FOUND, 'a loop of symbolic links'),
+    errno.ENAMETOOLONG: (Reason.BAD_NAME, 'the name is too long for the file system'),
     errno.EACCES: (Reason.FORBIDDEN, 'permission denied'),
     errno.EPERM: (Reason.FORBIDDEN, 'permission denied'),
 }
@@ -42,7 +42,7 @@ class LocalStore:
 
     A file's version is its size and its modification time in ns: '<size>-<mtime>'.  `replace` and
     `delete` compare its bytes, under its lock; on a file system without locks (some network mounts)
-    another process may come between.
+    another process may interfere.
     """
 
     def stat(self, uri: str) -> Entry | None:
@@ -62,10 +62,10 @@ class LocalStore:
         by_every_name: bool = False,
         starts_with: str = '',  # noqa: ARG002 (reading a folder costs the same)
     ) -> Iterator[Entry]:
-        """As `Store.list`; links to folders are followed, but never round in circles.
+        """As `Store.list`; links to folders are followed, but never in circles.
 
         Raises:
-          StoreError: a folder cannot be listed, so that images would be missed.
+          StoreError: a folder cannot be listed, so images would be missed.
         """
         seen: set[tuple[int, int]] = set()
         pending = deque([_Folder(folder, 1, frozenset())])
@@ -210,7 +210,7 @@ class LocalStore:
 
 
 def _move_to_other_disk(uri: str, target: str) -> bool:
-    """Whole or not at all, as a rename is; False where there is nothing to move."""
+    """Whole or not at all, like a rename; False if there is nothing to move."""
     try:
         with Path(uri).open('rb') as source, _temporary_file(target) as (temporary, file):
             shutil.copyfileobj(source, file, _COPY_BYTES)
@@ -243,7 +243,7 @@ def _temporary(uri: str, data: bytes) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary_file(uri: str) -> Iterator[tuple[Path, BinaryIO]]:
-    """The same, still to be written and synced."""
+    """The same, not yet written and synced."""
     target = Path(uri)
     temporary = target.with_name(f'.{target.name[:100]}.{secrets.token_hex(4)}.tmp')
     try:
@@ -262,7 +262,7 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Opens a new file, in a folder that is made if it is not there."""
+    """Opens a new file, creating its folder if needed."""
     for _ in range(_FOLDER_TRIES):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Somebody else may remove the folder, as it is still empty.
@@ -275,8 +275,8 @@ def _open_new(path: Path) -> BinaryIO:
 def _locked(uri: str, seen: Seen) -> Iterator[bool]:
     """Whether a file is what was seen, and stays so until the block ends.
 
-    The lock is that of the file itself, so that nothing is left of it; whoever waited for it finds
-    out that this file has no longer the name.
+    The lock is that of the file itself, so nothing is left of it; whoever waited for it finds that
+    the file no longer has this name.
     """
     try:
         descriptor = _open_to_lock(uri)
@@ -307,7 +307,7 @@ def _is_named(uri: str, info: os.stat_result) -> bool:
 
 
 def _create_in_place(uri: str, data: bytes) -> bool:
-    """Where there are no hard links (exFAT, network mounts): exclusive, but not whole at once."""
+    """For file systems without hard links (exFAT, network mounts): exclusive, but not atomic."""
     try:
         with Path(uri).open('xb') as file:
             try:
@@ -363,11 +363,11 @@ def _check_regular(uri: str, info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise ImageError(Reason.NOT_A_FILE, 'a device, FIFO or socket')
     if os.path.realpath(uri).startswith(_SYSTEM_FOLDERS):
-        raise ImageError(Reason.NOT_A_FILE, 'a file of the system')
+        raise ImageError(Reason.NOT_A_FILE, 'a system file')
 
 
 def _image_error(error: OSError) -> ImageError:
     if error.errno in _OUR_FAULTS:
-        raise StoreError(f'this machine gives out: {error.strerror}') from error
+        raise StoreError(f'this machine is out of a resource: {error.strerror}') from error
     known = _REASONS.get(error.errno or 0)
     return ImageError(*known or (Reason.STORE_ERROR, error.strerror or 'I/O error'))

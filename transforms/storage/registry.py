@@ -1,9 +1,9 @@
 """The store of a URI: one interface for local files and object stores.
 
-A store tells two kinds of failure apart: `ImageError` is one object's, `StoreError` is everybody's
-(credentials, a bucket that is not there, a folder that cannot be listed).
+A store distinguishes two kinds of failure: `ImageError` concerns one object, `StoreError` all of
+them (credentials, a bucket that does not exist, a folder that cannot be listed).
 
-Stores are imported when the first URI of theirs is seen, see `transforms.core.stores`.
+Stores are imported when their first URI is seen, see `transforms.core.stores`.
 """
 
 import importlib
@@ -19,16 +19,16 @@ from transforms.storage.base import Store
 
 
 def has_folder(store: Store, folder: str, deadline_sec: float = LEAST_DEADLINE_SEC) -> bool:
-    """Whether there is such a folder.
+    """Whether a folder exists.
 
     Raises:
-      StoreError: nothing is heard of it within the deadline.
+      StoreError: no answer within the deadline.
     """
     return within(deadline_sec, uris.printable(folder), lambda: store.is_folder(folder))
 
 
 def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
-    """The store of a URI, one a process.
+    """The store of a URI, one per process.
 
     Raises:
       UsageError: no store reads this scheme.
@@ -42,7 +42,7 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
 
 
 def modules_of(found: Iterable[str]) -> list[str]:
-    """The modules that the stores of URIs are in; nothing is imported."""
+    """The modules of the stores of some URIs; imports nothing."""
     schemes = {uris.scheme_of(uri) for uri in found} & STORES.keys()
     return sorted({STORES[scheme].location.partition(':')[0] for scheme in schemes})
 

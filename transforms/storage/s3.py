@@ -59,7 +59,7 @@ _UNKNOWN_KEY = (
     'the store does not know the AWS access key or session token: check AWS_PROFILE, '
     'AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN'
 )
-_CLOCK = 'the store refuses the time of this machine: set its clock'
+_CLOCK = 'the store rejects the time of this machine: set its clock'
 _CREDENTIALS = {
     'ExpiredToken': _EXPIRED,
     'ExpiredTokenException': _EXPIRED,
@@ -91,13 +91,13 @@ class S3Store:
     AWS_CA_BUNDLE are found as botocore finds them.
 
     Args:
-      endpoint_url: another address than Amazon's.
-      region_name: region of the buckets; that of a bucket elsewhere is asked for once.
+      endpoint_url: an address other than Amazon's.
+      region_name: region of the buckets; that of a bucket elsewhere is looked up once.
       is_payer: pay for requests to requester-pays buckets.
-      tries: when an image is asked for again.
-      attempts: how often everything else is tried.
-      conflict_sec: pauses after each try to write that met another one.
-      stream_bytes: asked for at a time by who reads on and on.
+      tries: when fetching an image is retried.
+      attempts: how often any other request is tried.
+      conflict_sec: pauses after each write that conflicted with another one.
+      stream_bytes: bytes per request when an object is read as a stream.
 
     Raises:
       UsageError: boto3 is not installed, or region, endpoint or profile cannot be used.
@@ -238,7 +238,7 @@ class S3Store:
         )
 
     def _locate(self, bucket: str) -> None:
-        """Has the client find out the region of a bucket, with which it signs from then on."""
+        """Has the client look up the region of a bucket, for which it signs from then on."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         with self._lock:
@@ -310,11 +310,11 @@ class S3Store:
                 return False
 
     def _try(self, request: Callable[[], object], another_try: str = '') -> bool:
-        """Sends a request that the store may refuse because of its condition; whether it did it.
+        """Sends a request that the store may refuse for its condition; whether it was accepted.
 
         Args:
           request: to be sent.
-          another_try: the code of an error that is none, but a race nobody has won yet.
+          another_try: the code of an error that only means a race that nobody has won yet.
         """
         from botocore.exceptions import ClientError
 
@@ -410,7 +410,7 @@ def _make_client(
 
 
 def _pay(params: dict[str, Any], model: Any, **_: object) -> None:
-    """Has whoever asks pay, in each kind of request that can say so."""
+    """Makes the requester pay, in each kind of request that supports it."""
     if 'RequestPayer' in model.input_shape.members:
         params['RequestPayer'] = _PAYER
 
@@ -500,7 +500,7 @@ def _error_of(bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> E
 
 
 def _systemic_error(uri: str, code: str, status: int) -> LemmabeamError | None:
-    """What is wrong with credentials, region or bucket, for a code of S3; None if it is neither."""
+    """What is wrong with credentials, region or bucket, by an S3 error code; None if nothing is."""
     if code in _CREDENTIALS:
         return StoreError(f'{uri}: {_CREDENTIALS[code]}')
     if code == 'NoSuchBucket':
@@ -531,15 +531,15 @@ def _systemic(uri: str) -> Iterator[None]:
     except (exceptions.ProfileNotFound, exceptions.ConfigParseError) as e:
         raise UsageError('AWS_PROFILE: no such profile, or ~/.aws/config is damaged') from e
     except exceptions.InvalidRegionError as e:
-        raise UsageError('--s3_region_name or AWS_REGION: no name of a region') from e
+        raise UsageError('--s3_region_name or AWS_REGION: not the name of a region') from e
     except exceptions.ParamValidationError as e:
-        raise UsageError(f'{uris.printable(uri)}: no name S3 allows') from e
+        raise UsageError(f'{uris.printable(uri)}: not a name that S3 allows') from e
     except (exceptions.HTTPClientError, exceptions.ConnectionError, OSError) as e:
         raise StoreError(f'{uri}: the store cannot be reached') from e
     except (exceptions.BotoCoreError, ResponseParserError, RuntimeError) as e:
         if _is_about_credentials(e):
             raise StoreError(f'{uri}: {_NO_KEYS}') from e
-        raise StoreError(f'{uri}: the store does not answer properly') from e
+        raise StoreError(f'{uri}: the store gave an unexpected answer') from e
 
 
 def _explain(uri: str, code: str, status: int) -> LemmabeamError:
@@ -557,8 +557,11 @@ def _explain(uri: str, code: str, status: int) -> LemmabeamError:
         case 412:
             return StoreError(f'{uri}: changed while it was read')
         case 501:
-            return StoreError(f'{uri}: the store lacks conditional writes, or else what we need')
-    return StoreError(f'{uri}: the store does not answer properly (HTTP {status})')
+            return StoreError(
+                f'{uri}: the store does not support conditional writes, or '
+                'something else that is needed'
+            )
+    return StoreError(f'{uri}: the store gave an unexpected answer (HTTP {status})')
 
 
 def _is_about_credentials(error: Exception) -> bool:
@@ -571,7 +574,7 @@ def _is_about_credentials(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def _signing() -> Iterator[None]:
-    """While a URL is signed only credentials can be missing, or the region of an odd endpoint."""
+    """Explains what fails while a URL is signed: missing credentials, or an endpoint's region."""
     from botocore import exceptions
 
     try:
@@ -579,6 +582,6 @@ def _signing() -> Iterator[None]:
     except (exceptions.HTTPClientError, exceptions.ConnectionError) as e:
         raise TransientError(Reason.STORE_ERROR, 'no AWS credentials: no connection') from e
     except exceptions.ParamValidationError as e:
-        raise ImageError(Reason.BAD_URI, 'no name S3 allows') from e
+        raise ImageError(Reason.BAD_URI, 'not a name that S3 allows') from e
     except (exceptions.BotoCoreError, exceptions.ClientError, RuntimeError) as e:
         raise StoreError(_NO_KEYS) from e

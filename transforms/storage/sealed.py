@@ -1,7 +1,7 @@
-"""What is read back decides rows, so its bytes are held against a checksum before they are parsed.
+"""What is read back decides rows, so its bytes are checked by checksum before they are parsed.
 
-Files of ours that nobody else reads carry it in front of their content, and JSON carries it in
-itself.  What other programs read, Parquet, cannot: the report of the run lists it.
+Files that only we read have it in front of their content, and JSON files have it as a field.
+Parquet, which other programs read, cannot have it: the report of the run lists it.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _MARK, _CHECKSUM = 'sealed', 'sha256'
 
 
 def seal(content: bytes) -> bytes:
-    """Puts the checksum of a content, and so of its length, in front of it."""
+    """Puts the checksum of some content, which covers its length, in front of it."""
     return _MAGIC + hashlib.sha256(content).hexdigest().encode() + b'\n' + content
 
 
@@ -42,7 +42,7 @@ def unseal(data: bytes) -> bytes:
 
 
 def to_json(value: object) -> bytes:
-    """JSON as all our files have it."""
+    """JSON as it is written in all our files."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()
 
 
@@ -56,8 +56,8 @@ class Opened(NamedTuple):
     """The content of a JSON file.
 
     Attributes:
-      value: without what `seal_json` added.
-      is_sealed: whether its checksum was looked at; a file of an earlier version has none.
+      value: without the field that `seal_json` added.
+      is_sealed: whether it has a checksum, which was right; files of earlier versions have none.
     """
 
     value: dict[str, Any]
@@ -68,7 +68,7 @@ def open_json(data: bytes) -> Opened:
     """Reads a JSON object of ours.
 
     Raises:
-      DamagedError: it is none, or its values are not those that were written.
+      DamagedError: it is not one, or its values are not those that were written.
     """
     try:
         value = json.loads(data)
@@ -79,7 +79,7 @@ def open_json(data: bytes) -> Opened:
     if _MARK not in value and _CHECKSUM not in value:
         return Opened(value, is_sealed=False)
     if value.pop(_CHECKSUM, None) != _checksum_of(value):
-        raise DamagedError('its values are not those that were written: the checksum is another')
+        raise DamagedError('its values are not those that were written: the checksum differs')
     value.pop(_MARK, None)
     return Opened(value, is_sealed=True)
 
@@ -91,7 +91,7 @@ def _checksum_of(value: Mapping[str, Any]) -> str:
 
 
 class Checksum(NamedTuple):
-    """What a report says of the bytes of a file.
+    """What a report says about the bytes of a file.
 
     Attributes:
       size_bytes: of the file.
@@ -107,30 +107,30 @@ class Checksum(NamedTuple):
         """Compares a hash with this one.
 
         Raises:
-          DamagedError: it is another.
+          DamagedError: they differ.
         """
         if sha256 not in (self.sha256, self.replacement):
-            raise DamagedError('its bytes are not those its report lists')
+            raise DamagedError('its bytes do not match the checksum in its report')
 
 
 @contextlib.contextmanager
 def open_listed(
     store: Store, uri: str, checksum: Checksum, in_memory_bytes: int = IN_MEMORY_BYTES
 ) -> Iterator[BinaryIO]:
-    """Opens a file of a complete run, once its bytes have been found to be those of the report.
+    """Opens a file of a complete run, after checking its bytes against the report.
 
     Args:
       store: how it is reached.
       uri: the file.
       checksum: what its report says.
-      in_memory_bytes: up to this size it is read once and kept.
+      in_memory_bytes: up to this size it is read once and kept in memory.
 
     Yields:
       A seekable stream, at its start.
 
     Raises:
-      DamagedError: they are others.
-      UsageError: the file is not there.
+      DamagedError: the bytes are not those of the report.
+      UsageError: the file does not exist.
     """
     with store.open(uri) as stream:
         if checksum.size_bytes <= in_memory_bytes:

@@ -362,9 +362,9 @@ def _scores(page: Page) -> _Section | None:
     empty = digest.rows_by_labels[0]
     about = (
         f'{counted(labels, "label")} on {counted(digest.rows, "row")}, '
-        f'{labels / digest.rows:.1f} a row; {counted(empty, "row")} '
+        f'{labels / digest.rows:.1f} per row; {counted(empty, "row")} '
         f'{"has" if empty == 1 else "have"} none.'
-        + (f' {counted(lower, "score")} below the threshold stored, too.' if lower else '')
+        + (f' {counted(lower, "score")} below the threshold are also stored.' if lower else '')
     )
     return _section('scores', 'Scores', about, element('div', *content, class_='charts'))
 
@@ -415,9 +415,8 @@ def _changes(page: Page) -> _Section | None:
     about = join(
         'Compared with run ',
         untrusted(since.run_id),
-        ', the last one before with this model. '
-        f'Rows: {since.rows:,} then, {page.digest.rows:,} now; other pictures alone make a '
-        'difference.',
+        f', the previous one with this model. Rows: {since.rows:,} then, {page.digest.rows:,} '
+        'now; different pictures alone make a difference.',
     )
     threshold = page.run.report.threshold
     if since.threshold != threshold:
@@ -461,13 +460,13 @@ def _sheets(page: Page) -> list[_Section | None]:
         (
             'uncertain',
             'The least certain pictures',
-            'Those whose best label has the lowest score, the lowest first.',
+            'Those whose best label has the lowest score, lowest first.',
             digest.least_certain,
         ),
         (
             'unlabelled',
             'Pictures without any label',
-            'No class reached the threshold; scores below it are shown as far as they are stored.',
+            'No class reached the threshold; scores below it are shown if they are stored.',
             digest.unlabeled if page.run.report.has_classes else [],
         ),
     ]
@@ -479,8 +478,8 @@ def _sheets(page: Page) -> list[_Section | None]:
     failed = [each for reason in digest.failed.values() for each in reason]
     if failed:
         about = (
-            'A few of each reason, read with the limits of the run: what it could not decode has '
-            'no picture here either.'
+            'A few for each reason, read with the limits of the run: what it could not decode '
+            'has no picture here either.'
         )
         sheet = _sheet(failed, page, _failed_tile)
         title = 'Pictures that failed'

@@ -5,6 +5,7 @@ Nothing in it comes from elsewhere when it is opened, and nothing in it can run.
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from pipeline.report.html.page import LEFT_OUT, Page, Since, failure_of, to_html
 from pipeline.report.statistics import Digest, Example, Failed, commonest, read_classes, read_digest
@@ -43,7 +44,7 @@ def write_html_report(
       run_id: the run, or None for the latest.
       stores: how output and images are reached.
       thumbnails: pictures a section, 0 for none.
-      destination: absolute URI of the file; runs/<run_id>/report.html without.
+      destination: the file, as it was given; runs/<run_id>/report.html without.
       read_pictures: what reads them, as `read_thumbnails`.
       max_bytes: size of the file, about.
 
@@ -54,6 +55,9 @@ def write_html_report(
       UsageError: there is no such run, or it cannot be written there.
       StoreError: the report or a file of the run is missing or damaged.
     """
+    target = None if destination is None else uris.absolute(destination)
+    if target and not uris.scheme_of(target) and Path(target).is_dir():
+        raise UsageError(f'--output {destination}: expected the name of a file, such as page.html')
     store = store_for(output, stores)
     runs = complete_runs(output, store)
     chosen = [run for run in runs if run_id in (None, run.id)]
@@ -61,7 +65,7 @@ def write_html_report(
         raise UsageError(
             f'{output}: no complete run there'
             if run_id is None
-            else f'--run_id {run_id}: no complete run of this id in {output}'
+            else f'--run_id {run_id}: no complete run with this id in {output}'
         )
     run = chosen[-1]
     try:
@@ -86,9 +90,9 @@ def write_html_report(
         found = read_pictures(_wanted(digest), limits, stores)
         room = max_bytes - len(to_html(page).encode())
         page = page._replace(pictures=_fitting(digest, found, room))
-    destination = destination or uris.join(output, f'runs/{run.id}/report.html')
-    store_for(destination, stores).write(destination, to_html(page).encode())
-    return destination
+    target = target or uris.join(output, f'runs/{run.id}/report.html')
+    store_for(target, stores).write(target, to_html(page).encode())
+    return target
 
 
 def _since(

@@ -76,7 +76,7 @@ def make_tar(files=FILES, top='', packed=True, extra=()):
 
 
 MODULE = make_tar()
-NO_ARCHIVE = 'a damaged archive, or none (expected tar, plain or gzipped, or zip)'
+NO_ARCHIVE = 'a damaged archive, or not an archive (expected tar, plain or gzipped, or zip)'
 
 
 @pytest.fixture(autouse=True)
@@ -470,7 +470,7 @@ def test_an_archive_in_a_bucket_is_unpacked_until_it_changes(bucket, cache):
 def test_nothing_in_a_bucket(bucket, cache, monkeypatch):
     bucket.put('photos/a.jpg', b'x')
     bucket.put('photos/b.jpg', b'x')
-    assert 'there is nothing' in refusal(bucket.uri('absent'), cache, UsageError)
+    assert 'nothing is there' in refusal(bucket.uri('absent'), cache, UsageError)
     assert 'no such file' in refusal(bucket.uri('absent.tgz'), cache, UsageError)
     assert 'no saved_model.pb' in refusal(bucket.uri('photos'), cache, UsageError)
     assert 'no such bucket' in refusal('gs://b-absent/model', cache, UsageError)
@@ -520,7 +520,9 @@ def test_a_connection_that_dies_costs_the_rest_alone(server, tmp_path):
 
 def test_one_that_gets_nowhere_is_given_up(server, tmp_path):
     url = server.put('/x', hub_server.resumable(WHOLE, size_bytes=1000))
-    with pytest.raises(ModelError, match=f'broke off after 3000 of {len(WHOLE)} bytes, 3 times'):
+    with pytest.raises(
+        ModelError, match=f'the connection was lost after 3000 of {len(WHOLE)} bytes, 3 times'
+    ):
         download(url, tmp_path / 'x')
     assert files_in(tmp_path) == {}
 
@@ -595,12 +597,12 @@ def test_passing_faults_are_tried_again(server, cache, fault):
         (hub_server.hang_up, 'no connection, 3 times', 3),
         (
             hub_server.cut(MODULE, 1000),
-            f'broke off after 1000 of {len(MODULE)} bytes, 3 times',
+            f'the connection was lost after 1000 of {len(MODULE)} bytes, 3 times',
             3,
         ),
         (hub_server.PAGE, 'a web page, not a model', 1),
         (body(b'\n <html>'), 'a web page, not a model', 1),
-        (redirect('file:///etc/passwd'), 'cannot be asked for, or leads to what cannot', 1),
+        (redirect('file:///etc/passwd'), 'not a valid URL, or it redirects to one that is not', 1),
         (body(b''), NO_ARCHIVE, 1),
         (body(b'PK\x03\x04 a zip'), NO_ARCHIVE, 1),
         (body(b'{"message": "no such model"}', 'application/json'), NO_ARCHIVE, 1),
@@ -712,7 +714,7 @@ def local_refusal(tmp_path, cache, data, suffix='.tar.gz'):
 )
 def test_only_plain_files_and_folders_are_unpacked(tmp_path, cache, bad):
     message = local_refusal(tmp_path, cache, make_tar(extra=[bad]))
-    assert message.startswith(f"'{bad.name}' is no plain file or folder")
+    assert message.startswith(f"'{bad.name}' is not a regular file or folder")
 
 
 @pytest.mark.parametrize('kind', [tarfile.REGTYPE, tarfile.DIRTYPE])
@@ -763,7 +765,7 @@ def test_zip_archives_are_unpacked_whatever_they_are_called(tmp_path, cache, suf
 def test_only_plain_files_and_folders_are_unpacked_from_zip(tmp_path, cache, bad):
     data = make_zip(extra=[(bad, b'/etc/passwd')])
     message = local_refusal(tmp_path, cache, data, '.zip')
-    assert message.startswith(f"'{bad.filename}' is no plain file or folder")
+    assert message.startswith(f"'{bad.filename}' is not a regular file or folder")
 
 
 def test_a_tar_archive_that_begins_like_a_zip(tmp_path, cache):
@@ -1120,7 +1122,7 @@ def test_a_download_replaces_a_file_whole_or_not_at_all(server, tmp_path):
     path = tmp_path / 'x.npz'
     path.write_bytes(b'before')
     url = server.put('/x', hub_server.cut(b'0123456789', 5))
-    with pytest.raises(ModelError, match='broke off after 5 of 10 bytes, 3 times'):
+    with pytest.raises(ModelError, match='the connection was lost after 5 of 10 bytes, 3 times'):
         download(url, path)
     assert files_in(tmp_path) == {'x.npz': b'before'}
     server.put('/x', body(b'after'))

@@ -177,7 +177,7 @@ def test_the_last_message_names_every_service_and_the_way_by_hand(server, tmp_pa
         'KAGGLE_API_TOKEN',
         f'{CHECKPOINT}: a web page, not a model',
         HUGGING_FACE,
-        'by hand and give its folder, archive or file to --model',
+        'by hand and pass its folder, archive or file to --model',
         '--model_cache',
     ):
         assert part in message
@@ -206,7 +206,7 @@ def test_weights_that_are_pinned_are_looked_for_at_all_services(server, put, tmp
     source = resolve_model(NAME, cache=str(other), sha256=pinned)
     assert source.location == BUCKET
     assert 'has the SHA-256' in source.passed_over[0]
-    with pytest.raises(ModelError, match='--model_sha256 wants 0'):
+    with pytest.raises(ModelError, match='--model_sha256 is 0'):
         resolve_model(NAME, cache=str(other), sha256='0' * 64)
 
 
@@ -248,7 +248,7 @@ def test_credentials_that_are_broken_end_one_service_and_not_the_search(put, tmp
     put('bucket')
     source = resolve(tmp_path)
     assert source.location == BUCKET
-    assert source.passed_over[1] == 'KAGGLE_API_TOKEN: holds no token of Kaggle; expected one word'
+    assert source.passed_over[1] == 'KAGGLE_API_TOKEN: not a Kaggle token; expected one word'
 
 
 # --- Hugging Face

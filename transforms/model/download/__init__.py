@@ -1,1 +1,1 @@
-"""Models from where they are published to this machine."""
+"""Brings models from where they are published to this machine."""

@@ -1,4 +1,4 @@
-"""Archives that nobody has vouched for: plain files and folders of bounded size, or an error."""
+"""Untrusted archives: unpacked to plain files and folders of bounded size, or an error."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ from transforms.model.zips import open_zip
 ARCHIVES = ('.tar.gz', '.tgz', '.tar', '.zip')
 
 MOST_FILES = 10_000
-"""A SavedModel has a handful; a bucket or an archive full of photographs is none."""
+"""A SavedModel has a handful; a bucket or an archive full of photographs is not one."""
 
 _HEADER_BYTES = 2**20
 
@@ -45,12 +45,12 @@ _ENCRYPTED = 0x1
 
 
 class Limits(NamedTuple):
-    """What an archive may become: compressed tensors shrink little, and metadata is small.
+    """How large an unpacked archive may be: tensors compress little, and metadata is small.
 
     Attributes:
-      unpacked_bytes: so much any of them.
-      unpacked_ratio: so many times its own size a larger one.
-      files: so many files and folders.
+      unpacked_bytes: for any archive.
+      unpacked_ratio: for a larger one, this many times its own size.
+      files: number of files and folders.
     """
 
     unpacked_bytes: int = 2**30
@@ -72,17 +72,17 @@ def unpack(
 
     Args:
       file: seekable.
-      folder: where to; a new folder is made in it.
+      folder: target; a new folder is created in it.
       origin: what messages call the archive.
-      on_progress: is told how many bytes of the archive are done.
-      limits: of what it becomes.
+      on_progress: called with the bytes of the archive that are done.
+      limits: for what is unpacked.
 
     Returns:
       The folder of the SavedModel.
 
     Raises:
-      ModelError: it is no archive, is damaged, holds more than plain files and folders inside
-        itself, unpacks to too much, or holds no SavedModel.
+      ModelError: it is not an archive, is damaged, holds anything but plain files and folders
+        inside itself, unpacks to too much, or holds no SavedModel.
     """
     target = folder / 'tree'
     size_bytes = file.seek(0, os.SEEK_END)
@@ -113,19 +113,21 @@ def unpack(
         raise _damaged(origin) from e
     model = model_in(target)
     if model is None:
-        raise ModelError(f'{origin}: no {GRAPH} in it, neither at its top nor in its one folder')
+        raise ModelError(
+            f'{origin}: no {GRAPH} in it, neither at its top level nor in its only folder'
+        )
     return model
 
 
 def inside(folder: Path, name: str, origin: str) -> Path:
-    """`name` below `folder`, or a ModelError where it would lie elsewhere."""
+    """`name` below `folder`; ModelError if it would be elsewhere."""
     if name.startswith('/') or '..' in name.split('/') or '\0' in name:
         raise ModelError(f'{origin}: {uris.printable(name)!r} is outside its folder')
     return folder / name
 
 
 def write(path: Path, pieces: Iterable[bytes]) -> Iterator[int]:
-    """Creates a file and its folders; yields the size of each piece when it is written."""
+    """Creates a file and its folders; yields the size of each piece once written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open('xb') as file:
@@ -164,7 +166,7 @@ class _Budget:
 
 @contextlib.contextmanager
 def _reading(origin: str) -> Iterator[None]:
-    """Tells failures of an archive from those of the disk that is written."""
+    """Distinguishes failures of an archive from those of the disk."""
     try:
         yield
     except _DAMAGES as e:
@@ -175,8 +177,8 @@ def _reading(origin: str) -> Iterator[None]:
 
 def _no_file(name: str, origin: str) -> ModelError:
     return ModelError(
-        f'{origin}: {uris.printable(name)!r} is no plain file or folder; '
-        'links and devices are not unpacked'
+        f'{origin}: {uris.printable(name)!r} is not a regular file or folder; links and devices '
+        'are not unpacked'
     )
 
 
@@ -186,7 +188,7 @@ def _no_file(name: str, origin: str) -> ModelError:
 class _Unpacked:
     """The bytes of a tar archive, unpacked: bounded, and with one kind of error.
 
-    All of an archive comes by here, headers and padding included.
+    All of an archive passes through here, including headers and padding.
     """
 
     def __init__(self, file: BinaryIO, is_packed: bool, budget: _Budget):
@@ -210,7 +212,7 @@ class _Member(tarfile.TarInfo):
         except tarfile.HeaderError as e:
             if buf == bytes(tarfile.BLOCKSIZE):  # the mark of the end
                 raise
-            raise tarfile.ReadError('a bad header, or none') from e
+            raise tarfile.ReadError('a bad or missing header') from e
         # What is no file may be read into memory whole.
         if not member.isreg() and member.size > _HEADER_BYTES:
             raise tarfile.ReadError('a long header')
@@ -272,4 +274,4 @@ def _zip_pieces(
 
 def _damaged(origin: str) -> ModelError:
     expected = 'expected tar, plain or gzipped, or zip'
-    return ModelError(f'{origin}: a damaged archive, or none ({expected})')
+    return ModelError(f'{origin}: a damaged archive, or not an archive ({expected})')

@@ -1,8 +1,8 @@
-"""What was fetched, once a machine.
+"""The cache of downloads, one per machine.
 
 A cache entry is a folder `<key>` that appears whole or not at all, with `<key>.descriptor.txt`
-beside it.  For URLs of modules, key and layout are those of the tensorflow_hub library: each finds
-what the other has fetched.
+beside it.  For URLs of modules, key and layout are those of the tensorflow_hub library: either
+finds what the other has fetched.
 """
 
 import contextlib
@@ -31,10 +31,10 @@ class Entry(NamedTuple):
 
     Attributes:
       key: hex digits, the name of its folder there.
-      origin: what stands in the descriptor and in messages.
-      fill: makes the folder somewhere in an empty one that it is given, and says where.
-      wanted: the file that makes it whole: `GRAPH` at the top of a SavedModel, or of weights the
-        one file that there is.
+      origin: its name in the descriptor and in messages.
+      fill: creates the folder inside an empty one that it is given, and returns its path.
+      wanted: the file that makes it complete: `GRAPH` at the top of a SavedModel, or the single
+        file of weights.
     """
 
     key: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
     wanted: str = GRAPH
 
     def find(self, cache: Path) -> Path | None:
-        """The folder of the SavedModel, or the file of weights, where it is in the cache."""
+        """The folder of the SavedModel, or the file of weights, in the cache."""
         folder = cache / self.key
         if self.wanted == GRAPH:
             return model_in(folder)
@@ -90,7 +90,7 @@ def cached(cache: Path, entry: Entry, on_progress: Progress | None = None) -> Pa
 
     Raises:
       UsageError: the cache cannot be used.
-      ModelError: as `entry.fill` says; or the entry holds something else.
+      ModelError: raised by `entry.fill`; or the entry holds something else.
     """
     folder = cache / entry.key
     try:
@@ -130,9 +130,9 @@ def _publish(made: Path, temporary: Path, cache: Path, entry: Entry) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock of this machine; a process that dies lets go of it.
+    """Holds a lock of this machine; a process that dies releases it.
 
-    The file goes at the end: tensorflow_hub would wait for as long as there is one.
+    The file is removed at the end: tensorflow_hub would wait as long as there is one.
     """
     while True:
         with path.open('ab') as file:

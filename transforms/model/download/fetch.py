@@ -1,4 +1,4 @@
-"""Models from where they are to a local path, fetched once a machine.
+"""Brings models from where they are to a local path, once per machine.
 
 A model is a SavedModel, which is a folder or an archive of one, or a file of weights.
 """
@@ -42,7 +42,7 @@ _NOT_IN_NAMES = re.compile(r'[^\w.-]', re.ASCII)
 
 
 def fetch_model(location: str, cache: str | Path, on_progress: Progress | None = None) -> Path:
-    """Brings a model to this machine, unless it is there.
+    """Brings a model to this machine, unless it is already there.
 
     Args:
       location: a local folder or file of weights (used in place), a local or gs:// archive, a gs://
@@ -50,14 +50,14 @@ def fetch_model(location: str, cache: str | Path, on_progress: Progress | None =
         ('google/bit/tensorFlow2/m-r50x1/1'), or 'hf://owner/name'.  Something local that exists
         wins over a handle.
       cache: folder for what is fetched, may be absent; processes may share it.
-      on_progress: called from time to time while bytes come.
+      on_progress: called from time to time while bytes arrive.
 
     Returns:
       A local folder with saved_model.pb at its top, or a local file of weights.
 
     Raises:
-      UsageError: there is nothing of this kind there, or the cache cannot be used.
-      ModelError: it cannot be downloaded or unpacked, or is no file of weights.
+      UsageError: there is no model there, or the cache cannot be used.
+      ModelError: it cannot be downloaded or unpacked, or is not a file of weights.
       StoreError: the bucket cannot be read.
     """
     found = _find(location)
@@ -78,10 +78,10 @@ def is_fetched(location: str, cache: str | Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file of weights, or over what of a SavedModel is loaded.
+    """Hex SHA-256 of a file of weights, or of what is loaded of a SavedModel.
 
-    Of a folder that is saved_model.pb, variables/ and assets/: the relative path and the SHA-256 of
-    each file.  Other files are left out: they hold random ids, times and descriptions.
+    Of a folder these are saved_model.pb, variables/ and assets/: the relative path and the SHA-256
+    of each file.  Other files are left out: they hold random ids, times and descriptions.
 
     Raises:
       ModelError: a file has a name that is not valid UTF-8.
@@ -114,7 +114,7 @@ def _digest(path: str) -> str:
 
 
 def _find(location: str) -> Path | Entry:
-    """What is here already, or what is to be fetched."""
+    """What is already here, or what must be fetched."""
     scheme = uris.scheme_of(location)
     if _BIT_HANDLE.fullmatch(location) and not os.path.lexists(location):
         location = f'{location.rstrip("/")}/1'
@@ -142,7 +142,7 @@ def _find(location: str) -> Path | Entry:
         return kaggle.find(model)
     if _TFHUB_HANDLE.fullmatch(location):
         return _at_url(_TFHUB + location)
-    raise _unusable(location, 'there is no such folder or file, and it is no handle; ')
+    raise _unusable(location, 'no such folder or file, and not a handle; ')
 
 
 def _in_place(path: Path) -> Path:
@@ -158,8 +158,8 @@ def _in_place(path: Path) -> Path:
         raise InvalidOption(
             'model',
             uris.printable(str(path)),
-            f'no {GRAPH} in this folder; a SavedModel has {GRAPH} at its top and its weights in '
-            'variables/',
+            f'no {GRAPH} in this folder; a SavedModel has {GRAPH} at its top level and its '
+            'weights in variables/',
         )
     raise _unusable(str(path))
 
@@ -209,9 +209,9 @@ def _in_bucket(folder: str) -> Entry:
 
     objects = listing()
     if not objects:
-        raise InvalidOption('model', origin, 'there is nothing')
+        raise InvalidOption('model', origin, 'nothing is there')
     if len(objects) > MOST_FILES:
-        why = f'more than {MOST_FILES} objects; expected a SavedModel alone'
+        why = f'more than {MOST_FILES} objects; expected only a SavedModel'
         raise InvalidOption('model', origin, why)
     if GRAPH not in objects:
         raise InvalidOption('model', origin, f'no {GRAPH} in this folder')

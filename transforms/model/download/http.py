@@ -1,4 +1,4 @@
-"""Downloads over HTTP: whole or not at all, continued where they broke off, given up if they stall.
+"""Downloads over HTTP: whole or not at all, continued if interrupted, given up if they stall.
 
 What comes from outside is not trusted.
 """
@@ -34,15 +34,15 @@ _MIRRORS = {
 }
 
 Auth = AuthBase | tuple[str, str] | None
-"""Sent to the host that is asked, and to no other that it redirects to."""
+"""Sent only to the host that is asked, not to one that it redirects to."""
 
 
 class Pace(NamedTuple):
-    """What a download must keep.
+    """When a download counts as stalled.
 
     Attributes:
-      silence_sec: so long no byte may come.
-      window_sec, window_bytes: in each such time at least so many bytes must come.
+      silence_sec: longest time without a byte.
+      window_sec, window_bytes: in each such time at least this many bytes must arrive.
     """
 
     silence_sec: float = 30.0
@@ -54,13 +54,13 @@ PACE = Pace()
 
 
 class Progress(Protocol):
-    """Is told how far a download has come; total_bytes is None where nobody knows."""
+    """Called with the progress of a download; total_bytes is None if unknown."""
 
     def __call__(self, done_bytes: int, total_bytes: int | None) -> None: ...
 
 
 class Bearer(AuthBase):
-    """A token, which goes before what a netrc file has for the host."""
+    """A token, which takes precedence over what a netrc file has for the host."""
 
     def __init__(self, token: str):
         self._token = token
@@ -76,7 +76,7 @@ def shown(url: str) -> str:
 
 
 def compressed(url: str) -> str:
-    """A URL of a module as TF-Hub and Kaggle give its archive for; its page otherwise."""
+    """The URL for which TF-Hub and Kaggle return the archive of a module, not its page."""
     parts = urllib.parse.urlsplit(url)
     if 'tf-hub-format=' in parts.query:
         return url
@@ -93,22 +93,22 @@ def download(
     message: dict[str, str | int] | None = None,
     pace: Pace = PACE,
 ) -> None:
-    """Saves what a URL gives, as it is sent: whole, or not at all.
+    """Saves what a URL returns, as it is sent: whole, or not at all.
 
-    A download that breaks off is continued where the server can tell that the file is the same.
+    An interrupted download is continued if the server can tell that the file is the same.
 
     Args:
-      url: http or https; redirects are followed.  $TFHUB_ENDPOINT and $BIT_MODELS_ENDPOINT, where
-        set, are asked in place of https://tfhub.dev and of the bucket with the BiT checkpoints.
-      path: file to create or replace; its folder must be there.
-      on_progress: called for each piece; starts anew where the download does.
+      url: http or https; redirects are followed. $TFHUB_ENDPOINT and $BIT_MODELS_ENDPOINT, if set,
+        replace https://tfhub.dev and the bucket with the BiT checkpoints.
+      path: file to create or replace; its folder must exist.
+      on_progress: called for each piece; starts again if the download does.
       auth: user and password, or a token; not sent to another host that the first one redirects to.
-      message: is posted as JSON; None asks plainly.
-      pace: when it is taken to stall.
+      message: posted as JSON; None sends a plain GET.
+      pace: when it counts as stalled.
 
     Raises:
-      ModelError: no answer or not the right one, it stalls or ends early, three times in a row
-        where waiting may help, or the file cannot be written.
+      ModelError: there is no or a wrong answer, it stalls or ends early (three times in a row if
+        waiting may help), or the file cannot be written.
     """
     for site, variable in _MIRRORS.items():
         if url.startswith(site) and (mirror := os.environ.get(variable)):
@@ -135,13 +135,13 @@ def download(
 
 
 def sync(file: BinaryIO) -> None:
-    """Nothing gets its final name before it is on the disk."""
+    """Syncs a file to disk, before it gets its final name."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def cannot_write(path: Path, error: OSError) -> ModelError:
-    """That, with the reason of the system."""
+    """The error for a file that cannot be written, with the system's reason."""
     return ModelError(f'cannot write {uris.printable(str(path))}: {error.strerror}')
 
 
@@ -150,14 +150,14 @@ class _TransientError(Exception):
 
 
 class _Part:
-    """What there is of a file so far.
+    """What has arrived of a file so far.
 
     Attributes:
-      path: where it lies.
-      etag: a strong one, by which the server knows the file again; '' without, or where nothing
-        of it is here.
+      path: where it is.
+      etag: a strong one, by which the server recognizes the file; '' if there is none, or nothing
+        has arrived.
       done_bytes: from its beginning.
-      most_bytes: that there ever were.
+      most_bytes: the most that ever arrived.
     """
 
     def __init__(self, path: Path):
@@ -175,23 +175,23 @@ class _Part:
 
     @property
     def can_be_continued(self) -> bool:
-        """Whether the rest can be asked for."""
+        """Whether the rest can be requested."""
         return bool(self.etag and self.done_bytes)
 
     def headers(self) -> dict[str, str]:
-        """Asks for the rest, or for all of it if it has changed."""
+        """Headers that ask for the rest, or for all of it if it has changed."""
         if not self.can_be_continued:
             return {}
         return {'Range': f'bytes={self.done_bytes}-', 'If-Range': self.etag}
 
     def take(self, response: requests.Response) -> None:
-        """Goes on with what is sent: the rest, or the whole file anew."""
+        """Continues with what is sent: the rest, or the whole file again."""
         etag = response.headers.get('ETag', '')
         if response.status_code == 206:
             found = _CONTENT_RANGE.fullmatch(response.headers.get('Content-Range', ''))
             if found is None or int(found[1]) != self.done_bytes or etag not in ('', self.etag):
                 self.forget()
-                raise _TransientError('sent another part than was asked for')
+                raise _TransientError('sent a different range than was asked for')
         else:
             self.forget()
             self.etag = etag if etag.startswith('"') else ''  # a weak one tells too little
@@ -244,7 +244,7 @@ def _ask(
     except requests.exceptions.TooManyRedirects as e:
         raise ModelError(f'{origin}: more than {_MOST_REDIRECTS} redirects') from e
     except (requests.exceptions.RequestException, ValueError) as e:  # some slip through as these
-        raise ModelError(f'{origin}: cannot be asked for, or leads to what cannot') from e
+        raise ModelError(f'{origin}: not a valid URL, or it redirects to one that is not') from e
 
 
 def _check_answer(response: requests.Response, origin: str, part: _Part, is_rest: bool) -> None:
@@ -285,7 +285,9 @@ def _save(
                     raise _TransientError(stalled) from e
                 raise ModelError(f'{origin}: {stalled}') from e
             except urllib3.exceptions.HTTPError as e:
-                raise _TransientError(f'broke off after {part.done_bytes}{of_total} bytes') from e
+                raise _TransientError(
+                    f'the connection was lost after {part.done_bytes}{of_total} bytes'
+                ) from e
             if not piece:
                 break
             if not part.done_bytes and piece.lstrip().startswith(b'<'):

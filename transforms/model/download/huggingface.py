@@ -25,7 +25,7 @@ _LOCATION = re.compile(
 
 
 class Repository(NamedTuple):
-    """A repository with a `model.safetensors`; its main branch where no revision is named."""
+    """A repository with a `model.safetensors`; its main branch if no revision is named."""
 
     name: str
     revision: str | None
@@ -41,17 +41,17 @@ def parse(location: str) -> Repository | None:
 
 
 def find(repository: Repository) -> Path | Entry:
-    """The file where the hub's own library has fetched it, or what is to be fetched.
+    """The file, if the hub's own library has fetched it, or what must be fetched.
 
     Raises:
-      UsageError: no repository can have this name.
+      UsageError: it is not a valid repository name.
       ModelError: the library is not installed.
     """
     hub = _library(repository)
     try:
         found = hub.try_to_load_from_cache(repository.name, FILE, revision=repository.revision)
     except ValueError as e:  # by the rules of the hub
-        raise UsageError(f'{repository}: no repository can have this name') from e
+        raise UsageError(f'{repository}: not a valid repository name') from e
     if isinstance(found, str):
         return Path(found)
     key = key_of('hf', repository.name, repository.revision or '')
@@ -96,7 +96,7 @@ def _fill(repository: Repository, folder: Path, on_progress: Progress | None) ->
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Lets the library not log: it shows signed URLs where a download breaks off."""
+    """Silences the library's log: it shows signed URLs when a download is interrupted."""
     logger = logging.getLogger('huggingface_hub')
     before = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -120,7 +120,7 @@ def _library(repository: Repository) -> Any:
 
 
 def _reason(error: BaseException | None) -> str:
-    """What happened, in words of ours: those of the library hold URLs, and these may be signed."""
+    """What happened, in our own words: those of the library contain URLs, which may be signed."""
     kinds: list[str] = []
     while error is not None and len(kinds) < 10:
         response = getattr(error, 'response', None)

@@ -1,4 +1,4 @@
-"""Kaggle's models: what people call them, three ways to their archives, and credentials."""
+"""Kaggle's models: their handles and URLs, three ways to their archives, and credentials."""
 
 import contextlib
 import functools
@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
     @property
     def handle(self) -> str:
-        """As Kaggle's own library takes it."""
+        """The handle that Kaggle's own library takes."""
         return f'{self.owner}/{self.model}/tensorFlow2/{self.variation}/{self.version}'
 
     @property
@@ -55,17 +55,17 @@ class Model(NamedTuple):
 
 
 def parse(location: str) -> Model | None:
-    """The model that a handle, or the URL of a page or of the API, means; None for no such thing.
+    """The model that a handle, or the URL of a page or of the API, means; None for anything else.
 
     Raises:
-      UsageError: a URL of Kaggle without a model for TensorFlow 2, or a version is missing.
+      UsageError: a Kaggle URL that is not a model for TensorFlow 2, or lacks a version.
     """
     url = _URL.fullmatch(location)
     found = _HANDLE.fullmatch(url[1].strip('/') if url else location.strip('/'))
     if found is None:
         if url is None:
             return None
-        raise InvalidOption('model', shown(location), f'of Kaggle, expected {_FORM}')
+        raise InvalidOption('model', shown(location), f'not a Kaggle model, expected {_FORM}')
     owner, model, variation, version = found.group('owner', 'model', 'variation', 'version')
     if version is None:
         if (owner.lower(), model.lower()) != _ONE_VERSION:
@@ -76,7 +76,7 @@ def parse(location: str) -> Model | None:
 
 
 def find(model: Model) -> Path | Entry:
-    """The folder of a model that Kaggle's own library has fetched, or what is to be fetched."""
+    """The folder of a model, if Kaggle's own library has fetched it, or what must be fetched."""
     return _of_kagglehub(model) or Entry(
         tfhub_key(f'{_SITE}/models/{model.handle}'), model.handle, functools.partial(_fill, model)
     )
@@ -128,17 +128,17 @@ def _fill(model: Model, folder: Path, on_progress: Progress | None) -> Path:
             problems.append(str(e))
             shutil.rmtree(own, ignore_errors=True)
     raise ModelError(
-        f'{"; ".join(problems)}; Kaggle answers 401 and 403 also for what it does not have: look '
-        f'at {_SITE}/{model.page}, accept its terms and set KAGGLE_API_TOKEN, or download it '
-        'there by hand and give its folder or archive'
+        f'{"; ".join(problems)}; Kaggle also answers 401 and 403 for what it does not have: '
+        f'look at {_SITE}/{model.page}, accept its terms and set KAGGLE_API_TOKEN, or download '
+        'it there by hand and pass its folder or archive'
     )
 
 
 def _credentials() -> Auth:
-    """A token, else user and key, else nothing, in the places that Kaggle's own library reads.
+    """A token, else user and key, else nothing, from the places that Kaggle's own library reads.
 
     Raises:
-      ModelError: they are there, but cannot be read; another service may do without.
+      ModelError: they exist, but cannot be read; another service may not need any.
     """
     if token := _token():
         return Bearer(token)
@@ -170,9 +170,9 @@ def _token() -> str:
         except (OSError, ValueError) as e:
             raise ModelError(f'{where}: the file cannot be read') from e
     elif token.startswith(('/', '~', './')):
-        raise ModelError(f'{where}: there is no file of this name')
+        raise ModelError(f'{where}: no such file')
     if token and not _TOKEN.fullmatch(token):
-        raise ModelError(f'{where}: holds no token of Kaggle; expected one word')
+        raise ModelError(f'{where}: not a Kaggle token; expected one word')
     return token
 
 

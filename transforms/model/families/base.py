@@ -22,7 +22,7 @@ FEATURES = 'features'
 MULTI_LABEL_THRESHOLD, MULTI_LABEL_MAX = 0.1, 20
 """A guess, as nobody has published thresholds for the heads of ImageNet-21k.
 
-They were trained on 1.1 labels an image, so that 0.3 would leave most pictures without any.
+They were trained on 1.1 labels per image, so 0.3 would leave most pictures without any.
 """
 
 
@@ -34,13 +34,13 @@ _QUERY = re.compile('[?#]')
 
 
 def path_of(location: str) -> str:
-    """A location without query, and without a slash at its end."""
+    """A location without its query and trailing slash."""
     is_url = bool(uris.scheme_of(location))
     return (_QUERY.split(location, maxsplit=1)[0] if is_url else location).rstrip('/')
 
 
 def gpu_batch_size(size_px: int) -> int:
-    """Images a call on a GPU, by the side of the square that a network takes."""
+    """Images per call on a GPU, by the side of the square that a network takes."""
     return 128 if size_px <= 300 else 32
 
 
@@ -49,13 +49,13 @@ class KnownModel(NamedTuple):
 
     Attributes:
       card: what it is.
-      location: where it is published; its name where it lies inside the package.
+      location: where it is published; its name if it is inside the package.
       parameters: number of trained values.
       multiply_adds: operations for one image of the size that the card says.
-      module: the same module on another site, '' without.
-      checkpoints: files of the same weights, the best first.
-      takes_any_size: whether it also works on other squares than its card says.
-      file: its weights inside the package; None for all that are fetched.
+      module: the same module on another site, '' if there is none.
+      checkpoints: files with the same weights, the best first.
+      takes_any_size: whether it also works on squares of other sizes than its card says.
+      file: its weights inside the package; None for models that are fetched.
     """
 
     card: ModelCard
@@ -69,16 +69,16 @@ class KnownModel(NamedTuple):
 
     @property
     def locations(self) -> tuple[str, ...]:
-        """All places that it can be had from, in the order in which they are tried."""
+        """All places where it is available, in the order in which they are tried."""
         return tuple(filter(None, (self.location, self.module, *self.checkpoints)))
 
 
 class Recognized(Protocol):
-    """A file of weights of which a family knows what network it is."""
+    """A file of weights whose network a family has recognized."""
 
     @property
     def classes(self) -> int | None:
-        """Of its head; None without one."""
+        """The number of classes of its head; None without one."""
 
     def describe(self, source: str) -> ModelCard:
         """The card of weights that nobody has described, by the classes of their head.
@@ -88,10 +88,10 @@ class Recognized(Protocol):
         """
 
     def check(self, card: ModelCard, classes: int | None) -> ModelCard:
-        """Holds the network against what a card says of it.
+        """Checks the network against its card.
 
         Args:
-          card: which comes with the weights, or is that of a published model.
+          card: that comes with the weights, or belongs to a published model.
           classes: of the card; a network without classes may come with a head.
 
         Returns:
@@ -106,8 +106,8 @@ class Built(NamedTuple):
     """A network with its weights.
 
     Attributes:
-      network: (N, S, S, 3) float32 to logits (N, classes) float32, or to its features where it has
-        no classes; its layer `FEATURES` gives those in any case.
+      network: (N, S, S, 3) float32 to logits (N, classes) float32, or to its features if it has no
+        classes; its layer `FEATURES` gives those in any case.
       mean, std: of samples in [0, 255], for what the network takes.
     """
 
@@ -117,15 +117,15 @@ class Built(NamedTuple):
 
 
 class NotRebuiltError(Exception):
-    """A SavedModel must be used as it is; the message says why, '' if it is of no such family."""
+    """A SavedModel must be used as it is; the message says why, '' if it is of another family."""
 
 
 class Family(Protocol):
-    """A module, or a package, of which this much is asked; only `build` may load TensorFlow.
+    """The interface of a family's module or package; only `build` may import TensorFlow.
 
     Attributes:
-      PUBLISHED: how the locations of its models start; '' where they lie inside the package.
-      NAMES: how its models are called, for messages; '' for a family whose names have no form.
+      PUBLISHED: how the locations of its models start; '' if they are inside the package.
+      NAMES: the form of its models' names, for messages; '' if there is none.
     """
 
     PUBLISHED: str
@@ -138,26 +138,27 @@ class Family(Protocol):
         """The published model that a handle, URL, folder or file is a copy of, by its name.
 
         Args:
-          path: without query, and without a slash at its end.
+          path: without query and trailing slash.
         """
 
     def features(self, architecture: str) -> int:
         """Length of the features of the network that a card names.
 
         Raises:
-          ModelError: it has none of this name; the message says which there are, '' if none has a
+          ModelError: it has none of this name; the message says which it has, '' if none has a
             name.
         """
 
     def recognize(self, path: Path, shown: str) -> Recognized | None:
-        """What network a file of weights is of, without reading its values; None if of no such.
+        """Which network a file of weights is of, without reading its values; None if not this
+        family.
 
         Args:
           path: of the file.
           shown: what messages call it.
 
         Raises:
-          ModelError: the file is damaged, or the network is not whole.
+          ModelError: the file is damaged, or the network is incomplete.
         """
 
     def build(self, source: 'ModelSource', path: Path, precision: str, batch_size: int) -> Built:
@@ -169,10 +170,9 @@ class Family(Protocol):
             SavedModel.
           precision: type in which the convolutions are stored and computed, 'float32', 'bfloat16'
             or 'float16'.
-          batch_size: images a call, for a SavedModel that takes nothing else.
+          batch_size: images per call, for a SavedModel that takes nothing else.
 
         Raises:
-          NotRebuiltError: of a SavedModel: it is of another family, or its network is not one that
-            can be built.
+          NotRebuiltError: the SavedModel is of another family, or its network cannot be built.
           ModelError: the weights are damaged, or not what the card says.
         """

@@ -86,7 +86,7 @@ def _published(variant: str, network: _Network) -> KnownModel:
 
 @functools.cache
 def cards() -> Mapping[str, KnownModel]:
-    """The published ones, by name."""
+    """The published models, by name."""
     models = (_published(variant, network) for variant, network in _NETWORKS.items())
     return {model.card.name: model for model in models}
 
@@ -98,7 +98,7 @@ def find_by_location(path: str) -> KnownModel | None:
 
 
 def features(architecture: str) -> int:  # noqa: ARG001
-    """None of its networks is built here."""
+    """Has none: its networks are not built here."""
     raise ModelError('')
 
 

@@ -1,8 +1,8 @@
 """Values of Arrow as text, the same whatever else is installed.
 
-Arrow hands out times as objects of pandas where that is there, which writes them otherwise, and
-refuses nanoseconds where it is not.  So they are written here, as Python's `datetime` would: with
-nanoseconds where there are any, and for years that it has not.
+If pandas is installed, Arrow returns times as its objects, which print differently; if not, it
+refuses nanoseconds.  So they are formatted here, as Python's `datetime` would: with nanoseconds if
+there are any, and also for years that it does not have.
 """
 
 import datetime
@@ -39,7 +39,7 @@ def text_of(value: Any) -> str | None:
 
 
 def values_of(array: pa.Array) -> list[Any]:
-    """What an array holds, with dates, times and durations as text, also inside lists and structs.
+    """The values of an array, with times, dates and durations as text, also in lists and structs.
 
     Raises:
       LookupError: its time zone is not known here.
@@ -69,7 +69,7 @@ def values_of(array: pa.Array) -> list[Any]:
 def least_chars(array: pa.Array, limit: int) -> int:
     """How many characters the values of an array have as text, at least; counts up to a limit.
 
-    What a dictionary holds counts wherever it is used, however little the array takes.
+    A dictionary's values count at every use, however little memory the array takes.
     """
     kind = array.type
     found = len(array)
@@ -94,7 +94,7 @@ def least_chars(array: pa.Array, limit: int) -> int:
 
 
 def _lengths(array: pa.Array) -> pa.Array | None:
-    """Bytes of each text; None where there is none, so that a value is short."""
+    """Bytes of each text; None if there is none, so values are short."""
     types, kind = pa.types, array.type
     has_length = (
         types.is_string(kind)
@@ -107,7 +107,7 @@ def _lengths(array: pa.Array) -> pa.Array | None:
 
 
 def check_type(kind: pa.DataType, max_depth: int) -> None:
-    """Refuses types of which `values_of` makes no text, whatever the values.
+    """Refuses types that `values_of` cannot make text of, whatever the values.
 
     Raises:
       ValueError: two fields of one name, or lists and structs nested deeper than `max_depth`.
@@ -124,7 +124,7 @@ def check_type(kind: pa.DataType, max_depth: int) -> None:
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether `values_of` makes text of a value of this type that is none."""
+    """Whether `values_of` turns values of this type into text."""
     types = pa.types
     return any(
         is_one(kind)
@@ -133,7 +133,7 @@ def is_time(kind: pa.DataType) -> bool:
 
 
 def _text_of_times(kind: pa.DataType) -> Callable[[int], str] | None:
-    """What makes text of the numbers that a type stores; None if it is not one of time."""
+    """What turns the numbers that a type stores into text; None if it is not a time type."""
     if not is_time(kind):
         return None
     if pa.types.is_date32(kind):

@@ -137,7 +137,7 @@ def read_pages(stream: BinaryIO, chunk: Chunk) -> Pages:
       chunk: of `read_footer`.
 
     Raises:
-      ValueError: what stands there is no page.
+      ValueError: there is something else than a page.
     """
     largest = values = 0
     for page in each_page(stream, chunk):
@@ -157,7 +157,7 @@ def each_page(stream: BinaryIO, chunk: Chunk) -> Iterator[Pages]:
         compressed = _number(header, _COMPRESSED_SIZE)
         # A dictionary is given room for as many values as it says, whatever its size.
         if _number(header.get(_DICTIONARY_PAGE, _NONE), _VALUES) > 8 * uncompressed:
-            raise ValueError('a dictionary of more values than it has bytes for')
+            raise ValueError('a dictionary with more values than bytes')
         kinds = (_DATA_PAGE, _DATA_PAGE_V2)
         here = sum(_number(header.get(kind, _NONE), _VALUES) for kind in kinds)
         yield Pages(uncompressed, here)
@@ -168,7 +168,7 @@ def each_page(stream: BinaryIO, chunk: Chunk) -> Iterator[Pages]:
 def _number(fields: Any, key: int) -> int:
     value = fields.get(key) if isinstance(fields, dict) else None
     if not isinstance(value, int) or value < 0:
-        raise ValueError('a page that does not tell its size')
+        raise ValueError('a page without its size')
     return value
 
 
@@ -189,7 +189,7 @@ def _read_header(stream: BinaryIO, place: int) -> tuple[dict[int, Any], int]:
 
 
 class _Reader:
-    """Reads a struct; strings and lists are passed over.  Behind the end it raises IndexError."""
+    """Reads a struct; strings and lists are skipped.  Past the end it raises IndexError."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -254,7 +254,7 @@ class _Reader:
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise ValueError('a number without an end')
+        raise ValueError('a number that does not end')
 
     def _integer(self) -> int:
         value = self._varint()

@@ -1,6 +1,6 @@
 """Official BiT checkpoints: which tensors they hold.
 
-Knows nothing of Keras, so that names, sizes and wrong files can be told before it is imported.
+Does not import Keras, so that names, sizes and wrong files can be reported without it.
 """
 
 import math
@@ -28,7 +28,7 @@ _UNIT = re.compile(r'resnet/block(\d+)/unit(\d+)/')
 class Architecture(NamedTuple):
     """Depth and width of a network, 'R101x3' as (101, 3).
 
-    R14 is not published: one unit a block, for tests.
+    R14 is not published: one unit per block, for tests.
     """
 
     depth: int
@@ -47,7 +47,9 @@ class Architecture(NamedTuple):
         match = re.fullmatch(r'[Rr](\d{1,4})[Xx](\d{1,2})', name)
         if match is None or int(match[1]) not in _UNITS or int(match[2]) == 0:
             depths = ', '.join(f'R{depth}' for depth in _UNITS)
-            raise ModelError(f'no BiT architecture {name!r}; depths are {depths}, as in R101x3')
+            raise ModelError(
+                f'unknown BiT architecture {name!r}; depths are {depths}, as in R101x3'
+            )
         return cls(int(match[1]), int(match[2]))
 
     @property
@@ -156,12 +158,12 @@ def identify(shapes: Shapes) -> tuple[Architecture, int | None]:
       Its architecture, and the classes of its head or None.
 
     Raises:
-      ModelError: it is of none; what is missing, unknown or of another shape is named.
+      ModelError: it is not a BiT network; names what is missing, unknown or of another shape.
     """
     root = kernel_name('root_block')
     if root not in shapes:
         raise ModelError(
-            f'no BiT checkpoint: it lacks the tensor {root!r} and holds {listed(sorted(shapes))}'
+            f'not a BiT checkpoint: it lacks the tensor {root!r} and holds {listed(sorted(shapes))}'
         )
     units = {match[0]: int(match[1]) for match in map(_UNIT.match, shapes) if match}
     counts = Counter(units.values())
@@ -183,7 +185,7 @@ def check(shapes: Shapes, architecture: Architecture, classes: int | None) -> No
     Features are taken from checkpoints with a head, too.
 
     Raises:
-      ModelError: names each tensor that is missing, unknown or of another shape.
+      ModelError: they differ; names each tensor that is missing, unknown or of another shape.
     """
     expected = layout(architecture, classes)
     wrong = [f'lacks the tensor {name!r}' for name in expected if name not in shapes]

@@ -101,19 +101,19 @@ def export(
         (N,) int32, see `transforms.model.sparse.sparse_labels`.
       logits: (N, H, W, 3) to `logits` (N, classes) float32.
       features: (N, H, W, 3) to `features` (N, length) float32.
-    Without a head there are features only.  The card, and the class list where it is no packaged
-    one, lie beside it.
+    Without a head there are features only.  The card, and the class list unless it is a packaged
+    one, are written beside it.
 
     Args:
       weights: each tensor is read once.
-      card: with its `architecture`, and `labels` where the class list is no packaged one.
+      card: with its `architecture`, and `labels` unless the class list is a packaged one.
       classes: of the head, or None.
       labels: content of the file that the card names as `labels`.
       folder: must not exist, or be empty; appears whole or not at all.
 
     Raises:
-      ModelError: the weights are not of the card's architecture or no numbers, or the folder cannot
-        be written.
+      ModelError: the weights are not of the card's architecture or not numbers, or the folder
+        cannot be written.
     """
     network = resnet.build(Architecture.parse(card.architecture), classes, weights)
     try:

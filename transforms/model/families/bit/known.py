@@ -21,7 +21,7 @@ PUBLISHED = 'https://tfhub.dev/google/bit/'
 """How the locations of the modules start."""
 
 NAMES = 'bit-{s,m}-{r50x1,r50x3,r101x1,r101x3,r152x4}[-ilsvrc2012|-features]'
-"""How they are called, for messages."""
+"""The form of their names, for messages."""
 
 _ARCHITECTURES = ('R50x1', 'R50x3', 'R101x1', 'R101x3', 'R152x4')
 _ACTIVATIONS = {'': Activation.NONE, IMAGENET21K: Activation.SIGMOID}
@@ -81,8 +81,8 @@ def bit_card(
       architecture: depth and width.
       vocabulary: name of its class list, or '' for a network that ends with its features.
       value_range: what it takes for black and white.
-      is_fine_tuned: whether its head was trained later than the network, on whole pictures that
-        were squashed, as the ILSVRC-2012 heads of BiT-M were; else it takes a centre crop.
+      is_fine_tuned: whether its head was trained after the network, on whole, squashed pictures, as
+        the ILSVRC-2012 heads of BiT-M were; else it takes a centre crop.
       source, licence: for people.
     """
     low, high = value_range
@@ -121,7 +121,7 @@ def checkpoint_card(
     Args:
       name: short name.
       architecture: depth and width.
-      classes: of its head, None where it has none; no class list is named where none is known.
+      classes: of its head, None if it has none; if no class list is known, none is named.
       is_trained_whole: whether a head of other classes than ImageNet-21k's was trained with its
         network.
       source, licence: for people.

@@ -36,7 +36,7 @@ _EXPORTED: _Range = (0.0, 1.0)
 OWN_RANGE: _Range = (-1.0, 1.0)
 """What the networks of `transforms.model.families.bit.resnet` take for black and white."""
 _RANGES: tuple[_Range, ...] = (_EXPORTED, OWN_RANGE, (0.0, 255.0))
-_NO_NAME = 'its card names no architecture, and it is a BiT: add "architecture": "{}"'
+_NO_NAME = 'it is a BiT, but its card names no architecture: add "architecture": "{}"'
 _SIDE_PX = 64
 # The authors' own two implementations differ by a fifth of this on the largest networks.
 _TOLERANCE = 1e-3
@@ -79,11 +79,11 @@ def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) 
       source: the model, whose card names an architecture.
       folder: of the SavedModel.
       precision: type to compute in.
-      batch_size: images a call, for a graph that takes nothing else.
+      batch_size: images per call, for a graph that takes nothing else.
 
     Raises:
-      NotRebuiltError: its tensors are not recognized, or their network computes something else.
-      ModelError: it cannot be read, or is an export of ours with the card of another model.
+      NotRebuiltError: its tensors are not recognized, or their network gives other outputs.
+      ModelError: it cannot be read, or is one of our exports with the card of another model.
     """
     architecture = Architecture.parse(source.card.architecture)
     variables = saved_model.read_variables(folder)
@@ -98,7 +98,7 @@ def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) 
 
 
 def check_range(source: ModelSource, folder: Path, batch_size: int) -> str:
-    """Holds the card of a BiT network that is used as it was saved against its numbers.
+    """Checks the card of a BiT network that is used as it was saved against its outputs.
 
     Returns:
       Its architecture, which the card does not name; '' for a model of another kind.
@@ -166,10 +166,10 @@ def _proven(
                 return network, best
             nearest = min(nearest, apart[best])
     if np.isinf(nearest):
-        raise NotRebuiltError('its outputs are no numbers, or not those of its tensors')
+        raise NotRebuiltError('its outputs are not numbers, or do not match its tensors')
     raise NotRebuiltError(
-        f'the network of its tensors gives other outputs: for noise they differ by {nearest:.2g} '
-        f'of the largest, expected {_TOLERANCE:g} at most'
+        'the network built from its tensors gives other outputs: on noise they differ by '
+        f'{nearest:.2g} of the largest, expected at most {_TOLERANCE:g}'
     )
 
 

@@ -1,7 +1,7 @@
 """Which variable is which tensor of a BiT network, whatever the variables are called.
 
 Names, order and shapes give a few candidates; which of them is right, only the numbers tell, see
-`transforms.model.families.bit.rebuild`.  Knows nothing of TensorFlow.
+`transforms.model.families.bit.rebuild`.  Does not import TensorFlow.
 """
 
 import itertools
@@ -30,14 +30,14 @@ Assignment = dict[str, str]
 
 
 def official_name(name: str) -> tuple[str, str] | None:
-    """What the official checkpoints call a tensor that somebody else calls `name`.
+    """The official checkpoints' name for a tensor that is called `name` elsewhere.
 
     Only the end of the name counts.  'resnet_1/head/dense_3/kernel:0' is ('resnet_1',
     'resnet/head/conv2d/kernel').
 
     Returns:
-      The scope that stands before it, and its official name; None for what is outside a network,
-      such as 'global_step'.
+      The scope before it, and its official name; None for what is outside a network, such as
+      'global_step'.
     """
     plain = _NUMBERED.sub(r'\1', name)
     match = _TAIL.search(plain)
@@ -64,10 +64,10 @@ def named(variables: Iterable[Variable]) -> dict[str, dict[str, list[Variable]]]
 def candidates(
     variables: Sequence[Variable], architecture: Architecture, classes: int | None
 ) -> Iterator[Assignment]:
-    """What the variables of a model may be, the likeliest first.
+    """Possible assignments of a model's variables to tensors, the likeliest first.
 
-    By name, one for each scope that holds a whole network; where there is none, by the order in
-    which the variables are listed, and their shapes.
+    By name, one for each scope that holds a whole network; if there is none, by the order in which
+    the variables are listed, and their shapes.
 
     Args:
       variables: in the order of the object graph; others than those of the network may be among
@@ -83,17 +83,17 @@ def candidates(
 
 
 def why_not(variables: Sequence[Variable], architecture: Architecture, classes: int | None) -> str:
-    """Why there is no candidate: what is missing, unknown, of another shape or there twice."""
+    """Why there is no candidate: what is missing, unknown, of another shape or duplicated."""
     scopes = named(variables)
     most = max(scopes.values(), key=len, default={})
     twice = [name for name, found in most.items() if len(found) > 1]
     if twice:
-        return f'{len(twice)} tensors are there more than once, {twice[0]!r} among them'
+        return f'{len(twice)} tensors appear more than once, such as {twice[0]!r}'
     try:
         check(_shapes({name: found[0] for name, found in most.items()}), architecture, classes)
     except ModelError as e:
         return str(e)
-    return 'its tensors are in no known order'
+    return 'its tensors are in an unknown order'
 
 
 def _by_name(

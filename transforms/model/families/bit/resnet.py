@@ -23,8 +23,8 @@ class GroupNormRelu(layers.Layer):
     """Group normalization over 32 groups of consecutive channels, and ReLU.
 
     One pass: the mean and the mean of squares of each channel give those of its group, and one
-    multiply-add applies both.  Computed in float32 whatever the type of the input, in which the
-    result is given.
+    multiply-add applies both.  Computed in float32 whatever the type of the input, which is also
+    that of the result.
     """
 
     def __init__(self, name: str, gamma: '_Initializer', beta: '_Initializer'):

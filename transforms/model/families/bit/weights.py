@@ -1,7 +1,7 @@
 """Weights of a BiT network in a file, whoever wrote it: .npz, .h5 or .safetensors.
 
-All become tensors by their official names, in the layout of the official checkpoints.  Knows
-nothing of TensorFlow.
+All become tensors by their official names, in the layout of the official checkpoints.  Does not
+import TensorFlow.
 """
 
 import contextlib
@@ -39,16 +39,16 @@ _TIMM_NORMS = {'weight': 'gamma', 'bias': 'beta'}
 
 
 class NoBitError(ModelError):
-    """A file holds nothing that is called as in a BiT network."""
+    """A file has no tensor named as in a BiT network."""
 
 
 class Weights(Mapping[str, np.ndarray]):
     """The tensors of a BiT network by official name, each read when it is asked for.
 
-    What the file holds beside them is passed over.  Use it as a context manager.
+    Anything else in the file is ignored.  Use it as a context manager.
 
     Args:
-      path: a file; what is in it says of which kind it is.
+      path: a file; its content says of which kind it is.
       shown: what messages call it, by default its path.
 
     Attributes:
@@ -60,8 +60,8 @@ class Weights(Mapping[str, np.ndarray]):
 
     Raises:
       NoBitError: the file holds something else.
-      ModelError: it is not there, is of no such kind, breaks off, or holds no whole BiT network;
-        or, when a tensor is read, it is damaged or has values that are no numbers.
+      ModelError: it does not exist, is of another kind, is truncated, or holds no whole BiT
+        network; or, when a tensor is read, it is damaged or has values that are not numbers.
     """
 
     def __init__(self, path: Path, shown: str = ''):
@@ -113,14 +113,14 @@ class Weights(Mapping[str, np.ndarray]):
         return value
 
     def check(self, architecture: Architecture, classes: int | None, name: str) -> None:
-        """Holds the network against what a model card says of it.
+        """Checks the network against its model card.
 
         Args:
           architecture, classes: of the card; a network without classes may come with a head.
           name: of the card.
 
         Raises:
-          ModelError: it is another one.  Some published files are.
+          ModelError: it is another network.  Some published files are.
         """
         if self.architecture != architecture:
             raise ModelError(
@@ -148,7 +148,7 @@ class Weights(Mapping[str, np.ndarray]):
         names: Mapping[str, list[str]] = max(found.values(), key=len, default={})
         for official, each in names.items():
             if len(each) > 1:
-                raise ModelError(f'{self._shown}: {official!r} is there {len(each)} times')
+                raise ModelError(f'{self._shown}: {official!r} appears {len(each)} times')
             if dtype := self._file.others.get(each[0]):
                 raise ModelError(
                     f'{self._shown}: {each[0]!r} has the type {dtype}, expected float16, 32 or 64'

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (Tan and Le, 2019; the Lite variant of 2020): Lite0 lies in this package."""
+"""EfficientNet-Lite (Tan and Le, 2019; the Lite variant of 2020): Lite0 is in this package."""
 
 import functools
 import importlib.resources
@@ -22,7 +22,7 @@ NAMES = ''
 WEIGHTS = Path(str(importlib.resources.files('transforms.model'))) / (
     'data/efficientnet_lite0_ilsvrc2012_fp16.npz'
 )
-"""Those of the embedded model, which are in the package."""
+"""The weights of the embedded model, in the package."""
 
 _STEM, _HEAD = 'stem/kernel', 'classifier/bias'
 
@@ -46,7 +46,7 @@ CARD = ModelCard(
 
 @functools.cache
 def cards() -> Mapping[str, KnownModel]:
-    """The embedded one."""
+    """The embedded model."""
     return {EMBEDDED: KnownModel(CARD, EMBEDDED, 4_631_000, 385_187_552, file=WEIGHTS)}
 
 

@@ -1,0 +1,43 @@
+"""The options of Beam, as Python people have them."""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline.options import add_label_arguments
+from pipeline.parser import Parser
+from pipeline.runners.beam_options import parse
+from transforms.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.api.jobs import BeamOptions
+
+
+def beam_options_of(given: 'BeamOptions') -> PipelineOptions:
+    """Checks and completes options of Beam as the command line does.
+
+    Args:
+      given: PipelineOptions, a dict, or flags.
+
+    Raises:
+      UsageError: one is none of Beam's.
+    """
+    if isinstance(given, PipelineOptions):
+        given = given.get_all_options(drop_default=True)
+    if isinstance(given, str):
+        raise UsageError(f'pipeline_options {given!r}: expected a list of flags, or a dict')
+    flags = [*_flags(given)] if isinstance(given, Mapping) else list(given or ())
+    parser = Parser(prog='lemmabeam label')
+    add_label_arguments(parser)
+    return parse(flags, parser)
+
+
+def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in options.items():
+        if value is True:
+            yield f'--{name}'
+        elif isinstance(value, list | tuple):
+            yield from (f'--{name}={each}' for each in value)
+        elif value is not None and value is not False:
+            yield f'--{name}={value}'
