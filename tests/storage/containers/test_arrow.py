@@ -194,7 +194,7 @@ def test_what_is_no_row_is_told(where):
 def test_damage_ends_in_reasons(kind, codec):
     for is_file in (True, False):
         data = arrow_of(table_of(kind, BODIES[:9]), is_file, codec, rows=4)
-        for each in damaged(data, 400):
+        for each in damaged(data, 150):
             try:
                 outcomes(ARROW, each, wanted(carry=('label',)))
             except UsageError:

@@ -251,7 +251,7 @@ def test_what_is_no_row_is_told(where):
 def test_damage_ends_in_reasons(kind):
     data = parquet_of(table_of(kind, BODIES[:9]), row_group_size=4)
     carry = ('label',)
-    for each in damaged(data, 500):
+    for each in damaged(data, 300):
         try:
             outcomes(PARQUET, each, wanted(carry=carry))
         except UsageError:

@@ -9,7 +9,7 @@ import tarfile
 
 import pytest
 
-from tests.support.containers import (
+from tests.support.containers import id_of, (
     CountedSource,
     damaged,
     listed,
@@ -279,6 +279,7 @@ def test_a_checksum_of_signed_bytes_is_known():
         (header() + BODY + END, {'': 'unsupported_format'}),
         (gzip.compress(b''), {'': 'empty'}),
     ],
+    ids=id_of,
 )
 def test_what_is_no_gzip(data, found):
     assert outcomes(TAR_GZ, data) == found
@@ -385,5 +386,5 @@ def test_damage_ends_in_reasons(kind):
         ]
     )
     data = gzip.compress(whole) if kind is TAR_GZ else whole
-    for each in damaged(data, 1500):
+    for each in damaged(data, 500):
         outcomes(kind, each, wanted(carry=('json.x',)))

@@ -171,9 +171,9 @@ def test_what_another_format_wrote_is_no_place():
 
 def test_damage_ends_in_reasons():
     data = WRITTEN + pictures(b'x' * 100)
-    for each in damaged(data, 1500):
+    for each in damaged(data, 500):
         outcomes(TFRECORD, each, wanted(carry=('image/class/label', 'box')))
-    for each in damaged(example({'image/encoded': of_bytes(b'x'), 'n': of_bytes(b'y')}), 1500):
+    for each in damaged(example({'image/encoded': of_bytes(b'x'), 'n': of_bytes(b'y')}), 500):
         outcomes(TFRECORD, record(each), wanted(carry=('n',)))
 
 

@@ -10,7 +10,7 @@ import zlib
 
 import pytest
 
-from tests.support.containers import CountedSource, damaged, listed, outcomes, wanted
+from tests.support.containers import CountedSource, damaged, id_of, listed, outcomes, wanted
 from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
 from transforms.storage.containers.base import Member
@@ -188,6 +188,7 @@ DAMAGED_PACKED = PACKED.replace(zlib.compress(b'data' * 1000, wbits=-15)[:6], b'
         (DAMAGED_PACKED, {'a.jpg': 'decode_error'}),
         (archive({'a.jpg': bytes(2**21)}, DEFLATED), {'a.jpg': 'too_many_bytes'}),
     ],
+    ids=id_of,
 )
 def test_archives_that_lie(data, found):
     assert outcomes(ZIP, data) == found
@@ -249,5 +250,5 @@ def test_what_another_format_wrote_is_no_place():
 @pytest.mark.parametrize('method', [STORED, DEFLATED])
 def test_damage_ends_in_reasons(method):
     data = archive({**PICTURES, 'a.json': b'{"x": 1}'}, method)
-    for each in damaged(data, 1500):
+    for each in damaged(data, 500):
         outcomes(ZIP, each, wanted(carry=('json.x',)))

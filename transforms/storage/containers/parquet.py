@@ -33,7 +33,7 @@ _MAGIC, _ENCRYPTED_MAGIC = b'PAR1', b'PARE'
 _LEAST_BYTES = 12
 _STREAM_BYTES = 8 * 2**20
 _MAX_PAGE_BYTES = 256 * 2**20
-_KEPT_BYTES = 64 * 2**20
+_KEPT_BYTES = 32 * 2**20
 _VALUE_BYTES = 200  # that a small one takes
 _MAX_ROWS_OF_BYTE = 100
 _WHERE = re.compile(r'([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19})')
@@ -299,4 +299,5 @@ def _has_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-PARQUET = Format(members=_members, open=_Reader, held_bytes=_MAX_PAGE_BYTES + 2 * _KEPT_BYTES)
+# Arrow keeps a page as it was packed, too; pages of a few megabytes are what most files have.
+PARQUET = Format(members=_members, open=_Reader, held_bytes=2 * (_MAX_PAGE_BYTES + _KEPT_BYTES))
