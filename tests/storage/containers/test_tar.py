@@ -9,9 +9,10 @@ import tarfile
 
 import pytest
 
-from tests.support.containers import id_of, (
+from tests.support.containers import (
     CountedSource,
     damaged,
+    id_of,
     listed,
     outcomes,
     wanted,
