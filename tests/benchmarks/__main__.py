@@ -19,6 +19,7 @@ _BENCHMARKS = (
     'feed',
     'throughput',
     'loading',
+    'containers',
     'parallelism',
     'scale',
     'shape',

@@ -69,6 +69,7 @@ class FaultProxy:
       url: 'http://127.0.0.1:port', for STORAGE_EMULATOR_HOST.
       fault: what it does now; None passes everything on.
       interim: what it sends before every answer, as content delivery networks do.
+      pause_sec: so long it waits before it passes a request on, as a distant store does.
       attempts: how often the bytes of each object were asked for, by name.
       spoiled: how many of those requests were spoiled.
       connections: how many were made to it.
@@ -77,6 +78,7 @@ class FaultProxy:
     def __init__(self, upstream: str):
         self.fault: Fault | None = None
         self.interim = b''
+        self.pause_sec = 0.0
         self.attempts: Counter[str] = Counter()
         self.spoiled: Counter[str] = Counter()
         self.connections = 0
@@ -137,6 +139,7 @@ class FaultProxy:
     def _answer(self, handler: Any, upstream: str) -> None:
         body = handler.rfile.read(int(handler.headers.get('Content-Length', 0)))
         kind = self._chosen(handler)
+        self.stopping.wait(self.pause_sec)
         headers = {k: v for k, v in handler.headers.items() if k.lower() not in _HOP_BY_HOP}
         response = self._pool.request(
             handler.command,
