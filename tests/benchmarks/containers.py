@@ -6,12 +6,14 @@ Fetched, decoded and resized as a run does it, without a model.
 import io
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import urllib3
 
 from tests.benchmarks.images import picture
@@ -21,6 +23,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.servers import running_emulator
 from transforms.chunks import cut
 from transforms.core.elements import Chunk, Image, Item, Ref
+from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.sources.inputs import Columns
 from transforms.sources.listing import list_input
@@ -47,12 +50,16 @@ def run(quick: bool, folder: Path) -> Sequence[Row]:
         proxy = FaultProxy(endpoint)
         proxy.pause_sec = _PAUSE_SEC
         try:
-            with urllib3.PoolManager():
-                stored = {name: f'gs://{_BUCKET}/{place}' for name, place in places.items()}
-                rows += _from_store(proxy, stored, sum(map(len, pictures)), rounds)
+            stored = {name: f'gs://{_BUCKET}/{place}' for name, place in places.items()}
+            rows += _from_store(proxy, stored, sum(map(len, pictures)), rounds)
         finally:
             proxy.close()
     return rows
+
+
+class _Measured(NamedTuple):
+    rates: dict[str, float]
+    asked: dict[str, int]
 
 
 def _pictures(count: int) -> list[bytes]:
@@ -63,7 +70,9 @@ def _pictures(count: int) -> list[bytes]:
         picture(seed, *_SIZE).save(data, 'JPEG', quality=90)
         made.append(data.getvalue())
     return [
-        made[i % len(made)] + i.to_bytes(4, 'big') + bytes(max(0, _BYTES - len(made[i % len(made)])))
+        made[i % len(made)]
+        + i.to_bytes(4, 'big')
+        + bytes(max(0, _BYTES - len(made[i % len(made)])))
         for i in range(count)
     ]
 
@@ -98,13 +107,11 @@ def _upload(endpoint: str, folder: Path) -> None:
                     raise RuntimeError(f'the emulator does not take {path}')
 
 
-def _chunks(place: str) -> tuple[list[Chunk], float]:
-    """What a place lists, in chunks, and how long it took to list."""
-    started = time.perf_counter()
+def _chunks(place: str) -> list[Chunk]:
+    """What a place lists, in chunks."""
     refs = [each for each in list_input(resolve(place, _PLAIN), _PLAIN) if isinstance(each, Ref)]
-    took_sec = time.perf_counter() - started
     items = [Item(ref.uri, ref.version, ref.size_bytes, ['[]']) for ref in refs]
-    return list(cut(items, _CHUNK)), took_sec
+    return list(cut(items, _CHUNK))
 
 
 def _load(chunks: Sequence[Chunk]) -> float:
@@ -125,30 +132,26 @@ def _load(chunks: Sequence[Chunk]) -> float:
     return loaded / (time.perf_counter() - started)
 
 
-def _images(loader: Loader, batch: object) -> int:
-    return sum(isinstance(each.outcome, Image) for each in loader.result(batch))  # type: ignore[arg-type]
+def _images(loader: Loader, batch: LoadingBatch) -> int:
+    return sum(isinstance(each.outcome, Image) for each in loader.result(batch))
 
 
-def _measure(
-    places: dict[str, str], rounds: int, before: Callable[[str], None] = lambda _: None
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Medians of images a second, and seconds to list, by what was read."""
-    listed = {name: _chunks(place) for name, place in places.items()}
+def _measure(places: dict[str, str], rounds: int, proxy: FaultProxy | None = None) -> _Measured:
+    """Medians of images a second, and requests in the first round, by what was read."""
+    chunks = {name: _chunks(place) for name, place in places.items()}
     rates: dict[str, list[float]] = {name: [] for name in places}
-    for chunks, _ in listed.values():
-        _load(chunks[:1])  # as caches and processes are later
+    asked: dict[str, int] = {}
     for _ in range(rounds):
-        for name, (chunks, _) in listed.items():
-            before(name)
-            rates[name].append(_load(chunks))
-    return (
-        {name: median(found) for name, found in rates.items()},
-        {name: took_sec for name, (_, took_sec) in listed.items()},
-    )
+        for name, each in chunks.items():
+            if proxy is not None:
+                proxy.set(None)
+            rates[name].append(_load(each))
+            asked.setdefault(name, sum(proxy.attempts.values()) if proxy else 0)
+    return _Measured({name: median(found) for name, found in rates.items()}, asked)
 
 
 def _compare(where: str, places: dict[str, str], rounds: int) -> list[Row]:
-    rates, _ = _measure(places, rounds)
+    rates = _measure(places, rounds).rates
     return [
         *(Row(f'{where}: {name}', rate, 'images/s') for name, rate in rates.items()),
         Row(f'{where}: tar / loose', rates['tar'] / rates['loose'], at_least=1.0),
@@ -159,30 +162,16 @@ def _compare(where: str, places: dict[str, str], rounds: int) -> list[Row]:
 def _from_store(
     proxy: FaultProxy, places: dict[str, str], size_bytes: int, rounds: int
 ) -> list[Row]:
-    import pytest
-
-    asked: dict[str, int] = {}
-
-    def before(name: str) -> None:
-        proxy.set(None)
-        now[0] = name
-
-    now = ['']
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
-        rates: dict[str, list[float]] = {name: [] for name in places}
-        listed = {name: _chunks(place)[0] for name, place in places.items()}
-        for _ in range(rounds):
-            for name, chunks in listed.items():
-                before(name)
-                rates[name].append(_load(chunks))
-                asked[name] = sum(proxy.attempts.values())
-    found = {name: median(each) for name, each in rates.items()}
+        found, asked = _measure(places, rounds, proxy)
     where = f'store, {1000 * _PAUSE_SEC:g} ms a request'
     return [
         *(Row(f'{where}: {name}', rate, 'images/s') for name, rate in found.items()),
         Row(f'{where}: tar / loose', found['tar'] / found['loose'], at_least=3.0),
         Row(f'{where}: Parquet / loose', found['Parquet'] / found['loose'], at_least=3.0),
         Row(f'{where}: tar, requests for 8 MB', 8e6 * asked['tar'] / size_bytes, at_most=1.0),
-        Row(f'{where}: Parquet, requests for 8 MB', 8e6 * asked['Parquet'] / size_bytes, at_most=1.0),
+        Row(
+            f'{where}: Parquet, requests for 8 MB', 8e6 * asked['Parquet'] / size_bytes, at_most=1.0
+        ),
     ]

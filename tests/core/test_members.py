@@ -111,3 +111,38 @@ def test_what_stands_before_is_kept_as_it_is(folder, name):
     found = members.split(uri)
     assert found is not None
     assert members.join(*found) == uri
+
+
+def version(where):
+    return members.join_version('7', where)
+
+
+def run_at(*places, uri='gs://b/a.tar'):
+    """The runs of members, each given by where it lies."""
+    return members.runs_of((f'{uri}!/{i}.jpg', version(where)) for i, where in enumerate(places))
+
+
+def test_what_lies_together_in_a_store_is_read_together():
+    first, second, alone, far = run_at('512+1000', '2048+1000', f'{2**23 + 9000}+10', '99999999+5')
+    assert first == second == members.Run('gs://b/a.tar!512', 512, 2048 + 1000 + 1024)
+    assert alone is far is None
+    assert run_at('512+1000', '2048+1000', uri='/local/a.tar') == [None, None]
+    assert run_at('512+1000') == [None]
+    whole = run_at(*(f'{i * 100_512}+100000' for i in range(200)))
+    assert None not in whole
+    assert len({run.key for run in whole}) == 3
+    assert all(run.end - run.start <= members.READ_BYTES for run in whole)
+    backwards = run_at('4096+10', '512+10')
+    assert backwards == [None, None]
+
+
+def test_a_stream_and_a_group_of_rows_are_read_by_one_process():
+    streamed = run_at('~0+5', '~9999999999+5', uri='/x.tar.gz')
+    assert streamed == [members.Run('/x.tar.gz!', 0, 0)] * 2
+    rows = run_at('0:1:image', '0:2:image', '1:0:image', uri='/x.parquet')
+    assert [run.key for run in rows] == ['/x.parquet!0', '/x.parquet!0', '/x.parquet!1']
+
+
+def test_loose_images_are_read_alone():
+    loose = [('gs://b/1.jpg', '1'), ('gs://b/a.tar!/1.jpg', ''), ('gs://b/a.tar', '3')]
+    assert members.runs_of(loose) == [None, None, None]

@@ -11,6 +11,7 @@ whatever follows.
 """
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from transforms.core.uris import scheme_of
@@ -25,8 +26,11 @@ _WHERE = re.compile(r'(?P<streamed>~)?(?P<first>[0-9]{1,19})(?P<kind>[+:])(?P<se
 _MOST_CHARS = 64  # of a suffix with its number
 _BLOCK_BYTES = 64 * 2**20
 
+_HEAD_BYTES = 1024  # before a member of a zip archive lie its header and its name
+_MOST_GAP_BYTES = 256 * 2**10
+
 READ_BYTES = 8 * 2**20
-"""Of an archive in a store that are read in one request, where several members of it are wanted."""
+"""Of an archive in a store that are read in one request at most."""
 
 
 class MemberUri(NamedTuple):
@@ -114,21 +118,62 @@ def place_of(where: str) -> Place:
     return Place(0 if found['streamed'] else first // _BLOCK_BYTES, first)
 
 
-def read_key(uri: str, version: str) -> str:
-    """What is read with a member in one go, and so best by one process; '' if it is read alone.
+class Run(NamedTuple):
+    """Members that are best read by one process, as they are read in one go.
 
-    That is a stream, a group of rows, or `READ_BYTES` of an archive in a store: on a disk each
-    member of an archive is read alone.
+    Attributes:
+      key: tells it from others.
+      start, end: of the bytes of an archive in a store, one request; both 0 where the format reads
+        what it needs, of a stream or of a group of rows.
     """
-    found = split(uri)
-    listed = split_version(version) if found else None
-    if not found or not listed:
-        return ''
-    where = _WHERE.match(listed.where)
-    assert where is not None, 'as its version was read'
-    if where['streamed']:
-        return found.container
-    first = int(where['first'])
-    if where['kind'] == ':':
-        return f'{found.container}!{first}'
-    return f'{found.container}!{first // READ_BYTES}' if scheme_of(uri) else ''
+
+    key: str
+    start: int
+    end: int
+
+
+def runs_of(images: Iterable[tuple[str, str]]) -> list[Run | None]:
+    """What is read together with each image; None of one that is read alone.
+
+    On a disk each member of an archive is read alone.
+
+    Args:
+      images: URIs and versions, members in the order in which they lie.
+    """
+    runs: list[Run | None] = []
+    begun: list[tuple[str, int, int]] = []  # of archives in stores, in a row
+
+    def end() -> None:
+        if len(begun) > 1:
+            container, start, _ = begun[0]
+            run = Run(f'{container}!{start}', start, max(end for _, _, end in begun))
+            runs[len(runs) - len(begun) :] = [run] * len(begun)
+        begun.clear()
+
+    for uri, version in images:
+        found = split(uri)
+        listed = split_version(version) if found else None
+        where = _WHERE.match(listed.where) if listed else None
+        if not found or not where:
+            end()
+            runs.append(None)
+        elif where['streamed'] or where['kind'] == ':':
+            end()
+            group = '' if where['streamed'] else where['first']
+            runs.append(Run(f'{found.container}!{group}', 0, 0))
+        elif not scheme_of(uri):
+            end()
+            runs.append(None)
+        else:
+            start = int(where['first'])
+            stop = start + int(where['second']) + _HEAD_BYTES
+            if begun:
+                container, first, _ = begun[0]
+                is_next = container == found.container and start >= begun[-1][1]
+                is_near = start - begun[-1][2] <= _MOST_GAP_BYTES
+                if not (is_next and is_near and stop - first <= READ_BYTES):
+                    end()
+            begun.append((found.container, start, stop))
+            runs.append(None)
+    end()
+    return runs

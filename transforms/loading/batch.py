@@ -1,16 +1,13 @@
 """A batch whose images are being loaded."""
 
 import threading
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.core import members
 from transforms.core.elements import Chunk, Image, Item
+from transforms.core.members import Run
 from transforms.loading.image import Loaded
-
-_SEVERAL = 4
 
 
 class LoadingBatch:
@@ -22,24 +19,31 @@ class LoadingBatch:
       items: what the slots will hold.
       pixels: (batch_size, S, S, 3) uint8, filled while images load.
       offset: where the pixels start in the memory shared with loader processes, if they are in it.
-      read_keys: what is read together with each, see `transforms.core.members.read_key`; '' if too
-        little of it is wanted.
       is_cancelled: whether nobody waits for it any longer.
     """
 
-    def __init__(self, chunk: Chunk, start: int, pixels: np.ndarray, offset: int = 0):
+    def __init__(
+        self,
+        chunk: Chunk,
+        start: int,
+        pixels: np.ndarray,
+        offset: int = 0,
+        runs: Sequence[Run | None] = (),
+    ):
         self.chunk = chunk
         self.start = start
         self.items: Sequence[Item] = chunk.items[start : start + len(pixels)]
         self.pixels = pixels
         self.offset = offset
-        keys = [members.read_key(item.uri, item.version) for item in self.items]
-        counts = Counter(keys)
-        self.read_keys = [key if counts[key] >= _SEVERAL else '' for key in keys]
+        self._runs = runs[start : start + len(pixels)]
         self.is_cancelled = False
         self._loaded: dict[int, Loaded] = {}
         self._error: BaseException | None = None
         self._ended = threading.Event()
+
+    def run(self, slot: int) -> Run | None:
+        """What is read together with an image; None if it is read alone."""
+        return self._runs[slot] if self._runs else None
 
     @property
     def is_ready(self) -> bool:

@@ -1,10 +1,10 @@
 """What a loader process does: it fetches with a few threads, and decodes one picture at a time.
 
-Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item,
-reads_ahead)]) and ('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]),
-('failed', ticket, error), ('ask', number, key, which, size_bytes), ('give_back', key, which,
-size_bytes) and ('cannot', why), before it ends because the system refuses it a thread.  It ends
-when the other end of its connection does.
+Messages to it: ('options', key, LoadOptions), ('load', key, [(ticket, start, slot, item, run)])
+and ('granted', number).  Messages from it: ('ready',), ('done', [(ticket, Loaded)]), ('failed',
+ticket, error), ('ask', number, key, which, size_bytes), ('give_back', key, which, size_bytes) and
+('cannot', why), before it ends because the system refuses it a thread.  It ends when the other end
+of its connection does.
 """
 
 import collections
@@ -29,6 +29,7 @@ import numpy as np
 
 from transforms.core.elements import Failure, Item, Stage
 from transforms.core.errors import LemmabeamError, StoreError
+from transforms.core.members import Run
 from transforms.core.reasons import Reason
 from transforms.core.uris import host_of
 from transforms.loading.budget import SharedBudget
@@ -149,7 +150,7 @@ class _Job:
         self._has_threads = True
 
 
-_Task = tuple[int, int, int, Item, bool]
+_Task = tuple[int, int, int, Item, Run | None]
 
 
 def _host_of(task: _Task) -> str:
@@ -319,15 +320,15 @@ class LoaderProcess:
         granted.wait()
 
     def _has_loaded(
-        self, job: _Job, ticket: int, start: int, slot: int, item: Item, reads_ahead: bool
+        self, job: _Job, ticket: int, start: int, slot: int, item: Item, run: Run | None
     ) -> bool:
         """Loads an image and reports the result; False if it was given up meanwhile."""
         self._tickets.now = ticket
         try:
             size = int(np.prod(job.shape))
             pixels = self._memory.room(start, size).reshape(job.shape)[slot]
-            task = ticket, start, slot, item, reads_ahead
-            loaded = job.loader.load(item, pixels, task, reads_ahead)
+            task = ticket, start, slot, item, run
+            loaded = job.loader.load(item, pixels, task, run)
         except GivenUpError:
             return False
         except MemoryError:

@@ -11,6 +11,7 @@ import numpy as np
 from transforms.core import members
 from transforms.core.elements import Failure, Image, Item, Outcome, Stage, Unchanged
 from transforms.core.errors import ImageError
+from transforms.core.members import Run
 from transforms.core.reasons import Reason
 from transforms.images import decode
 from transforms.images.formats import IMAGE_SUFFIXES
@@ -78,7 +79,7 @@ class ImageLoader:
         return sum(share.used_bytes for share in shares)
 
     def load(
-        self, item: Item, pixels: np.ndarray, ticket: object = None, reads_ahead: bool = False
+        self, item: Item, pixels: np.ndarray, ticket: object = None, run: Run | None = None
     ) -> Loaded:
         """Loads an image into its slot, a (S, S, 3) uint8 array, which is undefined on failure.
 
@@ -86,7 +87,7 @@ class ImageLoader:
           item: the image.
           pixels: its slot.
           ticket: what `Fetches.overdue` gives for it.
-          reads_ahead: whether members of its container that lie beside it follow.
+          run: what is read together with it.
 
         Raises:
           StoreError: a fault that is not a single image's.
@@ -100,7 +101,7 @@ class ImageLoader:
         retries = 0
         try:
             with self._encoded.admission() as admit:
-                fetched = self._fetch(item, admit, ticket, reads_ahead)
+                fetched = self._fetch(item, admit, ticket, run)
                 data, version, retries = fetched.data, fetched.version, fetched.retries
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
@@ -131,7 +132,7 @@ class ImageLoader:
         return Loaded(outcome, fetched_at - started, ended - decode_at, retries)
 
     def _fetch(
-        self, item: Item, admit: Callable[[int], None], ticket: object, reads_ahead: bool
+        self, item: Item, admit: Callable[[int], None], ticket: object, run: Run | None
     ) -> Fetched:
         """The object that was listed, or what has taken its place since: that comes twice.
 
@@ -151,7 +152,7 @@ class ImageLoader:
             with self._fetches.one(ticket, lambda: admit(0)):
                 if members.split(item.uri):
                     return self._members.fetch(
-                        store, item.uri, item.version, limits, make_room, item.known, reads_ahead
+                        store, item.uri, item.version, limits, make_room, item.known, run
                     )
                 return store.fetch(uri, limits, make_room, item.known)
 

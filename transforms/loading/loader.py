@@ -31,6 +31,7 @@ class Loader:
         self._way = way or (ThreadLoader if not options.process_count else ProcessLoader)(options)
         self._lock = threading.Lock()
         self._batch_bytes = 0
+        self._last_runs: tuple[str, list[members.Run | None]] = '', []
         # One batch is with the model; two more, or enough for everybody, are loading.
         in_flight = 2 * max(self._way.fetching, 16)
         self.look_ahead = 1 + max(2, -(-in_flight // options.batch_size))
@@ -47,7 +48,7 @@ class Loader:
             self._batch_bytes += room.nbytes
         # Whatever becomes of a bundle, its batches are counted as long as they are there.
         weakref.finalize(room, self._forget, room.nbytes).atexit = False
-        batch = LoadingBatch(chunk, start, room.reshape(shape), offset)
+        batch = LoadingBatch(chunk, start, room.reshape(shape), offset, self._runs(chunk))
         self._way.start(batch, policy)
         return batch
 
@@ -55,15 +56,24 @@ class Loader:
         with self._lock:
             self._batch_bytes -= size_bytes
 
+    def _runs(self, chunk: Chunk) -> Sequence[members.Run | None]:
+        """Those of a chunk, which may have many batches; empty where each image is read alone."""
+        chunk_id, runs = self._last_runs
+        if chunk_id != chunk.id:
+            runs = members.runs_of((item.uri, item.version) for item in chunk.items)
+            runs = runs if any(runs) else []
+            self._last_runs = chunk.id, runs
+        return runs
+
     def look_ahead_of(self, chunk: Chunk) -> int:
         """Batches of a chunk that may be in flight, one of them with the model.
 
         In an archive in a store, each process reads what lies together, and another what follows.
         """
-        first = chunk.items[0]
-        if not members.read_key(first.uri, first.version) or first.size_bytes <= 0:
+        runs = self._runs(chunk)
+        if not runs:
             return self.look_ahead
-        together = members.READ_BYTES // first.size_bytes
+        together = len(runs) // len({run.key for run in runs if run})
         wanted = 2 * max(1, self._options.process_count) * together
         return max(self.look_ahead, 1 + -(-wanted // self._options.batch_size))
 

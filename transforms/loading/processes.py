@@ -28,6 +28,7 @@ import numpy as np
 from transforms.core.elements import Failure, Item, Stage
 from transforms.core.errors import LoaderError
 from transforms.core.fail_fast import FaultPolicy
+from transforms.core.members import Run
 from transforms.core.reasons import Reason
 from transforms.core.resources import open_standard_streams, shared
 from transforms.core.uris import host_of
@@ -69,7 +70,7 @@ class _Task:
         'item',
         'job',
         'policy',
-        'read_key',
+        'run',
         'slot',
         'ticket',
         'tries',
@@ -82,7 +83,7 @@ class _Task:
         self.slot = slot
         self.item: Item = batch.items[slot]
         self.host = host_of(self.item.uri)
-        self.read_key = batch.read_keys[slot]
+        self.run = batch.run(slot)
         self.policy = policy
         self.ticket = NOTHING
         self.tries = 0
@@ -454,10 +455,11 @@ class Pool:
         self, process: _Process, queue: 'collections.deque[_Task]', count: int, most: int
     ) -> None:
         def is_its(task: _Task) -> bool:
-            reader = self._readers.get(task.read_key, process.number)
+            key = task.run.key if task.run else ''
+            reader = self._readers.get(key, process.number)
             return process.is_for_one or reader == process.number or reader not in self._processes
 
-        given: dict[int, list[tuple[int, int, int, Item, bool]]] = {}
+        given: dict[int, list[tuple[int, int, int, Item, Run | None]]] = {}
         busy = collections.Counter(task.host for task in process.in_hand.values())
         if not process.in_hand:
             self._status[process.row, 2] = time.monotonic_ns()
@@ -465,9 +467,9 @@ class Pool:
             task = self._hosts.take(queue, lambda each: each.host, busy, most, is_its)
             if task is None:
                 break
-            if task.read_key:
-                self._readers[task.read_key] = process.number
-                self._readers.move_to_end(task.read_key)
+            if task.run is not None:
+                self._readers[task.run.key] = process.number
+                self._readers.move_to_end(task.run.key)
             if task.batch.is_cancelled:
                 continue
             count -= 1
@@ -479,7 +481,7 @@ class Pool:
                 process.jobs.add(task.job.key)
                 process.say('options', task.job.key, task.job.options)
             item = task.item._replace(carried=())  # which may be long
-            where = (task.ticket, task.batch.offset, task.slot, item, bool(task.read_key))
+            where = (task.ticket, task.batch.offset, task.slot, item, task.run)
             given.setdefault(task.job.key, []).append(where)
         while len(self._readers) > _READERS:
             self._readers.popitem(last=False)

@@ -151,9 +151,9 @@ class ThreadLoader:
         if task.batch.is_cancelled:
             return True
         try:
-            reads_ahead = bool(task.batch.read_keys[task.slot])
+            run = task.batch.run(task.slot)
             pixels = task.batch.pixels[task.slot]
-            loaded = self._images.load(task.item, pixels, task, reads_ahead)
+            loaded = self._images.load(task.item, pixels, task, run)
         except GivenUpError:
             return False
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits for the batch)

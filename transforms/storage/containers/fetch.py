@@ -10,14 +10,15 @@ from typing import NamedTuple
 
 from transforms.core import members, uris
 from transforms.core.errors import ImageError, UsageError
-from transforms.core.members import READ_BYTES, MemberUri, MemberVersion
+from transforms.core.members import READ_BYTES, MemberUri, MemberVersion, Run
 from transforms.core.reasons import Reason
 from transforms.storage.base import Fetched, FetchLimits, NotModified, Part, Store
 from transforms.storage.containers.base import Format, Member, Reader, Wanted
 from transforms.storage.containers.registry import format_of
 
 _KEPT_READERS = 16
-_KEPT_BLOCKS = 3
+_KEPT_LARGE_READERS = 2  # which keep what they have unpacked
+_KEPT_BLOCKS = 4
 _KEPT_NAMES = 1_000_000
 _LATE = 'the file it lies in was not read in time'
 
@@ -79,7 +80,8 @@ class StoreSource:
     Attributes:
       shown: its name.
       ends_at: when what is being read is to be there, by the monotonic clock.
-      reads_ahead: whether what follows will be wanted, too.
+      run: what is read in one go, if that is known.
+      is_stream: whether all that follows will be wanted, too.
     """
 
     def __init__(self, store: Store, uri: str, version: str, blocks: Blocks):
@@ -90,7 +92,8 @@ class StoreSource:
         self._size_bytes: int | None = None
         self.shown = uris.printable(uri)
         self.ends_at = time.monotonic()
-        self.reads_ahead = False
+        self.run: Run | None = None
+        self.is_stream = False
 
     @property
     def size_bytes(self) -> int:
@@ -107,20 +110,22 @@ class StoreSource:
         size = min(size, self.size_bytes - offset)
         if size <= 0:
             return b''
-        if not self.reads_ahead or size >= READ_BYTES or not uris.scheme_of(self._uri):
+        if not uris.scheme_of(self._uri):
+            return self._read(offset, size)
+        if self.run is not None and self.run.start <= offset and offset + size <= self.run.end:
+            start = self.run.start
+            return self._block(start, self.run.end - start)[offset - start : offset - start + size]
+        if not self.is_stream or size >= READ_BYTES:
             return self._read(offset, size)
         first, last = offset // READ_BYTES, (offset + size - 1) // READ_BYTES
-        pieces = [self._block(number) for number in range(first, last + 1)]
-        start = offset - first * READ_BYTES
-        if len(pieces) == 1:
-            return pieces[0][start : start + size]
-        return b''.join(pieces)[start : start + size]
+        starts = range(first * READ_BYTES, last * READ_BYTES + 1, READ_BYTES)
+        data = b''.join(self._block(start, READ_BYTES) for start in starts)
+        return data[offset - starts[0] : offset - starts[0] + size]
 
-    def _block(self, number: int) -> bytes:
-        offset = number * READ_BYTES
-        size = min(READ_BYTES, self.size_bytes - offset)
-        key = self._uri, self._version, number
-        return self._blocks.get(key, lambda: self._read(offset, size), self.ends_at)
+    def _block(self, start: int, size: int) -> bytes:
+        size = min(size, self.size_bytes - start)
+        key = self._uri, self._version, start, size
+        return self._blocks.get(key, lambda: self._read(start, size), self.ends_at)
 
     def _read(self, offset: int, size: int) -> bytes:
         left_sec = self.ends_at - time.monotonic()
@@ -136,6 +141,9 @@ class _Open(NamedTuple):
     reader: Reader
 
 
+_Readers = collections.OrderedDict[tuple[str, str], list[_Open]]
+
+
 class MemberFetcher:
     """Reads members; thread-safe.
 
@@ -147,9 +155,9 @@ class MemberFetcher:
         self._wanted = wanted
         self._blocks = Blocks()
         self._lock = threading.Lock()
-        self._idle: collections.OrderedDict[tuple[str, str], list[_Open]] = (
-            collections.OrderedDict()
-        )
+        self._idle: dict[bool, _Readers] = {
+            is_large: collections.OrderedDict() for is_large in (False, True)
+        }
         self._streams: dict[tuple[str, str], threading.Lock] = {}
         self._indexes: collections.OrderedDict[tuple[str, str], _Index] = collections.OrderedDict()
         self._indexing = threading.Lock()
@@ -162,7 +170,7 @@ class MemberFetcher:
         limits: FetchLimits,
         admit: Callable[[int], None],
         unless: str = '',
-        reads_ahead: bool = False,
+        run: Run | None = None,
     ) -> Fetched:
         """Reads a member.
 
@@ -171,7 +179,7 @@ class MemberFetcher:
           uri: of a member.
           version: as listed; '' looks it up by its name.
           limits, admit, unless: as of `Store.fetch`.
-          reads_ahead: whether others that lie beside it will be wanted, too.
+          run: what is read together with it.
 
         Raises:
           NotModified, ImageError, StoreError: as of `Store.fetch`.
@@ -186,7 +194,8 @@ class MemberFetcher:
             raise NotModified
         with self._reader(store, found.container, listed.container, format_) as opened:
             opened.source.ends_at = ends_at
-            opened.source.reads_ahead = reads_ahead or format_.is_streamed
+            opened.source.run = run if run and run.end else None
+            opened.source.is_stream = format_.is_streamed
             data = opened.reader.read(listed.where, limits.max_bytes, admit)
         return Fetched(data, version, len(data))
 
@@ -194,27 +203,33 @@ class MemberFetcher:
     def _reader(
         self, store: Store, container: str, version: str, format_: Format
     ) -> Iterator[_Open]:
-        """A reader that nobody else uses meanwhile; of a stream there is one."""
+        """A reader that nobody else uses meanwhile; there is only one if it keeps much."""
         key = container, version
+        is_large = bool(format_.held_bytes)
+        pool = self._idle[is_large]
         with self._lock:
             stream = self._streams.setdefault(key, threading.Lock())
-        with stream if format_.is_streamed else contextlib.nullcontext():
+        with stream if is_large else contextlib.nullcontext():
             with self._lock:
-                idle = self._idle.get(key)
+                idle = pool.get(key)
                 opened = idle.pop() if idle else None
             if opened is None:
                 source = StoreSource(store, container, version, self._blocks)
                 opened = _Open(source, format_.open(source))
             yield opened  # one that has failed is dropped
             with self._lock:
-                self._idle.setdefault(key, []).append(opened)
-                self._idle.move_to_end(key)
-                if sum(map(len, self._idle.values())) > _KEPT_READERS:
-                    oldest, others = next(iter(self._idle.items()))
-                    others.pop(0)
-                    if not others:
-                        del self._idle[oldest]
-                        self._streams.pop(oldest, None)
+                pool.setdefault(key, []).append(opened)
+                pool.move_to_end(key)
+                self._drop_oldest(pool, _KEPT_LARGE_READERS if is_large else _KEPT_READERS)
+
+    def _drop_oldest(self, pool: _Readers, most: int) -> None:
+        while sum(map(len, pool.values())) > most:
+            oldest, readers = next(iter(pool.items()))
+            if readers:
+                readers.pop(0)
+            if not readers:
+                del pool[oldest]
+                self._streams.pop(oldest, None)
 
     def _look_up(
         self, store: Store, found: MemberUri, format_: Format, ends_at: float
@@ -232,7 +247,7 @@ class MemberFetcher:
             if key not in self._indexes:
                 source = StoreSource(store, *key, self._blocks)
                 source.ends_at = ends_at
-                source.reads_ahead = True
+                source.is_stream = True
                 self._keep(key, self._read_index(source, format_))
             index = self._indexes[key]
         if found.name not in index:
