@@ -455,9 +455,10 @@ class Pool:
         self, process: _Process, queue: 'collections.deque[_Task]', count: int, most: int
     ) -> None:
         def is_its(task: _Task) -> bool:
-            key = task.run.key if task.run else ''
-            reader = self._readers.get(key, process.number)
-            return process.is_for_one or reader == process.number or reader not in self._processes
+            if process.is_for_one or task.run is None:
+                return True
+            reader = self._processes.get(self._readers.get(task.run.key, process.number))
+            return reader is None or reader is process or reader.is_retiring
 
         given: dict[int, list[tuple[int, int, int, Item, Run | None]]] = {}
         busy = collections.Counter(task.host for task in process.in_hand.values())
@@ -467,7 +468,8 @@ class Pool:
             task = self._hosts.take(queue, lambda each: each.host, busy, most, is_its)
             if task is None:
                 break
-            if task.run is not None:
+            # One for single images is given none of the others, which would wait for it for ever.
+            if task.run is not None and not process.is_for_one:
                 self._readers[task.run.key] = process.number
                 self._readers.move_to_end(task.run.key)
             if task.batch.is_cancelled:
