@@ -75,6 +75,7 @@ def test_it_has_what_it_needs_and_nothing_else(dist: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     folders = {name.partition('/')[0] for name in names}
     assert {each for each in folders if not each.endswith('.dist-info')} == {
+        'lemmabeam',
         'pipeline',
         'transforms',
     }
@@ -98,5 +99,9 @@ def test_it_labels_in_an_empty_environment(empty: Path, tmp_path: Path) -> None:
     output = ('--output', tmp_path / 'labels')
     said = _python(empty / 'lemmabeam', 'label', '--input', sample, *output, cwd=tmp_path)
     assert 'espresso' in said
+    code = (
+        f'import lemmabeam as lb; print(lb.open({str(tmp_path / "labels")!r}).to_table().num_rows)'
+    )
+    assert _python(empty / 'python', '-c', code, cwd=tmp_path).strip() == '1'
     said = _python(empty / 'lemmabeam', 'verify', tmp_path / 'labels', cwd=tmp_path)
     assert 'whole and consistent' in said

@@ -20,6 +20,7 @@ _KEPT_READERS = 16
 _KEPT_LARGE_READERS = 2  # which keep what they have unpacked
 _KEPT_BLOCKS = 4
 _KEPT_NAMES = 1_000_000
+_INDEXING = 'an index'
 _LATE = 'the file it lies in was not read in time'
 
 _Index = dict[str, str]
@@ -65,6 +66,9 @@ class Blocks:
         try:
             return block.result(max(0.0, ends_at - time.monotonic()))
         except TimeoutError as e:
+            with self._lock:  # who reads it may be stuck: the next one reads it itself
+                if self._blocks.get(key) is block:
+                    del self._blocks[key]
             raise ImageError(Reason.DEADLINE, _LATE) from e
 
 
@@ -158,9 +162,8 @@ class MemberFetcher:
         self._idle: dict[bool, _Readers] = {
             is_large: collections.OrderedDict() for is_large in (False, True)
         }
-        self._streams: dict[tuple[str, str], threading.Lock] = {}
+        self._turns: dict[object, threading.Lock] = {}
         self._indexes: collections.OrderedDict[tuple[str, str], _Index] = collections.OrderedDict()
-        self._indexing = threading.Lock()
 
     def fetch(
         self,
@@ -192,7 +195,7 @@ class MemberFetcher:
         version = members.join_version(*listed)
         if version == unless:
             raise NotModified
-        with self._reader(store, found.container, listed.container, format_) as opened:
+        with self._reader(store, found.container, listed.container, format_, ends_at) as opened:
             opened.source.ends_at = ends_at
             opened.source.run = run if run and run.end else None
             opened.source.is_stream = format_.is_streamed
@@ -200,36 +203,60 @@ class MemberFetcher:
         return Fetched(data, version, len(data))
 
     @contextlib.contextmanager
+    def _in_turn(self, key: object, ends_at: float) -> Iterator[None]:
+        """One thread at a time; one that is stuck is not waited for by who comes later.
+
+        Raises:
+          ImageError: deadline: it is somebody else's turn until then.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(key, threading.Lock())
+        if not turn.acquire(timeout=max(0.0, ends_at - time.monotonic())):
+            with self._lock:
+                if self._turns.get(key) is turn:
+                    del self._turns[key]
+            raise ImageError(Reason.DEADLINE, _LATE)
+        try:
+            yield
+        finally:
+            turn.release()
+
+    @contextlib.contextmanager
     def _reader(
-        self, store: Store, container: str, version: str, format_: Format
+        self, store: Store, container: str, version: str, format_: Format, ends_at: float
     ) -> Iterator[_Open]:
         """A reader that nobody else uses meanwhile; there is only one if it keeps much."""
         key = container, version
         is_large = bool(format_.held_bytes)
         pool = self._idle[is_large]
-        with self._lock:
-            stream = self._streams.setdefault(key, threading.Lock())
-        with stream if is_large else contextlib.nullcontext():
+        with self._in_turn(key, ends_at) if is_large else contextlib.nullcontext():
             with self._lock:
                 idle = pool.get(key)
                 opened = idle.pop() if idle else None
             if opened is None:
                 source = StoreSource(store, container, version, self._blocks)
                 opened = _Open(source, format_.open(source))
-            yield opened  # one that has failed is dropped
-            with self._lock:
-                pool.setdefault(key, []).append(opened)
-                pool.move_to_end(key)
-                self._drop_oldest(pool, _KEPT_LARGE_READERS if is_large else _KEPT_READERS)
+            try:
+                yield opened
+            except ImageError as e:
+                if e.is_its_own:  # the next picture may be fine; after another error it is dropped
+                    self._put_back(is_large, key, opened)
+                raise
+            self._put_back(is_large, key, opened)
 
-    def _drop_oldest(self, pool: _Readers, most: int) -> None:
-        while sum(map(len, pool.values())) > most:
-            oldest, readers = next(iter(pool.items()))
-            if readers:
-                readers.pop(0)
-            if not readers:
-                del pool[oldest]
-                self._streams.pop(oldest, None)
+    def _put_back(self, is_large: bool, key: tuple[str, str], opened: _Open) -> None:
+        pool = self._idle[is_large]
+        most = _KEPT_LARGE_READERS if is_large else _KEPT_READERS
+        with self._lock:
+            pool.setdefault(key, []).append(opened)
+            pool.move_to_end(key)
+            while sum(map(len, pool.values())) > most:
+                oldest, readers = next(iter(pool.items()))
+                if readers:
+                    readers.pop(0)
+                if not readers:
+                    del pool[oldest]
+                    self._turns.pop(oldest, None)
 
     def _look_up(
         self, store: Store, found: MemberUri, format_: Format, ends_at: float
@@ -243,7 +270,7 @@ class MemberFetcher:
         if entry is None:
             raise ImageError(Reason.NOT_FOUND, 'its file is not there')
         key = found.container, entry.version
-        with self._indexing:
+        with self._in_turn(_INDEXING, ends_at):
             if key not in self._indexes:
                 source = StoreSource(store, *key, self._blocks)
                 source.ends_at = ends_at

@@ -1,0 +1,163 @@
+"""Members read through stores: what is kept for the next one, and who waits for whom."""
+
+import gzip
+import io
+import tarfile
+import threading
+import time
+
+import pytest
+
+from tests.support.containers import listed, wanted
+from transforms.core import members
+from transforms.core.errors import ImageError
+from transforms.core.reasons import Reason
+from transforms.storage.base import Entry, Fetched, FetchLimits
+from transforms.storage.containers.base import Member
+from transforms.storage.containers.fetch import Blocks, MemberFetcher
+from transforms.storage.containers.tar import TAR_GZ
+
+LIMITS = FetchLimits(2**20, 20.0)
+SOON = FetchLimits(2**20, 0.2)
+PICTURE = bytes(range(256)) * 4
+
+
+def soon():
+    return time.monotonic() + 0.2
+
+
+def later():
+    return time.monotonic() + 20.0
+
+
+class Store:
+    """One object; `stuck` holds up whoever reads it."""
+
+    def __init__(self, data):
+        self.data = data
+        self.reads = []
+        self.stuck = threading.Event()
+        self.stuck.set()
+        self.is_read = threading.Event()
+
+    def stat(self, uri):
+        return Entry(uri, '1', len(self.data))
+
+    def fetch(self, uri, limits, admit, unless='', part=None):
+        self.reads.append(part.offset)
+        self.is_read.set()
+        assert self.stuck.wait(60)
+        data = self.data[part.offset : part.offset + part.size_bytes]
+        return Fetched(data, part.version, len(data))
+
+
+def archive(contents):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode='w') as made:
+        for number, data in enumerate(contents):
+            info = tarfile.TarInfo(f'{number}.jpg')
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def found_in(kind, data):
+    return [
+        (each.name, members.join_version('1', each.where))
+        for each in listed(kind, data)
+        if isinstance(each, Member)
+    ]
+
+
+@pytest.fixture
+def in_thread():
+    started = []
+
+    def start(what, *arguments):
+        thread = threading.Thread(target=what, args=arguments, daemon=True)
+        thread.start()
+        started.append(thread)
+        return thread
+
+    yield start
+    for thread in started:
+        thread.join(60)
+
+
+def test_a_bad_member_does_not_cost_the_stream_from_its_beginning():
+    data = gzip.compress(archive([PICTURE, b'', PICTURE]))
+    store, fetcher = Store(data), MemberFetcher(wanted())
+    outcomes = []
+    for name, version in found_in(TAR_GZ, data):
+        try:
+            read = fetcher.fetch(store, f'gs://b/a.tgz!/{name}', version, LIMITS, lambda _: None)
+            outcomes.append(read.data)
+        except ImageError as e:
+            outcomes.append(e.reason)
+    assert outcomes == [PICTURE, Reason.EMPTY, PICTURE]
+    assert store.reads == [0]
+
+
+def test_who_waits_for_a_stuck_stream_is_late_and_the_next_one_reads_it_anew(in_thread):
+    data = gzip.compress(archive([PICTURE] * 3))
+    store, fetcher = Store(data), MemberFetcher(wanted())
+    stuck = Store(data)
+    stuck.stuck.clear()
+    (first, one), (second, two), (third, three) = found_in(TAR_GZ, data)
+
+    def read(store, name, version, limits):
+        return fetcher.fetch(store, f'gs://b/a.tgz!/{name}', version, limits, lambda _: None)
+
+    in_thread(read, stuck, first, one, LIMITS)
+    assert stuck.is_read.wait(20)
+    try:
+        with pytest.raises(ImageError) as late:
+            read(store, second, two, SOON)
+        assert late.value.reason is Reason.DEADLINE
+        # Its block is that of the one that is stuck; the next has all to itself.
+        with pytest.raises(ImageError):
+            read(store, third, three, SOON)
+        assert read(store, third, three, LIMITS).data == PICTURE
+    finally:
+        stuck.stuck.set()
+
+
+def test_who_waits_for_a_stuck_index_is_late_and_the_next_one_reads_it_anew(in_thread):
+    data = archive([PICTURE] * 2)
+    store, fetcher = Store(data), MemberFetcher(wanted())
+    stuck = Store(data)
+    stuck.stuck.clear()
+
+    def read(store, name, limits):
+        return fetcher.fetch(store, name, '', limits, lambda _: None)
+
+    in_thread(read, stuck, 'gs://b/a.tar!/0.jpg', LIMITS)
+    assert stuck.is_read.wait(20)
+    try:
+        with pytest.raises(ImageError) as late:
+            read(store, 'gs://b/other.tar!/0.jpg', SOON)
+        assert late.value.reason is Reason.DEADLINE
+        assert read(store, 'gs://b/other.tar!/1.jpg', LIMITS).data == PICTURE
+    finally:
+        stuck.stuck.set()
+
+
+def test_a_block_that_does_not_come_is_read_by_the_next_one(in_thread):
+    blocks = Blocks()
+    is_stuck, goes_on = threading.Event(), threading.Event()
+
+    def stuck():
+        is_stuck.set()
+        assert goes_on.wait(60)
+        return b'late'
+
+    in_thread(blocks.get, 'key', stuck, later())
+    assert is_stuck.wait(20)
+    try:
+        with pytest.raises(ImageError) as late:
+            blocks.get('key', lambda: b'', soon())
+        assert late.value.reason is Reason.DEADLINE
+        assert blocks.get('key', lambda: b'anew', later()) == b'anew'
+    finally:
+        goes_on.set()
+    assert blocks.get('key', lambda: b'', later()) == b'anew'
