@@ -1,5 +1,6 @@
 """The options of Beam, as Python people have them."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.options import add_label_arguments
 from pipeline.parser import Parser
-from pipeline.runners.beam_options import parse
+from pipeline.runners.beam_options import make_beam_parser, parse
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,10 +35,22 @@ def beam_options_of(given: 'BeamOptions') -> PipelineOptions:
 
 
 def _flags(options: Mapping[str, Any]) -> Iterator[str]:
+    """Options by their names in PipelineOptions, or by their flags, as flags."""
+    actions = make_beam_parser()._actions
+    flags = {action.dest: action.option_strings[0] for action in actions if action.nargs != 0}
+    switches = {
+        (action.dest, action.const): action.option_strings[0]
+        for action in actions
+        if action.nargs == 0
+    }
     for name, value in options.items():
-        if value is True:
-            yield f'--{name}'
+        flag = flags.get(name, f'--{name}')
+        if isinstance(value, bool):
+            if value or (name, value) in switches:  # others are false unless they are given
+                yield switches.get((name, value), flag)
+        elif isinstance(value, Mapping):
+            yield f'{flag}={json.dumps(value)}'
         elif isinstance(value, list | tuple):
-            yield from (f'--{name}={each}' for each in value)
-        elif value is not None and value is not False:
-            yield f'--{name}={value}'
+            yield from (f'{flag}={each}' for each in value)
+        elif value is not None:
+            yield f'{flag}={value}'
