@@ -1,6 +1,7 @@
 """What a function of `lemmabeam` lets be seen: nothing, or how far it is."""
 
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -47,7 +48,9 @@ def called(progress: bool) -> Iterator[Messages]:
     the root of all loggers, where nobody can tell it by its name.
     """
     root = logging.getLogger()
-    root.addFilter(_is_wanted)
+    # One of its own: several calls may go on at a time.
+    filter_ = functools.partial(_is_wanted)
+    root.addFilter(filter_)
     silent = logging.NullHandler()
     is_set_up = any(not isinstance(each, logging.NullHandler) for each in root.handlers)
     if not is_set_up:
@@ -57,7 +60,7 @@ def called(progress: bool) -> Iterator[Messages]:
             yield Shown() if progress else Logged()
     finally:
         root.removeHandler(silent)
-        root.removeFilter(_is_wanted)
+        root.removeFilter(filter_)
 
 
 @contextlib.contextmanager
