@@ -38,6 +38,23 @@ def test_long_texts_are_kept_once_and_short_ones_left():
     assert texts.lengthen(long) is long
 
 
+def test_two_runs_of_a_process_share_the_file():
+    texts = LongTexts()
+    long = ['x' * LONG_CHARS, 'y' * LONG_CHARS]
+    first, second = texts.on_disk(), texts.on_disk()
+    first.__enter__()
+    short = [texts.shorten(long[0])]
+    second.__enter__()
+    short.append(texts.shorten(long[1]))
+    assert [texts.lengthen(each) for each in short] == long
+    first.__exit__(None, None, None)
+    assert texts.lengthen(short[1]) == long[1]
+    assert texts.shorten(long[1]) == short[1]
+    second.__exit__(None, None, None)
+    assert not texts.are_on_disk
+    assert texts.shorten(long[0]) == long[0]
+
+
 def test_on_a_full_disk_a_text_stays_what_it_was(monkeypatch):
     def full(*_):
         raise OSError(28, 'No space left on device')

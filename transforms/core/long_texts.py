@@ -31,6 +31,7 @@ class LongTexts:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._blocks = 0
         self._descriptor: int | None = None
         self._size_bytes = 0
         self._is_full = False
@@ -45,17 +46,27 @@ class LongTexts:
     def on_disk(self) -> Iterator[None]:
         """Keeps long texts in a temporary file, which is removed afterwards, or with the process.
 
-        If none can be created, they stay in memory.
+        Blocks of several threads share it, and the last one removes it.  If none can be created,
+        they stay in memory.
         """
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):
-                self._descriptor = stack.enter_context(tempfile.TemporaryFile()).fileno()
-            try:
-                yield
-            finally:
-                with self._lock:
-                    self._descriptor, self._size_bytes, self._is_full = None, 0, False
-                    self._places.clear()
+        with self._lock:
+            self._blocks += 1
+            if self._descriptor is None:
+                with contextlib.suppress(OSError), tempfile.TemporaryFile() as file:
+                    self._descriptor = os.dup(file.fileno())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._blocks -= 1
+                if not self._blocks:
+                    self._forget()
+
+    def _forget(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor, self._size_bytes, self._is_full = None, 0, False
+        self._places.clear()
 
     def shorten(self, text: str) -> str:
         """A short text for a long one; equal texts, and only these, give the same one.
