@@ -9,6 +9,7 @@ import pickle
 import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import lemmabeam as lb
 import pytest
@@ -73,6 +74,27 @@ def test_a_run_is_silent_and_leaves_the_process_as_it_was(photos, tmp_path, capf
     assert logging.getLogger().filters == []
     assert lb.verify(tmp_path / 'labels').is_whole
     assert not (tmp_path / 'labels' / '_work').exists()
+
+
+def test_two_at_once_into_two_outputs_and_into_one(photos, tmp_path):
+    def work(name):
+        try:
+            return lb.label(photos, tmp_path / name, threshold=0.01, **IN_THREADS)
+        except lb.errors.LemmabeamError as e:
+            return e
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(work, ['a', 'b', 'c', 'c'])]
+    assert [report.counts.labeled for report in found[:2]] == [3, 3]
+    in_one = [each for each in found[2:] if isinstance(each, lb.RunReport)]
+    assert in_one
+    assert sum(report.counts.labeled for report in in_one) == 3
+    for error in found[2:]:
+        assert isinstance(error, lb.RunReport) or 'is writing there' in str(error)
+    for name in 'abc':
+        assert lb.verify(tmp_path / name).is_whole
+        assert not (tmp_path / name / '_work').exists()
+    assert logging.getLogger().filters == []
 
 
 def test_progress_is_shown_beside_and_notes_are_logged(photos, tmp_path, capfd, caplog):
