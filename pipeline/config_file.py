@@ -4,6 +4,7 @@ import argparse
 import datetime
 import difflib
 import json
+import reprlib
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ from transforms.core import uris
 from transforms.core.errors import UsageError
 
 _SUFFIXES = ('.toml', '.json')
+_MAX_BYTES = 2**20
+_REPR = reprlib.Repr()  # of any length and depth
+_REPR.maxstring = _REPR.maxother = 200
 
 
 class Entry(NamedTuple):
@@ -153,7 +157,11 @@ def _parsed(path: str, name: str) -> dict[str, Any]:
     if suffix not in _SUFFIXES or uris.scheme_of(path):
         raise UsageError(f'--config {name}: expected a local {" or ".join(_SUFFIXES)}')
     try:
-        text = Path(path).read_bytes().decode('utf-8-sig')
+        with Path(path).open('rb') as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise UsageError(f'--config {name}: more than {_MAX_BYTES} bytes')
+        text = data.decode('utf-8-sig')
     except OSError as e:
         raise UsageError(f'--config {name}: cannot be read: {e.strerror}') from e
     except UnicodeDecodeError as e:
@@ -190,4 +198,4 @@ def _text(value: Any) -> str | None:
 
 def _shown(value: Any) -> str:
     is_plain = value is None or isinstance(value, bool)
-    return uris.printable(json.dumps(value) if is_plain else repr(value))
+    return uris.printable(json.dumps(value) if is_plain else _REPR.repr(value))

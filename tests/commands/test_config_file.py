@@ -181,6 +181,22 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, capsys):
     assert 'expected a local' in said(capsys, 'verify', 'a', '--config', 'gs://b/a.toml')
 
 
+@pytest.mark.parametrize(
+    'text',
+    [
+        f'label{".a" * 5000} = 1',
+        f'input = {"[" * 150}{"]" * 150}',
+        f'input = {{a = "{"x" * 100_000}"}}',
+        f'# {"x" * 2**20}',
+    ],
+    ids=['deep table', 'deep list', 'long text', 'long file'],
+)
+def test_one_of_any_size_and_depth_is_refused_in_a_short_line(text, write, capsys):
+    told = said(capsys, 'label', '--config', write(text))
+    assert '--config' in told
+    assert len(told) < 1000
+
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_it_and_refuses_what_is_no_option_of_it(command, write, capsys):
     path = write({'no_such_option': 'x'}, 'a.json')
