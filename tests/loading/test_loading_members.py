@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import crashing
 from tests.support.containers import listed
-from tests.support.loadings import ANY_FAILURE, OPTIONS, good, within
+from tests.support.loadings import ANY_FAILURE, OPTIONS, good, within, write
 from transforms.core import members
 from transforms.core.elements import Chunk, Failure, Image, Item
 from transforms.core.reasons import Reason
@@ -49,6 +49,14 @@ def begin_items(
     chunk = Chunk('c', items)
     size = options.batch_size
     return loader, [loader.begin(chunk, at, ANY_FAILURE) for at in range(0, len(items), size)]
+
+
+def test_a_listed_file_whose_folder_is_called_like_a_container_is_no_member(tmp_path):
+    [path] = write(tmp_path / 'photos.zip!', [''])
+    version = store_for(str(path), DEFAULT_OPTIONS).stat(str(path)).version
+    loader, [batch] = begin_items([Item(str(path), version, -1, ['[]'])])
+    [loaded] = loader.result(batch)
+    assert isinstance(loaded.outcome, Image)
 
 
 # After the last, the process that tries it alone goes on.

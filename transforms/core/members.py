@@ -103,6 +103,15 @@ def split_version(version: str) -> MemberVersion | None:
     return MemberVersion(container, where) if separator and _WHERE.match(where) else None
 
 
+def is_member(uri: str, version: str) -> bool:
+    """Whether an image lies in a container, by its name and its version.
+
+    A folder may be called `photos.zip!`; what was listed in it has a version of its own, without a
+    place in a container.
+    """
+    return split(uri) is not None and (not version or split_version(version) is not None)
+
+
 def place_of(where: str) -> Place:
     """Where a member lies.
 

@@ -150,7 +150,7 @@ class ImageLoader:
             uri = item.access or item.uri
             limits = self._options.fetch
             with self._fetches.one(ticket, lambda: admit(0)):
-                if members.split(item.uri):
+                if members.is_member(item.uri, item.version):
                     return self._members.fetch(
                         store, item.uri, item.version, limits, make_room, item.known, run
                     )
