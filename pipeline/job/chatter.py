@@ -13,6 +13,7 @@ from pipeline.job.streams import errors_on
 # As Python's logging has it where nobody has set it up; what our own modules say is kept.
 _CHATTER = re.compile(rb'(?:DEBUG|INFO|WARNING):(?!transforms\.|pipeline\.)[\w.]+:')
 _LAST_LINES_SEC = 2.0
+_REDIRECTING = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -24,6 +25,18 @@ def without_chatter(last_lines_sec: float = _LAST_LINES_SEC) -> Iterator[None]:
     Args:
       last_lines_sec: how long to wait at the end for processes that have not ended.
     """
+    if not _REDIRECTING.acquire(blocking=False):
+        yield  # another run of this process has done so
+        return
+    try:
+        with _redirected(last_lines_sec):
+            yield
+    finally:
+        _REDIRECTING.release()
+
+
+@contextlib.contextmanager
+def _redirected(last_lines_sec: float) -> Iterator[None]:
     real, ours = os.dup(2), sys.stderr
     reader, writer = os.pipe()
     os.dup2(writer, 2)

@@ -151,3 +151,17 @@ def test_the_last_words_of_a_library_that_ends_the_process_are_not_lost(argument
     )
     assert ended.returncode == (3 if arguments else 0)
     assert ended.stderr == b'F0000 no such instructions\n'
+
+
+def test_two_runs_of_a_process_leave_standard_error_as_it_was():
+    def where():
+        found = os.fstat(2)
+        return found.st_dev, found.st_ino
+
+    before = where(), sys.stderr
+    first, second = without_chatter(0.01), without_chatter(0.01)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert (where(), sys.stderr) == before
