@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pipeline.job import streams
 from pipeline.job.chatter import without_chatter
 from tests.support.samples import SAMPLE
+from transforms.model import runtime
 
 
 @contextlib.contextmanager
@@ -165,3 +167,22 @@ def test_two_runs_of_a_process_leave_standard_error_as_it_was():
     first.__exit__(None, None, None)
     second.__exit__(None, None, None)
     assert (where(), sys.stderr) == before
+
+
+def test_two_threads_that_load_a_model_leave_standard_error_as_it_was(monkeypatch):
+    monkeypatch.setattr(sys, 'stderr', streams.errors_on(2))
+    is_in, goes_on = threading.Event(), threading.Event()
+
+    def load():
+        with runtime._without_startup_messages():
+            is_in.set()
+            assert goes_on.wait(20)
+
+    before = os.fstat(2).st_ino
+    other = threading.Thread(target=load)
+    with runtime._without_startup_messages():
+        other.start()
+        assert not is_in.wait(0.2)
+    goes_on.set()
+    other.join(20)
+    assert os.fstat(2).st_ino == before

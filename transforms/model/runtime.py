@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ from transforms.core.errors import ModelError
 
 # A machine without an NVIDIA driver is no error.  A progress line may stand before each.
 _CHATTER = re.compile(rb'(?:I\d{4} |WARNING: All log messages before absl|E\d{4} .*cuInit).*\n')
+
+_REDIRECTING = threading.Lock()
 
 _WITNESS = """
 import os, re, sys
@@ -108,18 +111,20 @@ def _without_startup_messages() -> Iterator[None]:
     except (OSError, ValueError, AttributeError):
         yield
         return
-    saved = os.dup(descriptor)
-    with tempfile.TemporaryFile() as held, _witness(held.fileno(), saved):
-        sys.stderr.flush()
-        os.dup2(held.fileno(), descriptor)
-        try:
-            yield
-        finally:
+    # One thread at a time, or another one would put back what is held here.
+    with _REDIRECTING, tempfile.TemporaryFile() as held:
+        saved = os.dup(descriptor)
+        with _witness(held.fileno(), saved):
             sys.stderr.flush()
-            os.dup2(saved, descriptor)
-            os.close(saved)
-            held.seek(0)
-            os.write(descriptor, _CHATTER.sub(b'', held.read()))
+            os.dup2(held.fileno(), descriptor)
+            try:
+                yield
+            finally:
+                sys.stderr.flush()
+                os.dup2(saved, descriptor)
+                os.close(saved)
+                held.seek(0)
+                os.write(descriptor, _CHATTER.sub(b'', held.read()))
 
 
 @contextlib.contextmanager
