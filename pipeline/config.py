@@ -274,7 +274,7 @@ def load_options(args: LabelOptions, inference: InferenceOptions) -> LoadOptions
         stores=store_options(args),
         processes=args.loader_processes,
         decode_deadline_sec=args.decode_deadline_sec,
-        image_column=args.image_column,
+        image_column=args.image_column or '',
     )
 
 
@@ -429,7 +429,7 @@ def columns_of(args: LabelOptions) -> Columns:
             raise UsageError(
                 f'--partition_by {column!r}: a folder column is named by letters, digits and _'
             )
-    return Columns(args.uri_column, carry, tuple(args.partition_by), args.image_column)
+    return Columns(args.uri_column, carry, tuple(args.partition_by), args.image_column or '')
 
 
 def _check_no_output(source: Input, output: str) -> None:

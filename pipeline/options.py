@@ -72,10 +72,9 @@ class LabelOptions:
         metavar='NAME',
         help='column of a manifest that holds the URIs (default: uri)',
     )
-    image_column: str = option(
+    image_column: str | None = option(
         _WHAT,
         flags.TEXT,
-        default='',
         metavar='NAME',
         help='column of a Parquet, Arrow or Feather file, or feature of a TFRecord, that holds '
         'pictures (default: the only one that can)',

@@ -48,6 +48,8 @@ QUICK = {
     'test_codings.py',
     'test_decode.py',
     'test_device.py',
+    'test_fetch.py',
+    'test_guides.py',
     'test_formats.py',
     'test_guides.py',
     'test_layers.py',
