@@ -51,7 +51,6 @@ QUICK = {
     'test_fetch.py',
     'test_guides.py',
     'test_formats.py',
-    'test_guides.py',
     'test_layers.py',
     'test_layout.py',
     'test_manifest.py',
