@@ -135,10 +135,13 @@ def _parse_command(argv: list[str]) -> tuple[Parser, Command]:
 def _read_common(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     """What every command is told; its parser takes what the file of --config says."""
     from pipeline.options import add_arguments_of_every_command
+    from transforms.core.errors import UsageError
 
     finder = Parser(prog=parser.prog, add_help=False)
     add_arguments_of_every_command(finder)
     found: argparse.Namespace = finder.parse_known_args(argv[1:])[0]
+    if sum(each.partition('=')[0] == '--config' for each in argv) > 1:
+        raise UsageError('--config: given twice; put all options into one file')
     if found.config is not None:
         from pipeline import config_file
 

@@ -60,8 +60,9 @@ class LabelOptions:
         metavar='X',
         help='a folder or prefix, a glob with *, ** and {a,b}, a manifest (.txt, .csv, .tsv, '
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
-        "glob of manifests such as 'list/*.parquet', or an image; local, gs:// or s3://, "
-        'in manifests also http(s)://; may be repeated',
+        "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
+        '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
+        'local, gs:// or s3://, in manifests also http(s)://; may be repeated',
         per_run=True,
         is_common=True,
     )
@@ -84,7 +85,8 @@ class LabelOptions:
         flags.NAMES,
         default=(),
         metavar='A,B',
-        help='columns of the manifests to carry into the output, as text',
+        help='columns of manifests and tables, or files beside an image in an archive (cls, '
+        'json.caption), to carry into the output, as text',
         is_common=True,
     )
     sample: int | None = option(

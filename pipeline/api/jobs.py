@@ -69,8 +69,8 @@ def label(
     what is new or has changed.
 
     Args:
-      input: what to label: a folder or prefix, a glob, a manifest or an image, local, gs:// or
-        s3://; or several of them.
+      input: what to label: a folder or prefix, a glob, a manifest, an image or a file with images
+        inside, local, gs:// or s3://; or several of them.
       output: the folder to write to, local, gs:// or s3://.
       progress: show on standard error how far it is, and what is to be known beside the report;
         else that is logged, as INFO of the logger `lemmabeam`.

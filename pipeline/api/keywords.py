@@ -32,6 +32,7 @@ _KEYWORDS = {option.name for option in OPTIONS} | {
     *('by_name', 'drop', 'drop_gone', 'dry_run', 'exact', 'forget', 'model_id', 'prune_before'),
     *('reasons', 'thresholds', 'tolerance'),
 }
+_FOR_BEAM = '; what is for Beam goes into pipeline_options'
 _COMMAND = re.compile(r'(`[^`]*`)')
 _FLAG = re.compile(r'--([a-z][a-z0-9_]*)')
 _AGES = (('w', 7 * 86400), ('d', 86400), ('h', 3600), ('m', 60))
@@ -50,7 +51,10 @@ def options_of(kind: type[Options], given: Mapping[str, Any], caller: str) -> Op
       UsageError: a value cannot be used.
     """
     known = {option.name: option for option in declared(kind)}
-    check_known(given, known.keys() - FOR_COMMANDS, caller)
+    check_known(given, known.keys() - FOR_COMMANDS, caller, _FOR_BEAM)
+    for name, option in known.items():
+        if option.is_required and name in given and given[name] is None:
+            raise wrong(name, None, 'expected a value')
     found = {
         name: value_of(known[name], value) for name, value in given.items() if value is not None
     }
@@ -77,8 +81,16 @@ def as_stores(options: Mapping[str, Any]) -> StoreOptions:
     return store_options(argparse.Namespace(**options))
 
 
-def check_known(given: Iterable[str], known: Iterable[str], caller: str) -> None:
+def check_known(
+    given: Iterable[str], known: Iterable[str], caller: str, otherwise: str = ''
+) -> None:
     """Refuses keywords that mean nothing, as Python does, with what may have been meant.
+
+    Args:
+      given: the keywords.
+      known: those that there are.
+      caller: the function, for messages.
+      otherwise: what else may have been meant, of one that resembles none.
 
     Raises:
       TypeError: there is one.
@@ -87,7 +99,7 @@ def check_known(given: Iterable[str], known: Iterable[str], caller: str) -> None
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            hint = f'; did you mean {near[0]!r}?' if near else ''
+            hint = f'; did you mean {near[0]!r}?' if near else otherwise
             raise TypeError(f'{caller}() got an unexpected keyword argument {name!r}{hint}')
 
 
@@ -104,9 +116,12 @@ def value_of(option: Option, value: Any) -> Any:
             option.name, value, f'expected {"True or False" if option.is_switch else "a value"}'
         )
     if option.is_repeated:
-        return tuple(_text(option, each) for each in _listed(value))
+        texts = tuple(_text(option, each) for each in _listed(option, value))
+        if option.is_required and not texts:
+            raise wrong(option.name, value, 'expected at least one')
+        return texts
     if option.type is NAMES:
-        text = ','.join(_text(option, each) for each in _listed(value))
+        text = ','.join(_text(option, each) for each in _listed(option, value))
         return _parsed(option, value, text) if value else ()
     age = _age(value) if option.name == 'since' else None
     return _parsed(option, value, age or _text(option, value))
@@ -134,8 +149,12 @@ def _text(option: Option, value: Any) -> str:
     return str(value)
 
 
-def _listed(value: Any) -> list[Any]:
-    return [value] if isinstance(value, str | os.PathLike) else list(value)
+def _listed(option: Option, value: Any) -> list[Any]:
+    if isinstance(value, str | os.PathLike):
+        return [value]
+    if isinstance(value, bytes) or not isinstance(value, Iterable):
+        raise wrong(option.name, value, 'expected a text, or a list of them')
+    return list(value)
 
 
 def _age(value: Any) -> str | None:

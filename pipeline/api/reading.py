@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 class Labels:
     """What the runs of an output folder have come to, when it was opened; `open` makes one.
 
-    The newest rows are put together once, when they are first asked for, in a temporary file that
-    goes with this object ($TMPDIR).  There is one for each image, its carried columns and model:
+    The newest rows are put together once, when they are first asked for, in a temporary file
+    ($TMPDIR) that goes with this object and what reads it.  There is one for each image, its
+    carried columns and model:
 
     - `uri`, `object_version`, `content_sha256`, `format` string; `width`, `height` int32, in pixels
       as stored;
@@ -67,7 +68,9 @@ class Labels:
         Raises:
           errors.StoreError: a file is damaged, or the store does not answer.
         """
-        return pa.dataset.dataset(self._file, format='parquet')
+        found = pa.dataset.dataset(self._folder.file, format='parquet')
+        self._folder.outlives(found)
+        return found
 
     def to_table(self, columns: list[str] | None = None, filter: Any = None) -> pa.Table:  # noqa: A002
         """The newest rows as an Arrow table.
@@ -90,14 +93,17 @@ class Labels:
     ) -> 'duckdb.DuckDBPyRelation':
         """The newest rows as a relation of DuckDB, which must be installed.
 
-        It may be queried as long as this object is there.
+        It may be queried as long as it, or this object, is there; what is made of it has no file
+        any more once both are gone.
 
         Args:
           connection: of DuckDB; by default its own default.
         """
         import duckdb
 
-        return (connection or duckdb).read_parquet(self._file)
+        found = (connection or duckdb).read_parquet(self._folder.file)
+        self._folder.outlives(found)
+        return found
 
     def vocabulary(self) -> pa.Table:
         """The classes of the model: `index` int32, `wnid`, `name`, `definition` string.
@@ -156,12 +162,27 @@ class Labels:
         return [{**row, 'model': run.model_id, 'run': run.id} for row in found]
 
     @functools.cached_property
-    def _file(self) -> str:
+    def _folder(self) -> '_Folder':
+        folder = _Folder()
+        write_latest(self._dataset, self._runs, folder.file, self._stores)
+        return folder
+
+
+class _Folder:
+    """A temporary folder with one file; it goes with this object."""
+
+    def __init__(self) -> None:
         folder = tempfile.mkdtemp(prefix='lemmabeam-')
+        self.file = str(Path(folder) / 'latest.parquet')
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        path = str(Path(folder) / 'latest.parquet')
-        write_latest(self._dataset, self._runs, path, self._stores)
-        return path
+
+    def outlives(self, reader: object) -> None:
+        """Has it stay as long as what reads the file by its name."""
+        weakref.finalize(reader, _let_go, self).atexit = False
+
+
+def _let_go(_: _Folder) -> None:
+    """What is done with it by who held it: nothing; it goes with the last one."""
 
 
 @takes(STORE_OPTIONS)

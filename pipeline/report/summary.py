@@ -12,9 +12,9 @@ from rich.text import Text
 from pipeline.report.bottleneck import describe
 from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
-from transforms.core import uris
+from transforms.core import members, uris
 from transforms.core.errors import DamagedError, StoreError
-from transforms.core.left_out import describe_suffixes
+from transforms.core.left_out import advise_containers, describe_suffixes
 from transforms.core.reasons import Reason
 from transforms.model.predictor import slower
 from transforms.output import dead_letters, predictions
@@ -47,7 +47,8 @@ def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
     _print_counts(report, console)
     if suffixes := report.skipped_suffixes:
         found = describe_suffixes(suffixes, counts.skipped_not_image)
-        line = f"Files without an image suffix: {found}; as --input, 'FOLDER/**' takes all"
+        holders = advise_containers('FOLDER', suffixes, ' and ')
+        line = f"Files without an image suffix: {found}; as --input, {holders}'FOLDER/**' takes all"
         console.print(_plain(line), soft_wrap=True, highlight=False)
     lower = look_lower(counts.without_label, counts.labeled, report.metadata, layout.output)
     for line in (lower, describe(report.verdict)):
@@ -151,6 +152,9 @@ def _rows(report: RunReport, layout: Layout, kind: str) -> Iterator[dict[str, An
 
 
 def _name(uri: str) -> Text:
+    if found := members.split(uri):  # whose name alone may be '0', and that of another file's, too
+        file = found.container.rpartition('/')[2]
+        return Text(uris.named(members.join(file, found.name)))
     return Text(uris.named(uri.rpartition('/')[2] or uri))  # a URL may end in a slash
 
 

@@ -78,6 +78,12 @@ def test_none_is_the_default():
         ('carry', ['a', ''], "carry ['a', '']: expected column names"),
         ('since', datetime.timedelta(0), 'since datetime.timedelta(0): expected an age'),
         ('input', ['a', 3], 'input 3: expected a text'),
+        ('input', 5, 'input 5: expected a text, or a list of them'),
+        ('input', b'a', "input b'a': expected a text, or a list of them"),
+        ('input', [], 'input []: expected at least one'),
+        ('input', None, 'input None: expected a value'),
+        ('output', None, 'output None: expected a value'),
+        ('carry', 5, 'carry 5: expected a text, or a list of them'),
     ],
 )
 def test_a_wrong_value_is_said_with_its_keyword(name, value, said):
@@ -85,6 +91,12 @@ def test_a_wrong_value_is_said_with_its_keyword(name, value, said):
         options_of(LabelOptions, {'input': 'x', 'output': 'y', name: value}, 'label')
     assert str(caught.value).startswith(said)
     assert caught.value.name == name
+
+
+def test_what_is_no_option_is_said_with_what_may_be_meant():
+    for name, hint in (('treshold', "did you mean 'threshold'"), ('runner', 'pipeline_options')):
+        with pytest.raises(TypeError, match=rf'^label\(\) got an unexpected .* {name!r}; .*{hint}'):
+            options_of(LabelOptions, {'input': 'x', 'output': 'y', name: 1}, 'label')
 
 
 def test_times_have_a_zone_or_are_utc():

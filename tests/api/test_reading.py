@@ -74,6 +74,20 @@ def test_it_is_what_there_was_when_it_was_opened_and_leaves_nothing(folder, tmp_
     assert list(temporary.iterdir()) == []
 
 
+def test_what_reads_the_rows_by_their_file_keeps_it(folder, tmp_path, monkeypatch):
+    temporary = tmp_path / 'temporary'
+    temporary.mkdir()
+    monkeypatch.setattr('tempfile.tempdir', str(temporary))
+    dataset = lb.open(folder).dataset()
+    relation = lb.open(folder).to_duckdb()
+    gc.collect()
+    assert dataset.to_table().num_rows == 2
+    assert len(relation.fetchall()) == 2
+    del dataset, relation
+    gc.collect()
+    assert list(temporary.iterdir()) == []
+
+
 def test_what_is_no_output_or_damaged_is_said(folder, tmp_path):
     with pytest.raises(lb.errors.UsageError, match='no such folder'):
         lb.open(tmp_path / 'nowhere')

@@ -197,6 +197,13 @@ def test_one_of_any_size_and_depth_is_refused_in_a_short_line(text, write, capsy
     assert len(told) < 1000
 
 
+def test_a_second_file_is_not_left_out_in_silence(write, capsys):
+    path = write('')
+    for second in (['--config', path], [f'--config={path}']):
+        line = said(capsys, 'verify', 'a', '--config', path, *second)
+        assert line.startswith('lemmabeam: --config: given twice; ')
+
+
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_it_and_refuses_what_is_no_option_of_it(command, write, capsys):
     path = write({'no_such_option': 'x'}, 'a.json')

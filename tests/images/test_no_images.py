@@ -8,6 +8,7 @@ from transforms.images.limits import DEFAULT_LIMITS
 from transforms.images.resize import Resize
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n'
+TAR = b'a.jpg'.ljust(257, b'\0') + b'ustar\x0000'
 S3_ERROR = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>'
 
 
@@ -26,6 +27,7 @@ S3_ERROR = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</
         (LFS, 'a Git LFS pointer (run git lfs pull)'),
         (b'\0\5\x16\7\0\2\0\0Mac OS X', 'an AppleDouble file, in which a Mac keeps metadata'),
         (b'\0\5\x16\0\0\2\0\0', 'an AppleSingle file, in which a Mac packs a file'),
+        (TAR, 'a tar archive (as --input, the images inside it are labelled)'),
         (b'{"a": ', ''),
         (b'[' * 100_000, ''),
         (b'a text', ''),

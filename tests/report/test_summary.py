@@ -1,5 +1,6 @@
 """What a person sees at the end of a run."""
 
+import dataclasses
 import io
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp
     assert 'DEAD LETTER empty: 0 bytes' in lines
     assert "''" not in lines
     assert 'gallery/' in lines
+
+
+def test_an_image_inside_a_file_is_named_with_it(tmp_path):
+    lines = said(tmp_path, [('/in/x.tar!/a/b.jpg', [(0, 'owl', 0.9)]), ('/in/y.parquet!/0', [])])
+    assert '│ x.tar!/a/b.jpg ' in lines
+    assert '│ y.parquet!/0 ' in lines
+
+
+def test_files_with_images_inside_that_were_passed_over_are_told_as_such(tmp_path):
+    counts = Counts(listed=0, labeled=0, skipped_not_image=4)
+    skipped = {'.tar': 2, '.zip': 1, '.md': 1}
+    lines = said(tmp_path, [], counts=dataclasses.asdict(counts), skipped_suffixes=skipped)
+    assert (
+        "2 .tar, 1 .zip, 1 .md; as --input, 'FOLDER/**/*.tar' and 'FOLDER/**/*.zip' label the "
+        "images inside them and 'FOLDER/**' takes all"
+    ) in lines
 
 
 def test_pictures_that_are_all_too_old_are_told_as_such():

@@ -212,7 +212,8 @@ def test_a_glob_of_manifests_lists_what_each_of_them_does(request, tmp_path, kin
         resolve(f'{top}/list', columns)
     folder = resolve(f'{top}/list', PLAIN)
     message = (
-        r"2 \.parquet, 1 without .*/list/\*\.parquet' reads them as manifests, and '.*takes all"
+        r"2 \.parquet, 1 without .*/list/\*\*/\*\.parquet' reads them as manifests, "
+        "and '.*takes all"
     )
     with pytest.raises(UsageError, match=message):
         check_not_empty(folder, Listing((folder,), PLAIN))
@@ -251,6 +252,7 @@ def test_an_input_that_is_none_names_itself_and_what_may_be_meant(value, said):
         ('odd', r"no images found: 2 \.jpg:large, 1 without a suffix; '.*/odd/\*\*' takes all"),
         ('odd/*.png', 'nothing matches'),
         ('empty.txt', 'lists nothing'),
+        ('*.tar', 'nothing matches'),
         ('*.csv', 'none of the manifests lists anything'),
         ('*.tsv', 'none of the manifests lists anything'),
     ],
@@ -587,6 +589,27 @@ def test_prefixes_of_a_bucket_are_folders(bucket):
         resolve('gs://b-absent/x', PLAIN)
 
 
+def test_files_with_images_inside_are_named_where_something_else_was_expected(tmp_path):
+    (tmp_path / 'a.tar.bz2').touch()
+    (tmp_path / 'a.tar').touch()
+    for value, columns, message in (
+        ('a.tar.bz2', PLAIN, r'nor a file with images inside \(\.tar, \.tar\.gz, '),
+        ('.', Columns('uri', ('x',), ()), r'or from files with images inside \(\.tar, '),
+        ('a.tar!/1.jpg', PLAIN, 'no such .*; name an image inside a file in a line of a manifest'),
+        ('x-{000..123}.tar', PLAIN, r'no such .*; \{000\.\.123\} is no glob, as \[0-9\] and \*'),
+    ):
+        with pytest.raises(UsageError, match=message):
+            resolve(f'{tmp_path}/{value}', columns)
+
+
+def test_braces_may_name_several_kinds_of_files_with_images_inside(tmp_path):
+    for name in ('a.tar', 'b.zip', 'c.jpg', 'd.csv', 'e.txt'):
+        (tmp_path / name).touch()
+    assert resolve(f'{tmp_path}/*.{{tar,zip}}', PLAIN).kind is Kind.CONTAINERS
+    assert resolve(f'{tmp_path}/*.{{txt,csv.gz}}', PLAIN).kind is Kind.MANIFESTS
+    assert resolve(f'{tmp_path}/*.{{tar,jpg}}', PLAIN).kind is Kind.GLOB
+
+
 @pytest.mark.parametrize('name', ['list.xlsx', 'LIST.ODS', 'photos.7z', 'list.csv.bz2', 'a.gz'])
 def test_a_file_that_is_no_list_is_not_taken_for_an_image(name, tmp_path):
     (tmp_path / name).write_bytes(b'x')
@@ -632,9 +655,12 @@ def test_a_sample_depends_on_what_is_listed_not_on_its_order(listed, size, rando
 
 
 def test_a_folder_of_archives_says_how_to_label_what_is_in_them(tmp_path):
-    (tmp_path / 'train-0.tar').write_bytes(b'')
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'train-0.tar').write_bytes(b'')
     source = resolve(str(tmp_path), PLAIN)
-    with pytest.raises(
-        UsageError, match=rf"1 \.tar; '{tmp_path}/\*\.tar' labels the images inside"
-    ):
+    message = rf"1 \.tar; '{tmp_path}/\*\*/\*\.tar' labels the images inside them, and '"
+    with pytest.raises(UsageError, match=message):
+        check_not_empty(source, Listing((source,), PLAIN))
+    (tmp_path / 'b.zip').write_bytes(b'')
+    with pytest.raises(UsageError, match=r"/\*\.tar' and .*\*\.zip' label the images inside"):
         check_not_empty(source, Listing((source,), PLAIN))

@@ -280,6 +280,14 @@ def test_a_header_that_is_nearly_right_is_told_as_such(tmp_path, kind, header, s
         read(written(tmp_path, kind, f'{header}\nx\n'.encode()))
 
 
+def test_a_table_of_neither_uris_nor_images_is_told_as_such(tmp_path):
+    path = tmp_path / 'a.parquet'
+    pq.write_table(pa.table({'text': ['a']}), path)
+    message = 'has no such column, nor one of bytes, as images inside it would need; it has text$'
+    with pytest.raises(UsageError, match=message):
+        read(str(path))
+
+
 def test_a_column_that_is_there_twice_is_refused(tmp_path):
     path = written(tmp_path, '.csv', b'uri,uri\na,b\n')
     with pytest.raises(UsageError, match="more than one column 'uri'"):

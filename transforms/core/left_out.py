@@ -1,8 +1,8 @@
 """Files that a listing leaves out: how they are counted and reported."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from transforms.core import uris
+from transforms.core import members, uris
 
 NOT_IMAGE = 'skipped_not_image'
 """Key of the count of files that a listing passes over, and the head of those by suffix."""
@@ -21,6 +21,21 @@ def suffixes_of(left_out: Mapping[str, int]) -> dict[str, int]:
         if key.startswith(f'{NOT_IMAGE}/')
     }
     return dict(sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))[:_MOST_SUFFIXES])
+
+
+def advise_containers(folder: str, suffixes: Collection[str], then: str) -> str:
+    """How the images inside files of a folder are labelled; '' if there are no such files.
+
+    Args:
+      folder: its name for messages.
+      suffixes: of its files; tables are left out, as they may be manifests.
+      then: what is to follow.
+    """
+    found = [each for each in suffixes if members.is_container(each) and each != '.parquet']
+    if not found:
+        return ''
+    globs = ' and '.join(f"'{folder}/**/*{suffix}'" for suffix in found)
+    return f'{globs} {"label" if len(found) > 1 else "labels"} the images inside them{then}'
 
 
 def describe_suffixes(suffixes: Mapping[str, int], files: int) -> str:

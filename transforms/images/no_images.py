@@ -12,6 +12,7 @@ _MARKS = (
     (b'\x00\x05\x16\x07', 'an AppleDouble file, in which a Mac keeps metadata'),
     (b'\x00\x05\x16\x00', 'an AppleSingle file, in which a Mac packs a file'),
 )
+_TAR, _TAR_AT = b'ustar', 257
 _LOOKED_AT_BYTES = 1024
 _JSON_BYTES = 1 << 20
 
@@ -29,6 +30,8 @@ def name_of(data: bytes) -> str:
     for mark, name in _MARKS:
         if data.startswith(mark):
             return name
+    if data.startswith(_TAR, _TAR_AT):
+        return 'a tar archive (as --input, the images inside it are labelled)'
     begin = _text(data)
     if is_page(data):
         return 'an HTML page'

@@ -8,10 +8,16 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core import members, uris
+from transforms.core import uris
 from transforms.core.elements import Ref, Stage
 from transforms.core.errors import DamagedError, ImageError, StoreError, UsageError
-from transforms.core.left_out import BEFORE_SINCE, NOT_IMAGE, describe_suffixes, suffixes_of
+from transforms.core.left_out import (
+    BEFORE_SINCE,
+    NOT_IMAGE,
+    advise_containers,
+    describe_suffixes,
+    suffixes_of,
+)
 from transforms.core.reasons import Reason
 from transforms.core.waiting import each_within
 from transforms.images.formats import IMAGE_SUFFIXES
@@ -169,19 +175,21 @@ def _why_folder_is_empty(source: Input, left_out: Counter[str]) -> str:
         return 'no images found: the folder is empty'
     suffixes = suffixes_of(left_out)
     lists = [suffix for suffix in suffixes if manifest.is_manifest(suffix)]
-    holders = [each for each in suffixes if members.is_container(each) and each not in lists]
-    found = describe_suffixes(suffixes, left_out.total())
     shown = source.shown
-    advice = f"'{shown}/*{lists[0]}' reads them as manifests, and " if lists else ''
-    if holders:
-        advice = f"'{shown}/*{holders[0]}' labels the images inside them, and {advice}"
+    advice = advise_containers(shown, suffixes, ', and ')
+    advice += f"'{shown}/**/*{lists[0]}' reads them as manifests, and " if lists else ''
+    found = describe_suffixes(suffixes, left_out.total())
     return f"no images found: {found}; {advice}'{shown}/**' takes all"
 
 
-def _why_container_is_empty(_: Input, left_out: Counter[str]) -> str:
-    if not left_out:
-        return 'no images found: there is nothing in it'
-    return f'no images found: {describe_suffixes(suffixes_of(left_out), left_out.total())}'
+def _why_container_is_empty(source: Input, left_out: Counter[str]) -> str:
+    if left_out:
+        return f'no images found: {describe_suffixes(suffixes_of(left_out), left_out.total())}'
+    if source.kind is Kind.CONTAINERS:
+        found = matching(source, store_for(source.uri, source.stores))
+        if not any(isinstance(each, Entry) for each in found):
+            return 'nothing matches'
+    return 'no images found: there is nothing in it'
 
 
 class Source(NamedTuple):

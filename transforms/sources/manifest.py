@@ -515,7 +515,10 @@ def _places(uri: str, header: Sequence[str], columns: Sequence[str]) -> list[int
 def _no_column(uri: str, header: Sequence[str], column: str, uri_column: str) -> UsageError:
     flag = '--uri_column' if column == uri_column else '--carry or --partition_by'
     there = ', '.join(uris.named(name[:_SHOWN_CHARS]) for name in header[:_MOST_NAMES])
-    said = f'{flag} {column!r}: {uri} has no such column; it has {there}'
+    nor = ''
+    if flag == '--uri_column' and uri.lower().endswith('.parquet'):
+        nor = ', nor one of bytes, as images inside it would need'
+    said = f'{flag} {column!r}: {uri} has no such column{nor}; it has {there}'
     return UsageError(f'{said}{_meant(header, column)}')
 
 

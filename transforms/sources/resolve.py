@@ -28,11 +28,13 @@ from transforms.storage.registry import store_for
 
 _THREADS = 16
 _ONE_SLASH = re.compile(r'(gs|s3):/(?!/)')
+_RANGE = re.compile(r'\{[^{},/]+\.\.[^{},/]+\}')
 # What people have lists or many images in, and would be taken for one image that fails.
 _NO_IMAGES = frozenset(
     '.7z .avro .bz2 .db .gz .h5 .hdf5 .npy .npz .ods .orc .pdf .pkl .rar .sqlite .xls .xlsx .xml '
     '.xz .yaml .yml .zst'.split()
 )
+_HOLDERS = ', '.join(members.SUFFIXES)
 
 
 def resolve(
@@ -79,8 +81,8 @@ def resolve(
     elif columns.carry and not found.kind.is_of_containers:
         raise UsageError(
             f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
-            'without columns; '
-            'carried columns come from a manifest (.csv, .tsv, .jsonl or .parquet)'
+            'without columns; carried columns come from a manifest (.csv, .tsv, .jsonl or '
+            f'.parquet), or from files with images inside ({_HOLDERS})'
         )
     return found
 
@@ -89,6 +91,10 @@ def _meant(value: str) -> str:
     """What may have been meant by a name that is not there."""
     if value.startswith('~'):
         return '; the shell expands ~ only outside quotes'
+    if match := _RANGE.search(value):
+        return f'; {match[0]} is no glob, as [0-9] and * are'
+    if members.split(value):
+        return '; name an image inside a file in a line of a manifest, or the whole file here'
     if match := _ONE_SLASH.match(value):
         return f'; did you mean {match[1]}://{uris.printable(value[match.end() :])}?'
     return ''
@@ -103,7 +109,10 @@ def _resolve(uri: str, store: Store, columns: Columns) -> Input | None:
         if uris.suffix_of(uri) in _NO_IMAGES:
             lists = ', '.join(manifest.KINDS)
             shown = uris.printable(uri)
-            raise UsageError(f'--input {shown!r}: neither an image nor a list of images ({lists})')
+            raise UsageError(
+                f'--input {shown!r}: neither an image nor a list of images ({lists}) nor a file '
+                f'with images inside ({_HOLDERS})'
+            )
         return Input(Kind.FILE, uri, '')
     if store.is_folder(uri.rstrip('/') or '/'):
         return Input(Kind.FOLDER, uri.rstrip('/') or '/', '')
@@ -116,11 +125,12 @@ def _resolve(uri: str, store: Store, columns: Columns) -> Input | None:
 
 def _resolve_glob(source: Input, store: Store, columns: Columns) -> Input:
     """What matches a glob is what the suffix of the glob says; of tables the first one tells."""
-    if members.is_container(source.pattern):
+    patterns = expand_braces(source.pattern)
+    if all(map(members.is_container, patterns)):
         first = next((each for each in matching(source, store) if isinstance(each, Entry)), None)
         if first is None or not _lists_uris(first.uri, store, columns):
             return source._replace(kind=Kind.CONTAINERS)
-    if manifest.is_manifest(source.pattern):
+    if all(map(manifest.is_manifest, patterns)):
         return source._replace(kind=Kind.MANIFESTS)
     return source
 

@@ -153,13 +153,19 @@ def test_a_column_that_cannot_be_carried_is_named():
         ({'a': ['text']}, 'a', b'text'),
         ({'a': ['text']}, '', 'not_an_image'),
         ({'a': [[b'1']]}, '', 'not_an_image'),
-        ({'a': [b'1']}, 'b', 'not_an_image'),
-        ({'a': [1]}, 'a', 'not_an_image'),
     ],
 )
 def test_the_column_of_pictures_is_found(columns, image_column, found):
     data = parquet_of(pa.table(columns))
     assert list(outcomes(PARQUET, data, wanted(image_column)).values()) == [found]
+
+
+def test_a_column_of_pictures_that_is_not_there_is_named():
+    for columns, name in (({'a': [b'1']}, 'b'), ({'a': [1]}, 'a')):
+        data = parquet_of(pa.table(columns))
+        message = f"--image_column '{name}': gs://b/shard has no such column of bytes, but: a$"
+        with pytest.raises(UsageError, match=message):
+            listed(PARQUET, data, wanted(name))
 
 
 def test_which_column_has_pictures_must_be_clear():

@@ -58,7 +58,7 @@ def find_columns(source: Source, leaves: Sequence[Leaf], wanted: Wanted) -> Colu
 
     Raises:
       BrokenError: none holds pictures.
-      UsageError: several may, or one to be carried is not there.
+      UsageError: several may, or one that is named is not there.
     """
     image = _image_column(source, leaves, wanted.image_column)
     by_path = {leaf.path: leaf for leaf in reversed(leaves)}
@@ -81,8 +81,10 @@ def _image_column(source: Source, leaves: Sequence[Leaf], name: str) -> Leaf:
             for leaf in leaves:
                 if leaf.path == path and leaf.is_plain and (leaf.is_binary or leaf.is_text):
                     return leaf
-        detail = f'no column of bytes {name[:_SHOWN_CHARS]!r}, but: {_shown(leaves)}'
-        raise BrokenError(Reason.NOT_AN_IMAGE, uris.printable(detail))
+        raise UsageError(
+            f'--image_column {uris.printable(name[:_SHOWN_CHARS])!r}: {source.shown} has no such '
+            f'column of bytes, but: {_shown(leaves)}'
+        )
     found = [leaf for leaf in leaves if leaf.is_plain and leaf.is_binary]
     structs = {leaf.path.removesuffix(_PATH) for leaf in leaves if leaf.path.endswith(_PATH)}
     # As Hugging Face has them, or by their usual name, they stand out among other bytes.
