@@ -55,6 +55,9 @@ def options_of(kind: type[Options], given: Mapping[str, Any], caller: str) -> Op
     for name, option in known.items():
         if option.is_required and name in given and given[name] is None:
             raise wrong(name, None, 'expected a value')
+        # A retry has none.
+        if option.is_required and given.get(name) == [] and option.is_repeated:
+            raise wrong(name, [], 'expected at least one')
     found = {
         name: value_of(known[name], value) for name, value in given.items() if value is not None
     }
@@ -116,10 +119,7 @@ def value_of(option: Option, value: Any) -> Any:
             option.name, value, f'expected {"True or False" if option.is_switch else "a value"}'
         )
     if option.is_repeated:
-        texts = tuple(_text(option, each) for each in _listed(option, value))
-        if option.is_required and not texts:
-            raise wrong(option.name, value, 'expected at least one')
-        return texts
+        return tuple(_text(option, each) for each in _listed(option, value))
     if option.type is NAMES:
         text = ','.join(_text(option, each) for each in _listed(option, value))
         return _parsed(option, value, text) if value else ()

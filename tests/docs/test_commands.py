@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import importlib
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,13 @@ def make_pictures(place: Place) -> None:
     for photograph in PHOTOGRAPHS[:3]:
         shutil.copy(photograph, place.root / 'Pictures')
     (place.root / 'photos').symlink_to('Pictures')
+    (place.root / 'shards').mkdir()
+    with tarfile.open(place.root / 'shards' / 'a.tar', 'w') as shard:
+        shard.add(PHOTOGRAPHS[0], 'a.jpg')
+        for name, data in {'a.cls': b'7', 'a.json': b'{"caption": "a"}'}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            shard.addfile(member, io.BytesIO(data))
     (place.root / 'per_class.csv').write_text(f'class,threshold\n{TABBY},0.3\n')
 
 
