@@ -190,9 +190,6 @@ def test_queries_from_a_shell_run(path, home):
 
 
 def test_python_of_the_readme_runs(home, capsys):
-    lemmabeam = pytest.importorskip('lemmabeam')
-    if not {'label', 'open'} <= set(lemmabeam.__all__):
-        pytest.skip('the names it uses are not public yet')
     home('pictures')
     (code,) = (
         block.text for block in code_blocks(ROOT / 'README.md') if block.language == 'python'
