@@ -53,13 +53,13 @@ class Attempt:
         if self.is_submitted:
             return '; the job that was submitted may go on'
         run_id = self._config.layout.run_id
-        return f'; the same command again goes on with what run {run_id} has finished'
+        return f'; run the same command again to resume run {run_id}'
 
     def run(self, wait: bool, is_verbose: bool) -> None:
         """Builds and runs the graph.
 
         Args:
-          wait: for the end of a job that goes on without this process.
+          wait: for the end of a job that runs without this process.
           is_verbose: show where an error comes from, and what worker processes log.
 
         Raises:
@@ -105,12 +105,12 @@ class Attempt:
             elif self._result is None or self._runner.has_ended(self._result):
                 lease.release_handed_over(layout, self._runner.lease_job)
             else:
-                return f'this command lost sight of it{self.advice()}'
+                return f'this command lost contact with the job{self.advice()}'
         if not has_left:
             return ''
         return (
-            f'run {layout.run_id} is incomplete; what is finished of it is kept, and the same '
-            'command goes on with it'
+            f'run {layout.run_id} did not finish. Completed chunks are kept: run the same command '
+            'again to resume'
         )
 
     def _without_chatter(self, is_verbose: bool) -> contextlib.AbstractContextManager[None]:

@@ -39,7 +39,7 @@ _COMMON = {
 def settle(config: RunConfig, args: LabelOptions, messages: Messages = SILENT) -> RunConfig:
     """Finds out which run this is, and what earlier runs have done already.
 
-    An interrupted run with the same options and model is gone on with under its id, unless one that
+    An interrupted run with the same options and model is resumed under its id, unless one that
     began later has done all of it: what it has left would be paid for, and superseded at once.
 
     Returns:
@@ -80,8 +80,8 @@ def settle(config: RunConfig, args: LabelOptions, messages: Messages = SILENT) -
         left = next(each for each in found if each.run_id == run_id)
         if snapshot.is_listed(layout, left.paths):
             messages.note(
-                f'going on with run {run_id}, begun {_age(begun, config.started_at)} ({left}), '
-                'with the listing that it began with (--relist lists the inputs anew)'
+                f'resuming run {run_id}, started {_age(begun, config.started_at)} ({left}), with '
+                'its original listing (--relist lists the inputs again)'
             )
     earlier = [run for run in runs if run.id in begun.earlier]
     limits = {name: config.options[name] for name in ('max_bytes', 'max_pixels')}
@@ -110,8 +110,8 @@ def _is_listing_damaged(layout: Layout, inputs: int, messages: Messages) -> bool
         snapshot.check(layout, inputs)
     except DamagedError as e:
         messages.note(
-            f'{e}, of the listing this run was begun with, is missing or damaged: the inputs are '
-            'listed anew, and finished chunks are kept where they are still the same'
+            f'{e}, of the listing this run was started with, is missing or damaged: the inputs are '
+            'listed again, and completed chunks are kept where they are still the same'
         )
         return True
     return False
@@ -197,7 +197,7 @@ def _interrupted(
             raise taken_for_another(layout, given)
         if begun is not None and begun.options != options:
             raise UsageError(
-                f'--run_id {given}: this run was begun with other options '
+                f'--run_id {given}: this run was started with other options '
                 f'({_differences(begun.options, options)}): give those, choose another id, or '
                 f'remove its work with `lemmabeam clean {layout.output}`'
             )
@@ -224,16 +224,16 @@ def _interrupted(
             continue  # nothing is lost with it
         if begun.options == options and last is not None and begun.sequence < last.sequence:
             messages.note(
-                f'run {each.run_id}, begun {_age(begun, now)} ({each}), is not gone on with: run '
-                f'{last.id} began later and has labelled the same inputs; '
+                f'run {each.run_id}, started {_age(begun, now)} ({each}), is not resumed: run '
+                f'{last.id} started later and has labelled the same inputs; '
                 f'`lemmabeam clean {layout.output}` removes it'
             )
         elif begun.options == options:
             candidates.append((begun.sequence, each.run_id, begun))
         else:
             messages.note(
-                f'run {each.run_id}, begun {_age(begun, now)} ({each}), had other options '
-                f'({_differences(begun.options, options)}) and is left alone; '
+                f'run {each.run_id}, started {_age(begun, now)} ({each}), was started with other '
+                f'options ({_differences(begun.options, options)}) and is left alone; '
                 f'`lemmabeam clean {layout.output}` removes it'
             )
     if not candidates:

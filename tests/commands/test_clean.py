@@ -1,4 +1,4 @@
-"""What interrupted runs leave, who goes on with it, and `lemmabeam clean`."""
+"""What interrupted runs leave, who resumes it, and `lemmabeam clean`."""
 
 import datetime
 import itertools
@@ -49,7 +49,7 @@ def write_files(place):
 
 
 def interrupt(place):
-    """Two attempts at one run: the second goes on with what the first has finished."""
+    """Two attempts at one run: the second resumes what the first has finished."""
     folder = place.at('files') / 'in'
     for attempt in (1, 2):
         crash(3, *arguments_for(folder))
@@ -197,9 +197,9 @@ def test_the_same_options_go_on_under_the_same_id_and_nothing_is_left(interrupte
     assert report['damaged_chunks'] == len(damaged)
     assert sum(paid) == COUNT - 1 - len(kept)
     said = capsys.readouterr().err
-    assert f'lemmabeam: going on with run {run_id}, begun ' in said
-    assert '--relist lists the inputs anew' in said
-    assert 'seconds ago (6 finished chunks, 0.0 MB)' in said
+    assert f'lemmabeam: resuming run {run_id}, started ' in said
+    assert '--relist lists the inputs again' in said
+    assert 'seconds ago (6 completed chunks, 0.0 MB)' in said
     assert work_of(folder) == []
     assert verify(str(folder.parent / 'out')) == []
 
@@ -237,7 +237,7 @@ def test_what_a_run_takes_into_account_is_decided_when_it_begins(place):
     assert settled(*arguments).history == ()
 
 
-def test_of_several_the_one_begun_last_is_gone_on_with(folder):
+def test_of_several_the_one_begun_last_is_resumed(folder):
     for run_id in ('b', 'c', 'a'):
         begin(*arguments_for(folder, '--run_id', run_id))
     config = settled(*arguments_for(folder))
@@ -282,7 +282,7 @@ OF_ANOTHER_VERSION = '{"format": 1, "anything": 1}'
 TORN = '{"format": 2, "started'
 
 
-def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys):
+def test_what_cannot_be_resumed_is_named_and_left_alone(interrupted, capsys):
     """Another run starts in its place, and its id is not given to something else."""
     folder, run_id = interrupted
     for name, content in (('older', OF_ANOTHER_VERSION), ('torn', TORN)):
@@ -298,12 +298,15 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
     assert not [path for path in work_of(folder) if path.startswith(f'{own}chunks/')]
     shutil.rmtree(folder.parent / 'out' / own)
     lines = capsys.readouterr().err.splitlines()
-    (other,) = (line for line in lines if f'run {run_id}, begun' in line)
-    assert other.startswith(f'lemmabeam: run {run_id}, begun ')
-    assert 'seconds ago (6 finished chunks, ' in other
-    assert 'MB), had other options (keep_above 0.05, now 0.5; threshold 0.05, now 0.5)' in other
+    (other,) = (line for line in lines if f'run {run_id}, started' in line)
+    assert other.startswith(f'lemmabeam: run {run_id}, started ')
+    assert 'seconds ago (6 completed chunks, ' in other
+    assert (
+        'MB), was started with other options (keep_above 0.05, now 0.5; threshold 0.05, now 0.5)'
+        in other
+    )
     saying = {
-        run_id: 'this run was begun with other options',
+        run_id: 'this run was started with other options',
         'older': 'its work has format 1, this version uses 2',
         'torn': 'is damaged',
     }
@@ -311,7 +314,7 @@ def test_what_cannot_be_gone_on_with_is_named_and_left_alone(interrupted, capsys
         if name != run_id:
             (line,) = (line for line in lines if f'run {name} ' in line)
             assert said in line
-            assert 'it is left alone (0 finished chunks' in line
+            assert 'it is left alone (0 completed chunks' in line
         with pytest.raises((UsageError, StoreError), match=said):
             settled(*arguments_for(folder, '--threshold', '0.5', '--run_id', name))
     assert work_of(folder) == before
@@ -336,8 +339,8 @@ def test_an_old_listing_is_told_also_where_nothing_is_finished(folder, capsys):
     assert capsys.readouterr().err == '', 'it had no listing before'
     settled(*arguments_for(folder))
     said = capsys.readouterr().err
-    assert f'going on with run {config.layout.run_id}, begun ' in said
-    assert '(0 finished chunks, 0.0 MB), with the listing that it began with (--relist' in said
+    assert f'resuming run {config.layout.run_id}, started ' in said
+    assert '(0 completed chunks, 0.0 MB), with its original listing (--relist' in said
 
 
 def test_a_run_with_something_finished_stays(interrupted):
@@ -354,7 +357,7 @@ def begun_before(folder, run_id):
     edit_json(path, lambda begun: begun.update(sequence=0, earlier=[]))
 
 
-def test_what_a_later_run_has_done_is_not_gone_on_with(place, capsys):
+def test_what_a_later_run_has_done_is_not_resumed(place, capsys):
     """Its rows would be superseded at once; it is paid for only where somebody asks for it."""
     folder = place.at('one run') / 'in'
     begun_before(folder, 'night-0')
@@ -364,7 +367,7 @@ def test_what_a_later_run_has_done_is_not_gone_on_with(place, capsys):
     assert config.sequence == 2
     assert len(known_to(config)) == COUNT
     said = capsys.readouterr().err
-    assert '(0 finished chunks, 0.0 MB), is not gone on with: run night-1 began later' in said
+    assert '(0 completed chunks, 0.0 MB), is not resumed: run night-1 started later' in said
     assert set(before) < set(work_of(folder)), 'what `clean` removes'
     config = settled(*arguments_for(folder, '--max_bytes', '100', '--run_id', 'night-0'))
     assert config.sequence == 0
@@ -422,7 +425,7 @@ def test_a_clock_that_went_back(interrupted, capsys):
     later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)
     edit_json(path, lambda begun: begun.update(started_at=later.isoformat()))
     assert settled(*arguments_for(folder)).layout.run_id == run_id
-    assert f'going on with run {run_id}, begun at {later.isoformat()}' in capsys.readouterr().err
+    assert f'resuming run {run_id}, started at {later.isoformat()}' in capsys.readouterr().err
 
 
 BEGUN = {'format': 2, 'started_at': '', 'sequence': 1, 'earlier': [], 'options': {}}
@@ -474,8 +477,8 @@ def test_a_damaged_listing_is_listed_anew_and_finished_chunks_are_kept(interrupt
         capsys.readouterr()
         assert begin(*arguments_for(folder)).layout.run_id == run_id  # and lists anew
         said = capsys.readouterr().err
-        assert f'lemmabeam: {damaged}, of the listing this run was begun with, is missing' in said
-        assert 'the inputs are listed anew' in said
+        assert f'lemmabeam: {damaged}, of the listing this run was started with, is missing' in said
+        assert 'the inputs are listed again' in said
         assert chunks_of(folder) == before
 
 
@@ -602,7 +605,7 @@ class TestClean:
         bucket.put('out/_work/night-1/probe-0123456789ab', b'')
         kept = bucket.put('out/_work/night-1/chunks/notes.txt', b'x')
         assert main(['clean', output]) == 0
-        assert '1 finished chunk, 0.0 MB' in capsys.readouterr().out
+        assert '1 completed chunk, 0.0 MB' in capsys.readouterr().out
         assert [entry.uri for entry in store_for(output).list(output)] == [kept]
 
 
@@ -628,7 +631,7 @@ def test_many_small_files_are_looked_through_at_once(folder, monkeypatch, capsys
     capsys.readouterr()
     settled(*arguments_for(folder))
     assert len(asked) == without > 0
-    assert '(3,000 finished chunks, 0.0 MB)' in capsys.readouterr().err
+    assert '(3,000 completed chunks, 0.0 MB)' in capsys.readouterr().err
     asked.clear()
     assert main(['clean', str(folder.parent / 'out')]) == 0
     assert 0 < len(asked) < 30
@@ -661,7 +664,7 @@ class TestForget:
         known = known_to(settled(*arguments_for(folder, '--max_bytes', '100')))
         assert {str(path) for path in folder.iterdir()} - known.keys() == forgotten
 
-    def test_one_that_was_interrupted_is_gone_on_with(self, two_runs, monkeypatch):
+    def test_one_that_was_interrupted_is_resumed(self, two_runs, monkeypatch):
         output = two_runs
         uri = str(output.parent / 'in/01.jpg')
         write = LocalStore.write
@@ -727,7 +730,7 @@ class TestPrune:
         assert known == versions
 
     @pytest.mark.parametrize('calls', range(9))
-    def test_one_that_was_interrupted_is_gone_on_with(self, copied, monkeypatch, calls):
+    def test_one_that_was_interrupted_is_resumed(self, copied, monkeypatch, calls):
         output, folder = copied, copied.parent / 'in'
         left = [calls]
 
@@ -840,7 +843,7 @@ class TestVerify:
         capsys.readouterr()
         assert main(['verify', str(output)]) == 0
         said = capsys.readouterr().out
-        assert said.startswith('note: run night-3 is in progress or was interrupted (0 finished')
+        assert said.startswith('note: run night-3 is in progress or was interrupted (0 completed')
         assert said.endswith('whole and consistent\n')
 
     def test_the_latest_view(self, two_runs, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Durable progress: a run that is killed is gone on with, and nothing is paid twice."""
+"""Durable progress: a run that is killed is resumed, and nothing is paid twice."""
 
 import contextlib
 import io
@@ -180,7 +180,7 @@ def manifest_of(tmp_path, images) -> Path:
     return path
 
 
-def test_a_killed_run_is_gone_on_with_and_pays_for_nothing_twice(tmp_path):
+def test_a_killed_run_is_resumed_and_pays_for_nothing_twice(tmp_path):
     images = 512
     arguments = [WITHOUT_MODEL, 'label', '--input', manifest_of(tmp_path, images)]
     attempts = [killed_behind(2), killed_behind(5)]

@@ -172,6 +172,8 @@ def test_rows_that_are_lost_in_one_part_of_a_batch_and_found_in_another(tf, tmp_
     }
 
 
+# Where oneDNN allocates, TensorFlow waits for memory: ten seconds in each of nine calls.
+@pytest.mark.slow
 def test_a_picture_for_which_no_memory_is_enough_is_lost_and_no_other(
     tf, tmp_path, pixels, healthy
 ):

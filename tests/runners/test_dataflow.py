@@ -303,7 +303,7 @@ def test_right_fitting_gives_gpus_to_loading_and_labelling_only(submit, service)
     assert pixel_faults(staged_pipeline(service.job)) == []
 
 
-def test_a_job_that_failed_is_gone_on_with_and_gives_the_bytes_of_the_local_engine(
+def test_a_job_that_failed_is_resumed_and_gives_the_bytes_of_the_local_engine(
     submit, service, bucket, capsys, monkeypatch
 ):
     expand = LoadImages.expand
@@ -322,7 +322,7 @@ def test_a_job_that_failed_is_gone_on_with_and_gives_the_bytes_of_the_local_engi
         assert submit() == 1
     said = capsys.readouterr().err
     assert 'lemmabeam: --require_gpu: TensorFlow sees no GPU\n' in said
-    assert 'run Night-1 is incomplete' in said
+    assert 'run Night-1 did not finish' in said
     assert lease_of(bucket) is None
     faults = pixel_faults(staged_pipeline(service.job))
     assert any('shuffles pixels' in fault for fault in faults), 'it would be seen'
@@ -331,7 +331,7 @@ def test_a_job_that_failed_is_gone_on_with_and_gives_the_bytes_of_the_local_engi
     service.on_create = run_staged
     assert submit() == 0
     out, err = capsys.readouterr()
-    assert 'going on with' not in err, 'nothing was finished'
+    assert 'resuming' not in err, 'nothing was finished'
     assert 'Job: lemmabeam-night-1 (job-2), https://console.cloud.google.com/dataflow/jobs/' in out
     assert 'not_an_image' in out
     assert lease_of(bucket) is None
@@ -367,8 +367,9 @@ def test_while_a_job_works_nobody_else_does(submit, service, bucket, capsys, mon
     monkeypatch.setattr(dataflow_runner.DataflowPipelineResult, 'wait_until_finish', lost)
     assert submit(run_id='Other') == 1
     said = capsys.readouterr().err
-    assert 'lost sight of it; the job goes on; to end it: gcloud dataflow jobs cancel job-2' in said
-    assert 'is incomplete' not in said
+    assert 'lost contact with the job; the job is still running; to end it: ' in said
+    assert 'gcloud dataflow jobs cancel job-2' in said
+    assert 'did not finish' not in said
     held = json.loads(lease_of(bucket))
     assert (held['run_id'], held['job']['id']) == ('Other', 'job-2')
 

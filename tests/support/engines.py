@@ -228,7 +228,7 @@ def check_disturbed(engine: Callable[[int], Engine], bucket: Bucket, tmp_path: P
                 assert code == 0, log
             else:
                 assert code == 1, (code, log)
-                assert 'the same command goes on with it' in log
+                assert 'run the same command again to resume' in log
                 left = len(_chunks(theirs))
             print(f'{harm.__name__}: exit code {code}, {left} chunks kept, {counted(count)} paid')
         if not made.restarts:

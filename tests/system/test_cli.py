@@ -198,7 +198,7 @@ def test_a_half_written_manifest_stops_the_run_with_its_line(tmp_path):
     assert done.returncode == 1
     assert f'{path}: line 2 ends early' in done.stderr
     assert 'while running' not in done.stderr
-    assert 'is incomplete' not in done.stderr
+    assert 'did not finish' not in done.stderr
     assert not list((tmp_path / 'out').rglob('*'))
 
 
@@ -299,7 +299,7 @@ def check_that_it_stops(process, output, number, code):
     _, errors = process.communicate()
     assert time.monotonic() - started < 5
     assert process.returncode == code
-    assert '; the same command again goes on with what run stopped has finished' in errors
+    assert '; run the same command again to resume run stopped' in errors
     if not list(output.glob('_work/*/chunks/*')):
         assert not (output / '_work').exists()
     assert not (output / 'predictions').exists()
@@ -314,7 +314,7 @@ def test_a_refusal_after_the_start_leaves_nothing_and_is_not_told(tmp_path):
     refused = app.invoke(*arguments, '--max_images', '2')
     assert refused.returncode == 2
     assert '--max_images 2' in refused.stderr
-    assert 'is incomplete' not in refused.stderr
+    assert 'did not finish' not in refused.stderr
     assert list(output.glob('**/*')) == []
     done = app.invoke(*arguments, '--threshold', '0.2', '--max_failure_rate', '1')
     assert done.returncode == 0

@@ -477,7 +477,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     assert lines[0].startswith(f'lemmabeam: cannot write {disk}/out/')
     assert what in lines[0]
     assert lines[0].endswith(': No space left on device')
-    assert len(lines) <= 2, 'and that the run is incomplete'
+    assert len(lines) <= 2, 'and that the run did not finish'
     left = said('first.left')
     for name in ('report.json', '_lease.json', '.tmp'):
         assert name not in left

@@ -76,7 +76,7 @@ class Unfinished(NamedTuple):
         return any(f'/{_CHUNKS}' in path for path in self.paths)
 
     def __str__(self) -> str:
-        chunks = f'{self.chunks:,} finished chunk{"s" if self.chunks != 1 else ""}'
+        chunks = f'{self.chunks:,} completed chunk{"s" if self.chunks != 1 else ""}'
         if self.has_results and not self.chunks:
             chunks = 'parts of a chunk'
         return f'{chunks}, {self.size_bytes / 1e6:,.1f} MB'

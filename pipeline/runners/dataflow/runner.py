@@ -74,8 +74,8 @@ class DataflowRunner(Runner):
         if self._job is None:
             return ''
         return (
-            f'; the job goes on; to end it: gcloud dataflow jobs cancel {self._job.id or "ID"} '
-            f'--region={self._job.region} --project={self._job.project}'
+            '; the job is still running; to end it: gcloud dataflow jobs cancel '
+            f'{self._job.id or "ID"} --region={self._job.region} --project={self._job.project}'
         )
 
     def has_ended(self, result: PipelineResult) -> bool:
