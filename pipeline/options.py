@@ -221,6 +221,14 @@ class LabelOptions:
         'none; such buckets deny access)',
         decides_rows=False,
     )
+    anonymous: bool = option(
+        _STORES,
+        flags.SWITCH,
+        default=False,
+        help='read gs:// and s3:// without credentials, whatever there are (default: only where '
+        'there are none); nothing is written so',
+        decides_rows=False,
+    )
     s3_endpoint_url: str | None = option(
         _STORES,
         _URL,
@@ -641,8 +649,8 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
             f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
         )
     return StoreOptions(
-        GcsOptions(args.user_project),
-        S3Options(endpoint, args.s3_region_name, args.s3_request_payer),
+        GcsOptions(args.user_project, args.anonymous),
+        S3Options(endpoint, args.s3_region_name, args.s3_request_payer, args.anonymous),
         HttpOptions(args.allow_private_hosts),
     )
 
