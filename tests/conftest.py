@@ -30,6 +30,7 @@ from tests.support.servers import (  # noqa: F401 (hooks of pytest)
 )
 from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_ignore_collect,
     pytest_runtest_logreport,
