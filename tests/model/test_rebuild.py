@@ -20,7 +20,6 @@ from transforms.model.families.bit.checkpoint import Architecture, layout
 from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
-from transforms.model.saved_model import Variables
 
 CLASSES = 100
 BUILT, SAVED = 'built from its weights', 'as it was saved'
@@ -257,6 +256,7 @@ def test_of_two_that_agree_the_first_is_taken(tf, weights, pictures, tmp_path):
 
 def test_of_each_further_candidate_only_what_differs_is_set(monkeypatch):
     from transforms.model.families.bit import rebuild
+    from transforms.model.saved_model import Variables
 
     set_anew = []
     monkeypatch.setattr(rebuild.resnet, 'build', lambda *_: 'a network')
