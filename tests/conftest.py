@@ -39,6 +39,8 @@ from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_xdist_make_scheduler,
 )
 
+garbage.look_rarely()  # while modules come; again when they are there
+
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
     'AWS_ACCESS_KEY_ID': 'AKIATESTTESTTESTTEST',
