@@ -30,6 +30,7 @@ from tests.support.servers import (  # noqa: F401 (hooks of pytest)
 )
 from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_ignore_collect,
     pytest_runtest_logreport,
@@ -37,6 +38,8 @@ from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_sessionfinish,
     pytest_xdist_make_scheduler,
 )
+
+garbage.look_rarely()  # while modules come; again when they are there
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
