@@ -262,6 +262,32 @@ class LabelOptions:
         '(default: public addresses only)',
         decides_rows=False,
     )
+    requests_per_host: int = option(
+        _STORES,
+        flags.NATURAL,
+        default=HttpOptions().requests_per_host,
+        metavar='N',
+        help='requests in flight at one host of http(s) URLs, of a worker process and its loader '
+        'processes together, so that W workers have up to W times as many; 0 is any number '
+        f'(default: {HttpOptions().requests_per_host})',
+        decides_rows=False,
+    )
+    user_agent: str | None = option(
+        _STORES,
+        flags.HEADER,
+        metavar='TEXT',
+        help='how http(s) hosts are told who asks: name, version and a contact, such as '
+        "'example-labels/1.0 (+https://example.org/bot)' (default: lemmabeam and its version)",
+        decides_rows=False,
+    )
+    ignore_robots_tag: bool = option(
+        _STORES,
+        flags.SWITCH,
+        default=False,
+        help='label pictures that come with X-Robots-Tag noai, noimageai, noindex, noimageindex or '
+        'none, too; only where you have the right (default: forbidden)',
+        decides_rows=False,
+    )
     model: str = option(
         _MODEL,
         flags.TEXT,
@@ -651,7 +677,12 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
     return StoreOptions(
         GcsOptions(args.user_project, args.anonymous),
         S3Options(endpoint, args.s3_region_name, args.s3_request_payer, args.anonymous),
-        HttpOptions(args.allow_private_hosts),
+        HttpOptions(
+            args.allow_private_hosts,
+            args.requests_per_host,
+            args.user_agent or '',
+            args.ignore_robots_tag,
+        ),
     )
 
 

@@ -199,7 +199,8 @@ def relabel(
       break_lease: start although another run seems to be writing there.
       progress: tell on standard error for whom it waits.
       **stores: how stores are reached: user_project, anonymous, s3_endpoint_url, s3_region_name,
-        s3_request_payer, allow_private_hosts, as of `label`.
+        s3_request_payer, allow_private_hosts, requests_per_host, user_agent, ignore_robots_tag, as
+        of `label`.
 
     Returns:
       The report of the run; `cut_rows` counts rows that may lack labels.

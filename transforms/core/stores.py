@@ -42,9 +42,16 @@ class HttpOptions(NamedTuple):
 
     Attributes:
       allow_private_hosts: whether URLs may lead to addresses that are not public.
+      requests_per_host: in flight at a time, of a process and its loader processes together; 0 is
+        any number.
+      user_agent: who says to be asking; '' for the name of this tool and its version.
+      ignore_robots_tag: whether to use what a site forbids machines to use.
     """
 
     allow_private_hosts: bool = False
+    requests_per_host: int = 8
+    user_agent: str = ''
+    ignore_robots_tag: bool = False
 
 
 _ANONYMOUS = {'gs': 'gcs', 's3': 's3'}
