@@ -297,6 +297,7 @@ def _layout(
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, inference.features),
         stores=store_options(args),
+        deadline_sec=deadline_sec,
         attempt=secrets.token_hex(4),
     )
     # In a bucket an object and a prefix may have one name.
