@@ -74,7 +74,7 @@ QUICK = {
     'test_zip.py',
 }
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
-_SERVERS = {'emulator', 's3', 'server'}
+_SERVERS = {'emulator', 's3', 'azure', 'server'}
 
 # Seconds of each file; `make test-times` measures them anew, after which nothing but order changes.
 _TIMES = Path(__file__).with_name('times.json')

@@ -61,12 +61,14 @@ class Registered(NamedTuple):
       location: its class, 'module:class'.
       own: its own options: a NamedTuple whose fields are the keywords of the class; None if it has
         none.
-      bucket: what bucket names look like, the first part of its URIs; None if it has no buckets.
+      bucket: what bucket names look like, the first parts of its URIs; None if it has no buckets.
+      bucket_parts: how many parts of a URI name a bucket.
     """
 
     location: str
     own: Callable[[StoreOptions], Any] = lambda _: None
     bucket: re.Pattern[str] | None = None
+    bucket_parts: int = 1
 
 
 # Redirects lead from http to https: both share their connections.
@@ -82,6 +84,13 @@ STORES = {
         'transforms.storage.s3:S3Store',
         lambda options: options.s3,
         re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'),
+    ),
+    'az': Registered(
+        'transforms.storage.azure:AzureStore',
+        bucket=re.compile(
+            r'[a-z0-9]{3,24}/(?=.{3,63}\Z)([a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs)'
+        ),
+        bucket_parts=2,  # az://account/container
     ),
     'http': _WEB,
     'https': _WEB,
