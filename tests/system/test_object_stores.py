@@ -1,7 +1,6 @@
-"""The whole pipeline against real servers of GCS and S3 over HTTP, with a model of the tests.
+"""The whole pipeline against real servers of GCS, S3 and Azure, with a model of the tests.
 
-What is not checked here: the stores themselves, their faults and retries (test_storage_gcs,
-test_storage_s3).
+What is not checked here: the stores themselves, their faults and retries (tests/storage).
 """
 
 import json
@@ -10,8 +9,9 @@ from typing import NamedTuple
 import pytest
 from google.api_core.page_iterator import HTTPIterator
 
-from tests.conftest import AWS_SECRETS
+from tests.conftest import AWS_SECRETS, AZURE_ACCOUNT, AZURE_KEY
 from tests.support import app, samples
+from tests.system.test_containers import GOOD, tar
 from transforms.dataset.verify import compare, verify
 from transforms.model.resolve import resolve_model
 from transforms.storage.registry import store_for
@@ -127,6 +127,31 @@ def test_the_same_with_s3_and_a_second_run_over_other_inputs(s3, s3_bucket, loca
     objects = {entry.uri: store.read(entry.uri) for entry in store.list(output)}
     assert not any(uri.startswith(s3_bucket.uri('out/_work/')) for uri in objects)
     assert not any(secret.encode() in data for data in objects.values() for secret in AWS_SECRETS)
+
+
+def test_the_same_with_azure_resumed_and_then_from_a_shard_there(container, local):
+    for name, data in local.files.items():
+        container.put(name, data)
+    output = container.uri('out')
+    abfss = f'abfss://{container.name}@{AZURE_ACCOUNT}.dfs.core.windows.net'
+    arguments = (*inputs(abfss), '--output', f'{abfss}/out', '--batch_size', '2')
+    arguments += ('--chunk_size', '4', '--run_id', 'one')
+    with app.crashing_behind(2), pytest.raises(Exception, match='in place of a crash'):
+        app.label(*arguments)
+    report = app.label(*arguments)
+    assert report['labeled_by_earlier_attempts'] > 0
+    assert report['counts'] == local.report['counts']
+    assert verify(output) == []
+    assert compare(local.output, output, by_name=True).differences == []
+    shard = container.put('shards/a.tar', tar('w'))
+    report = app.label('--input', shard, '--output', f'{output}-2')
+    assert report['counts']['labeled'] == GOOD
+    assert verify(f'{output}-2') == []
+    store = store_for(output)
+    blobs = {entry.uri: store.read(entry.uri) for entry in store.list(container.uri('out'))}
+    assert not any(uri.startswith(container.uri('out/_work/')) for uri in blobs)
+    secrets = [AZURE_KEY.encode(), b'sig=']
+    assert not any(secret in data for data in blobs.values() for secret in secrets)
 
 
 def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):

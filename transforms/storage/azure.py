@@ -344,7 +344,13 @@ class AzureStore:
         with self._lock:
             if name not in self._accounts:
                 opener = find_opener(name, self._environment, self._default)
-                self._accounts[name] = Account(name, opener, self._attempts, self._pause_sec)
+                self._accounts[name] = Account(
+                    name,
+                    opener,
+                    self._attempts,
+                    self._pause_sec,
+                    self._environment.get('REQUESTS_CA_BUNDLE'),
+                )
             return self._accounts[name]
 
     def _container(self, account: str, container: str) -> Any:

@@ -139,9 +139,20 @@ class Account:
       opener: what opens it.
       attempts: how often a request of the client is tried.
       pause_sec: how long it waits before the second try; longer before others.
+      ca_certs: file of the certificates to trust, instead of the system's.
+
+    Raises:
+      UsageError: its endpoint is not a URL, or would get an access token without https.
     """
 
-    def __init__(self, name: str, opener: Opener, attempts: int, pause_sec: float):
+    def __init__(
+        self,
+        name: str,
+        opener: Opener,
+        attempts: int,
+        pause_sec: float,
+        ca_certs: str | None = None,
+    ):
         from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
         from azure.core.pipeline.transport import RequestsTransport
         from azure.storage.blob import BlobServiceClient, ExponentialRetry
@@ -163,7 +174,10 @@ class Account:
                 credential,
                 api_version=API_VERSION,
                 transport=RequestsTransport(
-                    session=session, connection_timeout=_CONNECT_SEC, read_timeout=_READ_SEC
+                    session=session,
+                    connection_timeout=_CONNECT_SEC,
+                    read_timeout=_READ_SEC,
+                    connection_verify=ca_certs or True,
                 ),
                 retry_policy=ExponentialRetry(
                     initial_backoff=pause_sec,  # type: ignore[arg-type]  # they are only added
@@ -174,9 +188,11 @@ class Account:
                 ),
             )
         except ValueError:
-            raise UsageError(f'{_CONNECTION_STRING}: BlobEndpoint is not a URL') from None
+            raise UsageError(
+                f'{_CONNECTION_STRING}: expected a BlobEndpoint of the form https://host'
+            ) from None
         self._path = urllib.parse.urlsplit(endpoint).path
-        self._pool = make_pool(endpoint)
+        self._pool = make_pool(endpoint, ca_certs)
         # Past the manager, which would parse the URL of every object.
         self._connections = self._pool.connection_from_url(endpoint)
         self._lock = threading.Lock()
