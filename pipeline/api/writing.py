@@ -106,7 +106,7 @@ class WriteLabels(beam.PTransform):
     Input: a bounded PCollection of LabeledImage, or of rows with such fields, in the global window.
 
     Args:
-      folder: local, gs:// or s3://; it must hold no Parquet file yet.
+      folder: local, gs://, s3:// or az://; it must hold no Parquet file yet.
       metadata: text by name that goes into each file, such as `LabelImages.metadata`.
       features: length of the feature vectors, to write them as float16; default none are written.
       options: of `label`, by the same names: carry, the names of carried values that become columns

@@ -150,6 +150,8 @@ def test_the_same_with_azure_resumed_and_then_from_a_shard_there(container, loca
     store = store_for(output)
     blobs = {entry.uri: store.read(entry.uri) for entry in store.list(container.uri('out'))}
     assert not any(uri.startswith(container.uri('out/_work/')) for uri in blobs)
+    duckdb = f'az://{AZURE_ACCOUNT}.blob.core.windows.net/{container.name}/out/predictions/'
+    assert duckdb.encode() in blobs[container.uri('out/latest.sql')]
     secrets = [AZURE_KEY.encode(), b'sig=']
     assert not any(secret in data for data in blobs.values() for secret in secrets)
 
