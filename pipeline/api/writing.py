@@ -142,8 +142,8 @@ class WriteLabels(beam.PTransform):
         **options: Any,
     ):
         super().__init__()
-        if uris.scheme_of(str(folder)) in ('http', 'https'):
-            raise UsageError(f'folder {uris.printable(str(folder))}: http(s) is not written to')
+        if what := uris.read_only(str(folder)):
+            raise UsageError(f'folder {uris.printable(str(folder))}: {what} is not written to')
         with by_keyword():
             args = options_of(type(self).__name__, WRITING, options)
             self._layout = _Folder(

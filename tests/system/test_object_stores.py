@@ -1,4 +1,4 @@
-"""The whole pipeline against real servers of GCS, S3 and Azure, with a model of the tests.
+"""The whole pipeline against servers of GCS, S3, Azure and a hub, with a model of the tests.
 
 What is not checked here: the stores themselves, their faults and retries (tests/storage).
 """
@@ -11,7 +11,8 @@ from google.api_core.page_iterator import HTTPIterator
 
 from tests.conftest import AWS_SECRETS, AZURE_ACCOUNT, AZURE_KEY
 from tests.support import app, samples
-from tests.system.test_containers import GOOD, tar
+from tests.support.hub_server import Dataset
+from tests.system.test_containers import GOOD, make_containers, tar
 from transforms.dataset.verify import compare, verify
 from transforms.model.resolve import resolve_model
 from transforms.storage.registry import store_for
@@ -154,6 +155,37 @@ def test_the_same_with_azure_resumed_and_then_from_a_shard_there(container, loca
     assert duckdb.encode() in blobs[container.uri('out/latest.sql')]
     secrets = [AZURE_KEY.encode(), b'sig=']
     assert not any(secret in data for data in blobs.values() for secret in secrets)
+
+
+def test_a_dataset_of_the_hub_is_read_loose_and_in_shards(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', server.url)
+    monkeypatch.setenv('HF_TOKEN', 'hf_s3cr3t')
+    dataset = Dataset(server, 'owner/name')
+    for i in range(5):
+        dataset.put(f'photos/{i}.jpg', samples.picture(i))
+    dataset.put('README.md', b'# A dataset')
+    for name, data in make_containers().items():
+        if name in ('a.tar', 'structs.parquet'):
+            dataset.put(f'data/{name}', data)
+    root = 'hf://datasets/owner/name'
+    arguments = ('--input', root, '--input', f'{root}/data/*.tar')
+    arguments += ('--input', f'{root}/data/structs.parquet', '--output', tmp_path / 'out')
+    report = app.label(*arguments, '--max_failure_rate', '1')
+    assert report['counts']['labeled'] == 5 + 2 * GOOD
+    assert report['skipped_suffixes']['.md'] == 1
+    assert verify(str(tmp_path / 'out')) == []
+    found = {row['uri'] for row in app.rows(tmp_path / 'out', 'predictions')}
+    assert f'{root}/photos/0.jpg' in found
+    assert any(uri.startswith(f'{root}/data/a.tar!/') for uri in found)
+    before = len(server.requests)
+    report = app.label(*arguments, '--max_failure_rate', '1', '--run_id', 'again')
+    assert report['counts']['labeled'] == 0
+    asked = [each.path for each in server.requests[before:] if 'photos' in each.path]
+    assert asked == [], 'nothing is read again'
+    texts = [path.read_bytes() for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+    assert not any(b's3cr3t' in text for text in texts)
+    done = app.invoke('label', '--input', samples.SAMPLE, '--output', f'{root}/out')
+    assert (done.returncode, 'hf:// is not written to' in done.stderr) == (2, True)
 
 
 def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):

@@ -39,7 +39,7 @@ _UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 # What names a bucket, by the scheme of its store.
 OBJECT_STORES = {scheme: each.bucket for scheme, each in STORES.items() if each.bucket}
 _BUCKET_PARTS = {scheme: each.bucket_parts for scheme, each in STORES.items()}
-_BUCKET_FORMS = {'az': 'az://account/container'}
+_BUCKET_FORMS = {'az': 'az://account/container', 'hf': 'hf://datasets/owner/name'}
 _OTHER_NAMES = {'s3a': 's3', 's3n': 's3'}  # Hadoop's
 # Azure's own form of az://account/container/name, which Hadoop and Spark use.
 _ABFS = ('abfss', 'abfs')
@@ -53,6 +53,8 @@ _SAS_IN_URI = (
     'a SAS token does not belong into a URI, which is written down: set AZURE_STORAGE_ACCOUNT and '
     'AZURE_STORAGE_SAS_TOKEN'
 )
+# Revisions of the Hugging Face hub that have slashes.
+_HF_REFS = re.compile(r'(hf://datasets/[^/@]+/[^/@]+@refs)/(convert|pr)/([^/]+)', re.IGNORECASE)
 _NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
 _FILE = re.compile(r'file:/(?!/)', re.IGNORECASE)
 # What people write that is no path, though it could be one; './' before it makes it a path.
@@ -150,12 +152,19 @@ def split_object(uri: str) -> tuple[str, str]:
     return bucket, name
 
 
-def _without_abfs(uri: str) -> str:
-    """An abfss:// URI as the az:// one that it stands for; what is no such URI is kept."""
-    found = _ABFS_URI.fullmatch(uri)
-    if found is None:
-        return uri
-    return f'az://{found["account"]}/{found["container"]}{found["name"] or ""}'
+def _in_one_form(uri: str) -> str:
+    """An abfss:// URI as the az:// one that it stands for, a revision of a dataset as one part."""
+    if found := _ABFS_URI.fullmatch(uri):
+        return f'az://{found["account"]}/{found["container"]}{found["name"] or ""}'
+    return _HF_REFS.sub(r'\1%2F\2%2F\3', uri)
+
+
+def read_only(uri: str) -> str:
+    """What is never written to, if a URI is of it: 'http(s)' or 'hf://'; '' otherwise."""
+    scheme = scheme_of(uri)
+    if scheme not in STORES or STORES[scheme].is_written:
+        return ''
+    return 'http(s)' if scheme in _WEB else f'{scheme}://'
 
 
 def may_mark_folder(size_bytes: int | None, content_type: str | None) -> bool:
@@ -191,7 +200,7 @@ def absolute(uri: str) -> str:
         uri.encode()
     except UnicodeEncodeError as e:
         raise UsageError(f'{printable(uri)}: the name is not valid UTF-8') from e
-    uri = _without_abfs(uri)
+    uri = _in_one_form(uri)
     match scheme_of(uri):
         case scheme if scheme in OBJECT_STORES:
             uri = f'{scheme}://{uri.partition("://")[2]}'
@@ -248,7 +257,7 @@ def normalize(raw: str, base: str) -> str:
         raise ImageError(Reason.BAD_NAME, 'the name is not valid UTF-8') from e
     if _CONTROL.search(raw):
         raise ImageError(Reason.BAD_URI, 'a control character in the URI')
-    raw = _without_abfs(raw)
+    raw = _in_one_form(raw)
     scheme = scheme_of(raw)
     if scheme not in _WEB and _is_signed(raw):
         raise ImageError(Reason.BAD_URI, 'signing parameters on what is not an http(s) URL')
