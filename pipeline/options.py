@@ -62,7 +62,7 @@ class LabelOptions:
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
         '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs://, s3:// or az://, in manifests also http(s)://; may be repeated',
+        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be repeated',
         per_run=True,
         is_common=True,
     )

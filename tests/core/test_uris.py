@@ -78,6 +78,9 @@ def test_names_are_taken_raw(name):
             'az://account/box/a b/@c.jpg',
         ),
         ('abfss://box@account.blob.core.windows.net/a', '/', 'az://account/box/a'),
+        ('HF://datasets/o/n/a.jpg', '/', 'hf://datasets/o/n/a.jpg'),
+        ('hf://datasets/o/n@refs/pr/1/a.jpg', '/', 'hf://datasets/o/n@refs%2Fpr%2F1/a.jpg'),
+        ('../b.jpg', 'hf://datasets/o/n@v1/x', 'hf://datasets/o/n@v1/b.jpg'),
         ('HTTP://Host.Example:80/A%2f%zz ü?Q=%C3#f', '/', 'http://host.example/A%2f%zz ü?Q=%C3'),
         ('https://host', '/', 'https://host/'),
         ('https://host?x', '/', 'https://host/?x'),
@@ -124,6 +127,9 @@ def test_normalize(raw, base, uri):
         ('az://Account/container/a', '/', 'bad_uri'),
         ('az://account/con--tainer/a', '/', 'bad_uri'),
         ('az://account/container/a?sv=2&sig=s', '/', 'bad_uri'),
+        ('hf://o/n/a.jpg', '/', 'bad_uri'),
+        ('hf://datasets/o/n', '/', 'bad_uri'),
+        ('hf://datasets/o/../a.jpg', '/', 'bad_uri'),
         ('abfss://container/a', '/', 'bad_uri'),
         ('abfss://box@account.example/a', '/', 'bad_uri'),
         ('abfss://box@account.dfs.core.windows.net', '/', 'bad_uri'),
@@ -251,6 +257,14 @@ def test_a_sas_token_in_a_uri_is_refused_and_not_repeated(uri):
 def test_a_container_of_azure_is_named_with_its_account():
     assert uris.split_object('az://account/container/a/b') == ('account/container', 'a/b')
     assert uris.split_object('az://account/container') == ('account/container', '')
+
+
+def test_what_is_never_written_to():
+    for uri, what in (
+        *(('HTTPS://h/a', 'http(s)'), ('hf://datasets/o/n/a', 'hf://'), ('az://account/c/a', '')),
+        *(('/a', ''), ('ftp://h/a', '')),
+    ):
+        assert uris.read_only(uri) == what
 
 
 def test_hadoops_schemes_are_told_their_other_name():
