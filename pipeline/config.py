@@ -16,7 +16,7 @@ from pipeline.options import (
 )
 from transforms.core import uris
 from transforms.core.elements import MANIFESTS
-from transforms.core.errors import UsageError
+from transforms.core.errors import StoreError, UsageError
 from transforms.core.fail_fast import FailFast
 from transforms.core.resources import cpu_count
 from transforms.core.stores import StoreOptions
@@ -35,6 +35,7 @@ from transforms.sources import resolve
 from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.preflight import Preflight
 from transforms.storage.base import FetchLimits
+from transforms.storage.registry import lacks_credentials, settle_anonymity
 
 _BASELINE_JPEG_FACTOR = 4
 ROWS_PER_FILE = 1_000_000
@@ -68,6 +69,7 @@ class RunConfig:
       sequence: the place of the run among those of its output, from 1.
       history: what tells which images an earlier run has dealt with.
       accelerator: resource hint of the steps that load and label, or ''.
+      notes: what people are told of how it reads.
     """
 
     command: str
@@ -88,6 +90,7 @@ class RunConfig:
     sequence: int = 1
     history: tuple[HistoryFile, ...] = ()
     accelerator: str = ''
+    notes: tuple[str, ...] = ()
 
     @property
     def is_part(self) -> bool:
@@ -160,13 +163,18 @@ def make_config(
     check_chunks(args, inference)
     columns = columns_of(args)
     load = load_options(args, inference)
+    read = (
+        map(_absolute, args.input) if retried is None else (each['uri'] for each in retried.inputs)
+    )
+    stores, notes = settle_anonymity(read, load.stores)
+    load = load._replace(stores=stores)
     deadline_sec = max(args.fetch_deadline_sec, LEAST_DEADLINE_SEC)
     layout = _layout(args, inference, columns, now, deadline_sec)
     if retried is None:
-        listed, described = _listing(args, layout, columns, now, deadline_sec)
+        listed, described = _listing(args, layout, columns, now, load)
     else:
         described = retried.inputs
-        originals = retried.manifests(layout.stores)
+        originals = retried.manifests(stores)
         listed = Listing((retried.dead_letters,), columns, originals=originals)
     versions = library_versions()
     return RunConfig(
@@ -199,6 +207,7 @@ def make_config(
         versions=versions,
         started_at=now,
         max_failure_rate=args.max_failure_rate,
+        notes=tuple(notes),
     )
 
 
@@ -296,12 +305,14 @@ def _layout(
         carry=columns.carry,
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, inference.features),
-        stores=store_options(args),
+        stores=store_options(args).for_output(),
         attempt=secrets.token_hex(4),
     )
     # In a bucket an object and a prefix may have one name.
     shown = f'--output {uris.printable(args.output)}'
     store = layout.store  # a scheme that cannot be written is found here
+    if why := lacks_credentials(store):
+        raise StoreError(f'{shown}: {why}')
     there = within(deadline_sec, shown, lambda: store.stat(layout.output))
     if layout.is_local and there is not None:
         raise UsageError(f'{shown}: a file; expected a folder')
@@ -313,11 +324,12 @@ def _listing(
     layout: Layout,
     columns: Columns,
     now: datetime.datetime,
-    deadline_sec: float,
+    load: LoadOptions,
 ) -> tuple[Listing, tuple[dict[str, str], ...]]:
     """What is listed, and the inputs as the report has them."""
+    deadline_sec = max(load.fetch.deadline_sec, LEAST_DEADLINE_SEC)
     inputs = tuple(
-        resolve.resolve(value, columns, layout.stores, deadline_sec) for value in args.input
+        resolve.resolve(value, columns, load.stores, deadline_sec) for value in args.input
     )
     for source in inputs:
         check_apart(source, '--output', layout.output)
@@ -326,6 +338,14 @@ def _listing(
         {'kind': source.kind, 'uri': source.uri, 'pattern': source.pattern} for source in inputs
     )
     return Listing(inputs, columns, args.sample, _since(args.since, now, inputs)), described
+
+
+def _absolute(value: str) -> str:
+    """Of an --input; '' if it is none, of which more is said where it is resolved."""
+    try:
+        return uris.absolute(value)
+    except UsageError:
+        return ''
 
 
 def _output(value: str) -> str:

@@ -12,6 +12,7 @@ MAX_THUMBNAILS = 200
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
 _UNITS |= {'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
 _FIELD = 'option'
+_HEADER = r'[!-~]([ -~]*[!-~])?'
 
 
 class Type(NamedTuple):
@@ -228,6 +229,15 @@ def share(text: str) -> float:
     return value
 
 
+def header(text: str) -> str:
+    """The value of an HTTP header."""
+    if not re.fullmatch(_HEADER, text):
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: expected one line of printable ASCII, as a header of HTTP takes it'
+        )
+    return text
+
+
 def size(text: str) -> int:
     """Bytes above 0."""
     match = re.fullmatch(r'(\d{1,15})\s*([A-Za-z]*)', text)
@@ -248,4 +258,5 @@ THUMBNAILS = Type(thumbnail_count, 'NUMBER', r'1?[0-9]{1,2}|200')
 SHARE = Type(share, 'NUMBER', r'0|1|0?\.[0-9]+|0\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?e-[0-9]{1,2}')
 SECONDS = Type(seconds, 'NUMBER', r'[1-9][0-9]{0,4}(\.[0-9]+)?|0?\.0*[1-9][0-9]*')
 SECONDS_OR_0 = Type(seconds_or_0, 'NUMBER', r'0|[1-9][0-9]{0,4}(\.[0-9]+)?|0?\.0*[1-9][0-9]*')
+HEADER = Type(header, 'TEXT', _HEADER)
 SIZE = Type(size, 'TEXT', r'[1-9][0-9]{0,14} *([bB]|[kKmMgG][iI]?[bB])?')

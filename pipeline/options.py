@@ -62,7 +62,8 @@ class LabelOptions:
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
         '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be repeated',
+        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be '
+        'repeated',
         per_run=True,
         is_common=True,
     )
@@ -221,6 +222,14 @@ class LabelOptions:
         'none; such buckets deny access)',
         decides_rows=False,
     )
+    anonymous: bool = option(
+        _STORES,
+        flags.SWITCH,
+        default=False,
+        help='read gs:// and s3:// without credentials, whatever there are (default: only where '
+        'there are none); nothing is written so',
+        decides_rows=False,
+    )
     s3_endpoint_url: str | None = option(
         _STORES,
         _URL,
@@ -252,6 +261,32 @@ class LabelOptions:
         'machine, its network), by name, number or redirect; only for manifests you '
         'trust. Cloud metadata addresses, which give out credentials, stay closed '
         '(default: public addresses only)',
+        decides_rows=False,
+    )
+    requests_per_host: int = option(
+        _STORES,
+        flags.NATURAL,
+        default=HttpOptions().requests_per_host,
+        metavar='N',
+        help='requests in flight at one host of http(s) URLs, of a worker process and its loader '
+        'processes together, so that W workers have up to W times as many; 0 is any number '
+        f'(default: {HttpOptions().requests_per_host})',
+        decides_rows=False,
+    )
+    user_agent: str | None = option(
+        _STORES,
+        flags.HEADER,
+        metavar='TEXT',
+        help='how http(s) hosts are told who asks: name, version and a contact, such as '
+        "'example-labels/1.0 (+https://example.org/bot)' (default: lemmabeam and its version)",
+        decides_rows=False,
+    )
+    ignore_robots_tag: bool = option(
+        _STORES,
+        flags.SWITCH,
+        default=False,
+        help='label pictures that come with X-Robots-Tag noai, noimageai, noindex, noimageindex or '
+        'none, too; only where you have the right (default: forbidden)',
         decides_rows=False,
     )
     model: str = option(
@@ -641,9 +676,14 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
             f'--s3_endpoint_url {uris.printable(endpoint)!r}: expected http(s)://host[:port][/path]'
         )
     return StoreOptions(
-        GcsOptions(args.user_project),
-        S3Options(endpoint, args.s3_region_name, args.s3_request_payer),
-        HttpOptions(args.allow_private_hosts),
+        GcsOptions(args.user_project, args.anonymous),
+        S3Options(endpoint, args.s3_region_name, args.s3_request_payer, args.anonymous),
+        HttpOptions(
+            args.allow_private_hosts,
+            args.requests_per_host,
+            args.user_agent or '',
+            args.ignore_robots_tag,
+        ),
     )
 
 

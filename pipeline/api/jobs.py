@@ -153,7 +153,7 @@ def retry(
         given = {'input': (), 'output': output, 'reasons': reasons, **options}
         wanted = options_of(RetryOptions, given, 'retry')
         job.check_given(wanted)
-        run = job.last_run(folder, store_options(wanted))
+        run = job.last_run(folder, store_options(wanted).for_output())
         theirs = {k: v for k, v in job.taken_over(run).items() if given.get(k) is None}
         wanted = dataclasses.replace(wanted, **theirs, retry_dead=True)
         chosen = job.reasons_of(wanted.reasons)
@@ -198,8 +198,9 @@ def relabel(
       wait_for_lease_sec: seconds to wait for another run that is writing there.
       break_lease: start although another run seems to be writing there.
       progress: tell on standard error for whom it waits.
-      **stores: how stores are reached: user_project, s3_endpoint_url, s3_region_name,
-        s3_request_payer, allow_private_hosts, as of `label`.
+      **stores: how stores are reached: user_project, anonymous, s3_endpoint_url, s3_region_name,
+        s3_request_payer, allow_private_hosts, requests_per_host, user_agent, ignore_robots_tag, as
+        of `label`.
 
     Returns:
       The report of the run; `cut_rows` counts rows that may lack labels.

@@ -52,8 +52,8 @@ class ReadImages(beam.PTransform):
       options: those of `label` that concern reading, by the same names: model_size, model_card,
         model_cache, model_sha256, batch_size, chunk_size, max_bytes, max_pixels,
         fetch_deadline_sec, memory_budget, loader_threads, loader_processes, decode_deadline_sec,
-        fail_fast_after, user_project, s3_endpoint_url, s3_region_name, s3_request_payer,
-        allow_private_hosts.
+        fail_fast_after, user_project, anonymous, s3_endpoint_url, s3_region_name, s3_request_payer,
+        allow_private_hosts, requests_per_host, user_agent, ignore_robots_tag.
 
     Attributes:
       config: what the options come to.

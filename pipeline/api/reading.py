@@ -58,6 +58,11 @@ class Labels:
         found = complete_runs(output, self._dataset.store)
         self._runs = found if model_id is None else runs_of_model(self._dataset, found, model_id)
 
+    def __repr__(self) -> str:
+        models = ', '.join(sorted({run.model_id for run in self._runs})) or 'no model'
+        runs = f'{len(self._runs):,} complete run{"s" if len(self._runs) != 1 else ""}'
+        return f'<Labels of {self._dataset.output}: {runs} of {models}>'
+
     def runs(self) -> tuple[RunReport, ...]:
         """The reports of the complete runs, the oldest first."""
         return tuple(run.report for run in self._runs)

@@ -11,7 +11,8 @@ from transforms.core.versions import library_versions
 from transforms.loading.options import LoadOptions
 from transforms.model.predictor import InferenceOptions, MakeModel
 
-_STORES = 'user_project s3_endpoint_url s3_region_name s3_request_payer allow_private_hosts'.split()
+_READ_ONLY = 'anonymous allow_private_hosts requests_per_host user_agent ignore_robots_tag'.split()
+_STORES = ['user_project', 's3_endpoint_url', 's3_region_name', 's3_request_payer', *_READ_ONLY]
 _MODEL = 'model model_card model_size model_cache model_sha256'.split()
 _LIMITS = (
     'max_bytes max_pixels fetch_deadline_sec memory_budget loader_threads loader_processes '
@@ -36,7 +37,7 @@ CALLING = _named(*_MODEL, *_CALLS)
 LABELLING = tuple(dict.fromkeys((*CALLING, *READING)))
 """Of a step that reads images and calls the model."""
 
-WRITING = _named('carry', 'rows_per_file', *(set(_STORES) - {'allow_private_hosts'}))
+WRITING = _named('carry', 'rows_per_file', *(set(_STORES) - set(_READ_ONLY)))
 """Of a step that writes."""
 
 

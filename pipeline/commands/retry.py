@@ -26,7 +26,9 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     parser.set_defaults(input=[])
     run = None
     if found.output is not None:
-        run = retry.last_run(uris.absolute(found.output).rstrip('/'), store_options(found))
+        run = retry.last_run(
+            uris.absolute(found.output).rstrip('/'), store_options(found).for_output()
+        )
         parser.set_defaults(**retry.taken_over(run))
     args, beam_options = split_arguments(parser, argv)
     wanted = dataclasses.replace(RetryOptions.of(args), retry_dead=True)

@@ -27,7 +27,6 @@ from transforms.core.resources import LIVE, shared
 from transforms.model.choices import FINITE, OFF, STRICT
 from transforms.model.resolve import is_on_this_machine, printable_location
 from transforms.output import dead_letters
-from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, read_run
 from transforms.runs.report import RunReport
@@ -94,7 +93,7 @@ def label(
             f'--model {args.model}: it is {config.layout.model_id} now, but run {retried.id} '
             f'had {retried.model_id}; name that one with --model'
         )
-    _tell_model(config, messages)
+    _tell(config, messages)
     config, _ = runner.fit(args, config)
     config = _attempt(args, config, runner, messages, stopping)
     if args.no_wait:
@@ -181,7 +180,7 @@ def _look_at(
         return not_looked_at(args, model, str(e))
     except StoreError as e:
         return not_looked_at(args, '--input, --output', str(e))
-    _tell_model(config, messages)
+    _tell(config, messages)
     try:
         config, found = runner.fit(args, config)
     except StoreError as e:
@@ -192,9 +191,8 @@ def _look_at(
 def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) -> Retried:
     output = uris.absolute(args.output).rstrip('/')
     folder = f'{dead_letters.KIND}/model={run.model_id}/run={run.id}'
-    source = Input(
-        Kind.DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), store_options(args)
-    )
+    stores = store_options(args).for_output()
+    source = Input(Kind.DEAD_LETTERS, uris.join(output, folder), ','.join(reasons), stores)
     return Retried(source, run.report.inputs)
 
 
@@ -209,7 +207,7 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
         print_summary(run.report, layout, console)
     messages.result(run.report.to_json())
     if layout.is_local:
-        _write_html_report(layout, thumbnails, messages)
+        _write_html_report(config, thumbnails, messages)
     counts = run.report.counts
     if not counts.listed:
         why = describe_nothing(counts, config.options['since'])
@@ -226,10 +224,11 @@ def _conclude(config: RunConfig, thumbnails: int, messages: Messages) -> RunRepo
     return run.report
 
 
-def _write_html_report(layout: Layout, thumbnails: int, messages: Messages) -> None:
+def _write_html_report(config: RunConfig, thumbnails: int, messages: Messages) -> None:
     """Writes it beside a report that is complete without: whatever goes wrong is only said."""
+    layout = config.layout
     try:
-        written = write_html_report(layout.output, layout.run_id, layout.stores, thumbnails)
+        written = write_html_report(layout.output, layout.run_id, config.load.stores, thumbnails)
     except Exception as e:  # noqa: BLE001 (the run is done, and its results are kept)
         reason = str(e) if isinstance(e, LemmabeamError) else f'{type(e).__name__}: {e}'
         messages.note(
@@ -239,8 +238,10 @@ def _write_html_report(layout: Layout, thumbnails: int, messages: Messages) -> N
         messages.say(f'For people: {uris.printable(written)}')
 
 
-def _tell_model(config: RunConfig, messages: Messages) -> None:
-    """Says what is not as everybody expects it: another model, and a canary that proves less."""
+def _tell(config: RunConfig, messages: Messages) -> None:
+    """Says what is not as everybody expects it: no account, another model, less of a canary."""
+    for note in config.notes:
+        messages.note(note)
     model = config.inference.model
     if not model.is_packaged:
         messages.note(f'model {model.id}')

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from transforms.runs.report import Verdict
 
 _ADVICE = {
-    'fetch': 'raise --loader_threads, or run closer to the images',
+    'fetch': 'raise --loader_threads (or --requests_per_host), or run closer to the images',
     'decode': 'give each worker more cores, or store smaller images',
     'inference': 'use a GPU (with --jit), a smaller --model_size or a smaller model',
     'write': 'run closer to --output, raise --rows_per_file, or leave out --features',

@@ -35,6 +35,7 @@ def test_the_newest_rows_as_each_library_has_them(folder):
     assert list(labels.to_pandas(['uri']).uri) == ['/a', '/b']
     assert labels.to_duckdb().aggregate('max(uri)').fetchall() == [('/b',)]
     assert [report.run_id for report in labels.runs()] == ['a', 'b']
+    assert repr(labels) == f'<Labels of {folder}: 2 complete runs of {MODEL}>'
 
 
 def test_a_failure_counts_as_long_as_there_is_no_row(folder):

@@ -115,9 +115,11 @@ class FetchContract:
         version = self.version(store, uri)
         asked: list[int] = []
 
-        def part(offset: int, size: int, version: str = version) -> bytes:
+        def part(
+            offset: int, size: int, version: str = version, limits: FetchLimits = LIMITS
+        ) -> bytes:
             wanted = Part(offset, size, version)
-            found = store.fetch(uri, LIMITS, asked.append, part=wanted)
+            found = store.fetch(uri, limits, asked.append, part=wanted)
             assert (found.version, found.size_bytes) == (version, size)
             return found.data
 
@@ -131,7 +133,7 @@ class FetchContract:
         assert asked == []
         for offset, size in ((49_999, 2), (60_000, 1)):
             with pytest.raises(ImageError, match=r'changed_while_reading|store_error'):
-                part(offset, size)
+                part(offset, size, limits=LIMITS._replace(deadline_sec=0.5))
         place.put('a', data[::-1] + b'.')
         with pytest.raises(ImageError, match='changed_while_reading: it is no longer version'):
             part(0, 10)

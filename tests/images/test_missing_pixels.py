@@ -306,6 +306,19 @@ def test_run_length_coded_rows_that_end_early_are_truncated(bits):
         assert outcome(data) == 'truncated'
 
 
+@pytest.mark.parametrize(
+    ('data', 'is_told'),
+    [
+        (b'\x02\x05', [True, True]),  # all of it, though nothing says that this is the end
+        (b'\x01\x05', None),
+        (b'\x01\x05\x00\x01', [True, False]),  # an end on purpose
+    ],
+)
+def test_run_lengths_end_when_they_say_so_or_with_the_last_pixel(data, is_told):
+    found = headers.run_lengths(data, 2, 1, is_rle4=False)
+    assert (None if found is None else found[1].tolist()) == (is_told and [is_told])
+
+
 @pytest.mark.parametrize('suffix', ['webp', 'bmp', 'ppm', 'qoi', 'tga'])
 def test_a_file_cut_in_its_middle_that_tells_its_new_size_is_not_labelled(suffix):
     kinds = {'webp': 'WEBP', 'bmp': 'BMP', 'ppm': 'PPM', 'qoi': 'QOI', 'tga': 'TGA'}

@@ -1,6 +1,8 @@
 """Nobody waits for a slow host but what lies there."""
 
 import contextlib
+import threading
+import time
 from collections import Counter, deque
 
 import pytest
@@ -115,3 +117,87 @@ def test_what_is_local_does_not_wait_for_what_is_slow(tmp_path, processes):
         server.stopping.set()
         outcomes = [loaded.outcome for loaded in loader.result(batch)]
     assert all(isinstance(outcome, Image) for outcome in outcomes)
+
+
+def test_who_has_no_turn_is_passed_over():
+    waiting = deque(['a', 'a', 'b', 'a', 'b'])
+    asked = []
+
+    def has_turn(each):
+        asked.append(each)
+        return each == 'b'
+
+    hosts = hosts_of(waiting)
+    for left in (['a', 'a', 'a', 'b'], ['a', 'a', 'a']):
+        assert hosts.take(waiting, str, Counter(), 8, has_turn=has_turn) == 'b'
+        assert list(waiting) == left
+    assert hosts.take(waiting, str, Counter(), 8, has_turn=has_turn) is None
+    assert asked == ['a', 'b', 'a', 'b', 'a']
+
+
+class Busy(LoopbackServer):
+    """Notes how many requests are in flight, and when they came; the first may be refused.
+
+    Attributes:
+      most: in flight at a time.
+      came: when each came, by the monotonic clock.
+    """
+
+    def __init__(self, refusal=None):
+        self.most = 0
+        self.came = []
+        self._now = 0
+        self._lock = threading.Lock()
+        outer = self
+
+        class Answering(Handler):
+            def respond(self):
+                with outer._lock:
+                    outer.came.append(time.monotonic())
+                    outer._now += 1
+                    outer.most = max(outer.most, outer._now)
+                    is_refused = refusal is not None and len(outer.came) == 1
+                outer.stopping.wait(0.02)
+                with outer._lock:
+                    outer._now -= 1
+                self.send_response(429 if is_refused else 200)
+                if is_refused:
+                    self.send_header('Retry-After', refusal)
+                data = b'' if is_refused else good(1)
+                self.send_header('Content-Length', str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        super().__init__(Answering)
+
+
+def options_with(processes, most):
+    stores = StoreOptions(http=HttpOptions(allow_private_hosts=True, requests_per_host=most))
+    return OPTIONS._replace(batch_size=64, processes=processes, threads=8, stores=stores)
+
+
+@pytest.mark.parametrize('processes', [0, 2])
+def test_a_host_has_no_more_requests_than_it_may_from_all_processes(processes):
+    with contextlib.closing(Busy()) as one, contextlib.closing(Busy()) as other:
+        uris = [f'{one.url}/{i}.jpg' for i in range(40)] + [f'{other.url}/{i}' for i in range(20)]
+        loader = Loader(options_with(processes, 3))
+        chunk = Chunk('c', [Item(uri, '', -1, ['[]']) for uri in uris])
+        found = loader.result(loader.begin(chunk, 0, ANY_FAILURE))
+    assert all(isinstance(loaded.outcome, Image) for loaded in found)
+    assert (len(one.came), len(other.came)) == (40, 20)
+    assert 1 < one.most <= 3
+    assert 1 < other.most <= 3
+    # What waits for its turn at the one has no place that the other could have.
+    assert other.came[-1] < one.came[-1]
+
+
+@pytest.mark.parametrize('processes', [0, 2])
+def test_what_a_host_asks_of_one_process_all_do(processes):
+    with contextlib.closing(Busy('1')) as server:
+        loader = Loader(options_with(processes, 2))
+        chunk = Chunk('c', [Item(f'{server.url}/{i}', '', -1, ['[]']) for i in range(12)])
+        found = loader.result(loader.begin(chunk, 0, ANY_FAILURE))
+    assert all(isinstance(loaded.outcome, Image) for loaded in found)
+    assert len(server.came) == 13
+    # What was under way until the refusal was heard is there at once, and all else a second later.
+    assert sum(at > min(server.came) + 0.9 for at in server.came) >= 7

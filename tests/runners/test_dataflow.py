@@ -431,14 +431,16 @@ def test_explain_needs_no_credentials(tmp_path, capsys, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
     def none(*_, **__):
-        raise DefaultCredentialsError('none')
+        raise DefaultCredentialsError('Your default credentials were not found.')
 
     monkeypatch.setattr(google.auth, 'default', none)
     monkeypatch.setattr(resources, '_shared', {})
     arguments = ['--input', 'gs://photos', '--output', 'gs://labels', '--explain']
     assert main(['label', *arguments]) == 0
     said = capsys.readouterr().out
-    assert re.search(r'--input, --output +not looked at: no Google Cloud credentials', said)
+    assert re.search(
+        r'--input, --output +not looked at: --output .*no Google Cloud credentials', said
+    )
     assert re.search(r'--batch_size=32 +images a call', said)
 
 

@@ -359,16 +359,6 @@ def test_an_object_without_checksum_is_taken(serve):
     assert fetch(store, 'gs://bucket/a.jpg') == (b'abc', '', 3, 0)
 
 
-def test_no_credentials_is_said_in_one_line(monkeypatch, tmp_path):
-    def no_credentials(*args, **options):
-        raise gcs.google.auth.exceptions.DefaultCredentialsError('x')
-
-    monkeypatch.delenv('STORAGE_EMULATOR_HOST', raising=False)
-    monkeypatch.setattr(gcs.google.auth, 'default', no_credentials)
-    with pytest.raises(StoreError, match='gcloud auth application-default login'):
-        gcs.GcsStore()
-
-
 def test_a_glob_lists_only_what_its_literal_part_allows(bucket):
     for name in ('photos/2026-01/a.jpg', 'photos/2026-02/b.jpg', 'photos/2025-12/c.jpg', 'x.jpg'):
         bucket.put(name, b'x')

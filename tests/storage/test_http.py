@@ -6,19 +6,22 @@ Not checked here: public hosts, real name servers, and certificates of real auth
 import base64
 import contextlib
 import datetime
+import email.utils
 import errno
 import gzip
 import hashlib
 import ipaddress
 import json
 import logging
+import math
 import random
 import socket
 import ssl
 import struct
+import threading
 import time
-import types
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pytest
@@ -36,8 +39,9 @@ from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.fail_fast import FailFast, FaultPolicy
 from transforms.core.reasons import Reason
 from transforms.core.stores import HttpOptions, StoreOptions
-from transforms.storage import http, http_fetch
+from transforms.storage import http
 from transforms.storage.base import FetchLimits, Part
+from transforms.storage.courtesy import Clock, Courtesy
 from transforms.storage.http import HttpStore, refusal
 from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
@@ -139,7 +143,7 @@ def site():
 @pytest.fixture(scope='module')
 def stores():
     """By whether private hosts are allowed; to read all authorities takes a while."""
-    return {allowed: HttpStore(allowed, SOON) for allowed in (False, True)}
+    return {allowed: HttpStore(allowed, tries=SOON) for allowed in (False, True)}
 
 
 @pytest.fixture
@@ -542,53 +546,190 @@ def test_passing_answers_are_asked_again(site, store, code):
     assert site.connections == 1
 
 
-def clock_that_notes(slept):
-    """Time goes on, but nobody waits; pauses of no length are not noted."""
+class Skipped(NamedTuple):
+    """A clock that goes on by itself, and whose sleepers wake at once."""
 
-    def sleep(seconds):
-        if seconds:
-            slept.append(seconds)
+    slept: list
 
-    return types.SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+    def clock(self):
+        return Clock(lambda: time.monotonic_ns() + int(1e9 * sum(self.slept)), self.slept.append)
 
 
-def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, store, monkeypatch):
-    slept = []
-    monkeypatch.setattr(http_fetch, 'time', clock_that_notes(slept))
-    store.tries = AT_ONCE
+@pytest.fixture
+def slept():
+    return []
+
+
+@pytest.fixture
+def patient(slept):
+    """A store that waits for nothing but what hosts ask for, which `slept` is told."""
+    store = HttpStore(True, tries=AT_ONCE, shared=Courtesy.of_one(Skipped(slept).clock()))
+    yield store
+    store.close()
+
+
+AFTER_THE_DEADLINE = 'store_error: HTTP 503, with a request to come back after the deadline'
+
+
+def test_retry_after_is_honoured_as_far_as_the_deadline_allows(site, patient, slept):
     site.answers['/a'] = in_turn(answer(429, Retry_After='1'), answer())
-    assert fetch(store, f'{site.url}/a').retries == 1
-    assert slept == [1.0]
-    site.answers['/a'] = answer(503, Retry_After='3600')
-    assert failure(store, f'{site.url}/a') == (
-        'store_error: HTTP 503, with a request to come back after the deadline'
-    )
-    assert slept == [1.0]
+    assert fetch(patient, f'{site.url}/a').retries == 1
+    assert slept == [pytest.approx(1.0, abs=0.5)]
     for odd in ('-1', '1e9', 'Fri, 31 Dec 1999 23:59:59 GMT', 'Fri, 99 Dec 2999', '9' * 100):
         site.answers['/a'] = in_turn(answer(503, Retry_After=odd), answer())
-        assert fetch(store, f'{site.url}/a').retries == 1
+        assert fetch(patient, f'{site.url}/a').retries == 1
+    assert len(slept) == 1
+    site.answers['/a'] = answer(503, Retry_After='3600')
+    assert failure(patient, f'{site.url}/a') == AFTER_THE_DEADLINE
+    assert len(slept) == 1
 
 
-def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, store, monkeypatch):
-    slept = []
-    clock = clock_that_notes(slept)
-    clock.time = lambda: 946_684_798
-    monkeypatch.setattr(http_fetch, 'time', clock)
-    store.tries = AT_ONCE
+def test_retry_after_may_be_a_date_by_the_clock_of_the_server(site, patient, slept):
     date = {'Date': 'Thu, 01 Jan 2026 00:00:00 GMT', 'Retry-After': 'Thu, 01 Jan 2026 00:00:03 GMT'}
     site.answers['/a'] = in_turn(answered(429, date), answer())
-    assert fetch(store, f'{site.url}/a').retries == 1
-    assert slept == [3.0]
+    assert fetch(patient, f'{site.url}/a').retries == 1
+    assert slept == [pytest.approx(3.0, abs=0.5)]
     # Without one, by ours.
+    soon = email.utils.formatdate(time.time() + 2, usegmt=True)
+    site.answers['/a'] = in_turn(answered(503, {'Retry-After': soon}), answer())
+    assert fetch(patient, f'{site.url}/a').retries == 1
+    assert 0 < slept.pop() <= 2.0
+    site.answers['/a'] = answered(503, {**date, 'Retry-After': 'Fri, 31 Dec 9999 01:00:00 GMT'})
+    assert failure(patient, f'{site.url}/a') == AFTER_THE_DEADLINE
+
+
+def test_what_a_host_asks_of_one_holds_for_all_that_lies_there(site, patient, slept):
+    site.answers |= {'/a': answer(503, Retry_After='3600'), '/b': answer()}
+    assert failure(patient, f'{site.url}/a') == AFTER_THE_DEADLINE
+    assert failure(patient, f'{site.url}/b') == (
+        'store_error: not asked for: its host wants no request (Retry-After) before the deadline'
+    )
+    assert [path for path, _ in site.requests] == ['/a']
+    with contextlib.closing(Site()) as other:
+        other.answers |= {'/c': answer(), '/d': redirect(f'{site.url}/b')}
+        assert fetch(patient, f'{other.url}/c').data == BODY
+        # It is the host that is really asked that counts.
+        assert 'not asked for' in failure(patient, f'{other.url}/d')
+    assert len(site.requests) == 1
+    slept.append(3600)
+    assert fetch(patient, f'{site.url}/b').data == BODY
+
+
+def test_a_host_that_refuses_without_a_time_is_left_alone_for_a_while(site, patient, slept):
+    patient.tries = Tries(pause_sec=1e-6, most_pause_sec=0.05)
     site.answers['/a'] = in_turn(
-        answered(503, {'Retry-After': 'Sat, 01 Jan 2000 00:00:00 GMT'}), answer()
+        answer(429), answer(503), *[answer(429)] * 14, answer(500), answer()
     )
-    assert fetch(store, f'{site.url}/a').retries == 1
-    assert slept == [3.0, 2.0]
-    site.answers['/a'] = answered(503, {**date, 'Retry-After': 'Thu, 01 Jan 2026 01:00:00 GMT'})
-    assert failure(store, f'{site.url}/a') == (
-        'store_error: HTTP 503, with a request to come back after the deadline'
+    assert fetch(patient, f'{site.url}/a').retries == 17
+    assert all(0 < each <= 0.05 for each in slept)
+    # The picture's own pauses have no more to do with it than a 500 has.
+    assert len(slept) <= 16
+
+
+def test_no_more_requests_are_in_flight_at_a_host_than_it_may_have(site):
+    """Also those that come by way of another one."""
+    store = HttpStore(True, requests_per_host=2, tries=SOON, shared=Courtesy.of_one())
+    now, most, lock = set(), [], threading.Lock()
+
+    def count(handler, stopping):
+        with lock:
+            now.add(threading.get_ident())
+            most.append(len(now))
+        stopping.wait(0.02)
+        with lock:
+            now.discard(threading.get_ident())
+        answer()(handler, stopping)
+
+    with contextlib.closing(Site()) as other, ThreadPoolExecutor(8) as threads:
+        site.answers['/a'] = count
+        other.answers['/b'] = redirect(f'{site.url}/a')
+        uris = [f'{site.url}/a', f'{other.url}/b'] * 8
+        assert all(found.data == BODY for found in threads.map(lambda uri: fetch(store, uri), uris))
+        assert max(most) == 2
+        most.clear()
+        store = HttpStore(True, requests_per_host=0, tries=SOON, shared=Courtesy.of_one())
+        list(threads.map(lambda uri: fetch(store, uri), uris))
+    assert max(most) > 2
+    store.close()
+
+
+def test_who_waits_for_a_turn_until_the_deadline_fails_with_it(site):
+    known = Courtesy.of_one()
+    store = HttpStore(True, requests_per_host=1, tries=SOON, shared=known)
+    turn = known.begin(site.url.removeprefix('http://'), 1, math.inf)
+    assert failure(store, f'{site.url}/a', SHORT) == (
+        'deadline: no answer, until 0.25 s had passed'
     )
+    known.end(turn)
+    site.answers['/a'] = answer()
+    assert fetch(store, f'{site.url}/a').data == BODY
+    assert len(site.requests) == 1
+    store.close()
+
+
+# --- who asks, and what sites forbid
+
+
+@pytest.mark.parametrize(
+    ('lines', 'directive'),
+    [
+        (['noai'], 'noai'),
+        (['NoImageAI'], 'noimageai'),
+        (['nofollow, NOINDEX'], 'noindex'),
+        (['noarchive', 'noimageindex'], 'noimageindex'),
+        (['none'], 'none'),
+        (['lemmabeam: noai'], 'noai'),
+        (['googlebot: nofollow, LemmaBeam : noai'], 'noai'),
+        (['example-bot: noindex'], 'noindex'),
+        (['*: noai'], 'noai'),
+        (['unavailable_after: Saturday, 25-Jun-2050 15:00:00 PST, noai'], 'noai'),
+        (['max-snippet: 20, noai'], 'noai'),
+        (['googlebot: noindex'], ''),
+        (['otherbot: nofollow, noai'], ''),
+        (['otherbot: noai', 'all'], ''),
+        (['max-image-preview: none'], ''),
+        (['otherbot: noai', 'noindex'], 'noindex'),
+        (['noair, index, follow, '], ''),
+        ([''], ''),
+    ],
+)
+def test_what_a_site_forbids_machines_is_not_used(site, lines, directive):
+    store = HttpStore(True, user_agent='Example-Bot/2.0 (+https://example.org)')
+
+    def send(handler, stopping):
+        handler.send_response(200)
+        for line in lines:
+            handler.send_header('x-robots-tag', line)
+        handler.send_header('Content-Length', str(len(BODY)))
+        handler.end_headers()
+        handler.wfile.write(BODY)
+
+    site.answers |= {'/a': send, '/b': redirect('/a')}
+    for name in ('a', 'b'):
+        if not directive:
+            assert fetch(store, f'{site.url}/{name}').data == BODY
+            continue
+        with pytest.raises(ImageError) as caught:
+            fetch(store, f'{site.url}/{name}')
+        assert (caught.value.reason, caught.value.detail) == (
+            Reason.FORBIDDEN, f'X-Robots-Tag: {directive}'
+        )  # fmt: skip
+        assert caught.value.is_its_own
+        assert '--ignore_robots_tag' in Reason.FORBIDDEN.advice_for(caught.value.detail)
+    assert {headers['User-Agent'] for _, headers in site.requests} == {
+        'Example-Bot/2.0 (+https://example.org)'
+    }
+    store.close()
+    willing = HttpStore(True, ignore_robots_tag=True)
+    assert fetch(willing, f'{site.url}/a').data == BODY
+    willing.close()
+
+
+@pytest.mark.parametrize('agent', ['', 'a\r\nb', 'a\n', '名/1', 'é', ' a'])
+def test_no_header_is_made_of_what_is_none(agent, tmp_path, capsys):
+    arguments = ['--input', samples.SAMPLE, '--output', str(tmp_path / 'out')]
+    assert main.main(['label', *map(str, arguments), f'--user_agent={agent}']) == 2
+    assert 'printable ASCII' in capsys.readouterr().err
 
 
 def test_packed_answers_are_unpacked_and_other_encodings_refused(site, store):
@@ -992,7 +1133,7 @@ def tls_site(folder, monkeypatch, *names, trusted=True, days=1):
     context.sni_callback = lambda sock, name, _: asked.append(name)
     if trusted:
         monkeypatch.setenv('SSL_CERT_FILE', str(public))
-    store = HttpStore(True, SOON)
+    store = HttpStore(True, tries=SOON)
     with contextlib.closing(Site(context)) as site:
         site.answers |= {'/a': answer(), '/plain': redirect('http://h.example/')}
         yield site, store, asked

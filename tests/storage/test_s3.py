@@ -459,14 +459,6 @@ def test_urls_name_the_regions_own_host(serve, monkeypatch, bucket, region, head
     assert query['X-Amz-Credential'].split('/')[2] == (region or 'us-east-1')
 
 
-def test_no_credentials_is_said_in_one_line(serve, monkeypatch):
-    serve(good)
-    for name in ('AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY', 'AWS_SESSION_TOKEN'):
-        monkeypatch.delenv(name)
-    with pytest.raises(StoreError, match='aws sso login'):
-        S3Store()
-
-
 def test_wrong_settings_are_named(serve, monkeypatch):
     serve(good)
     with pytest.raises(UsageError, match='--s3_region_name'):

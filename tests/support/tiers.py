@@ -50,6 +50,7 @@ QUICK = {
     'test_device.py',
     'test_fetch.py',
     'test_guides.py',
+    'test_hashing.py',
     'test_formats.py',
     'test_layers.py',
     'test_layout.py',

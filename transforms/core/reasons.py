@@ -63,14 +63,15 @@ class Reason(enum.Enum):
     FORBIDDEN = (
         'forbidden',
         About(
-            meaning='access is denied, it is archived, or its URL leads to an address that is '
-            'not public',
+            meaning='access is denied, it is archived, its site forbids machines to use it, or its '
+            'URL leads to an address that is not public',
             advice='give the account read access',
             by_detail={
                 'a private address': 'pass --allow_private_hosts if you trust the manifest to read '
                 'from your network',
                 'a metadata address': 'correct the manifest: cloud metadata addresses, which '
                 'give out credentials, are never read',
+                'X-Robots-Tag': 'leave it; pass --ignore_robots_tag if you have the right to it',
                 'archived': 'restore it from the archive first',
             },
             when_all_fail='give the account read access there',

@@ -14,9 +14,11 @@ class GcsOptions(NamedTuple):
 
     Attributes:
       user_project: the project that pays for requests to requester-pays buckets.
+      anonymous: read without credentials, whatever there are.
     """
 
     user_project: str | None = None
+    anonymous: bool = False
 
 
 class S3Options(NamedTuple):
@@ -26,11 +28,13 @@ class S3Options(NamedTuple):
       endpoint_url: its address, if not Amazon's or that in AWS_ENDPOINT_URL_S3.
       region_name: region of the buckets, if not that of the profile.
       is_payer: whether to pay for requests to requester-pays buckets.
+      anonymous: read without credentials, whatever there are.
     """
 
     endpoint_url: str | None = None
     region_name: str | None = None
     is_payer: bool = False
+    anonymous: bool = False
 
 
 class HttpOptions(NamedTuple):
@@ -38,9 +42,20 @@ class HttpOptions(NamedTuple):
 
     Attributes:
       allow_private_hosts: whether URLs may lead to addresses that are not public.
+      requests_per_host: in flight at a time, of a process and its loader processes together; 0 is
+        any number.
+      user_agent: who says to be asking; '' for the name of this tool and its version.
+      ignore_robots_tag: whether to use what a site forbids machines to use.
     """
 
     allow_private_hosts: bool = False
+    requests_per_host: int = 8
+    user_agent: str = ''
+    ignore_robots_tag: bool = False
+
+
+_ANONYMOUS = {'gs': 'gcs', 's3': 's3'}
+"""Schemes of stores that can be read without credentials, with the names of their options."""
 
 
 class StoreOptions(NamedTuple):
@@ -49,6 +64,20 @@ class StoreOptions(NamedTuple):
     gcs: GcsOptions = GcsOptions()
     s3: S3Options = S3Options()
     http: HttpOptions = HttpOptions()
+
+    def anonymously(self, *schemes: str, are: bool = True) -> 'StoreOptions':
+        """The same, but that the stores of these schemes are read without credentials, or with."""
+        changed = {
+            name: own._replace(anonymous=are)
+            for scheme, name in _ANONYMOUS.items()
+            if scheme in schemes
+            for own in (getattr(self, name),)
+        }
+        return self._replace(**changed)
+
+    def for_output(self) -> 'StoreOptions':
+        """The same for what is written, for which there must be credentials."""
+        return self.anonymously(*_ANONYMOUS, are=False)
 
 
 DEFAULT_OPTIONS = StoreOptions()

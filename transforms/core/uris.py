@@ -386,6 +386,8 @@ def _shortened(raw: str) -> str:
 
 
 def _storable(raw: str) -> str:
+    if raw.isascii() and raw.isprintable():  # as nearly all are
+        return raw
     # JSON can hold halves of surrogate pairs; only some of them stand for bytes of a file name.
     text = _NOT_TEXT.sub(lambda match: f'\\u{ord(match[0]):04x}', raw)
     text = text.encode('utf-8', 'surrogateescape').decode('utf-8', 'backslashreplace')

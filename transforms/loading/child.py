@@ -48,6 +48,7 @@ STATUS = 3
 clock.
 """
 
+
 GROUP = 8
 """The most results that travel together."""
 
@@ -59,6 +60,12 @@ _BYTES_PER_PX = 32
 _SPARE_BYTES = 1 << 28
 _OOM_SCORE = 800
 _PR_SET_PDEATHSIG = 1
+
+
+def status_cells(processes: int) -> int:
+    """How many int64 the status of so many processes has, and of one more that loads pictures one
+    by one; behind it lies what all know of hosts."""
+    return (processes + 1) * STATUS
 
 
 def share_bytes(options: LoadOptions, processes: int) -> int:

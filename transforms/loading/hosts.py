@@ -40,6 +40,7 @@ class Hosts:
         busy: Counter[str],
         places: int,
         may: Callable[[T], bool] = lambda _: True,
+        has_turn: Callable[[T], bool] = lambda _: True,
     ) -> T | None:
         """Takes the first that may start; None if none may.
 
@@ -49,13 +50,14 @@ class Hosts:
           busy: how many of each host are in progress.
           places: how many may be in progress in all.
           may: whether one may be taken, whatever its host.
+          has_turn: whether its host may be asked for one more; asked once a host.
         """
         refused: set[str] = set()  # there may be many of one
         for i, each in enumerate(waiting):
             host = host_of(each)
             if host in refused or not may(each):
                 continue
-            if self._may_begin(host, busy, places):
+            if has_turn(each) and self._may_begin(host, busy, places):
                 del waiting[i]
                 return each
             refused.add(host)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from transforms.core.resources import cpu_count
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
+from transforms.core.uris import scheme_of
 from transforms.images import decode
 from transforms.images.decode import OpenedImage
 from transforms.images.limits import PixelLimits
@@ -51,6 +52,14 @@ class LoadOptions(NamedTuple):
     patience: Patience = Patience()
     open_image: Open = decode.open_image
     open_store: OpenStore | None = None
+
+    def may_ask(self, uri: str, busy: int) -> bool:
+        """Whether the host of an image may be asked for it, with so many in progress there.
+
+        The store holds it to its bound in any case; who waits there keeps a thread from others.
+        """
+        most = self.stores.http.requests_per_host
+        return not most or busy < most or scheme_of(uri) not in ('http', 'https')
 
     @property
     def process_count(self) -> int:

@@ -35,11 +35,13 @@ from transforms.core.uris import host_of
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.budget import Grants
 from transforms.loading.buffers import SharedMemory
-from transforms.loading.child import GROUP, NOTHING, STATUS, common_bytes
+from transforms.loading.child import GROUP, NOTHING, STATUS, common_bytes, status_cells
 from transforms.loading.fork_server import ForkServer, how_ended
 from transforms.loading.hosts import Hosts
 from transforms.loading.image import Loaded
 from transforms.loading.options import LoadOptions
+from transforms.storage import courtesy
+from transforms.storage.courtesy import Courtesy
 from transforms.storage.registry import modules_of
 
 _LOGGER = logging.getLogger(__name__)
@@ -177,7 +179,8 @@ class Pool:
         self._count = count
         open_standard_streams()
         self.memory = SharedMemory()
-        self._status_file, self._status = _status(count + 1)
+        self._status_file, self._status, self._courtesy = _status(count)
+        courtesy.share(self._courtesy)
         self._submitted: collections.deque[tuple[list[_Task], dict[str, str]]] = collections.deque()
         self._queue: collections.deque[_Task] = collections.deque()
         self._alone: collections.deque[_Task] = collections.deque()
@@ -353,6 +356,7 @@ class Pool:
             pass
         self._hear_no_more(process)
         process.close()
+        self._courtesy.forget(process.row)
         for job in list(self._jobs.values()):
             for grants in job.grants.values():
                 grants.forget(process)
@@ -439,6 +443,8 @@ class Pool:
                 process.close()
                 del self._processes[process.number]
         self._start_missing()
+        tasks = (task for each in self._processes.values() for task in each.in_hand.values())
+        asked = collections.Counter(task.host for task in tasks)
         # Those with least in hand first, for what comes one by one.
         for process in sorted(self._processes.values(), key=lambda each: len(each.in_hand)):
             queue = self._alone if process.is_for_one else self._queue
@@ -449,11 +455,19 @@ class Pool:
                 ahead = min(2 * GROUP, int(_AHEAD_SEC / (self._mean_sec or 1e-3)))
                 most = queue[0].job.options.threads + ahead
             share = -(-len(queue) // (1 if process.is_for_one else self._count))
-            self._give(process, queue, min(most - len(process.in_hand), share), most)
+            self._give(process, queue, min(most - len(process.in_hand), share), most, asked)
 
     def _give(
-        self, process: _Process, queue: 'collections.deque[_Task]', count: int, most: int
+        self,
+        process: _Process,
+        queue: 'collections.deque[_Task]',
+        count: int,
+        most: int,
+        asked: collections.Counter[str],
     ) -> None:
+        def has_turn(task: _Task) -> bool:
+            return task.job.options.may_ask(task.item.uri, asked[task.host])
+
         def is_its(task: _Task) -> bool:
             if process.is_for_one or task.run is None:
                 return True
@@ -465,7 +479,7 @@ class Pool:
         if not process.in_hand:
             self._status[process.row, 2] = time.monotonic_ns()
         while count > 0:
-            task = self._hosts.take(queue, lambda each: each.host, busy, most, is_its)
+            task = self._hosts.take(queue, lambda each: each.host, busy, most, is_its, has_turn)
             if task is None:
                 break
             # One for single images is given none of the others, which would wait for it for ever.
@@ -476,6 +490,7 @@ class Pool:
                 continue
             count -= 1
             busy[task.host] += 1
+            asked[task.host] += 1
             self._tickets += 1
             task.ticket = self._tickets
             process.in_hand[task.ticket] = task
@@ -514,6 +529,7 @@ class Pool:
             process = _Process(self._numbers + 1, row, is_for_one, ours)
         self._numbers += 1
         self._status[row] = NOTHING
+        self._courtesy.forget(row)
         self._processes[process.number] = process
         self._selector.register(process.connection, selectors.EVENT_READ, process)
         tasks = self._alone if is_for_one else self._queue
@@ -589,13 +605,16 @@ def _naming_limits() -> Iterator[None]:
         raise _too_few(getattr(e, 'strerror', None) or str(e)) from e
 
 
-def _status(rows: int) -> tuple[int, np.ndarray]:
-    """Descriptor and content of what loader processes tell of themselves without a message."""
+def _status(count: int) -> tuple[int, np.ndarray, Courtesy]:
+    """What loader processes share without a message, after the descriptor of the file: what each
+    tells of itself, and what all know of hosts."""
     memory = SharedMemory()
-    _, room = memory.take(rows * STATUS * 8)
-    status = room.view(np.int64).reshape(rows, STATUS)
+    cells = status_cells(count)
+    _, room = memory.take(8 * (cells + courtesy.size_of(count + 2)))
+    status, hosts = np.split(room.view(np.int64), [cells])
     status[:] = NOTHING
-    return memory.descriptor, status
+    status = status.reshape(-1, STATUS)
+    return memory.descriptor, status, Courtesy(hosts, count + 1, memory.descriptor)
 
 
 def _crashed(task: _Task, stage: Stage, code: int | None, is_overdue: bool) -> Loaded:

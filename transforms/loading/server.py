@@ -22,7 +22,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from transforms.loading.buffers import MappedMemory
-from transforms.loading.child import STATUS, LoaderProcess, end_with
+from transforms.loading.child import STATUS, LoaderProcess, end_with, status_cells
+from transforms.storage import courtesy
+from transforms.storage.courtesy import Courtesy
 
 
 def main(control: int, memory: int, status: int, processes: int) -> None:
@@ -31,7 +33,7 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
     Args:
       control: descriptor of a stream socket.
       memory: descriptor of the memory for pixels.
-      status: descriptor of the memory for what each process decodes.
+      status: descriptor of the memory for what each process decodes, and what all know of hosts.
       processes: how many will be forked, which they are told.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is for the one that started this
@@ -74,7 +76,7 @@ def main(control: int, memory: int, status: int, processes: int) -> None:
                 selector.close()
                 for descriptor in (control, woken, wake):
                     os.close(descriptor)
-                _be_loader(me, Connection(end), memory, _row(status, row), environment, processes)
+                _be_loader(me, Connection(end), memory, status, row, environment, processes)
             running[child] = number
         os.close(end)
     for child in running:
@@ -87,9 +89,15 @@ def _descriptor(control: int) -> int:
     return descriptor
 
 
-def _row(status: int, row: int) -> np.ndarray:
-    mapped = mmap.mmap(status, os.fstat(status).st_size)
-    return np.frombuffer(mapped, np.int64, STATUS, offset=row * STATUS * 8)
+def _cells(status: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(status, os.fstat(status).st_size), np.int64)
+
+
+def _know_hosts(cells: np.ndarray, row: int, status: int, processes: int) -> None:
+    """Has this process treat hosts together with the others."""
+    first = status_cells(processes)
+    hosts = cells[first : first + courtesy.size_of(processes + 2)]
+    courtesy.share(Courtesy(hosts, row, status))
 
 
 def _reap(connection: Connection, running: dict[int, int]) -> None:
@@ -109,7 +117,8 @@ def _be_loader(
     parent: int,
     connection: Connection,
     memory: int,
-    status: np.ndarray,
+    status: int,
+    row: int,
     environment: dict[str, str],
     processes: int,
 ) -> NoReturn:
@@ -120,7 +129,10 @@ def _be_loader(
         end_with(parent)
         os.environ.clear()
         os.environ.update(environment)
-        LoaderProcess(connection, MappedMemory(memory), status, processes).run()
+        cells = _cells(status)
+        _know_hosts(cells, row, status, processes)
+        mine = cells[row * STATUS : (row + 1) * STATUS]
+        LoaderProcess(connection, MappedMemory(memory), mine, processes).run()
         code = 0
     except BaseException:  # noqa: BLE001
         traceback.print_exc()

@@ -135,10 +135,15 @@ class ThreadLoader:
         with self._lock:
             if self._busy.total() >= most:
                 return None
-            task = self._hosts.take(self._waiting, lambda each: each.host, self._busy, most)
+            task = self._hosts.take(
+                self._waiting, lambda each: each.host, self._busy, most, has_turn=self._has_turn
+            )
             if task is not None:
                 self._busy[task.host] += 1
             return task
+
+    def _has_turn(self, task: _Task) -> bool:
+        return self._options.may_ask(task.item.uri, self._busy[task.host])
 
     def _give_back(self, task: _Task) -> None:
         with self._lock:

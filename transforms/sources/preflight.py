@@ -4,6 +4,7 @@ The launcher does this, and each worker, which may run elsewhere, under another 
 """
 
 import itertools
+import logging
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
@@ -14,14 +15,15 @@ from transforms.core import uris
 from transforms.core.elements import Ref
 from transforms.core.errors import ImageError, StoreError
 from transforms.core.reasons import Reason
-from transforms.core.resources import LIVE
+from transforms.core.resources import LIVE, shared
 from transforms.core.stores import StoreOptions
 from transforms.output.layout import Layout
 from transforms.sources.inputs import Columns, Input
 from transforms.sources.listing import list_input
 from transforms.storage.base import FetchLimits
-from transforms.storage.registry import store_for
+from transforms.storage.registry import lacks_credentials, place_of, store_for, told_anonymous
 
+_LOGGER = logging.getLogger(__name__)
 _TRIED = 3
 _SPREAD = 50
 _LISTED = 1000
@@ -118,6 +120,8 @@ def _read(uri: str, source: Input, limits: FetchLimits) -> None:
     def run() -> None:
         try:
             store = store_for(uri, source.stores)
+            if lacks_credentials(store):
+                shared(_tell, told_anonymous(place_of(uri)))
             read.set_result(store.fetch(uri, limits, lambda _: None))
         except BaseException as e:  # noqa: BLE001 (it belongs to who waits)
             read.set_exception(e)
@@ -133,6 +137,10 @@ def _read(uri: str, source: Input, limits: FetchLimits) -> None:
         raise ImageError(Reason.DEADLINE, detail) from e
     finally:
         LIVE.wait_for('')
+
+
+def _tell(text: str) -> None:
+    _LOGGER.warning('%s', text)
 
 
 def _spread(refs: Iterable[Ref]) -> Iterator[Ref]:

@@ -9,12 +9,14 @@ import contextlib
 import math
 import os
 import re
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import google.auth
 import google.auth.exceptions
+import google.auth.transport.requests
 import google.auth.transport.urllib3
 import google_crc32c
 import urllib3
@@ -45,6 +47,16 @@ _STREAM_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1000
 _ANSWERS = (200, 206)
 _NO_BUCKET = re.compile(rb'bucket does not exist', re.IGNORECASE)
+_METADATA_SEC = 3.0
+
+_LOG_IN = (
+    'run `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS to a key '
+    'file'
+)
+_REFUSED = 'the Google Cloud credentials were refused: log in again'
+_NONE = f'no Google Cloud credentials: {_LOG_IN}'
+_NOT_PUBLIC = f'not public, and it is read anonymously; for a bucket of yours {_LOG_IN}'
+_NOT_ALLOWED = 'the account needs storage.objects.list, get, create and delete there'
 
 
 class GcsStore:
@@ -54,13 +66,22 @@ class GcsStore:
 
     Args:
       user_project: the project that pays for requests to requester-pays buckets.
+      anonymous: read without credentials, as is done where there are none; then nothing is written.
       page_objects: objects per page of a listing.
       tries: when fetching an image is retried.
+
+    Attributes:
+      lacks_credentials: what to do for some, if they were looked for and there are none; else ''.
+
+    Raises:
+      StoreError: there are credentials, but they cannot be used.
     """
 
     def __init__(
         self,
         user_project: str | None = None,
+        anonymous: bool = False,
+        *,
         page_objects: int = _PAGE_OBJECTS,
         tries: Tries = TRIES,
     ) -> None:
@@ -68,20 +89,12 @@ class GcsStore:
         self._user_project = user_project
         self._page_objects = page_objects
         emulator = os.environ.get('STORAGE_EMULATOR_HOST', '')
-        try:
-            if emulator:
-                self._credentials: Any = AnonymousCredentials()
-                self._client = storage.Client(project='emulator', credentials=self._credentials)
-            else:
-                self._credentials, project = google.auth.default(scopes=[_SCOPE])
-                self._client = storage.Client(
-                    project=project or 'none', credentials=self._credentials
-                )
-        except google.auth.exceptions.DefaultCredentialsError as e:
-            raise StoreError(
-                'no Google Cloud credentials: run `gcloud auth application-default login`, or set '
-                'GOOGLE_APPLICATION_CREDENTIALS to a key file'
-            ) from e
+        found, project = (None, None) if emulator or anonymous else find_credentials()
+        self.lacks_credentials = '' if emulator or anonymous or found else _NONE
+        self._is_anonymous = anonymous or bool(self.lacks_credentials)
+        self._is_writable = bool(emulator or found)
+        self._credentials: Any = found or AnonymousCredentials()
+        self._client = storage.Client(project=project or 'none', credentials=self._credentials)
         self._seen: set[str] = set()  # buckets that have given something
         self._endpoint = (emulator or self._client.api_endpoint).rstrip('/')
         pool = make_pool(self._endpoint)
@@ -97,14 +110,14 @@ class GcsStore:
         bucket, name = uris.split_object(uri)
         if not name or name.endswith('/'):  # a console's marker of an empty folder
             return None
-        with _systemic(uri):
+        with self._systemic(uri):
             blob = self._bucket(bucket).get_blob(name)
         if blob and uris.may_mark_folder(blob.size, blob.content_type) and self.is_folder(uri):
             return None
         return blob and _entry(uri, blob)
 
     def is_folder(self, uri: str) -> bool:
-        with _systemic(uri):
+        with self._systemic(uri):
             found = any(True for _ in self._blobs(uri, limit=1))
         return found or not uris.split_object(uri)[1]  # an empty bucket is one, too
 
@@ -116,7 +129,7 @@ class GcsStore:
         starts_with: str = '',
     ) -> Iterator[Entry]:
         bucket, _ = uris.split_object(folder)
-        with _systemic(folder):
+        with self._systemic(folder):
             for blob in self._blobs(folder, starts_with, one_level=max_depth == 1):
                 alive()  # markers of folders are not given on
                 if not blob.name.endswith('/'):
@@ -157,7 +170,7 @@ class GcsStore:
         self, bucket: str, path: str, unless: str, part: Part | None
     ) -> urllib3.BaseHTTPResponse:
         response = self._get(path, part)
-        if response.status == 401:
+        if response.status == 401 and not self._is_anonymous:
             # Revoked before its time, or a clock that is wrong: a fresh token may do.
             read_error(response)
             with _authentication():
@@ -169,6 +182,9 @@ class GcsStore:
                 raise StoreError(f'gs://{bucket}: this bucket was deleted during the run')
             if part is not None and response.status in NO_SUCH_PART:
                 raise changed(part)
+            if self._is_anonymous and response.status in (401, 403):
+                # Of an object: others of its bucket may be public.
+                raise ImageError(Reason.FORBIDDEN, f'HTTP {response.status}: {_NOT_PUBLIC}')
             _raise_for_status(response, unless)
         self._seen.add(bucket)
         if unless and _version(response.headers) == unless:
@@ -194,7 +210,7 @@ class GcsStore:
 
     def open(self, uri: str) -> BinaryIO:
         bucket, name = uris.split_object(uri)
-        with _systemic(uri):
+        with self._systemic(uri):
             blob = self._bucket(bucket).get_blob(name) if name else None
             if blob is None:
                 raise UsageError(f'cannot read {uri}: no such object')
@@ -209,7 +225,7 @@ class GcsStore:
         bucket, name = uris.split_object(uri)
         blob = self._bucket(bucket).blob(name)
         try:
-            with _systemic(uri):
+            with self._systemic(uri):
                 data = blob.download_as_bytes()
         except UsageError:
             return None
@@ -227,8 +243,9 @@ class GcsStore:
             for bucket, name in map(uris.split_object, (uri, target))
         )
         token = None
+        self._check_writable(uri)
         try:
-            with _systemic(uri):
+            with self._systemic(uri):
                 while True:
                     token, _, _ = copy.rewrite(source, token, retry=storage.retry.DEFAULT_RETRY)
                     if token is None:
@@ -240,13 +257,14 @@ class GcsStore:
         return self._upload_if(uri, data, int(seen.version))
 
     def delete(self, uri: str, seen: Seen | None = None) -> bool:
+        self._check_writable(uri)
         bucket, name = uris.split_object(uri)
         # Both say the same, but for a bucket that keeps old versions, of which the second one lets
         # none be deleted.  Emulators know only the first.
         generation = None if seen is None else int(seen.version)
         blob = self._bucket(bucket).blob(name, generation=generation)
         try:
-            with _systemic(uri):
+            with self._systemic(uri):
                 blob.delete(if_generation_match=generation, retry=storage.retry.DEFAULT_RETRY)
         except (UsageError, api_exceptions.PreconditionFailed):
             return seen is None
@@ -262,9 +280,19 @@ class GcsStore:
     def _bucket(self, name: str) -> storage.Bucket:
         return self._client.bucket(name, user_project=self._user_project)
 
+    def _check_writable(self, uri: str) -> None:
+        if not self._is_writable:
+            raise StoreError(f'{uri}: nothing is written anonymously, and there are {_NONE}')
+
+    def _systemic(self, uri: str) -> '_Systemic':
+        if self._is_anonymous:  # to a 401 the client answers that there is nothing to refresh
+            return _Systemic(uri, _NOT_PUBLIC, _NOT_PUBLIC)
+        return _Systemic(uri, _NOT_ALLOWED, _REFUSED)
+
     def _upload(self, uri: str, data: bytes, **conditions: int) -> None:
+        self._check_writable(uri)
         bucket, name = uris.split_object(uri)
-        with _systemic(uri):
+        with self._systemic(uri):
             # Safe to repeat: the same bytes under the same name.
             self._bucket(bucket).blob(name).upload_from_string(
                 data,
@@ -301,11 +329,64 @@ def _entry(uri: str, blob: storage.Blob) -> Entry:
     return Entry(uri, str(blob.generation), blob.size or 0, modified_at=modified_at)
 
 
-class _systemic:  # noqa: N801 (used as a with statement)
+class _Metadata(google.auth.transport.requests.Request):
+    """Asks the metadata server, which is there on Google Cloud only; elsewhere it may be silence.
+
+    What was silent for seconds is not asked again.  A refusal is: it comes at once, also from a
+    server that is about to start.
+    """
+
+    def __init__(self, patience_sec: float):
+        super().__init__()
+        self._patience_sec = patience_sec
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        begun = time.monotonic()
+        options['timeout'] = min(options.get('timeout', math.inf), self._patience_sec)
+        try:
+            return super().__call__(*arguments, **options)
+        except google.auth.exceptions.TransportError:
+            if time.monotonic() - begun < options['timeout']:
+                raise
+            return _Silence()
+
+
+class _Silence:
+    """What google-auth takes for the answer of something that is no metadata server."""
+
+    status = 504
+    headers: ClassVar[dict[str, str]] = {}
+    data = b''
+
+
+def find_credentials(metadata_sec: float = _METADATA_SEC) -> tuple[Any, str | None]:
+    """The Application Default Credentials and their project; (None, None) if there are none.
+
+    Args:
+      metadata_sec: how long silence of the metadata server is waited for.
+
+    Raises:
+      StoreError: there are some, but they cannot be used.
+    """
+    try:
+        return google.auth.default(scopes=[_SCOPE], request=_Metadata(metadata_sec))
+    except google.auth.exceptions.DefaultCredentialsError as e:
+        # A file that is named, or lies where gcloud puts it, is an error where it cannot be used.
+        is_named = bool(os.environ.get('GOOGLE_APPLICATION_CREDENTIALS'))
+        if not is_named and 'credentials were not found' in str(e):
+            return None, None
+        raise StoreError(f'the Google Cloud credentials cannot be used: {e}; {_LOG_IN}') from e
+    except google.auth.exceptions.GoogleAuthError as e:
+        raise StoreError(f'the Google Cloud credentials cannot be used: {e}; {_LOG_IN}') from e
+
+
+class _Systemic:
     """Turns what the client library raises into an error about the whole store."""
 
-    def __init__(self, uri: str):
+    def __init__(self, uri: str, denied: str, refused: str):
         self._uri = uri
+        self._denied = denied
+        self._refused = refused
 
     def __enter__(self) -> None:
         return None
@@ -318,13 +399,10 @@ class _systemic:  # noqa: N801 (used as a with statement)
                 raise UsageError(f'{self._uri}: no such bucket or object') from error
             case api_exceptions.Forbidden() | api_exceptions.Unauthorized():
                 raise StoreError(
-                    f'{self._uri}: access denied (HTTP {error.code}); the account needs '
-                    'storage.objects.list, get, create and delete there'
+                    f'{self._uri}: access denied (HTTP {error.code}); {self._denied}'
                 ) from error
             case google.auth.exceptions.GoogleAuthError():
-                raise StoreError(
-                    f'{self._uri}: the Google Cloud credentials were refused: log in again'
-                ) from error
+                raise StoreError(f'{self._uri}: {self._refused}') from error
             case api_exceptions.GoogleAPICallError() | api_exceptions.RetryError():
                 raise StoreError(f'{self._uri}: the store gave an unexpected answer') from error
             case OSError():  # requests' errors among them
@@ -338,7 +416,7 @@ def _authentication() -> Iterator[None]:
     except google.auth.exceptions.TransportError as e:
         raise TransientError(Reason.STORE_ERROR, 'no access token: no connection') from e
     except google.auth.exceptions.GoogleAuthError as e:
-        raise StoreError('the Google Cloud credentials were refused: log in again') from e
+        raise StoreError(_REFUSED) from e
 
 
 def _raise_for_status(response: urllib3.BaseHTTPResponse, unless: str) -> NoReturn:

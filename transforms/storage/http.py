@@ -32,8 +32,11 @@ from urllib3.exceptions import (
 from transforms.core import uris
 from transforms.core.errors import ImageError, UsageError
 from transforms.core.reasons import Reason
+from transforms.core.stores import HttpOptions
 from transforms.core.uris import WebUrl
+from transforms.storage import courtesy
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
+from transforms.storage.courtesy import Courtesy, PausedError, Visit
 from transforms.storage.http_fetch import (
     NO_SUCH_PART,
     POOL_SIZE,
@@ -44,17 +47,20 @@ from transforms.storage.http_fetch import (
     TlsPool,
     TransientError,
     Tries,
-    heed_retry_after,
+    check_wait,
+    deadline,
     range_of,
     read_error,
     read_object,
     seconds_left,
+    seconds_to_wait,
 )
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ANSWERS = frozenset({200, 203})  # the latter from a proxy that has changed something
 _PART = 206
+_TOO_MUCH = frozenset({429, 503})
 _MAX_REDIRECTS = 5
 _MAX_LOCATION_CHARS = 8192
 _MAX_VERSION_CHARS = 200
@@ -69,6 +75,13 @@ _NO_SUCH_HOST = frozenset(
     for name in ('EAI_NONAME', 'EAI_NODATA', 'EAI_ADDRFAMILY')
     if hasattr(socket, name)
 )
+
+ROBOTS_TAG = 'X-Robots-Tag'
+_NO_ROBOTS = ('noai', 'noimageai', 'noindex', 'noimageindex', 'none')
+# Before a colon stands a robot's name, or else one of these with its value.
+_VALUED = frozenset({'unavailable_after', 'max-snippet', 'max-image-preview', 'max-video-preview'})
+_ROBOT = re.compile(r'[a-z0-9_.*-]+')
+_NAME = 'lemmabeam'
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -194,11 +207,26 @@ class HttpStore:
 
     Args:
       allow_private_hosts: connect to addresses that are not public, too.
+      requests_per_host, user_agent, ignore_robots_tag: see `transforms.core.stores.HttpOptions`.
       tries: when fetching an image is retried.
+      shared: what is known of hosts; by default what this process shares with others.
     """
 
-    def __init__(self, allow_private_hosts: bool = False, tries: Tries = TRIES) -> None:
+    def __init__(
+        self,
+        allow_private_hosts: bool = False,
+        requests_per_host: int = HttpOptions().requests_per_host,
+        user_agent: str = '',
+        ignore_robots_tag: bool = False,
+        tries: Tries = TRIES,
+        shared: Courtesy | None = None,
+    ) -> None:
         self.tries = tries
+        self._requests_per_host = requests_per_host
+        self._shared = shared
+        agent = user_agent or f'{_NAME}/{importlib.metadata.version("lemmabeam")}'
+        self._robots = frozenset({'*', _NAME, re.split('[/ ]', agent, maxsplit=1)[0].lower()})
+        self._heeds_robots_tag = not ignore_robots_tag
         # urllib3 logs whole URLs when headers are odd, and with them what signs them.
         for name in ('urllib3.connection', 'urllib3.connectionpool', 'urllib3.response'):
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -214,7 +242,7 @@ class HttpStore:
             'https': _pool_class(TlsPool, PooledHttpsConnection, allow_private_hosts),
         }
         self._headers = {
-            'User-Agent': f'lemmabeam/{importlib.metadata.version("lemmabeam")}',
+            'User-Agent': agent,
             'Accept': '*/*',
             'Accept-Encoding': 'identity',
         }
@@ -233,12 +261,14 @@ class HttpStore:
     ) -> Fetched:
         url = uris.split_url(uri)
         condition = _condition(unless)
+        known = self._shared or courtesy.current()
+        visit = known.visit(self._requests_per_host, deadline)
         tries = 0
 
         def ask() -> urllib3.BaseHTTPResponse:
             nonlocal tries
             try:
-                response = self._follow(url, condition, part)
+                response = self._follow(url, condition, part, visit)
             except ReadTimeoutError:
                 raise
             except HTTPError as e:
@@ -263,21 +293,59 @@ class HttpStore:
             doubts_length=True,
             tries=self.tries,
             part=part,
+            when_read=visit.leave,
         )
 
     def _follow(
-        self, url: WebUrl, condition: Mapping[str, str], part: Part | None
+        self, url: WebUrl, condition: Mapping[str, str], part: Part | None, visit: Visit
     ) -> urllib3.BaseHTTPResponse:
         """The answer at the end of the redirects."""
         headers = {**condition, **range_of(part)}
         for _ in range(_MAX_REDIRECTS + 1):
+            _begin(visit, url)
             response = self._get(url, headers)
             if response.status not in _REDIRECTS:
+                self._heed(response, visit)
                 return _checked(response, bool(condition), part)
             location = response.headers.get('Location', '')
             _drop(response)
             url = _redirected(url, location)
         raise ImageError(Reason.STORE_ERROR, f'more than {_MAX_REDIRECTS} redirects')
+
+    def _heed(self, response: urllib3.BaseHTTPResponse, visit: Visit) -> None:
+        """Does what an answer asks of whoever asks, whatever else it is.
+
+        Raises:
+          ImageError: it forbids machines to use the image.
+        """
+        status = response.status
+        if _is_transient(status):
+            seconds = seconds_to_wait(response.headers)
+            if seconds or status in _TOO_MUCH:
+                visit.heed(seconds, self.tries)
+            return
+        visit.went_well()
+        if status not in _ANSWERS and status != _PART:
+            return
+        if self._heeds_robots_tag and (said := self._forbidden_by(response.headers)):
+            _drop(response)
+            error = ImageError(Reason.FORBIDDEN, f'{ROBOTS_TAG}: {said}')
+            error.is_its_own = True
+            raise error
+
+    def _forbidden_by(self, headers: Any) -> str:
+        """What X-Robots-Tag says to us that forbids the use of an image; '' if nothing does."""
+        for line in headers.getlist(ROBOTS_TAG):
+            is_ours = True
+            for part in line.lower().split(','):
+                before, colon, after = map(str.strip, part.partition(':'))
+                if before in _VALUED:
+                    continue
+                if colon and _ROBOT.fullmatch(before):
+                    is_ours = before in self._robots  # up to the next one
+                if is_ours and (after if colon else before) in _NO_ROBOTS:
+                    return after if colon else before
+        return ''
 
     def _get(self, url: WebUrl, more: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         headers = {**self._headers, **more}
@@ -406,8 +474,8 @@ def _checked(
     if part is not None and status in NO_SUCH_PART:
         raise changed(part)
     detail = f'HTTP {status}'
-    if status in (408, 429) or 500 <= status < 600:
-        heed_retry_after(response.headers, detail)
+    if _is_transient(status):
+        check_wait(seconds_to_wait(response.headers), detail)
         raise TransientError(Reason.STORE_ERROR, detail)
     match status:
         case 304 if is_conditional:
@@ -418,6 +486,28 @@ def _checked(
             raise ImageError(Reason.FORBIDDEN, detail)
         case _:
             raise ImageError(Reason.STORE_ERROR, detail)
+
+
+def _is_transient(status: int) -> bool:
+    return status in (408, 429) or 500 <= status < 600
+
+
+def _begin(visit: Visit, url: WebUrl) -> None:
+    """Waits for a turn at the host of a URL, kept by the names that its pictures have.
+
+    Raises:
+      ImageError: it has asked for no request before the deadline.
+      TransientError: its pause is ours.
+    """
+    try:
+        visit.begin(uris.host_of(str(url._replace(target='/'))))
+    except PausedError as e:
+        if not e.has_asked:
+            raise TransientError(Reason.DEADLINE, 'its host refuses so many requests') from e
+        raise ImageError(
+            Reason.STORE_ERROR,
+            'not asked for: its host wants no request (Retry-After) before the deadline',
+        ) from e
 
 
 def _drop(response: urllib3.BaseHTTPResponse) -> None:

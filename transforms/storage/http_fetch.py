@@ -93,6 +93,11 @@ def seconds_left() -> float:
     return min(left, _deadline.silence_sec)
 
 
+def deadline() -> float:
+    """When the object that this thread is fetching must have come, by the monotonic clock."""
+    return _deadline.ends_at
+
+
 def heed_retry_after(headers: Mapping[str, str], detail: str) -> None:
     """Waits before the next try as long as the answer asks, in seconds or with a date.
 
@@ -103,17 +108,27 @@ def heed_retry_after(headers: Mapping[str, str], detail: str) -> None:
     Raises:
       ImageError: at once, if the deadline does not leave that long.
     """
-    seconds = _seconds_to_wait(headers)
+    seconds = seconds_to_wait(headers)
     if not seconds:
         return
+    check_wait(seconds, detail)
+    time.sleep(seconds)
+
+
+def check_wait(seconds: float, detail: str) -> None:
+    """Checks that the deadline leaves so long a wait.
+
+    Raises:
+      ImageError: it does not; `detail` is what the answer said.
+    """
     if time.monotonic() + seconds >= _deadline.ends_at:
         raise ImageError(
             Reason.STORE_ERROR, f'{detail}, with a request to come back after the deadline'
         )
-    time.sleep(seconds)
 
 
-def _seconds_to_wait(headers: Mapping[str, str]) -> float:
+def seconds_to_wait(headers: Mapping[str, str]) -> float:
+    """How long an answer asks to wait before the next request; 0 if it does not."""
     after = headers.get('Retry-After', '').strip()
     if re.fullmatch('[0-9]{1,9}', after):
         return float(after)
@@ -284,6 +299,7 @@ def read_object(
     doubts_length: bool = False,
     tries: Tries = TRIES,
     part: Part | None = None,
+    when_read: Callable[[], None] = lambda: None,
 ) -> Fetched:
     """Reads an object, with retries until it is whole or its time is up.
 
@@ -298,6 +314,7 @@ def read_object(
         same byte.
       tries: when it is retried.
       part: what was asked for, if not the whole: then `check` is not called.
+      when_read: called after each try, whatever came of it.
 
     Raises:
       ImageError: deadline, store_error, checksum, too_many_bytes, a body that is not as packed as
@@ -314,6 +331,8 @@ def read_object(
         except TransientError:
             room.give_back()  # the next try may be long in coming
             raise
+        finally:
+            when_read()
 
     try:
         return read()

@@ -41,6 +41,48 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
     return shared(_make_store, (registered.location, registered.own(options)))
 
 
+def settle_anonymity(found: Iterable[str], options: StoreOptions) -> tuple[StoreOptions, list[str]]:
+    """Decides once, for all processes of a run, what is read without credentials.
+
+    Args:
+      found: what will be read: URIs.
+      options: how stores are reached.
+
+    Returns:
+      The options with that decision, and what is to be told of it: a line for each bucket.
+
+    Raises:
+      StoreError: there are credentials, but they cannot be used.
+      UsageError: no store reads this scheme.
+    """
+    places = dict.fromkeys(place_of(uri) for uri in found if has_buckets(uri))
+    lacking = [place for place in places if lacks_credentials(store_for(place, options))]
+    schemes = {uris.scheme_of(place) for place in lacking}
+    return options.anonymously(*schemes), [told_anonymous(place) for place in lacking]
+
+
+def lacks_credentials(store: Store) -> str:
+    """What to do for credentials, if a store has looked for some and found none; else ''."""
+    why: str = getattr(store, 'lacks_credentials', '')
+    return why
+
+
+def has_buckets(uri: str) -> bool:
+    """Whether it lies in an object store."""
+    scheme = uris.scheme_of(uri)
+    return scheme in STORES and STORES[scheme].bucket is not None
+
+
+def place_of(uri: str) -> str:
+    """'gs://bucket' of what lies in it."""
+    return f'{uris.scheme_of(uri)}://{uris.split_object(uri)[0]}'
+
+
+def told_anonymous(place: str) -> str:
+    """What is told of a bucket for which there are no credentials."""
+    return f'no credentials for {uris.printable(place)}: reading it anonymously'
+
+
 def modules_of(found: Iterable[str]) -> list[str]:
     """The modules of the stores of some URIs; imports nothing."""
     schemes = {uris.scheme_of(uri) for uri in found} & STORES.keys()

@@ -83,6 +83,10 @@ _PERMISSIONS = (
     'access denied; the account needs s3:ListBucket, s3:GetObject, s3:PutObject and '
     's3:DeleteObject there'
 )
+_NOT_PUBLIC = (
+    'access denied: not public, and it is read anonymously; for a bucket of yours run `aws sso '
+    'login` or `aws configure`, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY'
+)
 _PAYER = 'requester'
 _ARCHIVED = 'archived: restore it first'
 
@@ -97,14 +101,18 @@ class S3Store:
       endpoint_url: an address other than Amazon's.
       region_name: region of the buckets; that of a bucket elsewhere is looked up once.
       is_payer: pay for requests to requester-pays buckets.
+      anonymous: read without credentials, as is done where there are none; then nothing is written.
       tries: when fetching an image is retried.
       attempts: how often any other request is tried.
       conflict_sec: pauses after each write that conflicted with another one.
       stream_bytes: bytes per request when an object is read as a stream.
 
+    Attributes:
+      lacks_credentials: what to do for some, if they were looked for and there are none; else ''.
+
     Raises:
       UsageError: boto3 is not installed, or region, endpoint or profile cannot be used.
-      StoreError: there are no credentials.
+      StoreError: there are credentials, but they cannot be used.
     """
 
     def __init__(
@@ -112,6 +120,7 @@ class S3Store:
         endpoint_url: str | None = None,
         region_name: str | None = None,
         is_payer: bool = False,
+        anonymous: bool = False,
         *,
         tries: Tries = TRIES,
         attempts: int = 5,
@@ -128,9 +137,12 @@ class S3Store:
             raise UsageError("s3:// needs boto3: pip install 'lemmabeam[aws]'") from e
         session = botocore.session.Session()
         with _systemic('s3://'):
-            if session.get_credentials() is None:
-                raise StoreError(_NO_KEYS)
-            self._client = _make_client(session, endpoint_url, region_name, attempts)
+            is_lacking = not anonymous and session.get_credentials() is None
+            self.lacks_credentials = _NO_KEYS if is_lacking else ''
+            self._is_anonymous = anonymous or is_lacking
+            self._client = _make_client(
+                session, endpoint_url, region_name, attempts, self._is_anonymous
+            )
             ca_certs = session.get_config_variable('ca_bundle')
         # As stored: the checksum is of the stored bytes.
         self._headers = {'Accept-Encoding': 'identity', 'x-amz-checksum-mode': 'ENABLED'}
@@ -155,7 +167,7 @@ class S3Store:
         bucket, key = uris.split_object(uri)
         if not key or key.endswith('/'):  # a console's marker of an empty folder
             return None
-        with _systemic(uri):
+        with self._systemic(uri):
             try:
                 found = self._client.head_object(Bucket=bucket, Key=key)
             except ClientError as e:
@@ -174,7 +186,7 @@ class S3Store:
 
     def is_folder(self, uri: str) -> bool:
         bucket, prefix = _folder(uri)
-        with _systemic(uri):
+        with self._systemic(uri):
             page = self._client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
         return bool(page.get('Contents')) or not prefix  # an empty bucket is one, too
 
@@ -188,7 +200,7 @@ class S3Store:
         bucket, prefix = _folder(folder)
         options = {'Delimiter': '/'} if max_depth == 1 else {}
         paginator = self._client.get_paginator('list_objects_v2')
-        with _systemic(folder):
+        with self._systemic(folder):
             for page in paginator.paginate(Bucket=bucket, Prefix=prefix + starts_with, **options):
                 alive()  # markers of folders are not given on
                 for found in page.get('Contents', ()):
@@ -225,13 +237,13 @@ class S3Store:
         response = self._get(bucket, key, unless, part)
         if response.status in _ANSWERS:
             return response
-        error = _error_of(bucket, response, unless)
+        error = self._error_of(bucket, response, unless)
         if isinstance(error, _ElsewhereError):
             self._locate(bucket)
             response = self._get(bucket, key, unless, part)
             if response.status in _ANSWERS:
                 return response
-            error = _error_of(bucket, response, unless)
+            error = self._error_of(bucket, response, unless)
         if part is not None and response.status in NO_SUCH_PART:
             raise changed(part)
         raise error
@@ -254,6 +266,17 @@ class S3Store:
             'GET', _keep_dots(url), headers=headers, preload_content=False, timeout=seconds_left()
         )
 
+    def _error_of(self, bucket: str, response: urllib3.BaseHTTPResponse, unless: str) -> Exception:
+        error = _error_of(bucket, response, unless)
+        is_refused = self._is_anonymous and response.status in (401, 403)
+        if is_refused and isinstance(error, ImageError) and not error.is_its_own:
+            # Of an object: others of its bucket may be public.
+            return ImageError(Reason.FORBIDDEN, f'HTTP {response.status}: {_NOT_PUBLIC}')
+        return error
+
+    def _systemic(self, uri: str) -> contextlib.AbstractContextManager[None]:
+        return _systemic(uri, _NOT_PUBLIC if self._is_anonymous else _PERMISSIONS)
+
     def _locate(self, bucket: str) -> None:
         """Has the client look up the region of a bucket, for which it signs from then on."""
         from botocore.exceptions import BotoCoreError, ClientError
@@ -274,7 +297,7 @@ class S3Store:
     def _stream(self, entry: Entry) -> BinaryIO:
         def read(start: int, end: int) -> bytes:
             options = {'Range': f'bytes={start}-{end - 1}', 'IfMatch': entry.version}
-            with _systemic(entry.uri):
+            with self._systemic(entry.uri):
                 return _read(self._client, entry.uri, self._attempts, **options).data
 
         return open_ranges(entry.size_bytes, read, self._stream_bytes)
@@ -286,7 +309,7 @@ class S3Store:
     def look(self, uri: str) -> Seen | None:
         from botocore.exceptions import ClientError
 
-        with _systemic(uri):
+        with self._systemic(uri):
             try:
                 return _read(self._client, uri, self._attempts)
             except ClientError as e:
@@ -295,17 +318,18 @@ class S3Store:
                 raise
 
     def write(self, uri: str, data: bytes) -> None:
-        with _systemic(uri):
+        with self._systemic(uri):
             self._put(uri, data)
 
     def create(self, uri: str, data: bytes) -> bool:
-        with _systemic(uri):
+        with self._systemic(uri):
             # Gone again: a delete of this name at the same time.
             return self._try(lambda: self._put(uri, data, IfNoneMatch='*'), 'NoSuchKey')
 
     def place(self, uri: str, target: str) -> bool:
+        self._check_writable(uri)
         source, copy = map(uris.split_object, (uri, target))
-        with _systemic(uri):
+        with self._systemic(uri):
             return self._try(
                 lambda: self._client.copy_object(
                     Bucket=copy[0],
@@ -315,15 +339,16 @@ class S3Store:
             )
 
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
-        with _systemic(uri):
+        with self._systemic(uri):
             return self._try(lambda: self._put(uri, data, IfMatch=f'"{seen.version}"'))
 
     def delete(self, uri: str, seen: Seen | None = None) -> bool:
         from botocore.exceptions import ClientError
 
+        self._check_writable(uri)
         bucket, key = uris.split_object(uri)
         conditions = {} if seen is None else {'IfMatch': f'"{seen.version}"'}
-        with _systemic(uri):
+        with self._systemic(uri):
             try:
                 return self._try(
                     lambda: self._client.delete_object(Bucket=bucket, Key=key, **conditions)
@@ -333,6 +358,10 @@ class S3Store:
                 if seen is None or _status_of(e) != 501:
                     raise
                 return False
+
+    def _check_writable(self, uri: str) -> None:
+        if self._is_anonymous:
+            raise StoreError(f'{uri}: nothing is written anonymously, and there are {_NO_KEYS}')
 
     def _try(self, request: Callable[[], object], another_try: str = '') -> bool:
         """Sends a request that the store may refuse for its condition; whether it was accepted.
@@ -358,6 +387,7 @@ class S3Store:
         raise AssertionError('unreachable')
 
     def _put(self, uri: str, data: bytes, **conditions: str) -> None:
+        self._check_writable(uri)
         bucket, key = uris.split_object(uri)
         self._client.put_object(
             Bucket=bucket, Key=key, Body=data, ContentType='application/octet-stream', **conditions
@@ -365,13 +395,18 @@ class S3Store:
 
 
 def _make_client(
-    session: Any, endpoint_url: str | None, region_name: str | None, attempts: int
+    session: Any,
+    endpoint_url: str | None,
+    region_name: str | None,
+    attempts: int,
+    is_anonymous: bool,
 ) -> Any:
+    from botocore import UNSIGNED
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
 
     config = Config(
-        signature_version='s3v4',
+        signature_version=UNSIGNED if is_anonymous else 's3v4',
         retries={'mode': 'standard', 'total_max_attempts': attempts},
         connect_timeout=_CONNECT_SEC,
         read_timeout=_READ_SEC,
@@ -507,7 +542,7 @@ def _code_of(error: Any) -> str:
 
 
 @contextlib.contextmanager
-def _systemic(uri: str) -> Iterator[None]:
+def _systemic(uri: str, denied: str = _PERMISSIONS) -> Iterator[None]:
     """Turns what the client library raises into an error about the whole store."""
     from botocore import exceptions
     from botocore.parsers import ResponseParserError
@@ -515,7 +550,7 @@ def _systemic(uri: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ClientError as e:
-        raise _explain(uri, _code_of(e), _status_of(e)) from e
+        raise _explain(uri, _code_of(e), _status_of(e), denied) from e
     except (exceptions.ProfileNotFound, exceptions.ConfigParseError) as e:
         raise UsageError('AWS_PROFILE: no such profile, or ~/.aws/config is damaged') from e
     except exceptions.InvalidRegionError as e:
@@ -530,7 +565,7 @@ def _systemic(uri: str) -> Iterator[None]:
         raise StoreError(f'{uri}: the store gave an unexpected answer') from e
 
 
-def _explain(uri: str, code: str, status: int) -> LemmabeamError:
+def _explain(uri: str, code: str, status: int, denied: str) -> LemmabeamError:
     if code == 'NoSuchBucket':
         return UsageError(f'{uri}: no such bucket {uris.split_object(uri)[0]}')
     if error := _systemic_error(uri, code, status):
@@ -538,8 +573,8 @@ def _explain(uri: str, code: str, status: int) -> LemmabeamError:
     if code == 'InvalidObjectState':
         return StoreError(f'{uri}: {_ARCHIVED}')
     match status:
-        case 403:
-            return StoreError(f'{uri}: {_PERMISSIONS}')
+        case 401 | 403:
+            return StoreError(f'{uri}: {denied}')
         case 404:
             return UsageError(f'{uri}: no such bucket or object')
         case 412:

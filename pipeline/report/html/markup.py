@@ -21,7 +21,10 @@ class Markup(str):
 
 def visible(text: str) -> str:
     """A text in which nothing is hidden: control and direction characters are spelled out."""
-    return _INVISIBLE.sub(lambda match: f'\\u{ord(match[0]):04x}', uris.printable(text))
+    shown = uris.printable(text)
+    if shown.isascii():
+        return shown
+    return _INVISIBLE.sub(lambda match: f'\\u{ord(match[0]):04x}', shown)
 
 
 def escape(text: str) -> Markup:

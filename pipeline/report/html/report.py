@@ -86,12 +86,13 @@ def write_html_report(
         {},
         thumbnails,
     )
-    if thumbnails:
-        found = read_pictures(_wanted(digest), limits, stores)
+    found = read_pictures(_wanted(digest), limits, stores) if thumbnails else {}
+    html = to_html(page._replace(pictures=found)).encode()
+    if len(html) > max_bytes and found:
         room = max_bytes - len(to_html(page).encode())
-        page = page._replace(pictures=_fitting(digest, found, room))
+        html = to_html(page._replace(pictures=_fitting(digest, found, room))).encode()
     target = target or uris.join(output, f'runs/{run.id}/report.html')
-    store_for(target, stores).write(target, to_html(page).encode())
+    store_for(target, stores).write(target, html)
     return target
 
 
