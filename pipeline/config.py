@@ -295,8 +295,8 @@ def _layout(
     deadline_sec: float,
 ) -> Layout:
     """Where the run is written: a place that can be, by its name and by what is there."""
-    if uris.scheme_of(args.output) in ('http', 'https'):
-        raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
+    if what := uris.read_only(args.output):
+        raise UsageError(f'--output {uris.printable(args.output)}: {what} is not written to')
     model = inference.model
     layout = Layout(
         output=_output(args.output),

@@ -62,7 +62,8 @@ class LabelOptions:
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
         '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs:// or s3://, in manifests also http(s)://; may be repeated',
+        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be '
+        'repeated',
         per_run=True,
         is_common=True,
     )
@@ -145,7 +146,7 @@ class LabelOptions:
         _OUTPUT,
         is_required=True,
         metavar='DIR',
-        help='a folder, local, gs:// or s3://',
+        help='a folder, local, gs://, s3:// or az://',
         decides_rows=False,
         per_run=True,
         is_common=True,

@@ -84,8 +84,8 @@ def test_what_fetches_and_decodes_needs_no_beam_no_tensorflow_and_no_cloud():
 
 
 def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
-    stores = [f'transforms.storage.{name}' for name in ('local', 'http', 's3', 'gcs')]
-    clients = ['urllib3', 'google.auth', 'botocore']
+    stores = [f'transforms.storage.{name}' for name in ('local', 'http', 's3', 'gcs', 'azure')]
+    clients = ['urllib3', 'google.auth', 'botocore', 'azure.core']
     ask = 'from transforms.storage.registry import store_for; store_for({!r})'.format
     steps = ['import transforms.storage.registry', ask('/a'), ask('https://example.com/a')]
     assert list(found_after_each(steps, stores + clients).values()) == [

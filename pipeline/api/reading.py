@@ -197,7 +197,7 @@ def open(  # noqa: A001 (as in other libraries that open a folder of data)
     """Opens an output folder for reading.
 
     Args:
-      folder: the output of `label`, local, gs:// or s3://.
+      folder: the output of `label`, local, gs://, s3:// or az://.
       model_id: the only model whose rows are wanted; by default all, which have a column `model`.
       **stores: how stores are reached, as of `relabel`.
 

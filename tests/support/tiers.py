@@ -78,7 +78,7 @@ QUICK = {
 }
 _ROOT = Path(__file__).parents[2]
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
-_SERVERS = {'emulator', 's3', 'server'}
+_SERVERS = {'emulator', 's3', 'azure', 'server'}
 
 # Seconds of each file; `make test-times` measures them anew, after which nothing but order changes.
 _TIMES = Path(__file__).with_name('times.json')

@@ -90,16 +90,22 @@ class Registered(NamedTuple):
       location: its class, 'module:class'.
       own: its own options: a NamedTuple whose fields are the keywords of the class; None if it has
         none.
-      bucket: what bucket names look like, the first part of its URIs; None if it has no buckets.
+      bucket: what bucket names look like, the first parts of its URIs; None if it has no buckets.
+      bucket_parts: how many parts of a URI name a bucket.
+      is_written: whether it can hold an output.
     """
 
     location: str
     own: Callable[[StoreOptions], Any] = lambda _: None
     bucket: re.Pattern[str] | None = None
+    bucket_parts: int = 1
+    is_written: bool = True
 
 
 # Redirects lead from http to https: both share their connections.
-_WEB = Registered('transforms.storage.http:HttpStore', lambda options: options.http)
+_WEB = Registered(
+    'transforms.storage.http:HttpStore', lambda options: options.http, is_written=False
+)
 STORES = {
     '': Registered('transforms.storage.local:LocalStore'),
     'gs': Registered(
@@ -111,6 +117,19 @@ STORES = {
         'transforms.storage.s3:S3Store',
         lambda options: options.s3,
         re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'),
+    ),
+    'az': Registered(
+        'transforms.storage.azure:AzureStore',
+        bucket=re.compile(
+            r'[a-z0-9]{3,24}/(?=.{3,63}\Z)([a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs)'
+        ),
+        bucket_parts=2,  # az://account/container
+    ),
+    'hf': Registered(
+        'transforms.storage.huggingface:HfStore',
+        bucket=re.compile(r'datasets(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}){2}(@[^/@]{1,200})?'),
+        bucket_parts=3,  # hf://datasets/owner/name@revision
+        is_written=False,
     ),
     'http': _WEB,
     'https': _WEB,

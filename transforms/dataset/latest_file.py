@@ -77,8 +77,8 @@ def write_latest_to(
 def _target(given: str, folder: str, stores: StoreOptions) -> str:
     target = uris.absolute(given)
     shown = uris.printable(given)
-    if uris.scheme_of(target) in ('http', 'https'):
-        raise UsageError(f'--output {shown}: http(s) is not written to')
+    if what := uris.read_only(target):
+        raise UsageError(f'--output {shown}: {what} is not written to')
     output_store(target, stores)  # a scheme that cannot be written is found first
     if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
         raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')

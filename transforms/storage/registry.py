@@ -38,8 +38,8 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
     if scheme not in STORES:
         known = ', '.join(f'{name}://' for name in STORES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
-    location, own, _ = STORES[scheme]
-    return shared(_make_store, (location, own(options)))
+    registered = STORES[scheme]
+    return shared(_make_store, (registered.location, registered.own(options)))
 
 
 def output_store(

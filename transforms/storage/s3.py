@@ -7,7 +7,6 @@ our own, from URLs that it signs: with a deadline that is total, and somewhat le
 import base64
 import contextlib
 import hashlib
-import io
 import logging
 import re
 import threading
@@ -38,6 +37,7 @@ from transforms.storage.http_fetch import (
     read_object,
     seconds_left,
 )
+from transforms.storage.ranges import open_ranges
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
@@ -292,8 +292,15 @@ class S3Store:
         entry = self.stat(uri)
         if entry is None:
             raise UsageError(f'cannot read {uri}: no such object')
-        stream = _Stream(self._client, entry, self._attempts, self._systemic)
-        return io.BufferedReader(stream, self._stream_bytes)
+        return self._stream(entry)
+
+    def _stream(self, entry: Entry) -> BinaryIO:
+        def read(start: int, end: int) -> bytes:
+            options = {'Range': f'bytes={start}-{end - 1}', 'IfMatch': entry.version}
+            with self._systemic(entry.uri):
+                return _read(self._client, entry.uri, self._attempts, **options).data
+
+        return open_ranges(entry.size_bytes, read, self._stream_bytes)
 
     def read(self, uri: str) -> bytes | None:
         seen = self.look(uri)
@@ -385,50 +392,6 @@ class S3Store:
         self._client.put_object(
             Bucket=bucket, Key=key, Body=data, ContentType='application/octet-stream', **conditions
         )
-
-
-class _Stream(io.RawIOBase):
-    """Reads one version of an object in ranges; to be buffered."""
-
-    def __init__(
-        self,
-        client: Any,
-        entry: Entry,
-        attempts: int,
-        systemic: Callable[[str], contextlib.AbstractContextManager[None]],
-    ):
-        self._client = client
-        self._attempts = attempts
-        self._systemic = systemic
-        self._entry = entry
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = (0, self._position, self._entry.size_bytes)[whence] + offset
-        if start < 0:
-            raise ValueError(f'a position below 0: {start}')
-        self._position = start
-        return start
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._entry.size_bytes)
-        if end <= self._position:
-            return 0
-        options = {'Range': f'bytes={self._position}-{end - 1}', 'IfMatch': self._entry.version}
-        with self._systemic(self._entry.uri):
-            data, _ = _read(self._client, self._entry.uri, self._attempts, **options)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
 
 
 def _make_client(
