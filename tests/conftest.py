@@ -220,6 +220,8 @@ def azure(request: pytest.FixtureRequest) -> Iterator[str]:
 
     One for the session, because a process keeps one client (`transforms.core.resources.shared`).
     """
+    if not servers.has_azurite():
+        pytest.skip('Azurite could not be had here; `make .venvs/azurite/ready` says why')
     with (
         servers.address_of(servers.AZURE, request.config) as address,
         pytest.MonkeyPatch.context() as patch,
