@@ -18,6 +18,8 @@ from transforms.core.long_texts import LONG_TEXTS
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE
 
+_BLOCKS_OF_NAMES = 8
+
 
 class Merged(NamedTuple):
     """The result of merging all that is known of one URI.
@@ -187,10 +189,17 @@ def bucket_of(uri: str, buckets: int, version: str = '') -> int:
 
 
 def _lies(uri: str, version: str) -> tuple[str, int, int]:
-    """Container, block and position of a member; '' of any other image."""
+    """Container, block and position of a member; '' of any other image.
+
+    Who is known by name alone stays with some others of its container, whose index is read for all.
+    """
     found = members.split(uri)
-    listed = members.split_version(version) if found else None
-    return (found.container, *members.place_of(listed.where)) if found and listed else ('', 0, 0)
+    if found is None:
+        return '', 0, 0
+    if not version:
+        return found.container, uri_hash(uri) % _BLOCKS_OF_NAMES, 0
+    listed = members.split_version(version)
+    return (found.container, *members.place_of(listed.where)) if listed else ('', 0, 0)
 
 
 def _order(item: Item) -> tuple[tuple[str, int, int], Item]:

@@ -281,3 +281,18 @@ def test_unchanged_changed_and_new_rows_of_one_image():
     assert merge(refs[:1], known).item.known == 'v2'
     assert merge(refs[:2], known).item.known == ''
     assert merge(refs[::2], known).item.known == ''
+
+
+def test_names_alone_stay_with_others_of_their_container():
+    """Its index is read for all of them, by whoever has one."""
+    names = [f'gs://b/{shard}.tar!/{i}.jpg' for shard in range(20) for i in range(200)]
+    buckets = 256
+    by_shard = {shard: set() for shard in range(20)}
+    for name in names:
+        shard = int(name.split('/')[3].partition('.')[0])
+        by_shard[shard].add(bucket_of(name, buckets))
+    assert 1 < max(map(len, by_shard.values())) <= 8
+    assert len(set().union(*by_shard.values())) > 50, 'and spread'
+    (chunk,) = cut([Item(name, '', -1, []) for name in names], 10_000)
+    shards = [item.uri.partition('!')[0] for item in chunk.items]
+    assert shards == sorted(shards)
