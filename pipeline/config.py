@@ -35,7 +35,7 @@ from transforms.sources import resolve
 from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.preflight import Preflight
 from transforms.storage.base import FetchLimits
-from transforms.storage.registry import lacks_credentials, settle_anonymity
+from transforms.storage.registry import lacks_credentials, settle_anonymity, store_for
 
 _BASELINE_JPEG_FACTOR = 4
 ROWS_PER_FILE = 1_000_000
@@ -306,14 +306,15 @@ def _layout(
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, inference.features),
         stores=store_options(args).for_output(),
+        deadline_sec=deadline_sec,
         attempt=secrets.token_hex(4),
     )
     # In a bucket an object and a prefix may have one name.
     shown = f'--output {uris.printable(args.output)}'
-    store = layout.store  # a scheme that cannot be written is found here
-    if why := lacks_credentials(store):
+    # A scheme that cannot be written is found here.
+    if why := lacks_credentials(store_for(layout.output, layout.stores)):
         raise StoreError(f'{shown}: {why}')
-    there = within(deadline_sec, shown, lambda: store.stat(layout.output))
+    there = within(deadline_sec, shown, lambda: layout.store.stat(layout.output))
     if layout.is_local and there is not None:
         raise UsageError(f'{shown}: a file; expected a folder')
     return layout

@@ -32,6 +32,7 @@ from tests.support.servers import (  # noqa: F401 (hooks of pytest)
 )
 from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_ignore_collect,
     pytest_runtest_logreport,
@@ -39,6 +40,8 @@ from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_sessionfinish,
     pytest_xdist_make_scheduler,
 )
+
+garbage.look_rarely()  # while modules come; again when they are there
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
@@ -217,6 +220,8 @@ def azure(request: pytest.FixtureRequest) -> Iterator[str]:
 
     One for the session, because a process keeps one client (`transforms.core.resources.shared`).
     """
+    if not servers.has_azurite():
+        pytest.skip('Azurite could not be had here; `make .venvs/azurite/ready` says why')
     with (
         servers.address_of(servers.AZURE, request.config) as address,
         pytest.MonkeyPatch.context() as patch,

@@ -36,7 +36,7 @@ print(json.dumps(found))
     done = subprocess.run(
         [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # What commands run that compute nothing, and their parsers.
@@ -125,6 +125,20 @@ finally:
             [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_beam_and_tensorflow_bring_no_pandas_and_no_jax_into_a_command():
+    begun = """
+from pipeline.main import console
+try:
+    console(['label', '--version'])
+except SystemExit:
+    pass
+"""
+    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.load']
+    wanted = ['apache_beam', 'keras', 'pandas', 'jax']
+    found = found_after_each(steps, wanted)
+    assert list(found.values()) == [[], ['apache_beam'], ['apache_beam', 'keras']]
 
 
 def test_help_and_wrong_usage_are_said_at_once():

@@ -21,6 +21,7 @@ import transforms.coders  # noqa: F401 (registers the coders of the elements)
 from transforms.core import uris
 from transforms.core.elements import Batch, Failure, Image, LabeledBatch, LateBatch, Stage
 from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
+from transforms.core.garbage import GARBAGE
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE, shared
 from transforms.core.versions import library_versions
@@ -79,7 +80,8 @@ class LazyPredictor:
             self._loading = self.device.submit_if_free(self._load)
 
     def _load(self) -> Model:
-        model = shared(self._make, self._options)
+        with GARBAGE.uncollected():
+            model = shared(self._make, self._options)
         LIVE.has_model = True
         return model
 

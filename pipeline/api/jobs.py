@@ -335,11 +335,11 @@ def latest(
     with called(False):
         from transforms.dataset.latest_file import write_latest_to
         from transforms.dataset.reader import open_dataset
-        from transforms.storage.registry import store_for
+        from transforms.storage.registry import output_store
 
         reached = as_stores(stores_of(stores, 'latest'))
         name = _folder(folder)
-        dataset = open_dataset(name, store_for(name, reached))
+        dataset = open_dataset(name, output_store(name, reached))
         uri, counts = write_latest_to(os.fspath(output), dataset, model_id, reached, drop_gone)
         return LatestFile(
             uri,

@@ -10,7 +10,7 @@ from transforms.core import uris
 from transforms.core.texts import counted
 from transforms.dataset.latest_file import write_latest_to
 from transforms.dataset.reader import open_dataset
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 
 
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     """
     stores = store_options(args)
     output = uris.absolute(args.folder).rstrip('/') or '/'
-    dataset = open_dataset(output, store_for(output, stores), 'DIR ')
+    dataset = open_dataset(output, output_store(output, stores), 'DIR ')
     target, counts = write_latest_to(args.output, dataset, args.model_id, stores, args.drop_gone)
     for model_id, (rows, superseded, gone_rows) in counts.items():
         line = f'{model_id}: {counted(rows, "row")}, '

@@ -545,14 +545,14 @@ def test_a_labelled_run_does_not_fail_for_its_report(sample, capsys, monkeypatch
     from pipeline.job import labelling
 
     config, _ = app.make_config('--input', samples.SAMPLE, '--output', sample, '--run_id', 'sample')
-    labelling._write_html_report(config.layout, 0, StandardStreams())
+    labelling._write_html_report(config, 0, StandardStreams())
     assert 'report.html' in capsys.readouterr().out
 
     def fail(*_):
         raise ZeroDivisionError('why')
 
     monkeypatch.setattr(labelling, 'write_html_report', fail)
-    labelling._write_html_report(config.layout, 0, StandardStreams())
+    labelling._write_html_report(config, 0, StandardStreams())
     assert 'ZeroDivisionError: why; the run is complete' in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from pipeline.runners.dataflow.status import Job
 from transforms.core.errors import StoreError, UsageError
 from transforms.output.layout import Layout
 from transforms.runs import lease
+from transforms.storage.bounded import BoundedStore
 from transforms.storage.local import LocalStore
 from transforms.storage.registry import store_for
 
@@ -202,7 +203,7 @@ class WithoutConditionalDelete(LocalStore):
 
 
 def test_a_lease_that_cannot_be_deleted_is_given_back_all_the_same(tmp_path, monkeypatch):
-    store = WithoutConditionalDelete()
+    store = BoundedStore(WithoutConditionalDelete())
     monkeypatch.setattr(Layout, 'store', store)
     lease.acquire(layout(tmp_path), False)
     lease.release(layout(tmp_path))

@@ -27,6 +27,7 @@ from transforms.sources.resolve import check_not_empty, resolve
 from transforms.storage.registry import store_for
 
 PLAIN = Columns('uri', (), ())
+SHARDS = ('s-08a.jpg', 's-8a.jpg', 's-10b.jpg', 's-10c.jpg', 's-11a.jpg')
 pure = settings(derandomize=True, max_examples=200, deadline=None)
 
 
@@ -304,7 +305,7 @@ def test_suffixes_are_counted_up_to_a_number_of_them(tmp_path):
         ('{a}{b', ['{a}{b']),
         ('{x{a,b}}}', ['{xa}}', '{xb}}']),
         ('{a{b,c}', ['{ab', '{ac']),
-        ('{1..3},{}', ['{1..3},{}']),
+        ('{1..c},{}', ['{1..c},{}']),
     ],
 )
 def test_braces_are_those_of_a_shell(pattern, patterns):
@@ -312,6 +313,33 @@ def test_braces_are_those_of_a_shell(pattern, patterns):
     regex = glob_regex(pattern)
     assert all(regex.fullmatch(each) for each in patterns)
     assert not regex.fullmatch('nothing of the kind')
+
+
+@pytest.mark.parametrize(
+    ('text', 'first', 'last', 'width'),
+    [
+        ('{000..127}', 0, 127, 3),
+        ('{0..127}', 0, 127, 1),
+        ('{7..7}', 7, 7, 1),
+        ('{007..1023}', 7, 1023, 4),
+        ('{98..105}', 98, 105, 1),
+        ('{120..095}', 95, 120, 3),
+        ('{99..1001}', 99, 1001, 1),
+        ('{00..09}', 0, 9, 2),
+    ],
+)
+def test_ranges_of_numbers_are_those_of_a_shell(text, first, last, width):
+    regex = glob_regex(f'x-{text}.tar')
+    names = [f'x-{i:0{digits}}.tar' for digits in range(1, 6) for i in range(1500)]
+    wanted = {f'x-{i:0{width}}.tar' for i in range(first, last + 1)}
+    assert {name for name in names if regex.fullmatch(name)} == wanted
+
+
+def test_a_range_of_many_numbers_is_not_counted_out():
+    regex = glob_regex('{train,val}-{0..999999999999999999}-of-{000..127}.tar')
+    assert regex.fullmatch('val-123456789012345678-of-099.tar')
+    assert not regex.fullmatch('val-1-of-128.tar')
+    assert len(regex.pattern) < 5000
 
 
 def test_braces_for_too_many_patterns_are_refused(tmp_path):
@@ -331,12 +359,13 @@ def test_braces_for_too_many_patterns_are_refused(tmp_path):
         ('t{rain/a,est/x/c}.jpg', ['train/a.jpg', 'test/x/c.jpg']),
         ('{train/a.jpg,val/b.jpg}', ['train/a.jpg', 'val/b.jpg']),
         ('{train,test/**}/*.jpg', ['train/a.jpg', 'test/x/c.jpg']),
+        ('s-{08..10}{a,b}.jpg', ['s-08a.jpg', 's-10b.jpg']),
     ],
 )
 @pytest.mark.parametrize('kind', ['local', 'bucket'])
 def test_globs_with_braces(request, tmp_path, kind, pattern, names):
     top = str(tmp_path) if kind == 'local' else request.getfixturevalue('bucket').uri('data')
-    for name in ('train/a.jpg', 'train/n.txt', 'val/b.jpg', 'test/x/c.jpg', 'other/d.jpg'):
+    for name in ('train/a.jpg', 'train/n.txt', 'val/b.jpg', 'test/x/c.jpg', 'other/d.jpg', *SHARDS):
         store_for(top).write(f'{top}/{name}', b'x')
     source = resolve(f'{top}/{pattern}', PLAIN)
     assert source.kind == 'glob'
@@ -596,7 +625,8 @@ def test_files_with_images_inside_are_named_where_something_else_was_expected(tm
         ('a.tar.bz2', PLAIN, r'nor a file with images inside \(\.tar, \.tar\.gz, '),
         ('.', Columns('uri', ('x',), ()), r'or from files with images inside \(\.tar, '),
         ('a.tar!/1.jpg', PLAIN, 'no such .*; name an image inside a file in a line of a manifest'),
-        ('x-{000..123}.tar', PLAIN, r'no such .*; \{000\.\.123\} is no glob, as \[0-9\] and \*'),
+        ('x-{a..c}.tar', PLAIN, r'no such .*; \{a\.\.c\} is no glob, as \{000\.\.127\}, \[0-9\]'),
+        ('x-{0..8..2}', PLAIN, r'no such .*; \{0\.\.8\.\.2\} is no glob'),
     ):
         with pytest.raises(UsageError, match=message):
             resolve(f'{tmp_path}/{value}', columns)

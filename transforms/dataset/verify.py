@@ -33,7 +33,7 @@ from transforms.runs import in_progress
 from transforms.runs.complete import CompleteRun
 from transforms.runs.report import PublishedFile, RunReport, kind_of
 from transforms.runs.vocabularies import vocabulary_checksums
-from transforms.storage.registry import has_folder, store_for
+from transforms.storage.registry import has_folder, output_store
 from transforms.storage.sealed import open_json
 
 _SHOWN = 10
@@ -79,7 +79,7 @@ class _Dataset:
 
     def __init__(self, folder: str, stores: StoreOptions):
         self.root = uris.absolute(folder).rstrip('/')
-        self.store = store_for(self.root, stores)
+        self.store = output_store(self.root, stores)
         if not has_folder(self.store, self.root):
             raise UsageError(f'{uris.named(folder)}: no such folder')
         prefix = len(uris.join(self.root, ''))

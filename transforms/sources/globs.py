@@ -1,4 +1,4 @@
-"""Globs over absolute URIs, with braces as in a shell."""
+"""Globs over absolute URIs, with braces as in a shell, ranges of numbers in them among others."""
 
 import os
 import re
@@ -6,7 +6,8 @@ import re
 from transforms.core import uris
 from transforms.core.errors import UsageError
 
-_TOKEN = re.compile(r'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\])')
+_RANGE = r'\{[0-9]{1,18}\.\.[0-9]{1,18}\}'
+_TOKEN = re.compile(rf'(/(?:\*\*/)+|\*\*|\*|\?|\[!?\]?[^\]/]*\]|{_RANGE})')
 _MEMBER = re.compile(r'(.)-(.)|(.)', re.DOTALL)
 _MOST_PATTERNS, _MOST_BRACES = 1000, 50
 
@@ -50,7 +51,8 @@ def glob_regex(pattern: str) -> re.Pattern[str]:
     """The pattern over absolute URIs.
 
     `*` and `?` stay within a folder, `**` crosses folders and may match none, `[a-z]` and `[!a-z]`
-    are character classes, `{a,b}` is either; a leading dot is matched like any other character.
+    are character classes, `{a,b}` is either and `{000..127}` each number of three digits from one
+    to the other; a leading dot is matched like any other character.
     """
     return re.compile('|'.join(map(_regex_of, expand_braces(pattern))), re.DOTALL)
 
@@ -67,11 +69,42 @@ def _regex_of(pattern: str) -> str:
             parts.append('[^/]*')
         elif token == '?':
             parts.append('[^/]')
+        elif not is_text and token.startswith('{'):
+            parts.append(_numbers(*token[1:-1].split('..')))
         elif is_text or token in ('[]', '[!]'):
             parts.append(re.escape(token))
         else:
             parts.append(_char_class(token[1:-1]))
     return ''.join(parts)
+
+
+def _numbers(first: str, last: str) -> str:
+    """The numbers from one to another, in as many digits if one of them begins with a zero.
+
+    Not one by one, as of some datasets there are 100,000 shards.
+    """
+    low, high = sorted((int(first), int(last)))
+    if any(len(each) > 1 and each.startswith('0') for each in (first, last)):
+        width = max(len(first), len(last))
+        return _between(f'{low:0{width}}', f'{high:0{width}}')
+    lengths = range(len(str(low)), len(str(high)) + 1)
+    lowest = (str(max(low, 10 ** (n - 1) if n > 1 else 0)) for n in lengths)
+    highest = (str(min(high, 10**n - 1)) for n in lengths)
+    return f'(?:{"|".join(map(_between, lowest, highest))})'
+
+
+def _between(low: str, high: str) -> str:
+    """The numbers between two of the same number of digits."""
+    if low == high:
+        return low
+    if low[0] == high[0]:
+        return low[0] + _between(low[1:], high[1:])
+    rest = len(low) - 1
+    parts = [low[0] + _between(low[1:], '9' * rest)]
+    if int(high[0]) - int(low[0]) > 1:
+        parts.append(f'[{int(low[0]) + 1}-{int(high[0]) - 1}][0-9]{{{rest}}}')
+    parts.append(high[0] + _between('0' * rest, high[1:]))
+    return f'(?:{"|".join(parts)})'
 
 
 def _char_class(inner: str) -> str:
@@ -87,7 +120,7 @@ def _char_class(inner: str) -> str:
     return f'(?!/)[{"^" if negated else ""}{members}]'
 
 
-WILDCARD = re.compile(r'[*?\[]')
+WILDCARD = re.compile(rf'[*?\[]|{_RANGE}')
 
 
 def literal_head(pattern: str) -> str:

@@ -91,8 +91,9 @@ def _meant(value: str) -> str:
     """What may have been meant by a name that is not there."""
     if value.startswith('~'):
         return '; the shell expands ~ only outside quotes'
-    if match := _RANGE.search(value):
-        return f'; {match[0]} is no glob, as [0-9] and * are'
+    for found in _RANGE.findall(value):
+        if not WILDCARD.search(found):
+            return f'; {found} is no glob, as {{000..127}}, [0-9] and * are'
     if members.split(value):
         return '; name an image inside a file in a line of a manifest, or the whole file here'
     if match := _ONE_SLASH.match(value):
