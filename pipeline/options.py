@@ -11,7 +11,7 @@ from pipeline import flags
 from pipeline.flags import MAX_THUMBNAILS, Option, add_options, declared, option
 from transforms.core import uris
 from transforms.core.errors import UsageError
-from transforms.core.stores import GcsOptions, HttpOptions, S3Options, StoreOptions
+from transforms.core.stores import AzureOptions, GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, CANARY_MODES, EMBEDDED, PRECISIONS
 from transforms.runs.in_progress import RUN_ID
@@ -226,8 +226,8 @@ class LabelOptions:
         _STORES,
         flags.SWITCH,
         default=False,
-        help='read gs:// and s3:// without credentials, whatever there are (default: only where '
-        'there are none); nothing is written so',
+        help='read gs://, s3:// and az:// without credentials, whatever there are (default: only '
+        'where there are none); nothing is written so',
         decides_rows=False,
     )
     s3_endpoint_url: str | None = option(
@@ -684,6 +684,7 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
             args.user_agent or '',
             args.ignore_robots_tag,
         ),
+        AzureOptions(args.anonymous),
     )
 
 

@@ -37,6 +37,16 @@ class S3Options(NamedTuple):
     anonymous: bool = False
 
 
+class AzureOptions(NamedTuple):
+    """How Azure Storage is reached.
+
+    Attributes:
+      anonymous: read without credentials, whatever there are.
+    """
+
+    anonymous: bool = False
+
+
 class HttpOptions(NamedTuple):
     """How web servers are reached.
 
@@ -54,7 +64,7 @@ class HttpOptions(NamedTuple):
     ignore_robots_tag: bool = False
 
 
-_ANONYMOUS = {'gs': 'gcs', 's3': 's3'}
+_ANONYMOUS = {'gs': 'gcs', 's3': 's3', 'az': 'azure'}
 """Schemes of stores that can be read without credentials, with the names of their options."""
 
 
@@ -64,6 +74,7 @@ class StoreOptions(NamedTuple):
     gcs: GcsOptions = GcsOptions()
     s3: S3Options = S3Options()
     http: HttpOptions = HttpOptions()
+    azure: AzureOptions = AzureOptions()
 
     def anonymously(self, *schemes: str, are: bool = True) -> 'StoreOptions':
         """The same, but that the stores of these schemes are read without credentials, or with."""
@@ -120,6 +131,7 @@ STORES = {
     ),
     'az': Registered(
         'transforms.storage.azure:AzureStore',
+        lambda options: options.azure,
         bucket=re.compile(
             r'[a-z0-9]{3,24}/(?=.{3,63}\Z)([a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs)'
         ),

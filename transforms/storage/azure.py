@@ -23,9 +23,12 @@ from transforms.core.errors import ImageError, LemmabeamError, StoreError, Usage
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
 from transforms.storage.azure_accounts import (
+    LOG_IN,
     Account,
     default_credential,
     find_opener,
+    has_variables,
+    identity,
     no_credentials,
 )
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
@@ -79,15 +82,20 @@ class AzureStore:
 
     Args:
       environment: where credentials are looked for, see `find_opener`.
-      default: makes the credential for accounts of which it says nothing.
+      default: makes the credential for accounts of which it says nothing, None if it cannot.
+      anonymous: read without credentials, as is done where there are none; then nothing is written.
       tries: when fetching an image is retried.
       attempts: how often any other request is tried.
       pause_sec: how long it waits before the second try.
       stream_bytes: bytes per request when a blob is read as a stream.
       page_blobs: blobs per page of a listing.
 
+    Attributes:
+      lacks_credentials: what to do for some, if they were looked for and there are none; else ''.
+
     Raises:
       UsageError: azure-storage-blob is not installed.
+      StoreError: who gives access tokens cannot be reached.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class AzureStore:
         environment: Mapping[str, str] = os.environ,
         default: Callable[[], Any] = default_credential,
         *,
+        anonymous: bool = False,
         tries: Tries = TRIES,
         attempts: int = 5,
         pause_sec: float = 0.5,
@@ -117,6 +126,12 @@ class AzureStore:
         # They log whole URLs, and with them what signs them; of missing credentials, a page.
         logging.getLogger('azure').setLevel(logging.ERROR)
         logging.getLogger('urllib3.connectionpool').addFilter(_is_unsigned)
+        self._credential: Any = None
+        self.lacks_credentials = ''
+        if not anonymous and not has_variables(environment):
+            self._credential = identity(default)
+            self.lacks_credentials = '' if self._credential else f'no Azure credentials: {LOG_IN}'
+        self._is_anonymous = anonymous or bool(self.lacks_credentials)
         self._lock = threading.Lock()
         self._accounts: dict[str, Account] = {}
 
@@ -220,6 +235,8 @@ class AzureStore:
                 if self.stat(uri) is None:  # of which it may be said, too
                     raise ImageError(Reason.NOT_FOUND, 'HTTP 404')
                 raise changed(part)
+            if self._is_anonymous and _is_closed(response.status, response.headers):
+                raise ImageError(Reason.FORBIDDEN, f'HTTP {response.status}: {_NOT_PUBLIC}')
             raise _error_of(account, uri, response, unless)
         if response.headers.get(f'x-ms-meta-{_FOLDER}', '').lower() == 'true':
             response.close()
@@ -290,16 +307,19 @@ class AzureStore:
                 return None
 
     def write(self, uri: str, data: bytes) -> None:
+        self._check_writable(uri)
         with self._systemic(uri):
             self._put(uri, data, overwrite=True)
 
     def create(self, uri: str, data: bytes) -> bool:
+        self._check_writable(uri)
         with self._systemic(uri):
             return _try(lambda: self._put(uri, data, overwrite=False))
 
     def place(self, uri: str, target: str) -> bool:
         from azure.core.exceptions import ResourceNotFoundError
 
+        self._check_writable(uri)
         account, container, _ = _split(uri)
         query, _ = self._account(account).sign(container)
         with self._systemic(uri):
@@ -318,12 +338,14 @@ class AzureStore:
         return True
 
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
+        self._check_writable(uri)
         with self._systemic(uri):
             return _try(lambda: self._put(uri, data, overwrite=True, **_only(seen)))
 
     def delete(self, uri: str, seen: Seen | None = None) -> bool:
         from azure.core.exceptions import ResourceNotFoundError
 
+        self._check_writable(uri)
         conditions = {} if seen is None else _only(seen)
         with self._systemic(uri):
             try:
@@ -332,6 +354,13 @@ class AzureStore:
                 if _code_of(e) in _NO_CONTAINER:
                     raise
                 return seen is None
+
+    def _check_writable(self, uri: str) -> None:
+        if self._is_anonymous:
+            raise StoreError(
+                f'{uri}: nothing is written anonymously, and there are no Azure credentials: '
+                f'{LOG_IN}'
+            )
 
     def _put(self, uri: str, data: bytes, **conditions: Any) -> None:
         from azure.storage.blob import ContentSettings
@@ -343,7 +372,9 @@ class AzureStore:
     def _account(self, name: str) -> Account:
         with self._lock:
             if name not in self._accounts:
-                opener = find_opener(name, self._environment, self._default)
+                if self._credential is None and not self._is_anonymous:
+                    self._credential = self._default()
+                opener = find_opener(name, self._environment, self._credential, self._is_anonymous)
                 self._accounts[name] = Account(
                     name,
                     opener,
@@ -394,6 +425,8 @@ class AzureStore:
                 return StoreError(f'{uri}: the store cannot be reached')
             return StoreError(f'{uri}: the store gave an unexpected answer')
         status, code = error.status_code, _code_of(error)
+        if self._is_anonymous and _is_closed(status, {'x-ms-error-code': code}):
+            return StoreError(f'{uri}: {_NOT_PUBLIC}')
         if code in _NO_CONTAINER:
             return UsageError(f'{uri}: no such container {container} in the account {account}')
         if found := _systemic_error(self._account(account), uri, status, code):
@@ -412,6 +445,7 @@ class AzureStore:
 
 
 _DOTS = "a name with '.' or '..' between slashes, which Azure resolves: it would be another blob"
+_NOT_PUBLIC = f'not public, and it is read anonymously; for a container of yours {LOG_IN}'
 _NO_ACCOUNT = (
     'no such storage account, or no network; the form is az://account/container/name, and the '
     'endpoint of another cloud comes from AZURE_STORAGE_CONNECTION_STRING'
@@ -422,6 +456,12 @@ def _split(uri: str) -> tuple[str, str, str]:
     bucket, name = uris.split_object(uri)
     account, _, container = bucket.partition('/')
     return account, container, name
+
+
+def _is_closed(status: int, headers: Mapping[str, str]) -> bool:
+    """Whether an answer to somebody without credentials is that they need some."""
+    code = headers.get('x-ms-error-code', '')
+    return status in (401, 403) or code in ('PublicAccessNotPermitted', 'ResourceNotFound')
 
 
 def _is_resolved(uri: str) -> bool:

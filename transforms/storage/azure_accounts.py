@@ -25,6 +25,14 @@ API_VERSION = '2023-11-03'
 
 _CONNECTION_STRING = 'AZURE_STORAGE_CONNECTION_STRING'
 _ACCOUNT, _KEY, _SAS = (f'AZURE_STORAGE_{name}' for name in ('ACCOUNT', 'KEY', 'SAS_TOKEN'))
+# Of those that azure-identity reads, with which somebody means to have an identity.
+_IDENTITY = ('AZURE_CLIENT_ID', 'AZURE_TENANT_ID', 'AZURE_FEDERATED_TOKEN_FILE')
+LOG_IN = (
+    f'run `az login` (needs azure-identity), or set {_CONNECTION_STRING}, or {_ACCOUNT} and {_KEY} '
+    f'or {_SAS}'
+)
+"""How to have credentials."""
+
 _SCOPE = 'https://storage.azure.com/.default'
 _CONNECT_SEC, _READ_SEC = 10, 60
 _SIGNED_SEC = 3600
@@ -47,14 +55,43 @@ class Opener(NamedTuple):
     credential: Any = None
 
 
-def find_opener(account: str, environment: Mapping[str, str], default: Callable[[], Any]) -> Opener:
+def has_variables(environment: Mapping[str, str]) -> bool:
+    """Whether the environment has credentials for some account, good or bad ones."""
+    text = environment.get(_CONNECTION_STRING, '').lower()
+    return any(name in text for name in ('accountkey=', 'sharedaccesssignature=')) or any(
+        environment.get(name) for name in (_KEY, _SAS, *_IDENTITY)
+    )
+
+
+def identity(default: Callable[[], Any]) -> Any:
+    """The credential that `default` makes, if it gives a token; None otherwise.
+
+    Raises:
+      StoreError: who gives tokens cannot be reached.
+    """
+    from azure.core.exceptions import AzureError, ClientAuthenticationError
+
+    credential = default()
+    try:
+        if credential is not None:
+            credential.get_token(_SCOPE)
+    except ClientAuthenticationError:
+        return None
+    except AzureError as e:
+        raise StoreError('no Azure access token: no connection') from e
+    return credential
+
+
+def find_opener(
+    account: str, environment: Mapping[str, str], credential: Any, is_anonymous: bool = False
+) -> Opener:
     """What the environment has for an account.
 
     Args:
       account: its name.
       environment: of the process.
-      default: makes a credential of azure-identity, which looks for what else there is; None
-        without that package.
+      credential: of azure-identity, for what the environment says nothing of; or None.
+      is_anonymous: only look where the account is.
 
     Raises:
       UsageError: a variable is no connection string, key or token.
@@ -65,11 +102,13 @@ def find_opener(account: str, environment: Mapping[str, str], default: Callable[
     if text := environment.get(_CONNECTION_STRING, ''):
         name, found = _read_connection_string(text)
         if name == account:
-            if found.key or found.sas:
+            if (found.key or found.sas) and not is_anonymous:
                 return found
             endpoint = found.endpoint
         else:
             others.append(f'{_CONNECTION_STRING} is of the account {name}')
+    if is_anonymous:
+        return Opener(endpoint)
     name = environment.get(_ACCOUNT, '')
     if name == account:
         if key := environment.get(_KEY, ''):
@@ -80,7 +119,6 @@ def find_opener(account: str, environment: Mapping[str, str], default: Callable[
         others.append(f'{_ACCOUNT} is {name}')
     elif environment.get(_KEY) or environment.get(_SAS):
         others.append(f'{_KEY} and {_SAS} need {_ACCOUNT}, the account that they are of')
-    credential = default()
     if credential is None:
         raise StoreError(no_credentials(account, '; '.join(others)))
     return Opener(endpoint, credential=credential)
@@ -90,8 +128,7 @@ def no_credentials(account: str, more: str = '') -> str:
     """What is said of an account for which nothing was found."""
     return (
         f'no usable Azure credentials for the account {account}'
-        f'{f" ({more})" if more else ""}: run `az login` (needs azure-identity), or set '
-        f'{_CONNECTION_STRING}, or {_ACCOUNT} and {_KEY} or {_SAS}'
+        f'{f" ({more})" if more else ""}: {LOG_IN}'
     )
 
 
@@ -234,6 +271,8 @@ class Account:
             return self._signature(container), {}
         if self._opener.sas:
             return self._opener.sas, {}
+        if self._opener.credential is None:
+            return '', {}
         with self._lock:
             if self._token is None or self._token.expires_on < time.time() + _LEAST_LEFT_SEC:
                 self._token = self._opener.credential.get_token(_SCOPE)
