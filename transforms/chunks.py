@@ -17,6 +17,7 @@ from transforms.core.hashing import content_hash, power_of_two, uri_hash
 from transforms.core.long_texts import LONG_TEXTS
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE
+from transforms.reuse import GatherTwins
 
 
 class Merged(NamedTuple):
@@ -87,7 +88,8 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         carried = [ref.carried for ref in good]
         url = max(access, default='')
         unless = _unless(good, newest)
-        item = Item(best.uri, best.version, best.size_bytes, carried, url, unless, failed)
+        what = best.uri, best.version, best.size_bytes
+        item = Item(*what, carried, url, unless, failed, best.checksum)
     return Merged(item, dead, listed - len(distinct), unchanged, gone, notes)
 
 
@@ -137,6 +139,7 @@ def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tu
 _Key = tuple[str, str]
 _OF_LISTING = frozenset(reason.value for reason in Reason if reason.about.of_listing)
 _NOTES = frozenset(note.value for note in Note)
+_TWIN = 'same bytes'
 _PASSING = frozenset(reason.value for reason in Reason if not reason.lasting)
 
 
@@ -213,11 +216,12 @@ def chunk_id(items: Sequence[Item]) -> str:
     texts = (
         text
         for item in items
+        for each in (item, *item.same)
         for text in (
-            item.uri,
-            item.version,
-            item.known,
-            *map(LONG_TEXTS.lengthen, item.carried),
+            each.uri,
+            each.version,
+            *([item.known] if each is item else [_TWIN]),
+            *map(LONG_TEXTS.lengthen, each.carried),
         )
     )
     return content_hash(*texts).hex()[:16]
@@ -296,10 +300,12 @@ class MakeChunks(beam.PTransform):
     Args:
       chunk_size: most images per chunk.
       max_images: refuse more images than this; None accepts any number.
+      is_reused: whether one is labelled for all that have its bytes, by the listing.
     """
 
-    def __init__(self, chunk_size: int, max_images: int | None):
+    def __init__(self, chunk_size: int, max_images: int | None, is_reused: bool = False):
         super().__init__()
+        self._is_reused = is_reused
         self._chunk_size = chunk_size
         self._max_images = max_images
 
@@ -310,6 +316,8 @@ class MakeChunks(beam.PTransform):
             | 'CountImages' >> beam.combiners.Count.Globally()
             | 'CountBuckets' >> beam.Map(_bucket_count_of, chunk_size, self._max_images)
         )
+        if self._is_reused:
+            items = items | 'GatherTwins' >> GatherTwins()
         return (
             items
             | 'KeyByBucket'
