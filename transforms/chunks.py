@@ -153,8 +153,8 @@ def _place(found: tuple[_Key, Ref]) -> _Key:
     return LONG_TEXTS.lengthen(carried), problem
 
 
-def _preference(ref: Ref) -> tuple[str, int, str]:
-    return (ref.version, ref.size_bytes, ref.detail)
+def _preference(ref: Ref) -> tuple[str, int, str, str]:
+    return (ref.version, ref.size_bytes, ref.detail, ref.checksum)
 
 
 def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
