@@ -23,6 +23,7 @@ from transforms.output.results import (
 )
 from transforms.output.run_metadata import FEATURES
 from transforms.reuse import MOST_TOGETHER, bytes_of, gather
+from transforms.sources.inputs import Input, Kind
 
 
 def item(name, checksum='s3:1', size=5, carried=('[]',)):
@@ -63,7 +64,16 @@ def test_a_chunk_is_another_one_with_other_twins():
     assert chunk_id([one._replace(same=[])]) != chunk_id([item('a'), item('b')])
 
 
-IMAGE = Image('v-a', 'ab', 3, 2, 'JPEG', 9)
+@pytest.mark.parametrize(
+    ('kind', 'uri', 'may_tell'),
+    [
+        *((kind, uri, True) for kind in ('folder', 'glob', 'file') for uri in ('gs://b', 's3://b')),
+        *(('folder', uri, False) for uri in ('/a', 'a')),
+        *((kind, 'gs://b/x', False) for kind in ('manifest', 'container', 'dead_letters')),
+    ],
+)
+def test_bytes_are_compared_where_a_listing_tells_them(kind, uri, may_tell):
+    assert Input(Kind(kind), uri, '').may_tell_bytes == may_tell
 
 
 def table_of(outcomes, features=0):
