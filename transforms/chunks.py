@@ -213,18 +213,14 @@ def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:
 
 def chunk_id(items: Sequence[Item]) -> str:
     """16 hex digits over what a chunk contains."""
-    texts = (
-        text
-        for item in items
-        for each in (item, *item.same)
-        for text in (
-            each.uri,
-            each.version,
-            *([item.known] if each is item else [_TWIN]),
-            *map(LONG_TEXTS.lengthen, each.carried),
-        )
-    )
+    texts = (text for item in items for text in _texts(item))
     return content_hash(*texts).hex()[:16]
+
+
+def _texts(item: Item) -> Iterator[str]:
+    yield from (item.uri, item.version, item.known, *map(LONG_TEXTS.lengthen, item.carried))
+    for twin in item.same:
+        yield from (_TWIN, twin.uri, twin.version, *map(LONG_TEXTS.lengthen, twin.carried))
 
 
 class _MergeDoFn(beam.DoFn):
