@@ -89,7 +89,7 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
         GARBAGE.keep_what_is_made()
     code = main(argv)
     streams.flush()
-    if code == 1 or 'apache_beam' in sys.modules:
+    if code == 1 or (given and given[0] in ('label', 'retry')):
         # Threads may hang in a decoder or wait for a store that is down; nobody waits for them, nor
         # for Python taking apart what Beam and TensorFlow have made, a second and more.
         from pipeline.job.signals import exit_now
