@@ -55,6 +55,7 @@ class RunConfig:
       listing: what is listed.
       inputs: the inputs as the report has them.
       max_images: refuse more images than this, or None.
+      is_reused: whether one image is labelled for all that have its bytes, by the listing.
       chunk_size: images a chunk.
       load: how images are loaded.
       preflight: what launcher and workers try first.
@@ -76,6 +77,7 @@ class RunConfig:
     listing: Listing
     inputs: tuple[dict[str, str], ...]
     max_images: int | None
+    is_reused: bool
     chunk_size: int
     load: LoadOptions
     preflight: Preflight
@@ -182,6 +184,7 @@ def make_config(
         listing=listed,
         inputs=described,
         max_images=args.max_images,
+        is_reused=not args.no_reuse and any(each.may_tell_bytes for each in listed.inputs),
         chunk_size=args.chunk_size,
         load=load,
         # Who wants to go on whatever fails wants to start, too.

@@ -426,6 +426,13 @@ class LabelOptions:
         help='threads within one operation of the model; the last bits of scores depend on it '
         '(default: the number of cores)',
     )
+    no_reuse: bool = option(
+        _LABELS,
+        flags.SWITCH,
+        default=False,
+        help='read each image and call the model on it, also where the listing of gs:// or s3:// '
+        'shows that its bytes are those of another (default: one for all that have the same)',
+    )
     max_bytes: int = option(
         _LIMITS,
         flags.SIZE,

@@ -236,10 +236,10 @@ def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
     try:
         for item, outcome in zip(batch.items, batch.outcomes, strict=True):
             if isinstance(outcome, Image):
-                labeled += 1
+                labeled += item.images
                 policy.record(item.uri, None)
             elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
-                failed += 1
+                failed += item.images
                 policy.record(item.uri, outcome, item.failed)
     finally:
         LIVE.add(labeled=labeled, failed=failed)

@@ -122,6 +122,12 @@ def run_at(*places, uri='gs://b/a.tar'):
     return members.runs_of((f'{uri}!/{i}.jpg', version(where)) for i, where in enumerate(places))
 
 
+def test_a_url_is_what_its_server_makes_of_it():
+    for scheme in ('http', 'https'):
+        assert not members.is_member(f'{scheme}://host/a.tar!/b.jpg', '')
+    assert members.is_member('gs://host/a.tar!/b.jpg', '')
+
+
 def test_what_lies_together_in_a_store_is_read_together():
     first, second, alone, far = run_at('512+1000', '2048+1000', f'{2**23 + 9000}+10', '99999999+5')
     assert first == second == members.Run('gs://b/a.tar!512', 512, 2048 + 1000 + 1024)

@@ -96,6 +96,24 @@ def test_waiting_for_room_does_not_count(fetches, clock):
         assert fetches.overdue() == []
 
 
+def test_a_deadline_that_is_renewed_begins_anew(fetches, clock):
+    with fetches.one('a', nothing):
+        for _ in range(5):
+            clock.now += 9.0
+            assert fetches.overdue() == []
+            fetches.renew()
+    fetch = fetches.one('a', nothing)
+    fetch.__enter__()
+    clock.now += 100.0
+    fetches.overdue()
+    clock.now += 1.0
+    assert fetches.overdue() == ['a']
+    with pytest.raises(GivenUpError):
+        fetches.renew()
+    with pytest.raises(GivenUpError):
+        fetch.__exit__(None, None, None)
+
+
 def test_after_waiting_for_room_it_is_looked_at_twice_again(fetches, clock):
     fetch = fetches.one('a', nothing)
     fetch.__enter__()

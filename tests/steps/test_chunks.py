@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transforms import chunks
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
-from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref
+from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Twin
 
 pure = settings(derandomize=True, max_examples=60, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
@@ -23,6 +23,8 @@ items = st.lists(
         st.sampled_from(['', '1', '2']),
         st.integers(-1, 9),
         st.lists(carried, unique=True, min_size=1, max_size=2),
+        checksum=st.just(''),
+        same=st.lists(st.builds(Twin, names, st.just('1'), st.lists(carried)), max_size=2),
     ),
     max_size=24,
     unique_by=lambda item: item.uri,
@@ -37,6 +39,7 @@ refs_of_one_uri = st.lists(
         st.sampled_from(['', '', 'bad_uri', 'bad_name']),
         st.sampled_from(['', 'why']),
         st.sampled_from(['', 'https://h/a.jpg?sig=1', 'https://h/a.jpg?sig=2']),
+        st.sampled_from(['', 's3:1']),
     ),
     min_size=1,
     max_size=8,
@@ -281,3 +284,18 @@ def test_unchanged_changed_and_new_rows_of_one_image():
     assert merge(refs[:1], known).item.known == 'v2'
     assert merge(refs[:2], known).item.known == ''
     assert merge(refs[::2], known).item.known == ''
+
+
+def test_names_alone_stay_with_others_of_their_container():
+    """Its index is read for all of them, by whoever has one."""
+    names = [f'gs://b/{shard}.tar!/{i}.jpg' for shard in range(20) for i in range(200)]
+    buckets = 256
+    by_shard = {shard: set() for shard in range(20)}
+    for name in names:
+        shard = int(name.split('/')[3].partition('.')[0])
+        by_shard[shard].add(bucket_of(name, buckets))
+    assert 1 < max(map(len, by_shard.values())) <= 8
+    assert len(set().union(*by_shard.values())) > 50, 'and spread'
+    (chunk,) = cut([Item(name, '', -1, []) for name in names], 10_000)
+    shards = [item.uri.partition('!')[0] for item in chunk.items]
+    assert shards == sorted(shards)

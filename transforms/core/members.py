@@ -107,8 +107,10 @@ def is_member(uri: str, version: str) -> bool:
     """Whether an image lies in a container, by its name and its version.
 
     A folder may be called `photos.zip!`; what was listed in it has a version of its own, without a
-    place in a container.
+    place in a container.  A URL is what a server makes of it.
     """
+    if scheme_of(uri) in ('http', 'https'):
+        return False
     return split(uri) is not None and (not version or split_version(version) is not None)
 
 

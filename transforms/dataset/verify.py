@@ -393,6 +393,8 @@ def _check_books(report: RunReport, found: _Found) -> Iterator[str]:
     labeled = found.rows.total() - found.reasons.total()
     if labeled != counts.labeled:
         yield f'{labeled} labelled rows, but the report has {counts.labeled}'
+    if counts.reused > counts.labeled:
+        yield f'{counts.labeled} labelled rows, but {counts.reused} of them are said to be reused'
     without = counts.without_label
     if without not in (None, labeled - found.first_labels.total()):
         yield (

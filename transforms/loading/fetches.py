@@ -103,6 +103,19 @@ class Fetches:
                 fetch.overdue_since = None
                 self._running[thread] = fetch
 
+    def renew(self) -> None:
+        """Has the deadline of this thread's fetch run anew: what several need is on its way.
+
+        Raises:
+          GivenUpError: it has taken too long already.
+        """
+        with self._lock:
+            fetch = self._running.get(threading.get_ident())
+            if fetch is None:
+                raise GivenUpError
+            fetch.since = self._clock()
+            fetch.overdue_since = None
+
     def overdue(self) -> list[object]:
         """Gives up what takes too long; returns its tickets.
 

@@ -152,7 +152,14 @@ class ImageLoader:
             with self._fetches.one(ticket, lambda: admit(0)):
                 if members.is_member(item.uri, item.version):
                     return self._members.fetch(
-                        store, item.uri, item.version, limits, make_room, item.known, run
+                        store,
+                        item.uri,
+                        item.version,
+                        limits,
+                        make_room,
+                        item.known,
+                        run,
+                        self._fetches.renew,
                     )
                 return store.fetch(uri, limits, make_room, item.known)
 

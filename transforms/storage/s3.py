@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -41,6 +41,7 @@ from transforms.storage.ranges import open_ranges
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
+_MD5 = re.compile('[0-9a-f]{32}')
 _ANSWERS = (200, 206)
 _CONNECT_SEC, _READ_SEC = 10, 60
 
@@ -179,10 +180,7 @@ class S3Store:
             self.is_folder(uri)
         ):
             return None
-        modified_at = found['LastModified'].timestamp()
-        return Entry(
-            uri, _version(found.get('ETag')), found['ContentLength'], modified_at=modified_at
-        )
+        return _entry(uri, found, found['ContentLength'])
 
     def is_folder(self, uri: str) -> bool:
         bucket, prefix = _folder(uri)
@@ -206,9 +204,7 @@ class S3Store:
                 for found in page.get('Contents', ()):
                     if not found['Key'].endswith('/'):
                         uri = f's3://{bucket}/{found["Key"]}'
-                        modified_at = found['LastModified'].timestamp()
-                        version = _version(found.get('ETag'))
-                        yield Entry(uri, version, found['Size'], modified_at=modified_at)
+                        yield _entry(uri, found, found['Size'])
 
     def fetch(
         self,
@@ -457,6 +453,14 @@ def _read(client: Any, uri: str, attempts: int, **options: str) -> Seen:
                 if attempt == attempts - 1:
                     raise
     raise AssertionError('unreachable')
+
+
+def _entry(uri: str, found: Mapping[str, Any], size_bytes: int) -> Entry:
+    version = _version(found.get('ETag'))
+    modified_at = found['LastModified'].timestamp()
+    # Of an object uploaded in parts it says how many; of an encrypted one it is like no other's.
+    checksum = f's3:{version}' if _MD5.fullmatch(version) else ''
+    return Entry(uri, version, size_bytes, modified_at=modified_at, checksum=checksum)
 
 
 def _version(etag: str | None) -> str:

@@ -150,6 +150,67 @@ def test_who_waits_for_a_stuck_index_is_late_and_the_next_one_reads_it_anew(in_t
         stuck.stuck.set()
 
 
+class Slow(Store):
+    """Each read takes a while, and some fail."""
+
+    def __init__(self, data, sec=0.0, error=None):
+        super().__init__(data)
+        self.sec = sec
+        self.error = error
+        self.reads = 0
+
+    def fetch(self, uri, limits, admit, unless='', part=None):
+        self.reads += 1
+        time.sleep(self.sec)
+        if self.error is not None:
+            raise self.error
+        return super().fetch(uri, limits, admit, unless, part)
+
+
+def test_an_index_may_take_longer_than_a_picture_as_long_as_it_comes(in_thread):
+    """Also for those who wait for it."""
+    large = PICTURE * 100
+    store, fetcher = Slow(archive([large] * 20), 0.05), MemberFetcher(wanted())
+    renewed = []
+    found = []
+
+    def read(number):
+        name = f'/data/a.tar!/{number}.jpg'  # on a disk each header is read alone
+        renew = lambda: renewed.append(threading.get_ident())  # noqa: E731
+        found.append(fetcher.fetch(store, name, '', SOON, lambda _: None, renew=renew).data)
+
+    begun = time.monotonic()
+    threads = [in_thread(read, number) for number in range(3)]
+    for thread in threads:
+        thread.join(20)
+    assert found == [large] * 3
+    assert time.monotonic() - begun > 3 * SOON.deadline_sec
+    assert set(renewed) == {thread.ident for thread in threads}
+    assert len(renewed) > 20
+
+
+@pytest.mark.parametrize('reason', [Reason.STORE_ERROR, Reason.FORBIDDEN])
+def test_an_index_that_cannot_be_read_is_not_tried_for_each_of_its_members(reason):
+    store, fetcher = Slow(b'', 0.05, ImageError(reason, 'so it is')), MemberFetcher(wanted())
+    store.data = archive([PICTURE] * 3)
+
+    def read(number):
+        return fetcher.fetch(store, f'gs://b/a.tar!/{number}.jpg', '', LIMITS, lambda _: None)
+
+    for number in range(3):
+        with pytest.raises(ImageError) as caught:
+            read(number)
+        assert (caught.value.reason, caught.value.detail) == (reason, 'so it is')
+    assert store.reads == 1
+    store.error = None
+    time.sleep(0.1)  # longer than it took
+    if reason is Reason.STORE_ERROR:
+        assert read(1).data == PICTURE
+    else:
+        with pytest.raises(ImageError):
+            read(1)
+
+
 def test_a_block_that_does_not_come_is_read_by_the_next_one(in_thread):
     blocks = Blocks()
     is_stuck, goes_on = threading.Event(), threading.Event()

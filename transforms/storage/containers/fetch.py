@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,20 @@ _KEPT_BLOCKS = 4
 _KEPT_NAMES = 1_000_000
 _INDEXING = 'an index'
 _LATE = 'the file it lies in was not read in time'
+_LEAST_BYTES_SEC = 2**20  # of an index, else it is given up
+_LOOK_SEC = 0.5
+_KEPT_FAILURES = 1000
+_MAY_PASS = (Reason.DEADLINE, Reason.STORE_ERROR)
 
 _Index = dict[str, str]
+
+
+class _NoIndex(NamedTuple):
+    """Why a container could not be listed, and until when, by the monotonic clock, that holds."""
+
+    reason: Reason
+    detail: str
+    until: float
 
 
 class Blocks:
@@ -86,6 +99,7 @@ class StoreSource:
       ends_at: when what is being read is to be there, by the monotonic clock.
       run: what is read in one go, if that is known.
       is_stream: whether all that follows will be wanted, too.
+      has_read: called when bytes have come.
     """
 
     def __init__(self, store: Store, uri: str, version: str, blocks: Blocks):
@@ -98,6 +112,7 @@ class StoreSource:
         self.ends_at = time.monotonic()
         self.run: Run | None = None
         self.is_stream = False
+        self.has_read: Callable[[], None] = lambda: None
 
     @property
     def size_bytes(self) -> int:
@@ -137,7 +152,9 @@ class StoreSource:
             raise ImageError(Reason.DEADLINE, _LATE)
         limits = FetchLimits(size, left_sec)
         part = Part(offset, size, self._version)
-        return self._store.fetch(self._uri, limits, lambda _: None, part=part).data
+        data = self._store.fetch(self._uri, limits, lambda _: None, part=part).data
+        self.has_read()
+        return data
 
 
 class _Open(NamedTuple):
@@ -164,6 +181,10 @@ class MemberFetcher:
         }
         self._turns: dict[object, threading.Lock] = {}
         self._indexes: collections.OrderedDict[tuple[str, str], _Index] = collections.OrderedDict()
+        self._without: collections.OrderedDict[tuple[str, str], _NoIndex] = (
+            collections.OrderedDict()
+        )
+        self._index_came_at = 0.0
 
     def fetch(
         self,
@@ -174,6 +195,7 @@ class MemberFetcher:
         admit: Callable[[int], None],
         unless: str = '',
         run: Run | None = None,
+        renew: Callable[[], None] = lambda: None,
     ) -> Fetched:
         """Reads a member.
 
@@ -183,15 +205,19 @@ class MemberFetcher:
           version: as listed; '' looks it up by its name.
           limits, admit, unless: as of `Store.fetch`.
           run: what is read together with it.
+          renew: called as long as the index of its container is coming, which is read for all its
+            members and may take longer than one of them: only then the deadline begins.
 
         Raises:
           NotModified, ImageError, StoreError: as of `Store.fetch`.
         """
         found = members.split(uri)
         assert found is not None, uri
-        ends_at = time.monotonic() + limits.deadline_sec
         format_ = format_of(found.container)
-        listed = members.split_version(version) or self._look_up(store, found, format_, ends_at)
+        listed = members.split_version(version) or self._look_up(
+            store, found, format_, limits.deadline_sec, renew
+        )
+        ends_at = time.monotonic() + limits.deadline_sec
         version = members.join_version(*listed)
         if version == unless:
             raise NotModified
@@ -259,7 +285,12 @@ class MemberFetcher:
                     self._turns.pop(oldest, None)
 
     def _look_up(
-        self, store: Store, found: MemberUri, format_: Format, ends_at: float
+        self,
+        store: Store,
+        found: MemberUri,
+        format_: Format,
+        silence_sec: float,
+        renew: Callable[[], None],
     ) -> MemberVersion:
         """Where a member lies that is known by its name alone.
 
@@ -270,16 +301,75 @@ class MemberFetcher:
         if entry is None:
             raise ImageError(Reason.NOT_FOUND, 'its file is not there')
         key = found.container, entry.version
-        with self._in_turn(_INDEXING, ends_at):
+        with self._turn_to_index(silence_sec, renew):
             if key not in self._indexes:
-                source = StoreSource(store, *key, self._blocks)
-                source.ends_at = ends_at
-                source.is_stream = True
-                self._keep(key, self._read_index(source, format_))
+                self._check_failed(key)
+                self._keep(key, self._index(store, key, format_, silence_sec, renew))
+            self._indexes.move_to_end(key)
             index = self._indexes[key]
         if found.name not in index:
             raise ImageError(Reason.NOT_FOUND, 'its file has no picture of this name')
         return MemberVersion(entry.version, index[found.name])
+
+    @contextlib.contextmanager
+    def _turn_to_index(self, silence_sec: float, renew: Callable[[], None]) -> Iterator[None]:
+        """One index at a time; whoever waits for it does so as long as it comes.
+
+        Raises:
+          ImageError: deadline: nothing of it came for so long.
+        """
+        with self._lock:
+            turn = self._turns.setdefault(_INDEXING, threading.Lock())
+        while not turn.acquire(timeout=min(_LOOK_SEC, silence_sec)):
+            renew()
+            if time.monotonic() - self._index_came_at > silence_sec:
+                with self._lock:
+                    if self._turns.get(_INDEXING) is turn:
+                        del self._turns[_INDEXING]
+                raise ImageError(Reason.DEADLINE, _LATE)
+        self._index_came_at = time.monotonic()
+        try:
+            yield
+        finally:
+            turn.release()
+
+    def _index(
+        self,
+        store: Store,
+        key: tuple[str, str],
+        format_: Format,
+        silence_sec: float,
+        renew: Callable[[], None],
+    ) -> _Index:
+        """Reads an index: so long as bytes come, and some speed is kept."""
+        source = StoreSource(store, *key, self._blocks)
+        source.ends_at = begun = time.monotonic()
+        source.ends_at += silence_sec
+        last = source.ends_at + source.size_bytes / _LEAST_BYTES_SEC
+
+        def go_on() -> None:
+            self._index_came_at = now = time.monotonic()
+            source.ends_at = min(now + silence_sec, last)
+            renew()
+
+        source.is_stream = True
+        source.has_read = go_on
+        try:
+            return self._read_index(source, format_)
+        except ImageError as e:
+            lasts_sec = time.monotonic() - begun if e.reason in _MAY_PASS else math.inf
+            self._without[key] = _NoIndex(e.reason, e.detail, time.monotonic() + lasts_sec)
+            while len(self._without) > _KEPT_FAILURES:
+                self._without.popitem(last=False)
+            raise
+
+    def _check_failed(self, key: tuple[str, str]) -> None:
+        """Raises what has gone wrong with an index, which is not read again for each member."""
+        failed = self._without.get(key)
+        if failed is not None:
+            if time.monotonic() < failed.until:
+                raise ImageError(failed.reason, failed.detail)
+            del self._without[key]
 
     def _read_index(self, source: StoreSource, format_: Format) -> _Index:
         try:
