@@ -80,6 +80,7 @@ def test_files_are_listed_with_their_hashes(store, place):
     for name, data in files.items():
         entry = entries[place.uri(name)]
         assert (entry.version, entry.size_bytes) == (hash_of(data), len(data))
+        assert entry.checksum == f'hf:{hash_of(data)}'
         assert store.stat(entry.uri) == entry
         assert fetch(store, entry.uri)[:2] == (data, entry.version)
     below = [place.uri('x/b c#?.jpg'), place.uri('x/y/ä.jpg')]

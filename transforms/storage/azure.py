@@ -469,6 +469,8 @@ def _is_resolved(uri: str) -> bool:
 
 
 def _entry(uri: str, blob: Any) -> Entry:
+    # Without its Content-MD5, which the service takes from who uploads a blob in blocks: unread, it
+    # does not tell that two are the same.
     return Entry(uri, _version(blob.etag), blob.size, modified_at=blob.last_modified.timestamp())
 
 

@@ -322,7 +322,8 @@ class _HubError(StoreError):
 
 
 def _entry(uri: str, found: Any) -> Entry:
-    return Entry(uri, found.lfs.sha256 if found.lfs else found.blob_id, found.size)
+    version = found.lfs.sha256 if found.lfs else found.blob_id
+    return Entry(uri, version, found.size, checksum=f'hf:{version}')
 
 
 def _version(headers: Any) -> str:
