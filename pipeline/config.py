@@ -35,7 +35,7 @@ from transforms.sources import resolve
 from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.preflight import Preflight
 from transforms.storage.base import FetchLimits
-from transforms.storage.registry import lacks_credentials, settle_anonymity
+from transforms.storage.registry import lacks_credentials, settle_anonymity, store_for
 
 _BASELINE_JPEG_FACTOR = 4
 ROWS_PER_FILE = 1_000_000
@@ -55,6 +55,7 @@ class RunConfig:
       listing: what is listed.
       inputs: the inputs as the report has them.
       max_images: refuse more images than this, or None.
+      is_reused: whether one image is labelled for all that have its bytes, by the listing.
       chunk_size: images a chunk.
       load: how images are loaded.
       preflight: what launcher and workers try first.
@@ -76,6 +77,7 @@ class RunConfig:
     listing: Listing
     inputs: tuple[dict[str, str], ...]
     max_images: int | None
+    is_reused: bool
     chunk_size: int
     load: LoadOptions
     preflight: Preflight
@@ -182,6 +184,7 @@ def make_config(
         listing=listed,
         inputs=described,
         max_images=args.max_images,
+        is_reused=not args.no_reuse and any(each.may_tell_bytes for each in listed.inputs),
         chunk_size=args.chunk_size,
         load=load,
         # Who wants to go on whatever fails wants to start, too.
@@ -295,8 +298,8 @@ def _layout(
     deadline_sec: float,
 ) -> Layout:
     """Where the run is written: a place that can be, by its name and by what is there."""
-    if uris.scheme_of(args.output) in ('http', 'https'):
-        raise UsageError(f'--output {uris.printable(args.output)}: http(s) is not written to')
+    if what := uris.read_only(args.output):
+        raise UsageError(f'--output {uris.printable(args.output)}: {what} is not written to')
     model = inference.model
     layout = Layout(
         output=_output(args.output),
@@ -306,14 +309,15 @@ def _layout(
         partition_by=columns.partition_by,
         rows_per_file=args.rows_per_file or _rows_per_file(model, inference.features),
         stores=store_options(args).for_output(),
+        deadline_sec=deadline_sec,
         attempt=secrets.token_hex(4),
     )
     # In a bucket an object and a prefix may have one name.
     shown = f'--output {uris.printable(args.output)}'
-    store = layout.store  # a scheme that cannot be written is found here
-    if why := lacks_credentials(store):
+    # A scheme that cannot be written is found here.
+    if why := lacks_credentials(store_for(layout.output, layout.stores)):
         raise StoreError(f'{shown}: {why}')
-    there = within(deadline_sec, shown, lambda: store.stat(layout.output))
+    there = within(deadline_sec, shown, lambda: layout.store.stat(layout.output))
     if layout.is_local and there is not None:
         raise UsageError(f'{shown}: a file; expected a folder')
     return layout

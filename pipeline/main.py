@@ -19,6 +19,7 @@ from pipeline.commands.table import COMMANDS, Command
 from pipeline.job import streams
 from pipeline.messages import Messages, StandardStreams
 from pipeline.parser import Parser, describe_unknown
+from transforms.core.garbage import GARBAGE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,27 +84,28 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script; `argv` as in `main`."""
     streams.forgive()
     given = sys.argv[1:] if argv is None else argv
-    if given and given[0] in _WITHOUT_PANDAS:
-        sys.meta_path.insert(0, _WithoutPandas())
+    if given and given[0] in COMMANDS:
+        sys.meta_path.insert(0, _WithoutUnwanted())
+        GARBAGE.keep_what_is_made()
     code = main(argv)
     streams.flush()
-    if code == 1:
-        # Threads may hang in a decoder or wait for a store that is down; nobody waits for them.
+    if code == 1 or 'apache_beam' in sys.modules:
+        # Threads may hang in a decoder or wait for a store that is down; nobody waits for them, nor
+        # for Python taking apart what Beam and TensorFlow have made, a second and more.
         from pipeline.job.signals import exit_now
 
         exit_now(code)
     sys.exit(code)
 
 
-# What reads and writes Arrow's tables alone.
-_WITHOUT_PANDAS = frozenset('clean relabel latest report verify'.split())
+class _WithoutUnwanted(MetaPathFinder):
+    """Hides what no command needs, but others import wherever it is.
 
-
-class _WithoutPandas(MetaPathFinder):
-    """Arrow imports pandas where it is for the first value it is given: 0.4 s."""
+    Arrow, Beam and Keras import pandas, 0.4 s; TensorFlow imports JAX, 0.7 s.
+    """
 
     def find_spec(self, fullname: str, *_: object) -> None:
-        if fullname == 'pandas':
+        if fullname in ('jax', 'pandas'):
             raise ModuleNotFoundError(f'{fullname} is not wanted here', name=fullname)
 
 

@@ -11,7 +11,7 @@ from pipeline import flags
 from pipeline.flags import MAX_THUMBNAILS, Option, add_options, declared, option
 from transforms.core import uris
 from transforms.core.errors import UsageError
-from transforms.core.stores import GcsOptions, HttpOptions, S3Options, StoreOptions
+from transforms.core.stores import AzureOptions, GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, CANARY_MODES, EMBEDDED, PRECISIONS
 from transforms.runs.in_progress import RUN_ID
@@ -62,7 +62,8 @@ class LabelOptions:
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
         '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs:// or s3://, in manifests also http(s)://; may be repeated',
+        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be '
+        'repeated',
         per_run=True,
         is_common=True,
     )
@@ -145,7 +146,7 @@ class LabelOptions:
         _OUTPUT,
         is_required=True,
         metavar='DIR',
-        help='a folder, local, gs:// or s3://',
+        help='a folder, local, gs://, s3:// or az://',
         decides_rows=False,
         per_run=True,
         is_common=True,
@@ -225,8 +226,8 @@ class LabelOptions:
         _STORES,
         flags.SWITCH,
         default=False,
-        help='read gs:// and s3:// without credentials, whatever there are (default: only where '
-        'there are none); nothing is written so',
+        help='read gs://, s3:// and az:// without credentials, whatever there are (default: only '
+        'where there are none); nothing is written so',
         decides_rows=False,
     )
     s3_endpoint_url: str | None = option(
@@ -424,6 +425,13 @@ class LabelOptions:
         metavar='N',
         help='threads within one operation of the model; the last bits of scores depend on it '
         '(default: the number of cores)',
+    )
+    no_reuse: bool = option(
+        _LABELS,
+        flags.SWITCH,
+        default=False,
+        help='read each image and call the model on it, also where the listing of gs:// or s3:// '
+        'shows that its bytes are those of another (default: one for all that have the same)',
     )
     max_bytes: int = option(
         _LIMITS,
@@ -683,6 +691,7 @@ def store_options(args: argparse.Namespace | LabelOptions) -> StoreOptions:
             args.user_agent or '',
             args.ignore_robots_tag,
         ),
+        AzureOptions(args.anonymous),
     )
 
 

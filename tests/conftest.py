@@ -6,6 +6,8 @@ Table of contents:
   proxy     a proxy before it that spoils reads for one test, see tests.support.fault_proxy
   s3        an S3 server, one for all test processes
   s3_bucket a fresh, empty bucket in it for one test
+  azure     an Azure Storage server, one for all test processes
+  container a fresh, empty container in it for one test
   server    a hub on loopback for one test, see tests.support.hub_server
   stand_in_model  for one test, the model of tests.support.without_model: no TensorFlow, and no time
 """
@@ -30,6 +32,7 @@ from tests.support.servers import (  # noqa: F401 (hooks of pytest)
 )
 from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_addoption,
+    pytest_collection,
     pytest_collection_modifyitems,
     pytest_ignore_collect,
     pytest_runtest_logreport,
@@ -37,6 +40,8 @@ from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_sessionfinish,
     pytest_xdist_make_scheduler,
 )
+
+garbage.look_rarely()  # while modules come; again when they are there
 
 # Nothing outside is asked for keys, and none of the machine's own are found.
 AWS_ENVIRONMENT = {
@@ -176,6 +181,72 @@ def s3_bucket(s3_client: Any) -> S3Bucket:
     bucket = S3Bucket(f'b-{uuid.uuid4().hex[:16]}', s3_client)
     s3_client.create_bucket(Bucket=bucket.name)
     return bucket
+
+
+# Azurite's own account, whose key everybody knows.
+AZURE_ACCOUNT = 'devstoreaccount1'
+AZURE_KEY = (
+    'Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=='
+)
+
+
+def azure_environment(address: str, secret: str = f'AccountKey={AZURE_KEY}') -> dict[str, str]:
+    """The variables by which Azurite, or what stands before it, is found."""
+    endpoint = f'BlobEndpoint={address}/{AZURE_ACCOUNT}'
+    text = f'AccountName={AZURE_ACCOUNT};{endpoint};{secret}'
+    return {'AZURE_STORAGE_CONNECTION_STRING': text}
+
+
+@dataclasses.dataclass(frozen=True)
+class Container:
+    """A container of the Azure server; `client` is the tests' own."""
+
+    name: str
+    client: Any
+
+    def uri(self, name: str = '') -> str:
+        """'az://account/container/name', the name raw."""
+        return f'az://{AZURE_ACCOUNT}/{self.name}/{name}'
+
+    def put(self, name: str, data: bytes, **options: Any) -> str:
+        """Uploads a blob and returns its URI."""
+        self.client.upload_blob(name, data, overwrite=True, **options)
+        return self.uri(name)
+
+
+@pytest.fixture(scope='session')
+def azure(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a running server, which AZURE_STORAGE_CONNECTION_STRING names from now on.
+
+    One for the session, because a process keeps one client (`transforms.core.resources.shared`).
+    """
+    if not servers.has_azurite():
+        pytest.skip('Azurite could not be had here; `make .venvs/azurite/ready` says why')
+    with (
+        servers.address_of(servers.AZURE, request.config) as address,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in [name for name in os.environ if name.startswith('AZURE_')]:
+            patch.delenv(name)
+        for name, value in azure_environment(address).items():
+            patch.setenv(name, value)
+        yield address
+
+
+@pytest.fixture(scope='session')
+def azure_client(azure: str) -> Iterator[Any]:
+    """The tests' own client of the Azure server."""
+    from azure.storage.blob import BlobServiceClient
+
+    (text,) = azure_environment(azure).values()
+    with BlobServiceClient.from_connection_string(text) as client:
+        yield client
+
+
+@pytest.fixture
+def container(azure_client: Any) -> Container:
+    """A fresh container."""
+    return Container(name := f'c-{uuid.uuid4().hex[:16]}', azure_client.create_container(name))
 
 
 @pytest.fixture

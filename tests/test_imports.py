@@ -36,7 +36,7 @@ print(json.dumps(found))
     done = subprocess.run(
         [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # What commands run that compute nothing, and their parsers.
@@ -84,8 +84,8 @@ def test_what_fetches_and_decodes_needs_no_beam_no_tensorflow_and_no_cloud():
 
 
 def test_a_store_is_imported_when_the_first_uri_of_its_is_seen():
-    stores = [f'transforms.storage.{name}' for name in ('local', 'http', 's3', 'gcs')]
-    clients = ['urllib3', 'google.auth', 'botocore']
+    stores = [f'transforms.storage.{name}' for name in ('local', 'http', 's3', 'gcs', 'azure')]
+    clients = ['urllib3', 'google.auth', 'botocore', 'azure.core']
     ask = 'from transforms.storage.registry import store_for; store_for({!r})'.format
     steps = ['import transforms.storage.registry', ask('/a'), ask('https://example.com/a')]
     assert list(found_after_each(steps, stores + clients).values()) == [
@@ -125,6 +125,20 @@ finally:
             [sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_beam_and_tensorflow_bring_no_pandas_and_no_jax_into_a_command():
+    begun = """
+from pipeline.main import console
+try:
+    console(['label', '--version'])
+except SystemExit:
+    pass
+"""
+    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.load']
+    wanted = ['apache_beam', 'keras', 'pandas', 'jax']
+    found = found_after_each(steps, wanted)
+    assert list(found.values()) == [[], ['apache_beam'], ['apache_beam', 'keras']]
 
 
 def test_help_and_wrong_usage_are_said_at_once():

@@ -17,6 +17,7 @@ from transforms.core.hashing import content_hash, power_of_two, uri_hash
 from transforms.core.long_texts import LONG_TEXTS
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE
+from transforms.reuse import GatherTwins
 
 _BLOCKS_OF_NAMES = 8
 
@@ -89,7 +90,8 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         carried = [ref.carried for ref in good]
         url = max(access, default='')
         unless = _unless(good, newest)
-        item = Item(best.uri, best.version, best.size_bytes, carried, url, unless, failed)
+        what = best.uri, best.version, best.size_bytes
+        item = Item(*what, carried, url, unless, failed, best.checksum)
     return Merged(item, dead, listed - len(distinct), unchanged, gone, notes)
 
 
@@ -139,6 +141,7 @@ def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tu
 _Key = tuple[str, str]
 _OF_LISTING = frozenset(reason.value for reason in Reason if reason.about.of_listing)
 _NOTES = frozenset(note.value for note in Note)
+_TWIN = 'same bytes'
 _PASSING = frozenset(reason.value for reason in Reason if not reason.lasting)
 
 
@@ -152,8 +155,8 @@ def _place(found: tuple[_Key, Ref]) -> _Key:
     return LONG_TEXTS.lengthen(carried), problem
 
 
-def _preference(ref: Ref) -> tuple[str, int, str]:
-    return (ref.version, ref.size_bytes, ref.detail)
+def _preference(ref: Ref) -> tuple[str, int, str, str]:
+    return (ref.version, ref.size_bytes, ref.detail, ref.checksum)
 
 
 def _is_dealt_with(ref: Ref, known: Known | None) -> bool:
@@ -219,17 +222,14 @@ def cut(items: Iterable[Item], chunk_size: int) -> Iterator[Chunk]:
 
 def chunk_id(items: Sequence[Item]) -> str:
     """16 hex digits over what a chunk contains."""
-    texts = (
-        text
-        for item in items
-        for text in (
-            item.uri,
-            item.version,
-            item.known,
-            *map(LONG_TEXTS.lengthen, item.carried),
-        )
-    )
+    texts = (text for item in items for text in _texts(item))
     return content_hash(*texts).hex()[:16]
+
+
+def _texts(item: Item) -> Iterator[str]:
+    yield from (item.uri, item.version, item.known, *map(LONG_TEXTS.lengthen, item.carried))
+    for twin in item.same:
+        yield from (_TWIN, twin.uri, twin.version, *map(LONG_TEXTS.lengthen, twin.carried))
 
 
 class _MergeDoFn(beam.DoFn):
@@ -305,10 +305,12 @@ class MakeChunks(beam.PTransform):
     Args:
       chunk_size: most images per chunk.
       max_images: refuse more images than this; None accepts any number.
+      is_reused: whether one is labelled for all that have its bytes, by the listing.
     """
 
-    def __init__(self, chunk_size: int, max_images: int | None):
+    def __init__(self, chunk_size: int, max_images: int | None, is_reused: bool = False):
         super().__init__()
+        self._is_reused = is_reused
         self._chunk_size = chunk_size
         self._max_images = max_images
 
@@ -319,6 +321,8 @@ class MakeChunks(beam.PTransform):
             | 'CountImages' >> beam.combiners.Count.Globally()
             | 'CountBuckets' >> beam.Map(_bucket_count_of, chunk_size, self._max_images)
         )
+        if self._is_reused:
+            items = items | 'GatherTwins' >> GatherTwins()
         return (
             items
             | 'KeyByBucket'

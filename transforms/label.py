@@ -21,6 +21,7 @@ import transforms.coders  # noqa: F401 (registers the coders of the elements)
 from transforms.core import uris
 from transforms.core.elements import Batch, Failure, Image, LabeledBatch, LateBatch, Stage
 from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
+from transforms.core.garbage import GARBAGE
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE, shared
 from transforms.core.versions import library_versions
@@ -79,7 +80,8 @@ class LazyPredictor:
             self._loading = self.device.submit_if_free(self._load)
 
     def _load(self) -> Model:
-        model = shared(self._make, self._options)
+        with GARBAGE.uncollected():
+            model = shared(self._make, self._options)
         LIVE.has_model = True
         return model
 
@@ -234,10 +236,10 @@ def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
     try:
         for item, outcome in zip(batch.items, batch.outcomes, strict=True):
             if isinstance(outcome, Image):
-                labeled += 1
+                labeled += item.images
                 policy.record(item.uri, None)
             elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
-                failed += 1
+                failed += item.images
                 policy.record(item.uri, outcome, item.failed)
     finally:
         LIVE.add(labeled=labeled, failed=failed)

@@ -93,7 +93,8 @@ class _LoadDoFn(beam.DoFn):
         waited_sec = time.perf_counter() - started
         batch = self._pending.popleft()
         outcomes = [image.outcome for image in images]
-        LIVE.add(failed=sum(isinstance(outcome, Failure) for outcome in outcomes))
+        ended = zip(batch.items, outcomes, strict=True)
+        LIVE.add(failed=sum(item.images for item, each in ended if isinstance(each, Failure)))
         self._ready_batches.update(ready)
         self._wait_msec.update(round(1000 * waited_sec))
         self._fetch_retries.inc(sum(image.retries for image in images))

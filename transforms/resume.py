@@ -87,6 +87,7 @@ class _TakeFinishedDoFn(beam.DoFn):
             yield beam.pvalue.TaggedOutput('stats', ('resumed_chunks', 1.0))
             tables = [results.from_ipc(data)]
         if tables:
+            tables = [results.with_twins(table)[0] for table in tables]
             labeled = sum(len(results.labeled(table)) for table in tables)
             LIVE.add(labeled=labeled, failed=sum(map(len, tables)) - labeled)
             yield beam.pvalue.TaggedOutput('stats', ('resumed_labeled', float(labeled)))

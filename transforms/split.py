@@ -54,12 +54,13 @@ class _SplitDoFn(beam.DoFn):
     def process(
         self, chunk: bytes, shards: dict[str, int]
     ) -> Iterator[tuple[str, bytes] | beam.pvalue.TaggedOutput]:
-        table = results.from_ipc(chunk)
+        table, reused = results.with_twins(results.from_ipc(chunk))
         for path, rows in route(table, self._layout, shards).items():
             yield path, results.to_ipc(rows)
         for letter in results.dead_letters(table):
             yield beam.pvalue.TaggedOutput('failed', letter)
         yield beam.pvalue.TaggedOutput('counts', ('unchanged', results.count_unchanged(table)))
+        yield beam.pvalue.TaggedOutput('counts', ('reused', reused))
         for way in results.computed(table):
             yield beam.pvalue.TaggedOutput('computed', way)
 

@@ -42,11 +42,11 @@ class LabelImages(beam.PTransform):
     nothing is written, nothing is kept for a second try, and what a runner retries is labelled
     again.
 
-    Input: a bounded PCollection in the global window, of URIs (gs://, s3://, http(s)://, local
-    paths), of pairs (URI, dict), or of rows or dicts with a field 'uri'.  What is beside the URI is
-    carried along as text; what is no text is written as JSON.  The same URI with the same carried
-    values is labelled once and gives one row; with others it is labelled once and gives one row for
-    each.  Relative paths are those of the process that builds the pipeline.
+    Input: a bounded PCollection in the global window, of URIs (gs://, s3://, az://, http(s)://,
+    local paths), of pairs (URI, dict), or of rows or dicts with a field 'uri'.  What is beside the
+    URI is carried along as text; what is no text is written as JSON.  The same URI with the same
+    carried values is labelled once and gives one row; with others it is labelled once and gives one
+    row for each.  Relative paths are those of the process that builds the pipeline.
 
     Chunks of images follow from the URIs alone, so the same URIs give the same rows, to the last
     bit of each score, whatever the order, the runner or the number of workers; options, library

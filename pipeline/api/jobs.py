@@ -70,8 +70,8 @@ def label(
 
     Args:
       input: what to label: a folder or prefix, a glob, a manifest, an image or a file with images
-        inside, local, gs:// or s3://; or several of them.
-      output: the folder to write to, local, gs:// or s3://.
+        inside, local, gs://, s3:// or az://; or several of them.
+      output: the folder to write to, local, gs://, s3:// or az://.
       progress: show on standard error how far it is, and what is to be known beside the report;
         else that is logged, as INFO of the logger `lemmabeam`.
       pipeline_options: of Beam: PipelineOptions, a dict, or flags as ['--runner=DataflowRunner'];
@@ -319,7 +319,7 @@ def latest(
 
     Args:
       folder: the output of `label`.
-      output: the Parquet file to write or replace, local, gs:// or s3://, outside of it.
+      output: the Parquet file to write or replace, local, gs://, s3:// or az://, outside of it.
       model_id: only the rows of this model.
       drop_gone: leave out rows whose image the inputs of their run do not list any more.
       **stores: as of `relabel`.
@@ -335,11 +335,11 @@ def latest(
     with called(False):
         from transforms.dataset.latest_file import write_latest_to
         from transforms.dataset.reader import open_dataset
-        from transforms.storage.registry import store_for
+        from transforms.storage.registry import output_store
 
         reached = as_stores(stores_of(stores, 'latest'))
         name = _folder(folder)
-        dataset = open_dataset(name, store_for(name, reached))
+        dataset = open_dataset(name, output_store(name, reached))
         uri, counts = write_latest_to(os.fspath(output), dataset, model_id, reached, drop_gone)
         return LatestFile(
             uri,
@@ -428,7 +428,8 @@ def report(
 
     Args:
       folder: the output of `label`.
-      output: the file, local, gs:// or s3://; by default runs/<run_id>/report.html in the folder.
+      output: the file, local, gs://, s3:// or az://; by default runs/<run_id>/report.html in the
+        folder.
       run_id: the run, by default the latest complete one.
       report_thumbnails: pictures in each section, read again from where they lie; 0 reads none.
       **stores: as of `relabel`.

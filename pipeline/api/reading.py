@@ -22,7 +22,7 @@ from transforms.output import dead_letters
 from transforms.output.parquet import batches, open_parquet
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.report import RunReport
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 from transforms.storage.sealed import open_listed
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Labels:
     def __init__(self, folder: str, model_id: str | None, stores: StoreOptions):
         output = uris.absolute(folder).rstrip('/') or '/'
         self._stores = stores
-        self._dataset = open_dataset(output, store_for(output, stores))
+        self._dataset = open_dataset(output, output_store(output, stores))
         found = complete_runs(output, self._dataset.store)
         self._runs = found if model_id is None else runs_of_model(self._dataset, found, model_id)
 
@@ -197,7 +197,7 @@ def open(  # noqa: A001 (as in other libraries that open a folder of data)
     """Opens an output folder for reading.
 
     Args:
-      folder: the output of `label`, local, gs:// or s3://.
+      folder: the output of `label`, local, gs://, s3:// or az://.
       model_id: the only model whose rows are wanted; by default all, which have a column `model`.
       **stores: how stores are reached, as of `relabel`.
 

@@ -106,7 +106,7 @@ class WriteLabels(beam.PTransform):
     Input: a bounded PCollection of LabeledImage, or of rows with such fields, in the global window.
 
     Args:
-      folder: local, gs:// or s3://; it must hold no Parquet file yet.
+      folder: local, gs://, s3:// or az://; it must hold no Parquet file yet.
       metadata: text by name that goes into each file, such as `LabelImages.metadata`.
       features: length of the feature vectors, to write them as float16; default none are written.
       options: of `label`, by the same names: carry, the names of carried values that become columns
@@ -142,8 +142,8 @@ class WriteLabels(beam.PTransform):
         **options: Any,
     ):
         super().__init__()
-        if uris.scheme_of(str(folder)) in ('http', 'https'):
-            raise UsageError(f'folder {uris.printable(str(folder))}: http(s) is not written to')
+        if what := uris.read_only(str(folder)):
+            raise UsageError(f'folder {uris.printable(str(folder))}: {what} is not written to')
         with by_keyword():
             args = options_of(type(self).__name__, WRITING, options)
             self._layout = _Folder(

@@ -9,6 +9,7 @@ from pipeline.messages import Messages
 from pipeline.options import OPTIONS, LabelOptions, add_label_arguments
 from pipeline.parser import Parser, describe_stray
 from transforms.core.errors import UsageError
+from transforms.core.garbage import GARBAGE
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -27,7 +28,8 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
     add_arguments(parser)
     options, beam_options = parse_label_arguments(parser, argv)
     # As in all commands: what runs is imported when nothing is wrong with the command line.
-    from pipeline.job import labelling
+    with GARBAGE.uncollected():
+        from pipeline.job import labelling
 
     return labelling.run(options, beam_options, parser.made_at, messages)
 
@@ -75,7 +77,8 @@ def split_arguments(
         # A retry has no --input.
         raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
     # Takes seconds: not before it is known that Beam has to say anything.
-    from pipeline.runners import beam_options
+    with GARBAGE.uncollected():
+        from pipeline.runners import beam_options
 
     parsed = beam_options.parse(rest, parser)
     _check_complete(args, parser)  # after the unknown ones: one of those may be meant for it

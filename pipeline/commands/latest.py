@@ -10,7 +10,7 @@ from transforms.core import uris
 from transforms.core.texts import counted
 from transforms.dataset.latest_file import write_latest_to
 from transforms.dataset.reader import open_dataset
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 
 
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--output',
         required=True,
         metavar='FILE',
-        help='the Parquet file to write or replace, local, gs:// or s3://, outside DIR; sorted by '
-        'model and URI. For an object store it is put together in memory',
+        help='the Parquet file to write or replace, local, gs://, s3:// or az://, outside DIR; '
+        'sorted by model and URI. For an object store it is put together in memory',
     )
     parser.add_argument(
         '--model_id',
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     """
     stores = store_options(args)
     output = uris.absolute(args.folder).rstrip('/') or '/'
-    dataset = open_dataset(output, store_for(output, stores), 'DIR ')
+    dataset = open_dataset(output, output_store(output, stores), 'DIR ')
     target, counts = write_latest_to(args.output, dataset, args.model_id, stores, args.drop_gone)
     for model_id, (rows, superseded, gone_rows) in counts.items():
         line = f'{model_id}: {counted(rows, "row")}, '

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--thresholds',
         metavar='FILE',
-        help='CSV with the header class,threshold for single classes, local, gs:// or s3://. '
-        'A class is a wnid, else a name, else an index; the others have --threshold',
+        help='CSV with the header class,threshold for single classes, local, gs://, s3:// or '
+        'az://. A class is a wnid, else a name, else an index; the others have --threshold',
     )
     parser.add_argument(
         '--max_labels',

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--output',
         metavar='FILE',
-        help='where to write it, local, gs:// or s3:// (default: DIR/runs/<run_id>/report.html)',
+        help='where to write it, local, gs://, s3:// or az:// (default: '
+        'DIR/runs/<run_id>/report.html)',
     )
     add_thumbnail_argument(parser)
     add_store_arguments(parser)

@@ -11,6 +11,7 @@ from pipeline.messages import Messages
 from pipeline.options import add_store_arguments, store_options
 from pipeline.parser import Parser
 from transforms.core import uris
+from transforms.core.garbage import GARBAGE
 
 
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
@@ -41,7 +42,8 @@ def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
         messages.say(f'nothing to retry in run {run.id}; its dead letters: {failed}')
         messages.result({'run_id': run.id, 'is_retried': False, 'dead_lettered_by_reason': counts})
         return 0
-    from pipeline.job import labelling
+    with GARBAGE.uncollected():
+        from pipeline.job import labelling
 
     return labelling.run(wanted, beam_options, parser.made_at, messages, run, reasons)
 

@@ -16,6 +16,7 @@ from pipeline.messages import Messages
 from pipeline.runners.base import Runner
 from transforms.core import errors
 from transforms.core.errors import BooksError, InvalidOption, LemmabeamError, StoreError, UsageError
+from transforms.core.garbage import GARBAGE
 from transforms.core.long_texts import LONG_TEXTS
 from transforms.runs import in_progress, lease
 from transforms.runs.publish import discard
@@ -70,7 +71,8 @@ class Attempt:
         goes_on = self._runner.outlives_launcher
         try:
             with self._without_chatter(is_verbose), self._long_texts(), self._progress():
-                build(self._root, self._config)
+                with GARBAGE.uncollected():
+                    build(self._root, self._config)
                 if self._runner.announce():
                     lease.hand_over(layout, self._runner.lease_job, is_submitted=False)
                     self.is_submitted = True

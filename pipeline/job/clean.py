@@ -266,7 +266,8 @@ def _remove_published(run: RunPaths, folders: Iterable[str]) -> None:
     run.store.delete(run.uri(f'runs/{run.run_id}/report.html'))
     if run.is_local:
         with contextlib.suppress(OSError):  # something is there that is not ours
-            Path(run.uri(f'runs/{run.run_id}')).rmdir()
+            folder = run.uri(f'runs/{run.run_id}')
+            run.store.within('deleting', folder, Path(folder).rmdir)
 
 
 def _finish_forgetting(layout: RunPaths, is_dry_run: bool) -> Iterator[str]:

@@ -36,7 +36,7 @@ def make_report(
     Args:
       config: the run.
       files: what it wrote.
-      counts: 'listed', 'labeled', 'without_label', 'duplicates', 'unchanged', 'gone',
+      counts: 'listed', 'labeled', 'without_label', 'reused', 'duplicates', 'unchanged', 'gone',
         'dead_lettered/<reason>' and why files were left out.
       stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots',
         'resumed_labeled', images that an earlier attempt has labelled, and 'damaged_chunks', which
@@ -94,6 +94,7 @@ def _books(config: RunConfig, counts: Mapping[str, int]) -> Counts:
         listed=counts.get('listed', 0),
         labeled=counts.get('labeled', 0),
         without_label=counts.get(predictions.WITHOUT_LABEL, 0) if has_classes else None,
+        reused=counts.get('reused', 0),
         duplicates=counts.get('duplicates', 0),
         unchanged=counts.get('unchanged', 0),
         dead_lettered=sum(dead.values()),

@@ -34,7 +34,8 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
         'access': access,
     } | 'DropDone' >> DropDone(config.is_part)
 
-    chunks = items | 'MakeChunks' >> MakeChunks(config.chunk_size, config.max_images)
+    make = MakeChunks(config.chunk_size, config.max_images, config.is_reused)
+    chunks = items | 'MakeChunks' >> make
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
     # Pixels live between these two steps only: fused, and never shuffled.
     load = LoadImages(

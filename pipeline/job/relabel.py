@@ -49,7 +49,7 @@ from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.publish import clean_up, discard, find_commit, publish
 from transforms.runs.report import RELABEL, Counts, PublishedFile, RunReport, TopLabel, kind_of
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 
 COMMAND = RELABEL
 ROWS_PER_FILE = 1_000_000
@@ -135,7 +135,7 @@ def relabel_output(
       StoreError: a file or report is damaged, or a store fails; nothing is published then.
     """
     now = datetime.datetime.now(datetime.UTC)
-    dataset = open_dataset(output, store_for(output, stores), '--output ')
+    dataset = open_dataset(output, output_store(output, stores), '--output ')
     layout = Layout(
         output=output,
         run_id=make_run_id(options['run_id'], now),
@@ -170,7 +170,7 @@ def _read_thresholds(name: str | None, stores: StoreOptions) -> ThresholdsFile |
         return None
     uri = uris.absolute(name)
     where = f'--thresholds {uris.printable(name)}'
-    store = store_for(uri, stores)
+    store = output_store(uri, stores)
     if not uris.scheme_of(uri) and store.is_folder(uri):
         raise UsageError(f'{where}: a folder; expected a .csv')
     data = store.read(uri)

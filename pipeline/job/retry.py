@@ -45,9 +45,9 @@ def last_run(output: str, stores: StoreOptions) -> 'CompleteRun':
     """
     # Not for `--help`: what reads tables takes its time.
     from transforms.runs.complete import complete_runs
-    from transforms.storage.registry import store_for
+    from transforms.storage.registry import output_store
 
-    runs = complete_runs(output, store_for(output, stores))
+    runs = complete_runs(output, output_store(output, stores))
     found = [run for run in runs if not run.report.is_relabelling]
     if not found:
         raise UsageError(f'--output {output}: there is no complete run to retry')

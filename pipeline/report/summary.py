@@ -92,6 +92,7 @@ def _print_counts(report: RunReport, console: Console) -> None:
     if (without := counts.without_label) is not None:
         share = percent(without, counts.labeled)
         table.add_row('  without a label', f'{without:,} ({share})')
+    add('  reused for the same bytes', counts.reused)
     add('duplicates', counts.duplicates)
     add('unchanged', counts.unchanged)
     table.add_row('dead letters', f'{counts.dead_lettered:,}')

@@ -1,5 +1,6 @@
 """The engine that computes a run: in this process, on a cluster, or as a job of Dataflow."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
@@ -12,6 +13,9 @@ from pipeline.options import LabelOptions
 from pipeline.runners.explain import Setting
 from transforms.core.errors import UsageError
 
+_NO_JAR = re.compile(
+    r'Unable to fetch remote job server jar at \S*/([^/\s]+)\.jar: (.*?)\. (?:Also|If) '
+)
 _WORKER_GONE = 'SDK worker disconnected'  # as Prism has it
 
 
@@ -139,6 +143,16 @@ class Runner:
         details = getattr(error, 'details', None)  # of an error of gRPC
         if callable(details) and not isinstance(details(), list):
             return f'the engine does not answer: {details()}'
+        if no_jar := _NO_JAR.match(str(error)):
+            name, why = no_jar.groups()
+            artifact = name.removesuffix(f'-{beam.__version__}')
+            flag = f'--{self.name.removesuffix("Runner").lower()}_job_server_jar'
+            return (
+                f'--runner={self.name}: it needs the job server {name}.jar, which cannot be '
+                f'downloaded ({why}); fetch org.apache.beam:{artifact}:{beam.__version__} from '
+                f'Maven and name the file with {flag}, or name a job server that runs already with '
+                '--job_endpoint'
+            )
         return str(error) if _WORKER_GONE in str(error) else None
 
 

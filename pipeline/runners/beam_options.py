@@ -3,6 +3,7 @@
 import argparse
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
@@ -10,6 +11,8 @@ from pipeline.parser import FromFile, describe_unknown, with_help
 from transforms.core.errors import UsageError
 
 _PRISM_JOB_SEC = 366 * 86400
+
+T = TypeVar('T', bound=PipelineOptions)
 
 
 def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptions:
@@ -54,7 +57,28 @@ def parse(rest: Sequence[str], parser: argparse.ArgumentParser) -> PipelineOptio
     is_prism = runner in ('PrismRunner', 'DirectRunner')
     if is_prism and not given & {'--job_server_timeout', '--job-server-timeout'}:
         rest = [*rest, f'--job_server_timeout={_PRISM_JOB_SEC}']
-    return PipelineOptions(rest)
+    return _Options(rest)
+
+
+class _Options(PipelineOptions):
+    """Options whose views are made once each, not by a parser of arguments for each question.
+
+    Beam asks some 800 times while a graph is built.  All views share their values.
+    """
+
+    def view_as(self, cls: type[T]) -> T:
+        """The view as options of a class."""
+        views = self.__dict__.setdefault('_views', {})
+        if cls not in views:
+            views[cls] = super().view_as(cls)
+        view: T = views[cls]
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The options without their views."""
+        state = dict(super().__getstate__())
+        state.pop('_views', None)
+        return state
 
 
 def _as_given(argument: str, switches: Mapping[str, str | None]) -> list[str]:

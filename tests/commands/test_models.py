@@ -6,21 +6,29 @@ from tests.support import app
 from transforms.model import registry
 
 
-def test_every_model_is_listed_and_where_it_comes_from():
-    said = app.invoke('models').stdout.splitlines()
+def test_every_model_is_listed_in_a_terminal_and_where_it_comes_from():
+    done = app.invoke('models', COLUMNS='80')
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert max(map(len, said)) <= 80
+    assert not any('…' in line for line in said if 'https://' not in line)
     table, legend = (said[: said.index('')], said[said.index('') :])
     assert table[0].split()[0] == 'model'
-    assert [line.split()[0] for line in table[1:]] == [*registry.known_models()]
+    rows = {line.split()[0]: line.split()[1:] for line in table[1:]}
+    models, families = registry.known_models(), registry.FAMILIES
+    assert [*rows] == [*models]
+    assert rows['bit-m-r101x3'] == '516.0 M 224 69.6 21,843 sigmoid Apache-2.0'.split()
+    assert rows['bit-m-r152x4-ilsvrc2012'][2] == '480'
+    assert rows['bit-s-r50x1-features'][4:6] == ['features', 'none']
+    assert rows['efficientnetv2-xl-imagenet21k'][:4] == ['234.8', 'M', '512', '93.4']
     assert any(line.startswith('px: ') for line in legend)
-    published = {prefix for prefix, family in registry.FAMILIES.items() if family.PUBLISHED}
-    assert published
-    for prefix in published:
-        source = legend[legend.index(f'{prefix}-*:') + 1]
-        assert source == f'  {registry.FAMILIES[prefix].PUBLISHED}…'
-    (embedded,) = [line for line in legend if line.endswith(', inside this package')]
-    name, model = next((name, x) for name, x in registry.known_models().items() if x.file)
-    assert legend[legend.index(embedded) - 1] == f'{name}:'
-    assert embedded.strip().startswith(model.card.source)
+    sources = {f'{x}-*': f'{families[x].PUBLISHED}…' for x in families if families[x].PUBLISHED}
+    assert {'bit-*', 'efficientnetv2-*'} <= sources.keys()
+    inside = {name: model.card.source for name, model in models.items() if model.file}
+    assert inside.keys() == {'embedded'}
+    sources['embedded'] = f'{inside["embedded"]}, inside this package'
+    for name, source in sources.items():
+        assert legend[legend.index(f'{name}:') + 1] == f'  {source}'
 
 
 @pytest.mark.parametrize('name', ['{}/none', 'hf://owner', 'no-such-model'])

@@ -33,6 +33,7 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.output.layout import Layout
 from transforms.runs import in_progress, lease
 from transforms.runs.complete import complete_runs
+from transforms.storage.bounded import BoundedStore
 from transforms.storage.local import LocalStore
 from transforms.storage.registry import store_for
 
@@ -598,7 +599,7 @@ class KillingLayout(Layout):
 
     @property
     def store(self):
-        return KillingStore(self.killed_at)
+        return BoundedStore(KillingStore(self.killed_at))
 
 
 def kill_at(name, folder, threshold=None):

@@ -68,6 +68,19 @@ def test_names_are_taken_raw(name):
         ('S3://bucket/A.jpg', '/', 's3://bucket/A.jpg'),
         ('../b.jpg', 's3://bucket/x/y', 's3://bucket/x/b.jpg'),
         ('b c.jpg', 's3://bucket', 's3://bucket/b c.jpg'),
+        ('AZ://account/container/A?.jpg', '/', 'az://account/container/A?.jpg'),
+        ('az://account/$root/a.jpg', '/', 'az://account/$root/a.jpg'),
+        ('../../../b.jpg', 'az://account/container/x', 'az://account/container/b.jpg'),
+        ('b.jpg', 'az://account/container', 'az://account/container/b.jpg'),
+        (
+            'ABFSS://box@account.DFS.core.windows.net/a b/@c.jpg',
+            '/',
+            'az://account/box/a b/@c.jpg',
+        ),
+        ('abfss://box@account.blob.core.windows.net/a', '/', 'az://account/box/a'),
+        ('HF://datasets/o/n/a.jpg', '/', 'hf://datasets/o/n/a.jpg'),
+        ('hf://datasets/o/n@refs/pr/1/a.jpg', '/', 'hf://datasets/o/n@refs%2Fpr%2F1/a.jpg'),
+        ('../b.jpg', 'hf://datasets/o/n@v1/x', 'hf://datasets/o/n@v1/b.jpg'),
         ('HTTP://Host.Example:80/A%2f%zz ü?Q=%C3#f', '/', 'http://host.example/A%2f%zz ü?Q=%C3'),
         ('https://host', '/', 'https://host/'),
         ('https://host?x', '/', 'https://host/?x'),
@@ -108,6 +121,18 @@ def test_normalize(raw, base, uri):
         ('s3a://bucket/a.jpg', '/', 'bad_uri'),
         ('s3://bucket/' + 'ä' * 513, '/', 'bad_uri'),
         ('..', 's3://bucket/x', 'bad_uri'),
+        ('az://account/container', '/', 'bad_uri'),
+        ('az://account/container/', '/', 'bad_uri'),
+        ('az://account', '/', 'bad_uri'),
+        ('az://Account/container/a', '/', 'bad_uri'),
+        ('az://account/con--tainer/a', '/', 'bad_uri'),
+        ('az://account/container/a?sv=2&sig=s', '/', 'bad_uri'),
+        ('hf://o/n/a.jpg', '/', 'bad_uri'),
+        ('hf://datasets/o/n', '/', 'bad_uri'),
+        ('hf://datasets/o/../a.jpg', '/', 'bad_uri'),
+        ('abfss://container/a', '/', 'bad_uri'),
+        ('abfss://box@account.example/a', '/', 'bad_uri'),
+        ('abfss://box@account.dfs.core.windows.net', '/', 'bad_uri'),
         ('http://', '/', 'bad_uri'),
         ('http:///a.jpg', '/', 'bad_uri'),
         ('http://host:x/a', '/', 'bad_uri'),
@@ -191,6 +216,9 @@ def test_normalize_of_local_names_is_idempotent_and_never_has_a_second_root(part
         ('//a', '/a'),
         ('file:///a%20b/', '/a%20b'),
         ('s3://bucket/a', 's3://bucket/a'),
+        ('az://account/container', 'az://account/container'),
+        ('abfss://box@account.dfs.core.windows.net', 'az://account/box'),
+        ('abfs://box@account.dfs.core.windows.net/a/', 'az://account/box/a/'),
     ],
 )
 def test_absolute(given_uri, uri):
@@ -207,13 +235,36 @@ def test_relative_inputs_are_below_the_working_folder(tmp_path, monkeypatch):
     'text',
     [
         *('', 's3://a', 's3://A_b/c', 'gs://', 'gs:///a', 'gs://b*cket/a', 'gs://-a/b'),
-        *('file://host/a', 'file://'),
+        *('az://account', 'az://account/', 'az://a/container', 'az://account/Container/a'),
+        *('abfss://container/a', 'file://host/a', 'file://'),
     ],
 )
 def test_unusable_inputs_are_named(text):
     with pytest.raises(UsageError, match='expected') as caught:
         uris.absolute(text)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    'uri', ['az://account/container', 'abfss://c-c@acc.dfs.core.windows.net/a']
+)
+def test_a_sas_token_in_a_uri_is_refused_and_not_repeated(uri):
+    with pytest.raises(UsageError, match='AZURE_STORAGE_SAS_TOKEN') as caught:
+        uris.absolute(f'{uri}?sv=2023-11-03&sp=r&sig=s3cr3t')
+    assert 's3cr3t' not in str(caught.value)
+
+
+def test_a_container_of_azure_is_named_with_its_account():
+    assert uris.split_object('az://account/container/a/b') == ('account/container', 'a/b')
+    assert uris.split_object('az://account/container') == ('account/container', '')
+
+
+def test_what_is_never_written_to():
+    for uri, what in (
+        *(('HTTPS://h/a', 'http(s)'), ('hf://datasets/o/n/a', 'hf://'), ('az://account/c/a', '')),
+        *(('/a', ''), ('ftp://h/a', '')),
+    ):
+        assert uris.read_only(uri) == what
 
 
 def test_hadoops_schemes_are_told_their_other_name():

@@ -99,6 +99,7 @@ VALUES = {
     'fewer labelled': (REPORT, counting(labeled=15), REPORT),
     'fewer without a label': (REPORT, counting(without_label=3), REPORT),
     'without a label by text': (REPORT, counting(without_label='4'), REPORT),
+    'more reused than labelled': (REPORT, counting(reused=99), REPORT),
     'labelled and listed': (REPORT, counting(labeled=15, listed=17), REPORT),
     'a count below zero': (REPORT, counting(duplicates=-1, listed=17), REPORT),
     'a count that is text': (REPORT, counting(listed='18'), REPORT),

@@ -16,7 +16,7 @@ from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
 from transforms.model.families import bit
 from transforms.model.families.base import NotRebuiltError
-from transforms.model.families.bit.checkpoint import Architecture
+from transforms.model.families.bit.checkpoint import Architecture, layout
 from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
 from transforms.model.runtime import import_tensorflow
@@ -252,6 +252,24 @@ def test_of_two_that_agree_the_first_is_taken(tf, weights, pictures, tmp_path):
     FORMS['official'](twins, 14, tmp_path / 'module')
     network = load(source_of(tmp_path / 'module'))
     assert network.route == BUILT
+
+
+def test_of_each_further_candidate_only_what_differs_is_set(monkeypatch):
+    from transforms.model.families.bit import rebuild
+    from transforms.model.saved_model import Variables
+
+    set_anew = []
+    monkeypatch.setattr(rebuild.resnet, 'build', lambda *_: 'a network')
+    monkeypatch.setattr(rebuild.resnet, 'assign', lambda *given: set_anew.append(given))
+    one = {name: name for name in layout(Architecture(14, 1), CLASSES)}
+    gamma, beta, *_ = (name for name in one if 'group_norm' in name)
+    other = {**one, gamma: beta, beta: gamma}
+    variables = Variables([], None, one.__getitem__)
+    candidates = [one, other, one]
+    made = [*rebuild._networks(candidates, variables, Architecture(14, 1), CLASSES)]
+    assert made == ['a network'] * 3
+    assert [names for *_, names in set_anew] == [{gamma, beta}] * 2
+    assert [dict(weights._keys) for _, weights, _ in set_anew] == candidates[1:]
 
 
 def test_a_graph_that_takes_one_size_of_whole_numbers_is_asked_in_those(tf, tmp_path):

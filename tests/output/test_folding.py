@@ -12,7 +12,8 @@ from tests.support.states import begin, settled
 from transforms.core.errors import UsageError
 from transforms.output import tell_apart
 from transforms.output.layout import Layout
-from transforms.storage.registry import store_for
+from transforms.storage.bounded import BoundedStore
+from transforms.storage.registry import output_store, store_for
 
 ALIKE = [('Train', 'train'), ('Stra\u00dfe', 'STRASSE'), ('caf\u00e9', 'cafe\u0301'), ('a', 'a.')]
 TAKEN = '--run_id night-1: the file system of [^ ]* takes it for the id of another run'
@@ -26,7 +27,7 @@ def layout(output, *partition_by):
 def folding(tmp_path, monkeypatch):
     """The output folds names."""
     output = tmp_path / 'out'
-    store = FoldingStore(output)
+    store = BoundedStore(FoldingStore(output))
     # Not in `store_for`, which keeps its stores for the tests to come.
     monkeypatch.setattr(Layout, 'store', store)
     return output
@@ -83,7 +84,7 @@ def test_a_run_loses_no_row_to_a_partition_of_another_name(folding, manifest, ca
     assert not list(folding.glob('runs/*'))
     elsewhere = str(folding.parent / 'elsewhere')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Layout, 'store', store_for(elsewhere))
+        patch.setattr(Layout, 'store', output_store(elsewhere))
         assert app.invoke(*arguments[:-1], elsewhere).returncode == 0
     assert len(app.rows(folding.parent / 'elsewhere', 'predictions')) == 2
 

@@ -322,6 +322,16 @@ def test_a_run_of_another_command_with_fewer_entries(tmp_path):
     assert 'gone since an earlier run' in page.text
 
 
+def test_rows_by_the_bytes_of_another_are_told(tmp_path):
+    made_runs.write_run(tmp_path, 'a', [(f'/{i}', [(0, 'robin', 0.5)]) for i in range(3)])
+    assert 'same bytes' not in page_of(tmp_path).text
+    path = tmp_path / 'runs/a/report.json'
+    report = json.loads(path.read_text())
+    report['counts']['reused'] = 2
+    path.write_text(json.dumps(report))
+    assert 'of these reused for the same bytes' in page_of(tmp_path).text
+
+
 def test_scores_of_any_range_have_their_place(tmp_path):
     rows = [('/a', [(0, 'robin', 7.5), (1, 'wren', -3.0)]), ('/b', [(1, 'wren', 2.0)])]
     made_runs.write_run(tmp_path, 'a', rows, metadata={'activation': 'none', 'threshold': '-9'})

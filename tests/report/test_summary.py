@@ -72,3 +72,10 @@ def test_pictures_that_are_all_too_old_are_told_as_such():
     old = Counts(listed=0, labeled=0, skipped_before_since=2)
     assert describe_nothing(old, '7d') == ('all 2 files are older than --since 7d')
     assert describe_nothing(Counts(listed=0, labeled=0), None) == 'no images found in the inputs'
+
+
+def test_rows_by_the_bytes_of_another_are_told_where_there_are_any(tmp_path):
+    rows = [(f'/{i}.jpg', [(0, 'owl', 0.9)]) for i in range(3)]
+    counts = dataclasses.asdict(Counts(listed=3, labeled=3, reused=2))
+    assert 'reused for the same bytes ' in said(tmp_path / 'a', rows, counts=counts)
+    assert 'same bytes' not in said(tmp_path / 'b', rows)

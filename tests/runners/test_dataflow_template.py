@@ -387,7 +387,7 @@ def test_beam_is_one_version_everywhere():
 
 def test_lock_of_the_image_is_that_of_setup_py():
     image, here = locked(LOCK), locked(ROOT / 'requirements.lock')
-    for requirement in requirements('gpu', 'gcp', 'aws', 'heif', 'hf'):
+    for requirement in requirements('gpu', 'gcp', 'aws', 'azure', 'heif', 'hf'):
         version = image[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), requirement
     differing = {name for name in image.keys() & here.keys() if image[name] != here[name]}
@@ -396,7 +396,7 @@ def test_lock_of_the_image_is_that_of_setup_py():
     assert 'pytest' not in image
     assert '://' not in LOCK.read_text()
     lock = re.search(r'^\tuv pip compile .* -o templates/dataflow/\S+$', makefile(), re.MULTILINE)
-    assert re.findall(r'--extra (\w+)', lock[0]) == ['gpu', 'gcp', 'aws', 'heif', 'hf']
+    assert re.findall(r'--extra (\w+)', lock[0]) == ['gpu', 'gcp', 'aws', 'azure', 'heif', 'hf']
 
 
 def makefile() -> str:

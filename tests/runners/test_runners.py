@@ -2,8 +2,10 @@
 
 import dataclasses
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.subprocess_server import JavaJarServer
 from google.api_core.exceptions import Forbidden
 
 from pipeline.job.attempt import explain_error
@@ -78,6 +80,23 @@ def test_an_error_of_the_engine_is_explained_by_the_engine():
     assert runner('FnApiRunner').explain_error(refused) is None
     gone = RuntimeError('bundle inst001 failed: SDK worker disconnected')
     assert runner('PrismRunner').explain_error(gone) == str(gone)
+
+
+@pytest.mark.parametrize('name', ['spark-3', 'flink-2.2'])
+def test_a_job_server_that_cannot_be_downloaded_is_named(name, tmp_path):
+    kind = name.partition('-')[0]
+    jar = f'beam-runners-{name}-job-server-{beam.__version__}'
+    with pytest.raises(RuntimeError) as raised:
+        JavaJarServer.local_jar(f'http://127.0.0.1:9/maven/{jar}.jar', cache_dir=str(tmp_path))
+    found = explain_error(raised.value, runner(f'{kind.title()}Runner'))
+    assert type(found) is RunnerError
+    assert str(found) == (
+        f'--runner={kind.title()}Runner: it needs the job server {jar}.jar, which cannot be '
+        'downloaded (<urlopen error [Errno 111] Connection refused>); fetch '
+        f'org.apache.beam:beam-runners-{name}-job-server:{beam.__version__} from Maven and name '
+        f'the file with --{kind}_job_server_jar, or name a job server that runs already with '
+        '--job_endpoint'
+    )
 
 
 @pytest.mark.parametrize(

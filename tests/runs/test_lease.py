@@ -13,6 +13,7 @@ from pipeline.runners.dataflow.status import Job
 from transforms.core.errors import StoreError, UsageError
 from transforms.output.layout import Layout
 from transforms.runs import lease
+from transforms.storage.bounded import BoundedStore
 from transforms.storage.local import LocalStore
 from transforms.storage.registry import store_for
 
@@ -30,7 +31,7 @@ def holder_of(output):
     return json.loads(store_for(str(output)).read(lease_uri(output)))['run_id']
 
 
-@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+@pytest.fixture(params=['local', 'bucket', 's3_bucket', 'container'])
 def output(request, tmp_path):
     return tmp_path if request.param == 'local' else request.getfixturevalue(request.param).uri('o')
 
@@ -202,7 +203,7 @@ class WithoutConditionalDelete(LocalStore):
 
 
 def test_a_lease_that_cannot_be_deleted_is_given_back_all_the_same(tmp_path, monkeypatch):
-    store = WithoutConditionalDelete()
+    store = BoundedStore(WithoutConditionalDelete())
     monkeypatch.setattr(Layout, 'store', store)
     lease.acquire(layout(tmp_path), False)
     lease.release(layout(tmp_path))

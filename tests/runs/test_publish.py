@@ -30,13 +30,13 @@ def outputs(request, tmp_path) -> Callable[[], str]:
     return lambda: f'{top}/{next(made)}'
 
 
-@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+@pytest.fixture(params=['local', 'bucket', 's3_bucket', 'container'])
 def fresh(request, tmp_path) -> Callable[[], str]:
     return outputs(request, tmp_path)
 
 
 # Some thirty outputs a test: over HTTP, it takes many seconds.
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('bucket', 's3_bucket')]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ('bucket', 's3_bucket', 'container')]
 
 
 @pytest.fixture(params=['local', *SLOW])

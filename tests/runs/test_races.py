@@ -32,7 +32,7 @@ ROUNDS = 200
 _WAIT_SEC = 120
 
 
-@pytest.fixture(params=['local', 'bucket', 's3_bucket'])
+@pytest.fixture(params=['local', 'bucket', 's3_bucket', 'container'])
 def place(request, tmp_path) -> str:
     """A folder of each kind of store."""
     if request.param == 'local':

@@ -81,6 +81,7 @@ def test_a_report_of_the_first_version_has_what_it_lacks_by_default(first):
     assert not report.is_relabelling
     assert (report.counts.without_label, report.counts.gone) == (None, None)
     assert report.counts.ended == report.counts.listed == 4
+    assert report.counts.reused == 0
     assert report.counted_from == -math.inf, 'it has counted all'
     assert report.model.vocabulary_sha256 is None
     (file,) = report.files

@@ -537,6 +537,19 @@ def test_names_that_are_too_long_are_told_apart(tmp_path):
     assert len({ref.uri for ref in refs}) == 3
 
 
+def test_a_frozen_listing_has_all_but_what_is_secret(tmp_path):
+    layout = Layout(str(tmp_path), 'r', 'm', (), (), 1)
+    refs = [
+        Ref('gs://b/a', '7', 5, '[]', '', '', '', 'gs:1'),
+        Ref('https://h/b', '', -1, '["x"]', '', '', 'https://me:pw@h/b'),
+        Ref('/c', '', -1, '[]', 'bad_name', 'why'),
+    ]
+    found = snapshot.freeze(layout, 0, iter(refs))
+    assert found.is_signed
+    read = [ref for part in found.parts for ref in snapshot.read_part(layout, *part)]
+    assert read == [ref._replace(access='') for ref in refs]
+
+
 def test_parts_of_a_frozen_listing_are_bounded_by_rows_and_by_bytes(monkeypatch):
     refs = [
         Ref(f'/{i}', '', -1, f'["{"x" * (100 if i in (2, 6) else 1)}"]', '', '') for i in range(9)

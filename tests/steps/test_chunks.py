@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from transforms import chunks
 from transforms.chunks import bucket_count, bucket_of, chunk_id, cut, merge
-from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref
+from transforms.core.elements import Chunk, DeadLetter, Item, Known, Note, Ref, Twin
 
 pure = settings(derandomize=True, max_examples=60, deadline=None)
 names = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=6)
@@ -23,6 +23,8 @@ items = st.lists(
         st.sampled_from(['', '1', '2']),
         st.integers(-1, 9),
         st.lists(carried, unique=True, min_size=1, max_size=2),
+        checksum=st.just(''),
+        same=st.lists(st.builds(Twin, names, st.just('1'), st.lists(carried)), max_size=2),
     ),
     max_size=24,
     unique_by=lambda item: item.uri,
@@ -37,6 +39,7 @@ refs_of_one_uri = st.lists(
         st.sampled_from(['', '', 'bad_uri', 'bad_name']),
         st.sampled_from(['', 'why']),
         st.sampled_from(['', 'https://h/a.jpg?sig=1', 'https://h/a.jpg?sig=2']),
+        st.sampled_from(['', 's3:1']),
     ),
     min_size=1,
     max_size=8,

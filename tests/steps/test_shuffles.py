@@ -89,6 +89,12 @@ def test_this_and_nothing_else_is_shuffled(real):
     assert found == EXPECTED
 
 
+def test_what_may_have_the_same_bytes_is_shuffled_once_more(config):
+    found = shuffles.shuffled(proto(dataclasses.replace(config, is_reused=True)))
+    more = {'MakeChunks/GatherTwins/GroupByBytes': ('group', '(str, Item)')}
+    assert {name: shuffle[:2] for name, shuffle in found.items()} == EXPECTED | more
+
+
 def test_pixels_stay_within_one_fused_stage(real):
     assert shuffles.pixel_faults(real) == []
 

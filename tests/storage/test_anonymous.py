@@ -1,4 +1,4 @@
-"""Public buckets without an account: gs:// and s3:// read anonymously.
+"""Public buckets without an account: gs://, s3:// and az:// read anonymously.
 
 Not checked here: a real public bucket.
 """
@@ -8,10 +8,12 @@ import json
 import pickle
 import socket
 import time
+import uuid
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 
-from tests.conftest import AWS_ENVIRONMENT
+from tests.conftest import AWS_ENVIRONMENT, Container, azure_environment
 from tests.contracts.stores import LIMITS, FetchContract, fetch
 from tests.contracts.stores import ObjectStoreContract as StoreContract
 from tests.support import app, samples
@@ -21,6 +23,7 @@ from transforms.core.stores import DEFAULT_OPTIONS
 from transforms.dataset.verify import verify
 from transforms.sources import preflight
 from transforms.storage import gcs
+from transforms.storage.azure import AzureStore
 from transforms.storage.base import Seen
 from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import settle_anonymity, told_anonymous
@@ -166,6 +169,57 @@ class TestS3Forced(TestS3WithoutAnAccount):
         store = S3Store(s3, anonymous=True, tries=QUICK)
         assert not store.lacks_credentials
         return store
+
+
+class TestAzureWithoutAnAccount(_Reading):
+    @pytest.fixture
+    def place(self, azure_client):
+        name = f'c-{uuid.uuid4().hex[:16]}'
+        return Container(name, azure_client.create_container(name, public_access='container'))
+
+    @pytest.fixture
+    def store(self, azure, place):
+        store = AzureStore(azure_environment(azure, 'X=1'), lambda: None, tries=QUICK)
+        assert 'az login' in store.lacks_credentials
+        return store
+
+    def test_a_container_that_is_not_public_is_forbidden(self, store, container):
+        uri = container.put('a', b'1')
+        with pytest.raises(ImageError, match=r'forbidden: HTTP 40.: not public, .*az login'):
+            fetch(store, uri)
+        for call in (lambda: list(store.list(container.uri())), lambda: store.stat(uri)):
+            with pytest.raises(StoreError, match=r'not public, .* for a container of yours'):
+                call()
+
+
+class TestAzureForced(TestAzureWithoutAnAccount):
+    @pytest.fixture
+    def store(self, azure, place):
+        store = AzureStore(azure_environment(azure), no_question, anonymous=True, tries=QUICK)
+        assert not store.lacks_credentials
+        return store
+
+
+def no_question():
+    pytest.fail('who forces it looks for none')
+
+
+@pytest.mark.parametrize('name', ['AZURE_STORAGE_KEY', 'AZURE_CLIENT_ID'])
+def test_azure_credentials_that_are_half_are_not_replaced(name):
+    store = AzureStore({name: 'x'}, lambda: None)
+    assert not store.lacks_credentials
+    with pytest.raises(StoreError, match='no usable Azure credentials for the account account'):
+        store.fetch('az://account/container/a', LIMITS, lambda _: None)
+
+
+@pytest.mark.parametrize('is_there', [True, False])
+def test_an_identity_of_azure_is_one_if_it_gives_a_token(is_there):
+    class Identity:
+        def get_token(self, *_):
+            if not is_there:
+                raise ClientAuthenticationError('none')
+
+    assert ('az login' in AzureStore({}, Identity).lacks_credentials) != is_there
 
 
 def test_requests_are_not_signed(no_google_account, monkeypatch):

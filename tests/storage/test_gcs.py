@@ -367,3 +367,14 @@ def test_a_glob_lists_only_what_its_literal_part_allows(bucket):
         bucket.uri('photos/2026-01/a.jpg'),
         bucket.uri('photos/2026-02/b.jpg'),
     }
+
+
+def test_the_listing_tells_which_objects_have_the_same_bytes(bucket, store):
+    packed = gzip.compress(b'x')
+    for name, data in {'in/a': b'x', 'in/b': b'x', 'in/c': b'y', 'in/d': packed}.items():
+        bucket.put(name, data)
+    bucket.put('in/e', packed, 'gzip')  # which is another picture once it is unpacked
+    a, b, c, d, e = (entry.checksum for entry in store.list(bucket.uri('in')))
+    assert a == b != ''
+    assert len({a, c, d, e}) == 4
+    assert store.stat(bucket.uri('in/a')).checksum == a

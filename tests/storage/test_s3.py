@@ -8,7 +8,6 @@ import base64
 import contextlib
 import gzip
 import hashlib
-import io
 import logging
 import time
 import urllib.parse
@@ -34,7 +33,6 @@ from tests.support.misbehaving_server import (
     wrong_bytes,
 )
 from transforms.core.errors import ImageError, StoreError, UsageError
-from transforms.storage import s3 as module
 from transforms.storage.base import Entry, FetchLimits, Seen
 from transforms.storage.http_fetch import Tries
 from transforms.storage.registry import store_for
@@ -326,9 +324,7 @@ def test_streams_and_small_objects_survive_or_say_so_properly(serve, fault):
     _, store = serve(fault, attempts=2)
     with pytest.raises(StoreError):
         store.read('s3://bucket/a')
-    entry = Entry('s3://bucket/a', 'x', 5000)
-    stream = module._Stream(store._client, entry, 2, store._systemic)
-    with pytest.raises(StoreError), io.BufferedReader(stream, 100) as reader:
+    with pytest.raises(StoreError), store._stream(Entry('s3://bucket/a', 'x', 5000)) as reader:
         reader.read()
 
 
@@ -511,3 +507,21 @@ def test_buckets_that_are_not_there_are_found_out_first(s3, tmp_path):
     ):
         with pytest.raises(UsageError, match='no such bucket no-such-bucket'):
             app.label('--input', source, '--output', output)
+
+
+def test_the_listing_tells_which_objects_of_one_part_have_the_same_bytes(s3_bucket, store):
+    for name, data in {'in/a': b'x', 'in/b': b'x', 'in/c': b'y'}.items():
+        s3_bucket.put(name, data)
+    client, where = s3_bucket.client, {'Bucket': s3_bucket.name, 'Key': 'in/parts'}
+    upload = client.create_multipart_upload(**where)['UploadId']
+    part = client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b'x')
+    client.complete_multipart_upload(
+        **where,
+        UploadId=upload,
+        MultipartUpload={'Parts': [{'ETag': part['ETag'], 'PartNumber': 1}]},
+    )
+    a, b, c, parts = (entry.checksum for entry in store.list(s3_bucket.uri('in')))
+    assert a == b != ''
+    assert c not in ('', a)
+    assert parts == ''
+    assert store.stat(s3_bucket.uri('in/a')).checksum == a

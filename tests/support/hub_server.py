@@ -340,6 +340,124 @@ def put_hugging_face(server: HubServer, repository: str, data: bytes, storage: s
     return path
 
 
+class Dataset:
+    """A dataset on a hub, as the library of the hub and its web server show it.
+
+    A file of `LARGE_BYTES` or more is on another host, behind a link that is signed.
+    """
+
+    LARGE_BYTES = 1000
+
+    def __init__(self, server: HubServer, name: str):
+        self.server = server
+        self.name = name
+        self.files: dict[str, bytes] = {}
+        self._commits = 0
+
+    @property
+    def commit(self) -> str:
+        """The newest one."""
+        return f'{self._commits:040x}'
+
+    def put(self, path: str, data: bytes) -> None:
+        """A commit with one more file."""
+        self.files[path] = data
+        self._commits += 1
+        files = dict(self.files)
+        info = json.dumps({'id': self.name, 'sha': self.commit}).encode()
+        api = f'/api/datasets/{self.name}'
+        for revision in ('main', 'refs/convert/parquet', self.commit):
+            self.server.put(f'{api}/revision/{revision}', body(info, 'application/json'))
+        folders = {''}
+        for each in files:
+            parts = each.split('/')
+            folders |= {'/'.join(parts[:i]) for i in range(len(parts))}
+        for folder in folders:
+            tree = f'{api}/tree/{self.commit}' + (f'/{folder}' if folder else '')
+            self.server.put(tree, self._tree_of(files, folders, folder))
+        self.server.put(f'{api}/paths-info/{self.commit}', self._infos_of(files))
+        for each, content in files.items():
+            self._put_file(f'/datasets/{self.name}/resolve/{self.commit}/{each}', content)
+
+    def _put_file(self, path: str, data: bytes) -> None:
+        oid = hash_of(data)
+        if len(data) < self.LARGE_BYTES:
+            self.server.put(path, ranged(data, f'"{oid}"'))
+            return
+        signed = f'{self.server.other_name}/lfs/{oid}?X-Amz-Signature=s3cr3t'
+        self.server.put(f'/lfs/{oid}', ranged(data, '"of another kind"'))
+
+        def moved(handler: Asked) -> None:
+            _head(handler, 302, 0, Location=signed, ETag='"x"', X_Linked_Etag=f'"{oid}"')
+
+        self.server.put(path, moved)
+
+    def _tree_of(self, files: dict[str, bytes], folders: set[str], folder: str) -> Answer:
+        start = f'{folder}/' if folder else ''
+        below = [entry_of(path, data) for path, data in files.items() if path.startswith(start)]
+        below += [
+            {'type': 'directory', 'path': path, 'oid': '0' * 40, 'size': 0}
+            for path in folders
+            if path and path.startswith(start)
+        ]
+
+        def answer(handler: Asked) -> None:
+            is_deep = handler.asked.query.get('recursive') == ['true']
+            shown = [x for x in below if is_deep or '/' not in str(x['path'])[len(start) :]]
+            (body(json.dumps(shown).encode(), 'application/json'))(handler)
+
+        return answer
+
+    @staticmethod
+    def _infos_of(files: dict[str, bytes]) -> Answer:
+        def answer(handler: Asked) -> None:
+            asked = handler.asked.body.decode()
+            if asked.startswith('{'):
+                paths = json.loads(asked)['paths']
+            else:
+                paths = urllib.parse.parse_qs(asked)['paths']
+            found = [entry_of(path, files[path]) for path in paths if path in files]
+            body(json.dumps(found).encode(), 'application/json')(handler)
+
+        return answer
+
+
+def hash_of(data: bytes) -> str:
+    """What the hub calls a file by: its SHA-256 if it is large, that of git if it is not."""
+    if len(data) >= Dataset.LARGE_BYTES:
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b'blob %d\0' % len(data) + data).hexdigest()
+
+
+def entry_of(path: str, data: bytes) -> dict[str, object]:
+    """A file in a listing."""
+    entry: dict[str, object] = {'type': 'file', 'path': path, 'size': len(data)}
+    if len(data) < Dataset.LARGE_BYTES:
+        return {**entry, 'oid': hash_of(data)}
+    lfs = {'oid': hash_of(data), 'size': len(data), 'pointerSize': 130}
+    return {**entry, 'oid': 'f' * 40, 'lfs': lfs}
+
+
+def ranged(data: bytes, etag: str) -> Answer:
+    """These bytes, or those of them that are asked for."""
+
+    def answer(handler: Asked) -> None:
+        asked = re.fullmatch(r'bytes=(\d+)-(\d+)', handler.asked.headers.get('Range', ''))
+        if asked is None:
+            _head(handler, 200, len(data), ETag=etag)
+            handler.wfile.write(data)
+            return
+        first, last = int(asked[1]), min(int(asked[2]), len(data) - 1)
+        if first >= len(data):
+            _head(handler, 416, 0, ETag=etag)
+            return
+        shown = f'bytes {first}-{last}/{len(data)}'
+        _head(handler, 206, last - first + 1, ETag=etag, Content_Range=shown)
+        handler.wfile.write(data[first : last + 1])
+
+    return answer
+
+
 def _slug(handle: str) -> tuple[str, str]:
     """'google/bit/m-r50x1/imagenet21k_classification/1' as Kaggle has it: variation and version."""
     *parts, version = handle.removeprefix('google/bit/').split('/')

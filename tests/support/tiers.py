@@ -4,7 +4,9 @@ Three tiers: quick ones, all that `make test` runs, and what is marked slow or e
 balanced between processes by measured times, and only one of them pays for TensorFlow.
 """
 
+import contextlib
 import gc
+import importlib
 import json
 import sys
 from collections import defaultdict
@@ -74,8 +76,9 @@ QUICK = {
     'test_weights.py',
     'test_zip.py',
 }
+_ROOT = Path(__file__).parents[2]
 _NOT_QUICK = ('apache_beam', 'tensorflow', 'keras')
-_SERVERS = {'emulator', 's3', 'server'}
+_SERVERS = {'emulator', 's3', 'azure', 'server'}
 
 # Seconds of each file; `make test-times` measures them anew, after which nothing but order changes.
 _TIMES = Path(__file__).with_name('times.json')
@@ -91,6 +94,25 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     # They are not even imported.
     is_left_out = collection_path.suffix == '.py' and collection_path.name not in QUICK
     return True if config.option.quick and is_left_out else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each process of a whole run begins with other files, and finds the rest compiled.
+
+    In a new checkout, where pytest rewrites the assertions of every file, each would do all of it.
+    """
+    config = session.config
+    worker = getattr(config, 'workerinput', None)
+    if worker is None or config.args != config.getini('testpaths'):
+        return
+    paths = sorted((_ROOT / 'tests').glob('**/test_*.py'))
+    paths = [path for path in paths if not config.option.quick or path.name in QUICK]
+    first = len(paths) * int(worker['workerid'].removeprefix('gw')) // worker['workercount']
+    for path in paths[first:] + paths[:first]:
+        # What cannot be imported is told of when it is collected.
+        with contextlib.suppress(Exception):
+            importlib.import_module('.'.join(path.relative_to(_ROOT).with_suffix('').parts))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -147,7 +169,8 @@ _HAS_TENSORFLOW = pytest.StashKey[bool]()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _measured[Path(report.location[0]).name] += report.duration
+    # Not where it is written, which is elsewhere for tests of a contract.
+    _measured[Path(report.nodeid.partition('::')[0]).name] += report.duration
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -11,7 +11,6 @@ import pytest
 from pipeline.main import console
 from tests.support import app, forks, samples
 from transforms.dataset.verify import verify
-from transforms.model.registry import known_models
 from transforms.model.vocabulary import is_under
 
 FELINE = 'n02120997'
@@ -55,23 +54,6 @@ def test_more_failures_than_allowed_exit_with_3_and_keep_the_results(tmp_path):
     assert '3 of 13 images failed, more than --max_failure_rate 0.05' in done.stderr
     assert verify(str(tmp_path / 'out')) == []
     assert len(app.rows(tmp_path / 'out', 'predictions')) == 10
-
-
-def test_the_known_models_fit_into_a_terminal():
-    done = app.invoke('models', COLUMNS='80')
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert not any('…' in line for line in lines if 'https://' not in line)
-    rows = {line.split()[0]: line.split()[1:] for line in lines if line}
-    assert set(known_models()) <= set(rows)
-    assert rows['bit-m-r101x3'] == '516.0 M 224 69.6 21,843 sigmoid Apache-2.0'.split()
-    assert rows['bit-m-r152x4-ilsvrc2012'][2] == '480'
-    assert rows['bit-s-r50x1-features'][4:6] == ['features', 'none']
-    assert rows['efficientnetv2-xl-imagenet21k'][:4] == ['234.8', 'M', '512', '93.4']
-    said = ' '.join(done.stdout.split())
-    assert 'bit-*: https://tfhub.dev/google/bit/…' in said
-    assert 'efficientnetv2-*: https://tfhub.dev/google/imagenet/efficientnet_v2_' in said
 
 
 USAGE = {

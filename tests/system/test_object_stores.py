@@ -1,7 +1,6 @@
-"""The whole pipeline against real servers of GCS and S3 over HTTP, with a model of the tests.
+"""The whole pipeline against servers of GCS, S3, Azure and a hub, with a model of the tests.
 
-What is not checked here: the stores themselves, their faults and retries (test_storage_gcs,
-test_storage_s3).
+What is not checked here: the stores themselves, their faults and retries (tests/storage).
 """
 
 import json
@@ -10,8 +9,10 @@ from typing import NamedTuple
 import pytest
 from google.api_core.page_iterator import HTTPIterator
 
-from tests.conftest import AWS_SECRETS
+from tests.conftest import AWS_SECRETS, AZURE_ACCOUNT, AZURE_KEY
 from tests.support import app, samples
+from tests.support.hub_server import Dataset
+from tests.system.test_containers import GOOD, make_containers, tar
 from transforms.dataset.verify import compare, verify
 from transforms.model.resolve import resolve_model
 from transforms.storage.registry import store_for
@@ -127,6 +128,64 @@ def test_the_same_with_s3_and_a_second_run_over_other_inputs(s3, s3_bucket, loca
     objects = {entry.uri: store.read(entry.uri) for entry in store.list(output)}
     assert not any(uri.startswith(s3_bucket.uri('out/_work/')) for uri in objects)
     assert not any(secret.encode() in data for data in objects.values() for secret in AWS_SECRETS)
+
+
+def test_the_same_with_azure_resumed_and_then_from_a_shard_there(container, local):
+    for name, data in local.files.items():
+        container.put(name, data)
+    output = container.uri('out')
+    abfss = f'abfss://{container.name}@{AZURE_ACCOUNT}.dfs.core.windows.net'
+    arguments = (*inputs(abfss), '--output', f'{abfss}/out', '--batch_size', '2')
+    arguments += ('--chunk_size', '4', '--run_id', 'one')
+    with app.crashing_behind(2), pytest.raises(Exception, match='in place of a crash'):
+        app.label(*arguments)
+    report = app.label(*arguments)
+    assert report['labeled_by_earlier_attempts'] > 0
+    assert report['counts'] == local.report['counts']
+    assert verify(output) == []
+    assert compare(local.output, output, by_name=True).differences == []
+    shard = container.put('shards/a.tar', tar('w'))
+    report = app.label('--input', shard, '--output', f'{output}-2')
+    assert report['counts']['labeled'] == GOOD
+    assert verify(f'{output}-2') == []
+    store = store_for(output)
+    blobs = {entry.uri: store.read(entry.uri) for entry in store.list(container.uri('out'))}
+    assert not any(uri.startswith(container.uri('out/_work/')) for uri in blobs)
+    duckdb = f'az://{AZURE_ACCOUNT}.blob.core.windows.net/{container.name}/out/predictions/'
+    assert duckdb.encode() in blobs[container.uri('out/latest.sql')]
+    secrets = [AZURE_KEY.encode(), b'sig=']
+    assert not any(secret in data for data in blobs.values() for secret in secrets)
+
+
+def test_a_dataset_of_the_hub_is_read_loose_and_in_shards(server, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_ENDPOINT', server.url)
+    monkeypatch.setenv('HF_TOKEN', 'hf_s3cr3t')
+    dataset = Dataset(server, 'owner/name')
+    for i in range(5):
+        dataset.put(f'photos/{i}.jpg', samples.picture(i))
+    dataset.put('README.md', b'# A dataset')
+    for name, data in make_containers().items():
+        if name in ('a.tar', 'structs.parquet'):
+            dataset.put(f'data/{name}', data)
+    root = 'hf://datasets/owner/name'
+    arguments = ('--input', root, '--input', f'{root}/data/*.tar')
+    arguments += ('--input', f'{root}/data/structs.parquet', '--output', tmp_path / 'out')
+    report = app.label(*arguments, '--max_failure_rate', '1')
+    assert report['counts']['labeled'] == 5 + 2 * GOOD
+    assert report['skipped_suffixes']['.md'] == 1
+    assert verify(str(tmp_path / 'out')) == []
+    found = {row['uri'] for row in app.rows(tmp_path / 'out', 'predictions')}
+    assert f'{root}/photos/0.jpg' in found
+    assert any(uri.startswith(f'{root}/data/a.tar!/') for uri in found)
+    before = len(server.requests)
+    report = app.label(*arguments, '--max_failure_rate', '1', '--run_id', 'again')
+    assert report['counts']['labeled'] == 0
+    asked = [each.path for each in server.requests[before:] if 'photos' in each.path]
+    assert asked == [], 'nothing is read again'
+    texts = [path.read_bytes() for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+    assert not any(b's3cr3t' in text for text in texts)
+    done = app.invoke('label', '--input', samples.SAMPLE, '--output', f'{root}/out')
+    assert (done.returncode, 'hf:// is not written to' in done.stderr) == (2, True)
 
 
 def test_buckets_that_are_not_there_are_found_out_first(bucket, tmp_path):

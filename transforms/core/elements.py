@@ -53,6 +53,8 @@ class Ref(NamedTuple):
 
     `access` is the URL to fetch if it differs from `uri` because it carries secrets: userinfo or
     signing parameters.  It is never written anywhere, and nothing is named after it.
+
+    `checksum` as in `transforms.storage.base.Entry`.
     """
 
     uri: str
@@ -62,9 +64,18 @@ class Ref(NamedTuple):
     reason: str
     detail: str
     access: str = ''
+    checksum: str = ''
 
     def __repr__(self) -> str:
         return _repr_without_access(self)
+
+
+class Twin(NamedTuple):
+    """An image of the same bytes as another one, which is labelled as that is; as in `Item`."""
+
+    uri: str
+    version: str
+    carried: Sequence[str]
 
 
 class Item(NamedTuple):
@@ -73,6 +84,8 @@ class Item(NamedTuple):
     `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, if the listing
     does not say whether it is still current: the image is read only if its version differs.
     `failed` is why it had no labels last time, if that may pass.
+
+    `checksum` is there until `same` is known: the images of the same bytes, which are not read.
     """
 
     uri: str
@@ -82,6 +95,13 @@ class Item(NamedTuple):
     access: str = ''
     known: str = ''
     failed: str = ''
+    checksum: str = ''
+    same: Sequence[Twin] = ()
+
+    @property
+    def images(self) -> int:
+        """How many images it stands for."""
+        return 1 + len(self.same)
 
     def __repr__(self) -> str:
         return _repr_without_access(self)

@@ -37,6 +37,16 @@ class S3Options(NamedTuple):
     anonymous: bool = False
 
 
+class AzureOptions(NamedTuple):
+    """How Azure Storage is reached.
+
+    Attributes:
+      anonymous: read without credentials, whatever there are.
+    """
+
+    anonymous: bool = False
+
+
 class HttpOptions(NamedTuple):
     """How web servers are reached.
 
@@ -54,7 +64,7 @@ class HttpOptions(NamedTuple):
     ignore_robots_tag: bool = False
 
 
-_ANONYMOUS = {'gs': 'gcs', 's3': 's3'}
+_ANONYMOUS = {'gs': 'gcs', 's3': 's3', 'az': 'azure'}
 """Schemes of stores that can be read without credentials, with the names of their options."""
 
 
@@ -64,6 +74,7 @@ class StoreOptions(NamedTuple):
     gcs: GcsOptions = GcsOptions()
     s3: S3Options = S3Options()
     http: HttpOptions = HttpOptions()
+    azure: AzureOptions = AzureOptions()
 
     def anonymously(self, *schemes: str, are: bool = True) -> 'StoreOptions':
         """The same, but that the stores of these schemes are read without credentials, or with."""
@@ -90,16 +101,22 @@ class Registered(NamedTuple):
       location: its class, 'module:class'.
       own: its own options: a NamedTuple whose fields are the keywords of the class; None if it has
         none.
-      bucket: what bucket names look like, the first part of its URIs; None if it has no buckets.
+      bucket: what bucket names look like, the first parts of its URIs; None if it has no buckets.
+      bucket_parts: how many parts of a URI name a bucket.
+      is_written: whether it can hold an output.
     """
 
     location: str
     own: Callable[[StoreOptions], Any] = lambda _: None
     bucket: re.Pattern[str] | None = None
+    bucket_parts: int = 1
+    is_written: bool = True
 
 
 # Redirects lead from http to https: both share their connections.
-_WEB = Registered('transforms.storage.http:HttpStore', lambda options: options.http)
+_WEB = Registered(
+    'transforms.storage.http:HttpStore', lambda options: options.http, is_written=False
+)
 STORES = {
     '': Registered('transforms.storage.local:LocalStore'),
     'gs': Registered(
@@ -111,6 +128,20 @@ STORES = {
         'transforms.storage.s3:S3Store',
         lambda options: options.s3,
         re.compile(r'[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]'),
+    ),
+    'az': Registered(
+        'transforms.storage.azure:AzureStore',
+        lambda options: options.azure,
+        bucket=re.compile(
+            r'[a-z0-9]{3,24}/(?=.{3,63}\Z)([a-z0-9]+(-[a-z0-9]+)*|\$root|\$web|\$logs)'
+        ),
+        bucket_parts=2,  # az://account/container
+    ),
+    'hf': Registered(
+        'transforms.storage.huggingface:HfStore',
+        bucket=re.compile(r'datasets(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95}){2}(@[^/@]{1,200})?'),
+        bucket_parts=3,  # hf://datasets/owner/name@revision
+        is_written=False,
     ),
     'http': _WEB,
     'https': _WEB,

@@ -38,7 +38,23 @@ _CONTROL = re.compile(r'[\x00-\x1f\x7f]')
 _UNPRINTABLE = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 # What names a bucket, by the scheme of its store.
 OBJECT_STORES = {scheme: each.bucket for scheme, each in STORES.items() if each.bucket}
+_BUCKET_PARTS = {scheme: each.bucket_parts for scheme, each in STORES.items()}
+_BUCKET_FORMS = {'az': 'az://account/container', 'hf': 'hf://datasets/owner/name'}
 _OTHER_NAMES = {'s3a': 's3', 's3n': 's3'}  # Hadoop's
+# Azure's own form of az://account/container/name, which Hadoop and Spark use.
+_ABFS = ('abfss', 'abfs')
+_ABFS_URI = re.compile(
+    r'abfss?://(?P<container>[^/@]*)@(?P<account>[^/@.]*)\.(dfs|blob)\.core\.windows\.net'
+    r'(?P<name>/.*)?',
+    re.IGNORECASE | re.DOTALL,
+)
+_ABFS_FORM = 'abfss://container@account.dfs.core.windows.net/name'
+_SAS_IN_URI = (
+    'a SAS token does not belong into a URI, which is written down: set AZURE_STORAGE_ACCOUNT and '
+    'AZURE_STORAGE_SAS_TOKEN'
+)
+# Revisions of the Hugging Face hub that have slashes.
+_HF_REFS = re.compile(r'(hf://datasets/[^/@]+/[^/@]+@refs)/(convert|pr)/([^/]+)', re.IGNORECASE)
 _NOT_TEXT = re.compile(r'[\ud800-\udc7f\udd00-\udfff]')
 _FILE = re.compile(r'file:/(?!/)', re.IGNORECASE)
 # What people write that is no path, though it could be one; './' before it makes it a path.
@@ -124,9 +140,31 @@ def host_of(uri: str) -> str:
 
 
 def split_object(uri: str) -> tuple[str, str]:
-    """Bucket and object name of 'gs://bucket/name' or 's3://bucket/name'; the name may be empty."""
-    bucket, _, name = uri.partition('://')[2].partition('/')
+    """Bucket and object name of 'gs://bucket/name' or 's3://bucket/name'; the name may be empty.
+
+    Of 'az://account/container/name' the bucket is 'account/container'.
+    """
+    scheme, _, rest = uri.partition('://')
+    bucket, _, name = rest.partition('/')
+    for _ in range(_BUCKET_PARTS.get(scheme, 1) - 1):
+        more, _, name = name.partition('/')
+        bucket = f'{bucket}/{more}'
     return bucket, name
+
+
+def _in_one_form(uri: str) -> str:
+    """An abfss:// URI as the az:// one that it stands for, a revision of a dataset as one part."""
+    if found := _ABFS_URI.fullmatch(uri):
+        return f'az://{found["account"]}/{found["container"]}{found["name"] or ""}'
+    return _HF_REFS.sub(r'\1%2F\2%2F\3', uri)
+
+
+def read_only(uri: str) -> str:
+    """What is never written to, if a URI is of it: 'http(s)' or 'hf://'; '' otherwise."""
+    scheme = scheme_of(uri)
+    if scheme not in STORES or STORES[scheme].is_written:
+        return ''
+    return 'http(s)' if scheme in _WEB else f'{scheme}://'
 
 
 def may_mark_folder(size_bytes: int | None, content_type: str | None) -> bool:
@@ -162,12 +200,18 @@ def absolute(uri: str) -> str:
         uri.encode()
     except UnicodeEncodeError as e:
         raise UsageError(f'{printable(uri)}: the name is not valid UTF-8') from e
+    uri = _in_one_form(uri)
     match scheme_of(uri):
         case scheme if scheme in OBJECT_STORES:
+            uri = f'{scheme}://{uri.partition("://")[2]}'
+            if scheme == 'az' and _is_signed(uri):
+                raise UsageError(f'{printable(uri)!r}: {_SAS_IN_URI}')
             if not OBJECT_STORES[scheme].fullmatch(split_object(uri)[0]):
-                form = f'{scheme}://bucket'
+                form = _bucket_form(scheme)
                 raise UsageError(f'{printable(uri)!r}: expected {form} or {form}/name')
-            return f'{scheme}://{uri.partition("://")[2]}'
+            return uri
+        case scheme if scheme in _ABFS:
+            raise UsageError(f'{printable(uri)!r}: expected {_ABFS_FORM}')
         case scheme if scheme in _OTHER_NAMES:
             raise UsageError(f'{printable(uri)!r}: write {_OTHER_NAMES[scheme]}://bucket/name')
         case 'file':
@@ -177,6 +221,10 @@ def absolute(uri: str) -> str:
                 raise UsageError("'': expected a path or a URI")  # an unset shell variable
             return _one_root(os.path.abspath(uri))  # noqa: PTH100 (Path.absolute keeps '..')
     return uri
+
+
+def _bucket_form(scheme: str) -> str:
+    return _BUCKET_FORMS.get(scheme, f'{scheme}://bucket')
 
 
 def _local_path(uri: str, error: Exception) -> str:
@@ -209,15 +257,18 @@ def normalize(raw: str, base: str) -> str:
         raise ImageError(Reason.BAD_NAME, 'the name is not valid UTF-8') from e
     if _CONTROL.search(raw):
         raise ImageError(Reason.BAD_URI, 'a control character in the URI')
+    raw = _in_one_form(raw)
     scheme = scheme_of(raw)
     if scheme not in _WEB and _is_signed(raw):
         raise ImageError(Reason.BAD_URI, 'signing parameters on what is not an http(s) URL')
     match scheme:
         case _ if scheme in OBJECT_STORES:
-            bucket, name = split_object(raw)
+            bucket, name = split_object(f'{scheme}://{raw.partition("://")[2]}')
             if not OBJECT_STORES[scheme].fullmatch(bucket) or name in _NO_NAMES:
-                raise ImageError(Reason.BAD_URI, f'not of the form {scheme}://bucket/object')
+                raise ImageError(Reason.BAD_URI, f'not of the form {_bucket_form(scheme)}/object')
             return _object_uri(scheme, bucket, name)
+        case _ if scheme in _ABFS:
+            raise ImageError(Reason.BAD_URI, f'not of the form {_ABFS_FORM}')
         case _ if scheme in _OTHER_NAMES:
             hint = f'write {_OTHER_NAMES[scheme]}://'
             raise ImageError(Reason.BAD_URI, f'the scheme {scheme}:// is not read: {hint}')

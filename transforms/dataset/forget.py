@@ -112,7 +112,9 @@ def _less(counts: Counts, file: PublishedFile, coming: Replacement) -> Counts:
     without = counts.without_label
     if without is not None:
         without -= rows - sum(coming.first_labels.values())
-    return dataclasses.replace(counts, labeled=counts.labeled - rows, without_label=without)
+    labeled = counts.labeled - rows
+    reused = min(counts.reused, labeled)  # which rows these were, no file says
+    return dataclasses.replace(counts, labeled=labeled, reused=reused, without_label=without)
 
 
 def _forget_in(

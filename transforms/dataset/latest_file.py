@@ -24,7 +24,7 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, run_metadata
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.runs.complete import CompleteRun, complete_runs
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 
 # Whoever opens a file of such a name expects something else.
 _OTHER_KINDS = frozenset('.csv .tsv .txt .json .jsonl .ndjson .xlsx .html .gz .zip'.split())
@@ -77,9 +77,9 @@ def write_latest_to(
 def _target(given: str, folder: str, stores: StoreOptions) -> str:
     target = uris.absolute(given)
     shown = uris.printable(given)
-    if uris.scheme_of(target) in ('http', 'https'):
-        raise UsageError(f'--output {shown}: http(s) is not written to')
-    store_for(target, stores)  # a scheme that cannot be written is found first
+    if what := uris.read_only(target):
+        raise UsageError(f'--output {shown}: {what} is not written to')
+    output_store(target, stores)  # a scheme that cannot be written is found first
     if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
         raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')
     if uris.suffix_of(target) in _OTHER_KINDS:
@@ -194,7 +194,7 @@ def _writing(target: str, stores: StoreOptions) -> Iterator[BinaryIO]:
     if uris.scheme_of(target):
         data = io.BytesIO()
         yield data
-        store_for(target, stores).write(target, data.getvalue())
+        output_store(target, stores).write(target, data.getvalue())
         return
     path = Path(target)
     temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')

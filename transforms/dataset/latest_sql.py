@@ -100,7 +100,7 @@ def _duckdb(dataset: Dataset, runs: Sequence[CompleteRun]) -> str:
     places = [
         f'({place}, {_text(run.model_id)}, {_text(run.id)})' for place, run in enumerate(runs, 1)
     ]
-    locations = [uris.join(dataset.output, file.path) for file in files]
+    locations = [_location(dataset.output, file.path) for file in files]
     rows = []
     for file, uri in zip(files, locations, strict=True):
         value_of = dict(zip(dataset.carry, file.values, strict=True))
@@ -167,7 +167,7 @@ def _notes(
     files = [(place, file) for place, run in enumerate(runs, 1) for file in gone.note_files(run)]
     if not files:
         return '', ''
-    locations = [uris.join(dataset.output, file.path) for _, file in files]
+    locations = [_location(dataset.output, file.path) for _, file in files]
     rows = [
         f'({_text(uri)}, {place}, {_text(file.started_at)})'
         for uri, (place, file) in zip(locations, files, strict=True)
@@ -215,6 +215,15 @@ def _unlike(name: str, taken: Sequence[str]) -> str:
     while name in (each.lower() for each in taken):
         name += '_'
     return name
+
+
+def _location(output: str, path: str) -> str:
+    """A file as DuckDB names it, which has the account of Azure with its host."""
+    scheme, mark, rest = uris.join(output, path).partition('://')
+    if scheme == 'az':
+        account, _, rest = rest.partition('/')
+        return f'az://{account}.blob.core.windows.net/{rest}'
+    return f'{scheme}{mark}{rest}'
 
 
 _NEVER_GONE = f'cast(null as timestamptz) as {predictions.GONE_SINCE}'

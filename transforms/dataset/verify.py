@@ -33,7 +33,7 @@ from transforms.runs import in_progress
 from transforms.runs.complete import CompleteRun
 from transforms.runs.report import PublishedFile, RunReport, kind_of
 from transforms.runs.vocabularies import vocabulary_checksums
-from transforms.storage.registry import has_folder, store_for
+from transforms.storage.registry import has_folder, output_store
 from transforms.storage.sealed import open_json
 
 _SHOWN = 10
@@ -79,7 +79,7 @@ class _Dataset:
 
     def __init__(self, folder: str, stores: StoreOptions):
         self.root = uris.absolute(folder).rstrip('/')
-        self.store = store_for(self.root, stores)
+        self.store = output_store(self.root, stores)
         if not has_folder(self.store, self.root):
             raise UsageError(f'{uris.named(folder)}: no such folder')
         prefix = len(uris.join(self.root, ''))
@@ -393,6 +393,8 @@ def _check_books(report: RunReport, found: _Found) -> Iterator[str]:
     labeled = found.rows.total() - found.reasons.total()
     if labeled != counts.labeled:
         yield f'{labeled} labelled rows, but the report has {counts.labeled}'
+    if counts.reused > counts.labeled:
+        yield f'{counts.labeled} labelled rows, but {counts.reused} of them are said to be reused'
     without = counts.without_label
     if without not in (None, labeled - found.first_labels.total()):
         yield (

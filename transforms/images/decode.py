@@ -65,6 +65,7 @@ from transforms.images.tiff import (
     missing_segments,
     unread_coding,
 )
+from transforms.images.webp import is_decoded_here, still_pixels
 
 if TYPE_CHECKING:
     from PIL import _imaging
@@ -207,8 +208,10 @@ _SEEN_UPRIGHT = {
     8: (True, True, False),
 }
 
-# What decoders hold beside Pillow's picture; WebP for example two canvases and a copy.
-_DECODER_BYTES_PER_PX = {'WEBP': 12, 'AVIF': 4, 'HEIF': 4, 'TIFF': 4, 'QOI': 4}
+# What decoders hold beside Pillow's picture.
+_DECODER_BYTES_PER_PX = {'WEBP': 4, 'AVIF': 4, 'HEIF': 4, 'TIFF': 4, 'QOI': 4}
+# Of an animated WebP.
+_CANVASES_BYTES_PER_PX = 8
 
 # (scale, margin): a JPEG is decoded at 1/scale where that leaves its short side at least margin
 # times the size needed.  Averages of 4 or 8 pixels alias more than those of 2, and cost little
@@ -428,7 +431,10 @@ def _open(data: bytes, name: str, limits: PixelLimits) -> tuple[PILImage.Image, 
             _check_pixels(*image.size, min(limits.max_px, _MAX_QOI_PX), name, data)
             return image, name, 0
         case 'WEBP':
-            _check_pixels(*webp_canvas(useful), limits.max_px, name, data)
+            width, height = webp_canvas(useful)
+            _check_pixels(width, height, limits.max_px, name, data)
+            canvases_bytes = _CANVASES_BYTES_PER_PX * width * height
+            return _opened(useful, name), name, 0 if is_decoded_here(useful) else canvases_bytes
         case 'AVIF' | 'HEIF':
             coded = isobmff.coded_pictures(useful, name)
             for width, height, _ in coded:
@@ -805,8 +811,9 @@ def _load(opened: OpenedImage) -> PILImage.Image:
             raise _unread(f'a BMP with {opened.data[28]}-bit greys')
     if isinstance(image, QoiImagePlugin.QoiImageFile) and image.tile:
         pixels = qoi_pixels(opened.data[image.tile[0].offset :], image.width * image.height)
-        picture = PILImage.frombuffer('RGBA', image.size, pixels, 'raw', 'RGBA', 0, 1)
-        return picture if image.mode == 'RGBA' else picture.convert('RGB')
+        return _of_rgba(pixels, image)
+    if isinstance(image, WebPImagePlugin.WebPImageFile) and is_decoded_here(opened.data):
+        return _of_rgba(still_pixels(opened.data, *image.size), image)
     frame = image.tile[0].extents if isinstance(image, GifImagePlugin.GifImageFile) else None
     image.load()
     if isinstance(image, _Png):
@@ -817,6 +824,11 @@ def _load(opened: OpenedImage) -> PILImage.Image:
         canvas.paste(_to_resizable(image.crop(frame), opened), frame)
         return canvas
     return image
+
+
+def _of_rgba(pixels: np.ndarray, image: PILImage.Image) -> PILImage.Image:
+    picture = PILImage.frombuffer('RGBA', image.size, pixels, 'raw', 'RGBA', 0, 1)
+    return picture if image.mode == 'RGBA' else picture.convert('RGB')
 
 
 def _run_length_picture(image: BmpImagePlugin.BmpImageFile, data: bytes) -> PILImage.Image:
@@ -978,7 +990,8 @@ def _opening_bytes(data: bytes, file_format: str) -> int:
         with contextlib.suppress(ValueError, struct.error):
             width, height = webp_canvas(data)
             canvas_px = width * height
-    return 2 * len(data) + _DECODER_BYTES_PER_PX['WEBP'] * canvas_px + _LIBRARY_BYTES
+    per_px = _CANVASES_BYTES_PER_PX + _DECODER_BYTES_PER_PX['WEBP']
+    return 2 * len(data) + per_px * canvas_px + _LIBRARY_BYTES
 
 
 def _decode_failure(data: bytes, file_format: str, cause: BaseException | None) -> ImageError:

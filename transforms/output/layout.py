@@ -8,9 +8,10 @@ from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.hashing import power_of_two, uri_hash
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
+from transforms.core.waiting import LEAST_DEADLINE_SEC
 from transforms.output.partitions import folder_of_values
-from transforms.storage.base import Store
-from transforms.storage.registry import store_for
+from transforms.storage.bounded import BoundedStore
+from transforms.storage.registry import output_store
 from transforms.storage.sealed import open_json
 
 SCHEMA_VERSION = 1
@@ -25,15 +26,17 @@ class Output:
     Attributes:
       output: its absolute URI.
       stores: how it is reached.
+      deadline_sec: how long its store is waited for.
     """
 
     output: str
     stores: StoreOptions = dataclasses.field(default=DEFAULT_OPTIONS, kw_only=True)
+    deadline_sec: float = dataclasses.field(default=LEAST_DEADLINE_SEC, kw_only=True)
 
     @property
-    def store(self) -> Store:
+    def store(self) -> BoundedStore:
         """Its store."""
-        return store_for(self.output, self.stores)
+        return output_store(self.output, self.stores, self.deadline_sec)
 
     @property
     def is_local(self) -> bool:

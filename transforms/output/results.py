@@ -5,14 +5,24 @@ It is all that leaves a finished chunk.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.core.elements import DeadLetter, Failure, Image, LabeledBatch, Unchanged
+from transforms.core.elements import (
+    DeadLetter,
+    Failure,
+    Image,
+    Item,
+    LabeledBatch,
+    Outcome,
+    Stage,
+    Unchanged,
+)
 from transforms.core.long_texts import LONG_CHARS, LONG_TEXTS
+from transforms.core.reasons import Reason
 from transforms.output.run_metadata import FEATURES
 
 NOT_COMPUTED = ''
@@ -38,6 +48,22 @@ SCHEMA = pa.schema(
         ('is_unchanged', pa.bool_()),
     ]
 )
+
+SAME = 'same'
+"""Column of the images of the same bytes, which have no rows yet; only where there are any."""
+
+_TWIN = pa.struct(
+    [
+        ('uri', pa.string()),
+        ('object_version', pa.string()),
+        ('carried', pa.list_(pa.string())),
+    ]
+)
+_CHANGED = {
+    'stage': Stage.FETCH.value,
+    'reason': Reason.CHANGED_WHILE_READING.value,
+    'detail': 'an object of the same bytes was to be read for it, which is not as it was listed',
+}
 
 
 def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
@@ -75,6 +101,8 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
         'is_unchanged': [isinstance(each, Unchanged) for each in outcomes],
     }
     table = pa.table(columns, SCHEMA)
+    if any(item.same for item in items):
+        table = table.append_column(SAME, _same(items, outcomes))
     length = next((batch.features.shape[1] for batch in batches if batch.features is not None), 0)
     if length:
         table = table.append_column(FEATURES, _features(batches, is_labeled, length))
@@ -84,8 +112,10 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
     """The rows of a chunk, joined from parts in order, each from `outcome_table`."""
-    columns = SCHEMA.names
-    joined = pa.concat_tables([table.select(columns) for table in tables]).combine_chunks()
+    without = [
+        table.drop_columns([FEATURES]) if _has_features(table) else table for table in tables
+    ]
+    joined = pa.concat_tables(without, promote_options='default').combine_chunks()
     length = next(
         (table.field(FEATURES).type.list_size for table in tables if _has_features(table)), 0
     )
@@ -93,6 +123,58 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
         joined = joined.append_column(FEATURES, _joined_features(tables, length))
     ways = {way for table in tables for way in computed(table)}
     return joined.replace_schema_metadata({_COMPUTED: json.dumps(sorted(ways))})
+
+
+def _same(items: Sequence[Item], outcomes: Sequence[Outcome]) -> pa.Array:
+    """A list per row; the first of each is null where what was read tells nothing of the others."""
+    rows = []
+    for item, outcome in zip(items, outcomes, strict=True):
+        twins: list[dict[str, Any] | None] = [
+            {
+                'uri': twin.uri,
+                'object_version': twin.version,
+                'carried': list(map(LONG_TEXTS.lengthen, twin.carried)),
+            }
+            for twin in item.same
+        ]
+        is_other = isinstance(outcome, Failure) and outcome.reason.about.of_access
+        if twins and (is_other or outcome.object_version != item.version):
+            twins.insert(0, None)
+        rows.append(twins)
+    return pa.array(rows, pa.list_(_TWIN))
+
+
+def with_twins(table: pa.Table) -> tuple[pa.Table, int]:
+    """The rows of a finished chunk, with those of images of the same bytes behind each.
+
+    Returns:
+      The rows, without `SAME`, and how many of those to be written, one for each set of carried
+      values, have labels for the bytes of another image.
+    """
+    if SAME not in table.schema.names:
+        return table, 0
+    own = table.drop_columns([SAME])
+    is_labeled = pc.and_not(pc.is_null(own['reason']), own['is_unchanged']).to_pylist()
+    rows: list[int] = []
+    others: list[tuple[int, dict[str, Any]]] = []
+    reused = 0
+    for i, twins in enumerate(table[SAME].to_pylist()):
+        rows.append(i)
+        why = _CHANGED if twins and twins[0] is None else {}
+        for twin in filter(None, twins or ()):
+            twin['carried'] = list(map(LONG_TEXTS.shorten, twin['carried']))
+            others.append((len(rows), twin | why))
+            rows.append(i)
+            reused += len(twin['carried']) if is_labeled[i] and not why else 0
+    found = own.take(pa.array(rows, pa.int64()))
+    for name in ('uri', 'object_version', 'carried', *_CHANGED):
+        values = found[name].to_pylist()
+        for i, twin in others:
+            values[i] = twin.get(name, values[i])
+        place = found.schema.get_field_index(name)
+        field = found.schema.field(place)
+        found = found.set_column(place, field, pa.array(values, field.type))
+    return found, reused
 
 
 def _has_features(table: pa.Table) -> bool:

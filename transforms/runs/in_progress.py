@@ -1,6 +1,7 @@
 """What unfinished runs have left under `_work`: enough to resume or to remove them."""
 
 import contextlib
+import functools
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.json_object import JsonObject
+from transforms.core.waiting import alive
 from transforms.output.layout import RunPaths
 from transforms.storage.base import Store
 from transforms.storage.sealed import open_json, seal_json
@@ -189,10 +191,15 @@ def leave_nothing(layout: RunPaths) -> bool:
     for uri in sorted(found, key=lambda uri: uri != _uri(layout)):
         layout.store.delete(uri)
     if layout.is_local:
-        for path, _, _ in os.walk(folder, topdown=False):
-            with contextlib.suppress(OSError):  # something is there that is not ours
-                Path(path).rmdir()
+        layout.store.within('deleting', folder, lambda: _remove_empty(folder))
     return True
+
+
+def _remove_empty(folder: str) -> None:
+    for path, _, _ in os.walk(folder, topdown=False):
+        alive()
+        with contextlib.suppress(OSError):  # most are not, or something is there that is not ours
+            Path(path).rmdir()
 
 
 def is_temporary(path: str) -> bool:
@@ -213,10 +220,16 @@ def remove_temporaries(layout: RunPaths, *, everywhere: bool = False) -> None:
     if not layout.is_local:
         return
     top = Path(layout.output)
+    looked = functools.partial(_remove_temporaries, top, everywhere=everywhere)
+    layout.store.within('listing', layout.output, looked)
+
+
+def _remove_temporaries(top: Path, *, everywhere: bool) -> None:
     folders = [top, top / 'vocabularies', top / _FOLDER, *top.glob('runs'), *top.glob('runs/*')]
     pattern = '**/.*.tmp' if everywhere else '.*.tmp'
     for folder in [top] if everywhere else folders:
         for path in folder.glob(pattern):
+            alive()
             if is_temporary(path.name):
                 path.unlink(missing_ok=True)
 
@@ -229,6 +242,5 @@ def remove_empty_folders(layout: RunPaths) -> None:
     if not layout.is_local:
         return
     for name in (_FOLDER, *_PUBLISHED_IN):
-        for folder, _, _ in os.walk(layout.uri(name), topdown=False):
-            with contextlib.suppress(OSError):  # most are not
-                Path(folder).rmdir()
+        folder = layout.uri(name)
+        layout.store.within('deleting', folder, functools.partial(_remove_empty, folder))

@@ -205,7 +205,8 @@ def release(layout: RunPaths) -> None:
         _give_back(layout, seen)
         if layout.is_local:
             with contextlib.suppress(OSError):  # there may be the work of other runs
-                Path(layout.uri(_PATH)).parent.rmdir()
+                folder = Path(layout.uri(_PATH)).parent
+                layout.store.within('deleting', str(folder), folder.rmdir)
 
 
 def _give_back(layout: RunPaths, seen: Seen) -> None:

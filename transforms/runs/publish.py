@@ -29,10 +29,11 @@ An attempt that fails removes what it has staged, unless it has committed; `lemm
 somebody calls who knows that nobody is at work, removes all of an incomplete run.
 """
 
+import contextlib
 import dataclasses
 import errno
 import itertools
-import shutil
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -45,6 +46,7 @@ import pyarrow.parquet as pq
 
 from transforms.core.errors import BooksError, DamagedError, StoreError, UsageError
 from transforms.core.json_object import JsonObject
+from transforms.core.waiting import alive
 from transforms.model.vocabulary import Vocabulary
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout, RunPaths, check_dataset, dataset_spec
@@ -179,9 +181,21 @@ def discard(layout: RunPaths) -> None:
 def remove_tree(layout: RunPaths, path: str) -> None:
     """Removes everything below a path of the output, if anything is there."""
     if layout.is_local:
-        shutil.rmtree(layout.uri(path), ignore_errors=True)
+        folder = layout.uri(path)
+        layout.store.within('deleting', folder, lambda: _remove_folder(folder))
         return
     _delete(layout.store, layout.store.list(layout.uri(path)))
+
+
+def _remove_folder(folder: str) -> None:
+    """Removes a local folder, as far as that goes; what is gone is a sign of life."""
+    for above, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            alive()
+            with contextlib.suppress(OSError):
+                Path(above, name).unlink()
+        with contextlib.suppress(OSError):
+            Path(above).rmdir()
 
 
 def _read_report(layout: RunPaths) -> RunReport | None:
@@ -251,7 +265,7 @@ def _rename(layout: RunPaths, kind: str) -> None:
     final = Path(layout.uri(layout.run_folder(kind)))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        staged.rename(final)
+        layout.store.within('moving something to', str(final), lambda: staged.rename(final))
     except FileNotFoundError:  # done, or there is none
         return
     except OSError as e:

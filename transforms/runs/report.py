@@ -41,6 +41,7 @@ class Counts:
       labeled: rows of predictions.
       without_label: of these, rows in which no class reached the threshold; None if that is
         unknown, as for a model without classes.
+      reused: of these, rows with the labels of another image of the same bytes.
       duplicates, unchanged, dead_lettered: what became of the other listed ones.
       dead_lettered_by_reason: dead letters by the values of `Reason`.
       gone: rows of earlier runs that the inputs no longer list; None if that is unknown.
@@ -51,6 +52,7 @@ class Counts:
     listed: int
     labeled: int
     without_label: int | None = None
+    reused: int = 0
     duplicates: int = 0
     unchanged: int = 0
     dead_lettered: int = 0
@@ -80,6 +82,7 @@ class Counts:
             listed=counts.count('listed'),
             labeled=counts.count('labeled'),
             without_label=counts.count_or_none('without_label'),
+            reused=counts.count('reused', 0),
             duplicates=counts.count('duplicates', 0),
             unchanged=counts.count('unchanged', 0),
             dead_lettered=counts.count('dead_lettered', 0),
@@ -96,6 +99,7 @@ class Counts:
             'listed': self.listed,
             'labeled': self.labeled,
             'without_label': self.without_label,
+            **_known(reused=self.reused or None),
             'duplicates': self.duplicates,
             'unchanged': self.unchanged,
             'dead_lettered': self.dead_lettered,

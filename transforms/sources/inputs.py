@@ -54,6 +54,12 @@ class Input(NamedTuple):
     deadline_sec: float = LEAST_DEADLINE_SEC
 
     @property
+    def may_tell_bytes(self) -> bool:
+        """Whether its listing may tell which images have the same bytes."""
+        is_listed = self.kind in (Kind.FOLDER, Kind.GLOB, Kind.FILE)
+        return is_listed and uris.scheme_of(self.uri) in ('gs', 's3')
+
+    @property
     def shown(self) -> str:
         """For messages."""
         return uris.printable(self.pattern or self.uri)

@@ -108,7 +108,8 @@ def manifests_of(source: Input) -> list[str]:
 def _ref(entry: Entry, since: float | None) -> Ref | str:
     if since is not None and entry.modified_at < since:
         return BEFORE_SINCE
-    return Ref(entry.uri, entry.version, entry.size_bytes, NO_CARRIED, entry.reason, entry.detail)
+    known = entry.uri, entry.version, entry.size_bytes
+    return Ref(*known, NO_CARRIED, entry.reason, entry.detail, checksum=entry.checksum)
 
 
 def _of_dead_letters(source: Input, wanted: Wanted) -> Iterator[Ref]:

@@ -27,7 +27,7 @@ from transforms.storage.base import Entry, Store
 from transforms.storage.registry import store_for
 
 _THREADS = 16
-_ONE_SLASH = re.compile(r'(gs|s3):/(?!/)')
+_ONE_SLASH = re.compile(r'(gs|s3|az|abfss):/(?!/)')
 _RANGE = re.compile(r'\{[^{},/]+\.\.[^{},/]+\}')
 # What people have lists or many images in, and would be taken for one image that fails.
 _NO_IMAGES = frozenset(

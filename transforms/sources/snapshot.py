@@ -33,6 +33,7 @@ _SCHEMA = pa.schema(
         ('carried', pa.string()),
         ('reason', pa.string()),
         ('detail', pa.string()),
+        ('checksum', pa.string()),
     ]
 )
 
@@ -136,8 +137,9 @@ def read_part(layout: RunPaths, name: str, sha256: str) -> Iterator[Ref]:
         data = _read_part(layout, name, sha256)
     except DamagedError as e:
         raise _damaged(str(e)) from e
-    columns = [column.to_pylist() for column in from_ipc(data).columns]
-    yield from itertools.starmap(Ref, zip(*columns, strict=True))
+    *columns, checksums = (column.to_pylist() for column in from_ipc(data).columns)
+    signed = itertools.repeat('')
+    yield from itertools.starmap(Ref, zip(*columns, signed, checksums, strict=False))
 
 
 def check(layout: RunPaths, inputs: int) -> None:
@@ -183,8 +185,8 @@ def _read_part(layout: RunPaths, name: str, sha256: str) -> bytes:
 
 
 def _table(refs: list[Ref]) -> pa.Table:
-    columns: list[Any] = list(zip(*refs, strict=True))[: len(_SCHEMA)]
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
+    columns: dict[str, Any] = dict(zip(Ref._fields, zip(*refs, strict=True), strict=True))
+    arrays = [pa.array(columns[field.name], field.type) for field in _SCHEMA]
     return pa.Table.from_arrays(arrays, schema=_SCHEMA)
 
 

@@ -13,7 +13,8 @@ class Entry(NamedTuple):
 
     `reason` says what is already known to be wrong with it, '' if nothing is; if set, `uri` is a
     printable form of its name.  `modified_at` is when this version was written, in seconds since
-    1970 by the clock of the store; NaN if that is not known.
+    1970 by the clock of the store; NaN if that is not known.  `checksum` is the same for two
+    objects of the same size only if their bytes are; '' if the listing does not tell.
     """
 
     uri: str
@@ -22,6 +23,7 @@ class Entry(NamedTuple):
     reason: str = ''
     detail: str = ''
     modified_at: float = math.nan
+    checksum: str = ''
 
 
 class Fetched(NamedTuple):

@@ -317,7 +317,7 @@ class GcsStore:
             delimiter='/' if one_level else None,
             max_results=limit,
             page_size=self._page_objects,
-            fields='items(name,size,generation,timeCreated),nextPageToken',
+            fields='items(name,size,generation,timeCreated,md5Hash,contentEncoding),nextPageToken',
         )
         return blobs
 
@@ -326,7 +326,10 @@ def _entry(uri: str, blob: storage.Blob) -> Entry:
     # A generation is created and never changed; metadata may be.
     created = blob.time_created
     modified_at = created.timestamp() if created else math.nan
-    return Entry(uri, str(blob.generation), blob.size or 0, modified_at=modified_at)
+    # Of objects composed of others there is none.  As stored: what is packed is another picture.
+    checksum = f'gs:{blob.md5_hash}:{blob.content_encoding or ""}' if blob.md5_hash else ''
+    version = str(blob.generation)
+    return Entry(uri, version, blob.size or 0, modified_at=modified_at, checksum=checksum)
 
 
 class _Metadata(google.auth.transport.requests.Request):

@@ -411,7 +411,7 @@ def _refuse(uri: str) -> NoReturn:
     raise UsageError(
         f'{uris.printable(uri)}: only images that a manifest lists are read from http(s); put the '
         'URL into a manifest (.txt, one a line) and give that as --input; a manifest itself must '
-        'be local, gs:// or s3://'
+        'be local, gs://, s3:// or az://'
     )
 
 

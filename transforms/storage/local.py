@@ -161,9 +161,14 @@ class LocalStore:
 
     def read(self, uri: str) -> bytes | None:
         try:
-            return Path(uri).read_bytes()
+            # Not blocking: a FIFO would wait for a writer for ever.
+            with open(uri, 'rb', opener=_not_blocking) as file:
+                _check_regular(uri, os.fstat(file.fileno()))
+                return file.read()
         except _ABSENT:
             return None
+        except ImageError as e:
+            raise StoreError(f'cannot read {uris.printable(uri)}: {e.detail}') from e
         except OSError as e:
             raise StoreError(f'cannot read {uris.printable(uri)}: {e.strerror}') from e
 
@@ -218,6 +223,10 @@ class LocalStore:
         except OSError as e:
             raise StoreError(f'cannot delete {uris.printable(uri)}: {e.strerror}') from e
         return is_seen
+
+
+def _not_blocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _move_to_other_disk(uri: str, target: str) -> bool:

@@ -16,6 +16,7 @@ from transforms.core.resources import shared
 from transforms.core.stores import DEFAULT_OPTIONS, STORES, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.storage.base import Store
+from transforms.storage.bounded import BoundedStore
 
 
 def has_folder(store: Store, folder: str, deadline_sec: float = LEAST_DEADLINE_SEC) -> bool:
@@ -37,8 +38,23 @@ def store_for(uri: str, options: StoreOptions = DEFAULT_OPTIONS) -> Store:
     if scheme not in STORES:
         known = ', '.join(f'{name}://' for name in STORES if name)
         raise UsageError(f'{uris.printable(uri)}: expected a local path or one of {known}')
-    location, own, _ = STORES[scheme]
-    return shared(_make_store, (location, own(options)))
+    registered = STORES[scheme]
+    return shared(_make_store, (registered.location, registered.own(options)))
+
+
+def output_store(
+    uri: str, options: StoreOptions = DEFAULT_OPTIONS, deadline_sec: float = LEAST_DEADLINE_SEC
+) -> BoundedStore:
+    """The store of a URI where results are, one per process: see `BoundedStore`.
+
+    Raises:
+      UsageError: no store reads this scheme.
+    """
+    return shared(_make_bounded, (store_for(uri, options), deadline_sec))
+
+
+def _make_bounded(key: tuple[Store, float]) -> BoundedStore:
+    return BoundedStore(*key)
 
 
 def settle_anonymity(found: Iterable[str], options: StoreOptions) -> tuple[StoreOptions, list[str]]:

@@ -7,14 +7,13 @@ our own, from URLs that it signs: with a deadline that is total, and somewhat le
 import base64
 import contextlib
 import hashlib
-import io
 import logging
 import re
 import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import google_crc32c
@@ -38,9 +37,11 @@ from transforms.storage.http_fetch import (
     read_object,
     seconds_left,
 )
+from transforms.storage.ranges import open_ranges
 
 # Not shorter: a clock may be a quarter of an hour off before S3 says that it is the clock.
 _SIGNED_SEC = 3600
+_MD5 = re.compile('[0-9a-f]{32}')
 _ANSWERS = (200, 206)
 _CONNECT_SEC, _READ_SEC = 10, 60
 
@@ -179,10 +180,7 @@ class S3Store:
             self.is_folder(uri)
         ):
             return None
-        modified_at = found['LastModified'].timestamp()
-        return Entry(
-            uri, _version(found.get('ETag')), found['ContentLength'], modified_at=modified_at
-        )
+        return _entry(uri, found, found['ContentLength'])
 
     def is_folder(self, uri: str) -> bool:
         bucket, prefix = _folder(uri)
@@ -206,9 +204,7 @@ class S3Store:
                 for found in page.get('Contents', ()):
                     if not found['Key'].endswith('/'):
                         uri = f's3://{bucket}/{found["Key"]}'
-                        modified_at = found['LastModified'].timestamp()
-                        version = _version(found.get('ETag'))
-                        yield Entry(uri, version, found['Size'], modified_at=modified_at)
+                        yield _entry(uri, found, found['Size'])
 
     def fetch(
         self,
@@ -292,8 +288,15 @@ class S3Store:
         entry = self.stat(uri)
         if entry is None:
             raise UsageError(f'cannot read {uri}: no such object')
-        stream = _Stream(self._client, entry, self._attempts, self._systemic)
-        return io.BufferedReader(stream, self._stream_bytes)
+        return self._stream(entry)
+
+    def _stream(self, entry: Entry) -> BinaryIO:
+        def read(start: int, end: int) -> bytes:
+            options = {'Range': f'bytes={start}-{end - 1}', 'IfMatch': entry.version}
+            with self._systemic(entry.uri):
+                return _read(self._client, entry.uri, self._attempts, **options).data
+
+        return open_ranges(entry.size_bytes, read, self._stream_bytes)
 
     def read(self, uri: str) -> bytes | None:
         seen = self.look(uri)
@@ -387,50 +390,6 @@ class S3Store:
         )
 
 
-class _Stream(io.RawIOBase):
-    """Reads one version of an object in ranges; to be buffered."""
-
-    def __init__(
-        self,
-        client: Any,
-        entry: Entry,
-        attempts: int,
-        systemic: Callable[[str], contextlib.AbstractContextManager[None]],
-    ):
-        self._client = client
-        self._attempts = attempts
-        self._systemic = systemic
-        self._entry = entry
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = (0, self._position, self._entry.size_bytes)[whence] + offset
-        if start < 0:
-            raise ValueError(f'a position below 0: {start}')
-        self._position = start
-        return start
-
-    def readinto(self, buffer: Any) -> int:
-        end = min(self._position + len(buffer), self._entry.size_bytes)
-        if end <= self._position:
-            return 0
-        options = {'Range': f'bytes={self._position}-{end - 1}', 'IfMatch': self._entry.version}
-        with self._systemic(self._entry.uri):
-            data, _ = _read(self._client, self._entry.uri, self._attempts, **options)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def _make_client(
     session: Any,
     endpoint_url: str | None,
@@ -494,6 +453,14 @@ def _read(client: Any, uri: str, attempts: int, **options: str) -> Seen:
                 if attempt == attempts - 1:
                     raise
     raise AssertionError('unreachable')
+
+
+def _entry(uri: str, found: Mapping[str, Any], size_bytes: int) -> Entry:
+    version = _version(found.get('ETag'))
+    modified_at = found['LastModified'].timestamp()
+    # Of an object uploaded in parts it says how many; of an encrypted one it is like no other's.
+    checksum = f's3:{version}' if _MD5.fullmatch(version) else ''
+    return Entry(uri, version, size_bytes, modified_at=modified_at, checksum=checksum)
 
 
 def _version(etag: str | None) -> str:

@@ -201,6 +201,8 @@ def _overview(page: Page) -> _Section:
         *gone,
         ('failed', dead, 'bad' if dead else None),
     ]
+    if counts.reused:
+        figures.insert(2, ('of these reused for the same bytes', counts.reused, None))
     items = [_figure(name, f'{count:,}', css) for name, count, css in figures]
     without, rows = page.digest.rows_by_labels[0], page.digest.rows
     labelled = [('labelled', counts.labeled, 'good-fill')]

@@ -17,7 +17,7 @@ from transforms.core.stores import StoreOptions
 from transforms.output import predictions
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.storage.base import Store
-from transforms.storage.registry import store_for
+from transforms.storage.registry import output_store
 
 MAX_BYTES = 4 * 2**20
 
@@ -58,7 +58,7 @@ def write_html_report(
     target = None if destination is None else uris.absolute(destination)
     if target and not uris.scheme_of(target) and Path(target).is_dir():
         raise UsageError(f'--output {destination}: expected the name of a file, such as page.html')
-    store = store_for(output, stores)
+    store = output_store(output, stores)
     runs = complete_runs(output, store)
     chosen = [run for run in runs if run_id in (None, run.id)]
     if not chosen:
@@ -92,7 +92,7 @@ def write_html_report(
         room = max_bytes - len(to_html(page).encode())
         html = to_html(page._replace(pictures=_fitting(digest, found, room))).encode()
     target = target or uris.join(output, f'runs/{run.id}/report.html')
-    store_for(target, stores).write(target, html)
+    output_store(target, stores).write(target, html)
     return target
 
 

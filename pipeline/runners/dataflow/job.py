@@ -178,7 +178,7 @@ def _local(args: LabelOptions) -> Iterator[str]:
             if uris.scheme_of(value) == '':
                 yield (
                     f'--{flag} {uris.printable(value)}: a path of this machine, which the workers '
-                    'do not see; copy it to a bucket (gs:// or s3://)'
+                    'do not see; copy it to a bucket (gs://, s3:// or az://)'
                 )
     is_path = uris.scheme_of(args.model) == '' and Path(args.model).exists()
     if is_path and not args.model.startswith(IN_IMAGE):

@@ -33,6 +33,7 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
+_UNSET = 'zeros'  # random numbers would be overwritten, and take their time
 
 
 def build(
@@ -65,7 +66,7 @@ def build(
             block += 1
     x = _conv(x, 'head', _HEAD_CHANNELS, precision)
     x = layers.GlobalAveragePooling2D(dtype='float32', name=FEATURES)(x)
-    logits = layers.Dense(classes, dtype='float32', name='classifier')(x)
+    logits = layers.Dense(classes, dtype='float32', kernel_initializer=_UNSET, name='classifier')(x)
     model = keras.Model(inputs, logits, name='efficientnet_lite0')
     _assign(model, weights)
     return model
@@ -81,7 +82,13 @@ def _conv(
     is_linear: bool = False,
 ) -> keras.KerasTensor:
     x = layers.Conv2D(
-        channels, kernel_px, stride, padding='same', dtype=dtype, name=name.replace('/', '.')
+        channels,
+        kernel_px,
+        stride,
+        padding='same',
+        dtype=dtype,
+        kernel_initializer=_UNSET,
+        name=name.replace('/', '.'),
     )(x)
     return x if is_linear else layers.ReLU(6.0, dtype=dtype)(x)
 
@@ -94,7 +101,12 @@ def _block(
     if stage.expansion > 1:
         x = _conv(x, f'{name}/expand', x.shape[-1] * stage.expansion, dtype)
     x = layers.DepthwiseConv2D(
-        stage.kernel_px, stride, padding='same', dtype=dtype, name=f'{name}.depthwise'
+        stage.kernel_px,
+        stride,
+        padding='same',
+        dtype=dtype,
+        depthwise_initializer=_UNSET,
+        name=f'{name}.depthwise',
     )(x)
     x = layers.ReLU(6.0, dtype=dtype)(x)
     x = _conv(x, f'{name}/project', stage.channels, dtype, is_linear=True)
