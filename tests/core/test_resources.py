@@ -8,7 +8,7 @@ import time
 import pytest
 
 from transforms.core.resources import LiveCounts, cpu_count, shared
-from transforms.loading.budget import ByteBudget, SharedBudget
+from transforms.loading.budget import ByteBudget, Kept, SharedBudget
 
 
 def started(target, *args):
@@ -170,6 +170,25 @@ def test_those_that_grow_do_not_lock_each_other_out(sizes):
 
     assert joined([started(work) for _ in range(4)])
     assert rooms.used == (0, 0)
+
+
+def test_what_is_kept_leaves_room_for_any_image():
+    share = ByteBudget(100)
+    kept = Kept(share, 100)
+    assert kept.has_taken(50)
+    assert kept.has_taken(25)
+    assert not kept.has_taken(1)
+    shared = SharedBudget(100, 100, lambda _: None, lambda _: None)
+    shared.share = share
+    with shared.reserve(25):  # the most that waits for the share
+        assert share.used_bytes == 100
+        kept.release(50)
+        assert kept.has_taken(40)
+    kept.release(65)
+    assert (share.used_bytes, kept.used_bytes) == (0, 0)
+    with share.reserve(60):
+        assert not kept.has_taken(50), 'images come first'
+        assert kept.used_bytes == 0
 
 
 def test_shared_is_made_once_whoever_asks():

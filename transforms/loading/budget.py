@@ -73,6 +73,37 @@ class ByteBudget:
             self.release(taken)
 
 
+class Kept:
+    """Room in a share for what is kept for later: the rest is enough for any image.
+
+    Args:
+      share: of images as well, none of which waits there for more than a `_LARGE`th of it.
+      share_bytes: its size.
+    """
+
+    def __init__(self, share: ByteBudget, share_bytes: int):
+        self._share = share
+        self._limit_bytes = share_bytes - share_bytes // _LARGE
+        self._lock = threading.Lock()
+        self.used_bytes = 0
+
+    def has_taken(self, size_bytes: int) -> bool:
+        """As of `ByteBudget`; it never waits."""
+        with self._lock:
+            if self.used_bytes + size_bytes > self._limit_bytes:
+                return False
+            if not self._share.has_taken(size_bytes):
+                return False
+            self.used_bytes += size_bytes
+            return True
+
+    def release(self, taken: int) -> None:
+        """Gives back what was taken."""
+        with self._lock:
+            self.used_bytes -= taken
+            self._share.release(taken)
+
+
 class SharedBudget:
     """A share of the budget for small requests, and the common budget for larger ones.
 

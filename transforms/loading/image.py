@@ -15,7 +15,7 @@ from transforms.core.members import Run
 from transforms.core.reasons import Reason
 from transforms.images import decode
 from transforms.images.formats import IMAGE_SUFFIXES
-from transforms.loading.budget import Budget, SharedBudget
+from transforms.loading.budget import Budget, Kept, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions
 from transforms.storage.base import Fetched, NotModified
@@ -69,14 +69,19 @@ class ImageLoader:
         self._decoding = decoding
         self._watch = watch
         self._fetches = fetches
-        self._members = MemberFetcher(Wanted(IMAGE_SUFFIXES, options.image_column))
+        self._kept = Kept(encoded.share, encoded.share_bytes)
+        wanted = Wanted(IMAGE_SUFFIXES, options.image_column)
+        self._members = MemberFetcher(wanted, self._kept)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that files and pictures hold here; shares of a common budget are not counted."""
+        """Bytes that files and pictures hold here; shares of a common budget are not counted.
+
+        Nor is what is kept of files with images inside.
+        """
         budgets = (self._encoded, self._decoded)
         shares = (each.share if isinstance(each, SharedBudget) else each for each in budgets)
-        return sum(share.used_bytes for share in shares)
+        return sum(share.used_bytes for share in shares) - self._kept.used_bytes
 
     def load(
         self, item: Item, pixels: np.ndarray, ticket: object = None, run: Run | None = None

@@ -3,10 +3,14 @@
 import dataclasses
 import gzip
 import io
+import random
 import tarfile
 import threading
 import time
+import weakref
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.containers import listed, wanted
@@ -17,6 +21,7 @@ from transforms.storage.base import Entry, Fetched, FetchLimits
 from transforms.storage.containers import fetch
 from transforms.storage.containers.base import Member
 from transforms.storage.containers.fetch import Blocks, MemberFetcher
+from transforms.storage.containers.parquet import PARQUET
 from transforms.storage.containers.tar import TAR_GZ
 
 LIMITS = FetchLimits(2**20, 20.0)
@@ -49,6 +54,23 @@ class Store:
         assert self.stuck.wait(60)
         data = self.data[part.offset : part.offset + part.size_bytes]
         return Fetched(data, part.version, len(data))
+
+
+class Room:
+    """Room for so many bytes."""
+
+    def __init__(self, limit=2**30):
+        self.limit = limit
+        self.used = 0
+
+    def has_taken(self, size):
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def release(self, taken):
+        self.used -= taken
 
 
 def archive(contents):
@@ -94,7 +116,7 @@ def test_a_bad_member_does_not_cost_the_stream_from_its_beginning(monkeypatch):
     counted = dataclasses.replace(TAR_GZ, open=open_counted)
     monkeypatch.setattr(fetch, 'format_of', lambda _: counted)
     data = gzip.compress(archive([PICTURE, b'', PICTURE]))
-    store, fetcher = Store(data), MemberFetcher(wanted())
+    store, fetcher = Store(data), MemberFetcher(wanted(), Room())
     outcomes = []
     for name, version in found_in(TAR_GZ, data):
         try:
@@ -108,7 +130,7 @@ def test_a_bad_member_does_not_cost_the_stream_from_its_beginning(monkeypatch):
 
 def test_who_waits_for_a_stuck_stream_is_late_and_the_next_one_reads_it_anew(in_thread):
     data = gzip.compress(archive([PICTURE] * 3))
-    store, fetcher = Store(data), MemberFetcher(wanted())
+    store, fetcher = Store(data), MemberFetcher(wanted(), Room())
     stuck = Store(data)
     stuck.stuck.clear()
     (first, one), (second, two), (third, three) = found_in(TAR_GZ, data)
@@ -132,7 +154,7 @@ def test_who_waits_for_a_stuck_stream_is_late_and_the_next_one_reads_it_anew(in_
 
 def test_who_waits_for_a_stuck_index_is_late_and_the_next_one_reads_it_anew(in_thread):
     data = archive([PICTURE] * 2)
-    store, fetcher = Store(data), MemberFetcher(wanted())
+    store, fetcher = Store(data), MemberFetcher(wanted(), Room())
     stuck = Store(data)
     stuck.stuck.clear()
 
@@ -170,7 +192,7 @@ class Slow(Store):
 def test_an_index_may_take_longer_than_a_picture_as_long_as_it_comes(in_thread):
     """Also for those who wait for it."""
     large = PICTURE * 100
-    store, fetcher = Slow(archive([large] * 20), 0.05), MemberFetcher(wanted())
+    store, fetcher = Slow(archive([large] * 20), 0.05), MemberFetcher(wanted(), Room())
     renewed = []
     found = []
 
@@ -191,7 +213,10 @@ def test_an_index_may_take_longer_than_a_picture_as_long_as_it_comes(in_thread):
 
 @pytest.mark.parametrize('reason', [Reason.STORE_ERROR, Reason.FORBIDDEN])
 def test_an_index_that_cannot_be_read_is_not_tried_for_each_of_its_members(reason):
-    store, fetcher = Slow(b'', 0.05, ImageError(reason, 'so it is')), MemberFetcher(wanted())
+    store, fetcher = (
+        Slow(b'', 0.05, ImageError(reason, 'so it is')),
+        MemberFetcher(wanted(), Room()),
+    )
     store.data = archive([PICTURE] * 3)
 
     def read(number):
@@ -209,6 +234,59 @@ def test_an_index_that_cannot_be_read_is_not_tried_for_each_of_its_members(reaso
     else:
         with pytest.raises(ImageError):
             read(1)
+
+
+def parquet(pictures):
+    file = io.BytesIO()
+    pq.write_table(pa.table({'image': pa.array(pictures, pa.binary())}), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(('limit', 'opened'), [(2**30, 2), (1_000_000, 4), (0, 4)])
+def test_of_large_readers_those_are_kept_for_which_there_is_room(monkeypatch, limit, opened):
+    made, left = [], []
+
+    def open_counted(source):
+        left.append(sum(each() is not None for each in made))
+        reader = PARQUET.open(source)
+        made.append(weakref.ref(reader))
+        return reader
+
+    monkeypatch.setattr(
+        fetch, 'format_of', lambda _: dataclasses.replace(PARQUET, open=open_counted)
+    )
+    pictures = [random.Random(i).randbytes(100_000) for i in range(3)]
+    store, room = Store(parquet(pictures)), Room(limit)
+    fetcher = MemberFetcher(wanted(), room)
+    found = found_in(PARQUET, store.data)
+    for turn in range(2):  # to and fro between two files
+        for file in 'ab':
+            for number in range(turn, turn + 2):
+                name, version = found[number]
+                uri = f'gs://b/{file}.parquet!/{name}'
+                read = fetcher.fetch(store, uri, version, LIMITS, lambda _: None)
+                assert read.data == pictures[number]
+    assert len(made) == opened
+    if not limit:
+        assert left == [0] * opened, 'the one before is gone before the next one takes memory'
+    assert room.used <= limit
+    assert bool(room.used) == bool(limit)
+
+
+def test_of_indexes_the_last_one_is_kept_also_without_room():
+    data = archive([PICTURE] * 100)
+    for limit, reads in ((2**20, 2), (40_000, 4), (10, 4)):
+        store, room = Slow(data), Room(limit)
+        fetcher = MemberFetcher(wanted(), room)
+        for _ in range(2):
+            for file in 'ab':
+                before = store.reads
+                for number in range(3):
+                    uri = f'/data/{file}.tar!/{number}.jpg'  # each header is read alone
+                    assert fetcher.fetch(store, uri, '', LIMITS, lambda _: None).data == PICTURE
+                reads -= store.reads - before > 3
+        assert reads == 0, limit
+        assert room.used <= limit
 
 
 def test_a_block_that_does_not_come_is_read_by_the_next_one(in_thread):

@@ -162,6 +162,11 @@ class _Buffers:
         self._unpacked: dict[int, pa.Buffer] = {}
 
     @property
+    def held_bytes(self) -> int:
+        """Of those that are unpacked."""
+        return sum(each.size for each in self._unpacked.values())
+
+    @property
     def rows(self) -> int:
         """Of the batch."""
         return self._batch.rows
@@ -260,6 +265,10 @@ class _Reader:
         self._batches: list[Batch] = []
         self._group = -1
         self._buffers: _Buffers | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        return self._buffers.held_bytes if self._buffers is not None else 0
 
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
         found = _WHERE.fullmatch(where)

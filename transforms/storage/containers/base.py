@@ -118,6 +118,10 @@ class Reader(Protocol):
     It is for one thread at a time, and holds nothing that would have to be closed.
     """
 
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps of its file now, until the next read."""
+
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
         """The bytes of one picture.
 

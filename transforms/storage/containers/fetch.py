@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from transforms.core import members, uris
 from transforms.core.errors import ImageError, UsageError
@@ -21,6 +21,7 @@ _KEPT_READERS = 16
 _KEPT_LARGE_READERS = 2  # which keep what they have unpacked
 _KEPT_BLOCKS = 4
 _KEPT_NAMES = 1_000_000
+_ENTRY_BYTES = 200  # of an index, beside its texts
 _INDEXING = 'an index'
 _LATE = 'the file it lies in was not read in time'
 _LEAST_BYTES_SEC = 2**20  # of an index, else it is given up
@@ -157,6 +158,16 @@ class StoreSource:
         return data
 
 
+class Room(Protocol):
+    """Where there is room for what is kept for later."""
+
+    def has_taken(self, size_bytes: int) -> bool:
+        """Takes bytes if they are free; never waits."""
+
+    def release(self, taken: int) -> None:
+        """Gives back what was taken."""
+
+
 class _Open(NamedTuple):
     source: StoreSource
     reader: Reader
@@ -170,10 +181,13 @@ class MemberFetcher:
 
     Args:
       wanted: what an index lists; nothing is carried along.
+      room: for indexes and readers; the last one of either is kept also where there is none.
     """
 
-    def __init__(self, wanted: Wanted):
+    def __init__(self, wanted: Wanted, room: Room):
         self._wanted = wanted
+        self._room = room
+        self._taken: dict[object, int] = {}
         self._blocks = Blocks()
         self._lock = threading.Lock()
         self._idle: dict[bool, _Readers] = {
@@ -259,6 +273,10 @@ class MemberFetcher:
             with self._lock:
                 idle = pool.get(key)
                 opened = idle.pop() if idle else None
+                if opened is not None:
+                    self._give_back(id(opened.reader))
+                elif is_large:
+                    self._drop_those_without_room(pool)
             if opened is None:
                 source = StoreSource(store, container, version, self._blocks)
                 opened = _Open(source, format_.open(source))
@@ -277,12 +295,32 @@ class MemberFetcher:
             pool.setdefault(key, []).append(opened)
             pool.move_to_end(key)
             while sum(map(len, pool.values())) > most:
-                oldest, readers = next(iter(pool.items()))
-                if readers:
-                    readers.pop(0)
-                if not readers:
-                    del pool[oldest]
-                    self._turns.pop(oldest, None)
+                self._drop_oldest(pool)
+            held = opened.reader.held_bytes
+            while not self._room.has_taken(held):
+                if next(iter(pool)) == key:
+                    return
+                self._drop_oldest(pool)
+            self._taken[id(opened.reader)] = held
+
+    def _drop_oldest(self, pool: _Readers) -> None:
+        oldest, readers = next(iter(pool.items()))
+        if readers:
+            self._give_back(id(readers.pop(0).reader))
+        if not readers:
+            del pool[oldest]
+            self._turns.pop(oldest, None)
+
+    def _drop_those_without_room(self, pool: _Readers) -> None:
+        """Before another one takes memory: what is kept although it did not fit."""
+        for key, readers in list(pool.items()):
+            readers[:] = [each for each in readers if id(each.reader) in self._taken]
+            if not readers:
+                del pool[key]
+                self._turns.pop(key, None)
+
+    def _give_back(self, holder: object) -> None:
+        self._room.release(self._taken.pop(holder, 0))
 
     def _look_up(
         self,
@@ -385,4 +423,10 @@ class MemberFetcher:
     def _keep(self, key: tuple[str, str], index: _Index) -> None:
         self._indexes[key] = index
         while len(self._indexes) > 1 and sum(map(len, self._indexes.values())) > _KEPT_NAMES:
-            self._indexes.popitem(last=False)
+            self._give_back(self._indexes.popitem(last=False)[0])
+        held = sum(_ENTRY_BYTES + len(name) + len(where) for name, where in index.items())
+        while not self._room.has_taken(held):
+            if len(self._indexes) == 1:
+                return
+            self._give_back(self._indexes.popitem(last=False)[0])
+        self._taken[key] = held

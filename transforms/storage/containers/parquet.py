@@ -33,7 +33,8 @@ _MAGIC, _ENCRYPTED_MAGIC = b'PAR1', b'PARE'
 _LEAST_BYTES = 12
 _STREAM_BYTES = 8 * 2**20
 _MAX_PAGE_BYTES = 256 * 2**20
-_KEPT_BYTES = 32 * 2**20
+_KEPT_BYTES, _MOST_KEPT_BYTES = 8 * 2**20, 32 * 2**20
+_KEPT_ROWS = 16  # of which each of as many threads may want one
 _VALUE_BYTES = 200  # that a small one takes
 _MAX_ROWS_OF_BYTE = 100
 _WHERE = re.compile(r'([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19})')
@@ -161,6 +162,10 @@ class _Reader:
         self._group = -1
         self._rows: _Rows | None = None
 
+    @property
+    def held_bytes(self) -> int:
+        return self._rows.held_bytes if self._rows is not None else 0
+
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
         group, row, leaf = self._parse(where)
         if self._rows is None or (group, leaf) != (self._group, self._leaf):
@@ -221,10 +226,16 @@ class _Rows:
         stream: Any = SourceStream(self._source)
         self._pages: Iterator[Pages] = each_page(stream, self._chunk)
         self._checked_rows = 0
+        self._page_bytes = 0
         self._kept: OrderedDict[int, Any] = OrderedDict()
         self._kept_bytes = 0
         self._next_row = 0
         self._batches: Iterator[pa.RecordBatch] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Pictures, and the page in which the next one lies, packed and unpacked."""
+        return self._kept_bytes + 2 * self._page_bytes
 
     def value(self, row: int) -> Any:
         """The bytes of a row as a buffer; None if it is null.
@@ -276,6 +287,7 @@ class _Rows:
                 detail = _too_large(self._number, page.largest_bytes)
                 self._fail(row, Reason.TOO_MANY_BYTES, detail)
             self._checked_rows += page.values
+            self._page_bytes = max(self._page_bytes, page.largest_bytes)
 
     def _fail(self, row: int, reason: Reason, detail: str) -> None:
         self._failed_at = row
@@ -286,7 +298,10 @@ class _Rows:
         self._kept[row] = value
         self._kept_bytes += _size_in_memory(value)
         self._next_row = row + 1
-        while self._kept_bytes > _KEPT_BYTES and len(self._kept) > 1:
+        while len(self._kept) > 1 and (
+            self._kept_bytes > _MOST_KEPT_BYTES
+            or (self._kept_bytes > _KEPT_BYTES and len(self._kept) > _KEPT_ROWS)
+        ):
             _, old = self._kept.popitem(last=False)
             self._kept_bytes -= _size_in_memory(old)
 
@@ -300,4 +315,4 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 # Arrow keeps a page as it was packed, too; pages of a few megabytes are what most files have.
-PARQUET = Format(members=_members, open=_Reader, held_bytes=2 * (_MAX_PAGE_BYTES + _KEPT_BYTES))
+PARQUET = Format(members=_members, open=_Reader, held_bytes=2 * _MAX_PAGE_BYTES + _MOST_KEPT_BYTES)

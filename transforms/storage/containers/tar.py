@@ -90,6 +90,8 @@ def _streamed_members(source: Source, wanted: Wanted) -> Iterator[Found]:
 
 
 class _Reader:
+    held_bytes = 0
+
     def __init__(self, source: Source):
         self._source = source
 
@@ -101,6 +103,8 @@ class _Reader:
 
 
 class _StreamedReader:
+    held_bytes = Gunzipped.HELD_BYTES
+
     def __init__(self, source: Source):
         self._reader = _Reader(Gunzipped(source))
 

@@ -113,6 +113,8 @@ def _with_carried(source: Source, member: Member, place: int, size: int, wanted:
 
 
 class _Reader:
+    held_bytes = 0
+
     def __init__(self, source: Source):
         self._source = source
 

@@ -253,6 +253,8 @@ def _name(raw: bytes, flags: int) -> str:
 
 
 class _Reader:
+    held_bytes = 0
+
     def __init__(self, source: Source):
         self._source = source
 
