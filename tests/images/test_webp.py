@@ -51,6 +51,13 @@ def test_pixels_are_those_of_pillow(way):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize('way', ['lossy', 'lossless'])
+@pytest.mark.parametrize('canvas', [(322, 238), (160, 119), (161, 118)])
+def test_a_canvas_of_another_size_is_never_filled_with_what_was_in_memory(way, canvas):
+    with pytest.raises(ValueError, match='not as large as its canvas'):
+        still_pixels(webp(way), *canvas)
+
+
 def test_an_animation_is_left_to_pillow():
     data = webp('lossy', save_all=True, append_images=[picture('RGB').rotate(90)])
     assert not is_decoded_here(data)

@@ -13,27 +13,29 @@ import PIL
 _ANIMATED = 0x02
 
 
-def _decoder() -> 'ctypes._NamedFuncPointer | None':
-    """The function of the library that came with Pillow; None where that uses the system's."""
+def _library() -> ctypes.CDLL | None:
+    """The library that came with Pillow; None where that uses the system's."""
     for path in (Path(PIL.__file__).parents[1] / 'pillow.libs').glob('libwebp-*'):
         try:
-            decode = ctypes.CDLL(str(path)).WebPDecodeRGBAInto
+            library = ctypes.CDLL(str(path))
+            measure, decode = library.WebPGetInfo, library.WebPDecodeRGBAInto
         except (OSError, AttributeError):
             continue
-        size, pointer = ctypes.c_size_t, ctypes.c_void_p
-        decode.argtypes = (ctypes.c_char_p, size, pointer, size, ctypes.c_int)
-        decode.restype = pointer
-        return decode
+        size, number = ctypes.c_size_t, ctypes.POINTER(ctypes.c_int)
+        measure.argtypes = (ctypes.c_char_p, size, number, number)
+        decode.argtypes = (ctypes.c_char_p, size, ctypes.c_void_p, size, ctypes.c_int)
+        decode.restype = ctypes.c_void_p
+        return library
     return None
 
 
-_DECODE = _decoder()
+_LIBWEBP = _library()
 
 
 def is_decoded_here(data: bytes) -> bool:
     """Whether `still_pixels` can decode a file."""
     is_animated = data[12:16] == b'VP8X' and bool(data[20] & _ANIMATED)
-    return _DECODE is not None and not is_animated
+    return _LIBWEBP is not None and not is_animated
 
 
 def still_pixels(data: bytes, width: int, height: int) -> np.ndarray:
@@ -49,10 +51,17 @@ def still_pixels(data: bytes, width: int, height: int) -> np.ndarray:
     Raises:
       ValueError: it cannot be decoded.
     """
-    assert _DECODE is not None
+    assert _LIBWEBP is not None
     coded = _picture_of(data)
+    found = ctypes.c_int(), ctypes.c_int()
+    is_known = _LIBWEBP.WebPGetInfo(coded, len(coded), *map(ctypes.byref, found))
+    # Of a smaller one, a part of the canvas would stay as memory was.
+    if not is_known or (found[0].value, found[1].value) != (width, height):
+        raise ValueError('its picture is not as large as its canvas')
     pixels = np.empty((height, width, 4), np.uint8)
-    if not _DECODE(coded, len(coded), pixels.ctypes.data, pixels.nbytes, 4 * width):
+    if not _LIBWEBP.WebPDecodeRGBAInto(
+        coded, len(coded), pixels.ctypes.data, pixels.nbytes, 4 * width
+    ):
         raise ValueError('libwebp cannot decode it')
     return pixels
 
