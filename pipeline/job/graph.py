@@ -38,12 +38,8 @@ def build(root: beam.Pipeline, config: RunConfig) -> None:
     chunks = items | 'MakeChunks' >> make
     to_do, resumed, resumed_stats = chunks | 'TakeFinished' >> TakeFinished(layout)
     # Pixels live between these two steps only: fused, and never shuffled.
-    load = LoadImages(
-        config.load,
-        config.preflight,
-        config.fail_fast,
-        functools.partial(load_soon, config.inference),
-    )
+    when_begun = functools.partial(load_soon, config.inference)
+    load = LoadImages(config.load, config.preflight, config.fail_fast, when_begun)
     label = LabelImages(config.inference, config.fail_fast, layout)
     if config.accelerator:  # the same for both: steps with different hints are not fused
         load = load.with_resource_hints(accelerator=config.accelerator)
