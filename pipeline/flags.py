@@ -231,11 +231,12 @@ def share(text: str) -> float:
 
 def header(text: str) -> str:
     """The value of an HTTP header."""
-    if not re.fullmatch(_HEADER, text):
+    value = text.strip()
+    if not re.fullmatch(_HEADER, value):
         raise argparse.ArgumentTypeError(
             f'{text!r}: expected one line of printable ASCII, as a header of HTTP takes it'
         )
-    return text
+    return value
 
 
 def size(text: str) -> int:

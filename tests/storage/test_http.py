@@ -725,7 +725,7 @@ def test_what_a_site_forbids_machines_is_not_used(site, lines, directive):
     willing.close()
 
 
-@pytest.mark.parametrize('agent', ['', 'a\r\nb', 'a\n', '名/1', 'é', ' a'])
+@pytest.mark.parametrize('agent', ['', ' ', 'a\r\nb', 'a\nb', '名/1', 'é'])
 def test_no_header_is_made_of_what_is_none(agent, tmp_path, capsys):
     arguments = ['--input', samples.SAMPLE, '--output', str(tmp_path / 'out')]
     assert main.main(['label', *map(str, arguments), f'--user_agent={agent}']) == 2
