@@ -97,6 +97,8 @@ def _between(low: str, high: str) -> str:
     """The numbers between two of the same number of digits."""
     if low == high:
         return low
+    if not low.strip('0') and not high.strip('9'):
+        return f'[0-9]{{{len(low)}}}'
     if low[0] == high[0]:
         return low[0] + _between(low[1:], high[1:])
     rest = len(low) - 1
