@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.datasets import Row, add_run
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.storage.registry import store_for
@@ -127,6 +129,7 @@ finally:
         assert (done.returncode, done.stderr) == (0, '')
 
 
+@pytest.mark.slow  # imports Beam and TensorFlow in a process of its own
 def test_beam_and_tensorflow_bring_no_pandas_and_no_jax_into_a_command():
     begun = """
 from pipeline.main import console

@@ -180,7 +180,8 @@ def test_parts_of_a_chunk_are_joined(features):
     assert with_twins(alone) == (alone, 0)
 
 
-@pytest.fixture(params=['gs', 's3'])
+# Four runs each; what the listing of S3 tells is tested with its store.
+@pytest.fixture(params=['gs', pytest.param('s3', marks=pytest.mark.slow)])
 def filled(request):
     """A bucket in which a third of the pictures, and a damaged one, lie twice or more."""
     bucket = request.getfixturevalue({'gs': 'bucket', 's3': 's3_bucket'}[request.param])

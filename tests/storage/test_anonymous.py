@@ -346,6 +346,7 @@ def test_the_decision_is_made_once_and_travels(no_google_account, no_aws_account
     assert no_google_account.requests == before, 'it is not looked for again'
 
 
+@pytest.mark.slow  # TensorFlow in a process of its own; the parts are tested around it
 def test_a_public_bucket_is_labelled_without_an_account(bucket, public_gcs, tmp_path):
     """In a process of its own: a process keeps a store, and this one has that of the emulator."""
     for path in samples.PHOTOGRAPHS[:2]:
