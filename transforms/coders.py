@@ -38,7 +38,10 @@ class InProcessCoder(coders.Coder):
         return False
 
 
-for _row in (Ref, Item, Known, Chunk, DeadLetter, WrittenFile):
+ROWS = (Ref, Item, Known, Chunk, DeadLetter, WrittenFile)
+"""What crosses a shuffle: it comes out with the fields of its class, and nothing else."""
+
+for _row in ROWS:
     coders.registry.register_coder(_row, coders.RowCoder)
 for _handed_on in (Batch, LateBatch):
     coders.registry.register_coder(_handed_on, InProcessCoder)

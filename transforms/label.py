@@ -19,7 +19,15 @@ from apache_beam.typehints.decorators import no_annotations
 
 import transforms.coders  # noqa: F401 (registers the coders of the elements)
 from transforms.core import uris
-from transforms.core.elements import Batch, Failure, Image, LabeledBatch, LateBatch, Stage
+from transforms.core.elements import (
+    Batch,
+    Failure,
+    Image,
+    LabeledBatch,
+    LateBatch,
+    Stage,
+    images_of,
+)
 from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
 from transforms.core.garbage import GARBAGE
 from transforms.core.reasons import Reason
@@ -236,10 +244,10 @@ def _take_note(batch: LabeledBatch, policy: FaultPolicy) -> None:
     try:
         for item, outcome in zip(batch.items, batch.outcomes, strict=True):
             if isinstance(outcome, Image):
-                labeled += item.images
+                labeled += images_of(item)
                 policy.record(item.uri, None)
             elif isinstance(outcome, Failure) and outcome.stage is Stage.INFER:
-                failed += item.images
+                failed += images_of(item)
                 policy.record(item.uri, outcome, item.failed)
     finally:
         LIVE.add(labeled=labeled, failed=failed)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.core.elements import Batch, Chunk, Failure
+from transforms.core.elements import Batch, Chunk, Failure, images_of
 from transforms.core.fail_fast import FailFast, fetch_policy
 from transforms.core.resources import LIVE, shared
 from transforms.loading.batch import LoadingBatch
@@ -94,7 +94,7 @@ class _LoadDoFn(beam.DoFn):
         batch = self._pending.popleft()
         outcomes = [image.outcome for image in images]
         ended = zip(batch.items, outcomes, strict=True)
-        LIVE.add(failed=sum(item.images for item, each in ended if isinstance(each, Failure)))
+        LIVE.add(failed=sum(images_of(item) for item, each in ended if isinstance(each, Failure)))
         self._ready_batches.update(ready)
         self._wait_msec.update(round(1000 * waited_sec))
         self._fetch_retries.inc(sum(image.retries for image in images))

@@ -3,12 +3,23 @@
 import random
 from collections import Counter
 
+import apache_beam as beam
 import numpy as np
 import pytest
 
 from tests.support import app, samples
 from transforms.chunks import chunk_id
-from transforms.core.elements import Chunk, Failure, Image, Item, LabeledBatch, Stage, Twin
+from transforms.coders import ROWS
+from transforms.core.elements import (
+    Chunk,
+    Failure,
+    Image,
+    Item,
+    LabeledBatch,
+    Stage,
+    Twin,
+    images_of,
+)
 from transforms.core.reasons import Reason
 from transforms.dataset.verify import compare, verify
 from transforms.output.results import (
@@ -33,7 +44,7 @@ def item(name, checksum='s3:1', size=5, carried=('[]',)):
 def test_the_first_name_is_read_whatever_the_order():
     items = [item(name) for name in 'abc']
     [found] = gather(random.Random(0).sample(items, 3))
-    assert (found.uri, found.checksum, found.images) == ('s3://b/a', '', 3)
+    assert (found.uri, found.checksum, images_of(found)) == ('s3://b/a', '', 3)
     assert found.same == [Twin('s3://b/b', 'v-b', ['[]']), Twin('s3://b/c', 'v-c', ['[]'])]
     assert list(gather([items[1]])) == [items[1]._replace(checksum='', same=[])]
 
@@ -41,7 +52,7 @@ def test_the_first_name_is_read_whatever_the_order():
 def test_so_many_are_one_element_and_no_more():
     items = [item(f'{i:05d}') for i in range(2 * MOST_TOGETHER + 1)]
     found = list(gather(items[::-1]))
-    assert [each.images for each in found] == [MOST_TOGETHER, MOST_TOGETHER, 1]
+    assert [images_of(each) for each in found] == [MOST_TOGETHER, MOST_TOGETHER, 1]
     uris = [each.uri for one in found for each in (one, *one.same)]
     assert uris == [each.uri for each in items]
 
@@ -89,7 +100,16 @@ def table_of(outcomes, features=0):
         np.full(n, 2, np.int32),
         np.arange(n * features, dtype=np.float16).reshape(n, features) if features else None,
     )
-    return outcome_table([LabeledBatch(Chunk('c', items), 0, outcomes, *found, {}, '{}')])
+    # As it comes out of a shuffle: with the fields of its class, and nothing else.
+    coder = beam.coders.registry.get_coder(Chunk)
+    chunk = coder.decode(coder.encode(Chunk('c', items)))
+    assert [images_of(each) for each in chunk.items] == [2] * n
+    return outcome_table([LabeledBatch(chunk, 0, outcomes, *found, {}, '{}')])
+
+
+@pytest.mark.parametrize('row', [*ROWS, Twin])
+def test_what_crosses_a_shuffle_has_fields_alone(row):
+    assert {name for name in vars(row) if not name.startswith('_')} == set(row._fields)
 
 
 def image(name):

@@ -98,13 +98,16 @@ class Item(NamedTuple):
     checksum: str = ''
     same: Sequence[Twin] = ()
 
-    @property
-    def images(self) -> int:
-        """How many images it stands for."""
-        return 1 + len(self.same)
-
     def __repr__(self) -> str:
         return _repr_without_access(self)
+
+
+def images_of(item: Item) -> int:
+    """How many images an item stands for.
+
+    No method of it: what has crossed a shuffle has the fields of its class, and nothing else.
+    """
+    return 1 + len(item.same)
 
 
 class Known(NamedTuple):
