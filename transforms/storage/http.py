@@ -16,7 +16,7 @@ import ssl
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import urllib3
 from urllib3.connection import HTTPConnection
@@ -30,12 +30,12 @@ from urllib3.exceptions import (
 )
 
 from transforms.core import uris
-from transforms.core.errors import ImageError, UsageError
+from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
 from transforms.core.stores import HttpOptions
 from transforms.core.uris import WebUrl
 from transforms.storage import courtesy
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, changed
 from transforms.storage.courtesy import Courtesy, PausedError, Visit
 from transforms.storage.http_fetch import (
     NO_SUCH_PART,
@@ -55,6 +55,7 @@ from transforms.storage.http_fetch import (
     seconds_left,
     seconds_to_wait,
 )
+from transforms.storage.read_only import ReadOnlyStore
 
 _HOSTS = 32  # whose connections are kept, that of the least recently asked goes first
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -200,7 +201,7 @@ def _pool_class(
     return type('Pool', (pool,), {'ConnectionCls': checked})
 
 
-class HttpStore:
+class HttpStore(ReadOnlyStore):
     """Web servers; see `transforms.storage.base.Store`.  Only `fetch` works.
 
     An object's version is its ETag, or else its Last-Modified, or else ''.
@@ -221,6 +222,11 @@ class HttpStore:
         tries: Tries = TRIES,
         shared: Courtesy | None = None,
     ) -> None:
+        super().__init__(
+            'only images that a manifest lists are read from http(s); put the URL into a manifest '
+            '(.txt, one a line) and give that as --input; a manifest itself must be local, gs://, '
+            's3:// or az://'
+        )
         self.tries = tries
         self._requests_per_host = requests_per_host
         self._shared = shared
@@ -368,10 +374,10 @@ class HttpStore:
         )
 
     def stat(self, uri: str) -> Entry | None:
-        _refuse(uri)
+        self.refuse(uri)
 
     def is_folder(self, uri: str) -> bool:
-        _refuse(uri)
+        self.refuse(uri)
 
     def list(
         self,
@@ -380,39 +386,10 @@ class HttpStore:
         by_every_name: bool = False,  # noqa: ARG002
         starts_with: str = '',  # noqa: ARG002
     ) -> Iterator[Entry]:
-        _refuse(folder)
+        self.refuse(folder)
 
     def open(self, uri: str) -> BinaryIO:
-        _refuse(uri)
-
-    def read(self, uri: str) -> bytes | None:
-        _refuse(uri)
-
-    def write(self, uri: str, data: bytes) -> None:  # noqa: ARG002
-        _refuse(uri)
-
-    def create(self, uri: str, data: bytes) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
-    def look(self, uri: str) -> Seen | None:
-        _refuse(uri)
-
-    def place(self, uri: str, target: str) -> bool:  # noqa: ARG002
-        _refuse(target)
-
-    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
-    def delete(self, uri: str, seen: Seen | None = None) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
-
-def _refuse(uri: str) -> NoReturn:
-    raise UsageError(
-        f'{uris.printable(uri)}: only images that a manifest lists are read from http(s); put the '
-        'URL into a manifest (.txt, one a line) and give that as --input; a manifest itself must '
-        'be local, gs://, s3:// or az://'
-    )
+        self.refuse(uri)
 
 
 def _describe(error: HTTPError) -> str:

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple
 
 import urllib3
 
@@ -19,7 +19,7 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, LemmabeamError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
-from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
+from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, changed
 from transforms.storage.http_fetch import (
     NO_SUCH_PART,
     TRIES,
@@ -33,6 +33,7 @@ from transforms.storage.http_fetch import (
     seconds_left,
 )
 from transforms.storage.ranges import open_ranges
+from transforms.storage.read_only import ReadOnlyStore
 
 _PUBLIC = 'https://huggingface.co'
 _ANSWERS = (200, 206)
@@ -73,7 +74,7 @@ class _Link(NamedTuple):
     until: float
 
 
-class HfStore:
+class HfStore(ReadOnlyStore):
     """Datasets of the hub; see `transforms.storage.base.Store`.  Nothing is written.
 
     A file's version is its hash: the SHA-256 of large files, git's of others.  What is read is the
@@ -99,6 +100,7 @@ class HfStore:
             import huggingface_hub
         except ImportError as e:
             raise UsageError("hf:// needs huggingface-hub: pip install 'lemmabeam[hf]'") from e
+        super().__init__('hf:// is read only; copy it to another store')
         self.tries = tries
         self._pinned_sec = pinned_sec
         self._stream_bytes = stream_bytes
@@ -247,27 +249,6 @@ class HfStore:
 
         return open_ranges(entry.size_bytes, read, self._stream_bytes)
 
-    def read(self, uri: str) -> bytes | None:
-        _refuse(uri)
-
-    def look(self, uri: str) -> Seen | None:
-        _refuse(uri)
-
-    def write(self, uri: str, data: bytes) -> None:  # noqa: ARG002
-        _refuse(uri)
-
-    def create(self, uri: str, data: bytes) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
-    def place(self, uri: str, target: str) -> bool:  # noqa: ARG002
-        _refuse(target)
-
-    def replace(self, uri: str, data: bytes, seen: Seen) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
-    def delete(self, uri: str, seen: Seen | None = None) -> bool:  # noqa: ARG002
-        _refuse(uri)
-
     def _file(self, uri: str, anew: bool = False) -> _File:
         """The file of a URI at the commit that its revision is."""
         bucket, path = uris.split_object(uri)
@@ -386,7 +367,3 @@ def _explain(uri: str, error: BaseException) -> LemmabeamError:
 
 def _is_unsigned(record: logging.LogRecord) -> bool:
     return 'Signature=' not in record.getMessage()
-
-
-def _refuse(uri: str) -> NoReturn:
-    raise UsageError(f'{uris.printable(uri)}: hf:// is read only; copy it to another store')
