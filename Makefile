@@ -15,8 +15,8 @@ OUTPUT := output
 # One that is installed will do.
 BROWSER := $(if $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null))),,.venvs/browser/ready)
 
-# Of the tests; one more than two cores, as some of them wait.
-PROCESSES := 3
+# Of the tests; two more than two cores, as they wait for a third of their time.
+PROCESSES := 4
 PYTEST := $(BIN)/python -m pytest --durations 10
 
 # The processes of a test take over what the first of them has compiled.

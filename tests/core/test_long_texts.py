@@ -120,6 +120,7 @@ def _run(manifest: Path, output: Path) -> dict[str, str]:
     return files_of(str(output))
 
 
+@pytest.mark.slow  # two whole runs that count what the engine holds
 def test_the_engine_holds_no_long_text_and_files_are_the_same(manifest, tmp_path, monkeypatch):
     lines = manifest.read_text()
     largest = 0

@@ -8,6 +8,9 @@ import pytest
 
 from tests.support import corpus
 
+# Pictures of up to 100 megapixels; that one is refused before it takes memory is in test_bounds.
+pytestmark = pytest.mark.slow
+
 # A process for each file, of which none has imported anything or decoded more than a tiny one.
 PEAK = """
 import os, resource, sys

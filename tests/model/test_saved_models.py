@@ -279,6 +279,7 @@ def test_an_export_is_the_same_model_however_its_graph_came_out(
         assert one.id == other.id
 
 
+@pytest.mark.slow  # exports and loads a network more; features are tested in test_computing
 def test_features_without_a_head(tf, weights, reference, tmp_path):
     body = {name: value for name, value in weights.items() if '/head/' not in name}
     np.savez(tmp_path / 'body.npz', **body)

@@ -104,7 +104,8 @@ def test_held_up_while_another_one_is_faster(many, theirs):
 
 
 @BY_ANOTHER
-@pytest.mark.parametrize('end', [killed, failed])
+# A kill leaves what a failure does, and more.
+@pytest.mark.parametrize('end', [killed, pytest.param(failed, marks=pytest.mark.slow)])
 def test_ended_and_another_one_goes_on(many, theirs, end):
     for step in range(steps_of(many(), A)):
         output = many()
