@@ -38,7 +38,9 @@ import apache_beam as beam
 from transforms.chunks import DropDone
 from transforms.history import ReadHistory
 from transforms.output.layout import Layout
-from transforms.sources.listing import Columns, Listing, ReadRefs, resolve
+from transforms.read import ReadRefs
+from transforms.sources.inputs import Columns, Listing
+from transforms.sources.resolve import resolve
 columns = Columns('uri', (), ())
 layout = Layout(sys.argv[2], 'list-only', 'none', (), (), 1)
 root = beam.Pipeline(runner='FnApiRunner')
