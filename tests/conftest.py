@@ -246,7 +246,12 @@ def azure_client(azure: str) -> Iterator[Any]:
 @pytest.fixture
 def container(azure_client: Any) -> Container:
     """A fresh container."""
-    return Container(name := f'c-{uuid.uuid4().hex[:16]}', azure_client.create_container(name))
+    from azure.core.exceptions import ResourceExistsError
+
+    name = f'c-{uuid.uuid4().hex[:16]}'
+    with contextlib.suppress(ResourceExistsError):  # asked for twice, as the first answer was late
+        azure_client.create_container(name)
+    return Container(name, azure_client.get_container_client(name))
 
 
 @pytest.fixture
