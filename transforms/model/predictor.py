@@ -42,6 +42,8 @@ class InferenceOptions(NamedTuple):
       require_gpu: refuse to work without a GPU.
       features: whether the pooled features are wanted.
       require_rebuilt: refuse a BiT network that can only be used as it was saved.
+      accelerators: how many devices of a process have a model each.
+      accelerator: which of them this one is for, from 0.
     """
 
     model: ModelSource
@@ -56,6 +58,8 @@ class InferenceOptions(NamedTuple):
     require_gpu: bool = False
     features: bool = False
     require_rebuilt: bool = False
+    accelerators: int = 1
+    accelerator: int = 0
 
 
 class Prediction(NamedTuple):
