@@ -7,24 +7,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import options
+from pipeline import named_file, options
 from pipeline.job.progress import DownloadReporter
 from pipeline.messages import Messages
 from transforms.core import uris
 from transforms.core.errors import ImageError, ModelError, UsageError
 from transforms.core.resources import cpu_count, shared
 from transforms.model import canary
-from transforms.model.choices import OFF
+from transforms.model.choices import OFF, slower
 from transforms.model.predictor import (
     InferenceOptions,
     Prediction,
     Predictor,
     check_precision,
-    slower,
 )
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.resolve import ModelSource, printable_location
-from transforms.storage.registry import store_for
 
 
 def run(args: argparse.Namespace, messages: Messages) -> int:
@@ -149,9 +147,7 @@ def _facts(source: ModelSource) -> dict[str, str]:
 def _picture(name: str | None, source: ModelSource) -> np.ndarray:
     if name is None:
         return canary.pixels_of(source.picture('cat.jpg'), source)
-    uri = uris.absolute(name)
-    with store_for(uri).open(uri) as file:
-        data = file.read()
+    data = named_file.read('--image', name)
     try:
         return canary.pixels_of(data, source)
     except ImageError as e:

@@ -14,6 +14,7 @@ from transforms.core.elements import WrittenFile
 from transforms.core.errors import DamagedError
 from transforms.core.json_object import JsonObject
 from transforms.model.card import Activation
+from transforms.model.choices import slower
 from transforms.model.vocabulary import NONE
 from transforms.output import run_metadata
 from transforms.storage.sealed import Checksum
@@ -172,10 +173,10 @@ class Computed:
         facts = self.facts
         return f'{facts["network"]}, {facts["precision"]} on {facts["device"]}'
 
-    @property
-    def why_saved(self) -> str:
-        """Why a BiT network was used as it was saved; '' if none was."""
-        return str(self.facts.get('why_saved') or '')
+    def slower(self, model_id: str) -> str:
+        """What it cost that a BiT network was used as it was saved; '' if none was."""
+        why = self.facts.get('why_saved')
+        return slower(model_id, str(why)) if why else ''
 
     @classmethod
     def from_json(cls, facts: JsonObject) -> 'Computed':
@@ -421,6 +422,11 @@ class RunReport:
         return Activation(self.metadata['activation'])
 
     @property
+    def has_bounded_scores(self) -> bool:
+        """Whether its scores are from 0 to 1; else they are any numbers, as the network gives."""
+        return self.activation is not Activation.NONE
+
+    @property
     def has_classes(self) -> bool:
         """Whether its model gives labels, and not only features."""
         return self.metadata.get('vocabulary') != NONE
@@ -439,6 +445,12 @@ class RunReport:
     def features(self) -> int:
         """The length of the features of a row, 0 if there are none."""
         return int(self.metadata.get(run_metadata.FEATURES, 0))
+
+    @property
+    def scores_from(self) -> float | None:
+        """The score from which on all are kept beside the labels; None if none are."""
+        floor = self.metadata.get(run_metadata.SCORES_FLOOR)
+        return None if floor is None else float(floor)
 
     @property
     def least_score(self) -> float:
