@@ -28,6 +28,7 @@ from transforms.model import canary, registry
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, check_precision
 from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.runtimes.choose import check_backend
 from transforms.output import dead_letters, predictions, run_metadata
 from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
 from transforms.runs.history import HistoryFile
@@ -219,13 +220,14 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
 
     Raises:
       UsageError: a value does not fit the model, or another one.
-      ModelError: the model cannot be computed in this precision.
+      ModelError: the model cannot be computed in this precision, or by this backend.
     """
     card = model.card
     batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
+    check_backend(args.backend, model)
     check_precision(args.precision, model)
     canary_mode = args.canary or canary.default_mode(card)
     canary.check_mode(canary_mode, model)
@@ -246,6 +248,7 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         require_gpu=args.require_gpu,
         features=args.features or not card.has_classes,
         require_rebuilt=args.require_rebuilt,
+        backend=args.backend,
     )
     return inference, threshold
 
@@ -419,6 +422,7 @@ def file_metadata(
         'vocabulary': model.vocabulary.name,
         'vocabulary_sha256': model.vocabulary.sha256,
         'precision': inference.precision,
+        'backend': inference.backend,
         'jit': str(inference.jit).lower(),
         'canary': inference.canary,
         'batch_size': str(inference.batch_size),
