@@ -534,9 +534,8 @@ class LabelOptions:
         _DATAFLOW,
         flags.SWITCH,
         default=False,
-        help='GPUs only on the workers that call the model, by resource hints of Dataflow '
-        'Prime, which chooses machines and their number itself (default: every worker has '
-        'one)',
+        help='GPUs only on the workers that load and label, by resource hints; Dataflow chooses '
+        'how many workers of each kind there are (default: every worker has a GPU)',
         decides_rows=False,
         per_run=True,
     )

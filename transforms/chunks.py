@@ -64,11 +64,7 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         if key not in distinct or _preference(ref) > _preference(distinct[key]):
             distinct[key] = ref
     known, failed = _split(known)
-    newest: dict[_Key, Known] = {}
-    for each in known:
-        key = _key(each)
-        if each.reason not in _NOTES and (key not in newest or each > newest[key]):
-            newest[key] = each
+    newest = _newest(known)
     gone, notes = _gone({carried for carried, reason in distinct if not reason}, known)
     good, dead = [], []
     unchanged = 0
@@ -90,9 +86,25 @@ def merge(refs: Iterable[Ref], known: Iterable[Known] = (), access: Iterable[str
         carried = [ref.carried for ref in good]
         url = max(access, default='')
         unless = _unless(good, newest)
+        digest = _digest(best, good, newest)
         what = best.uri, best.version, best.size_bytes
-        item = Item(*what, carried, url, unless, failed, best.checksum)
+        item = Item(*what, carried, url, unless, failed, best.checksum, digest=digest)
     return Merged(item, dead, listed - len(distinct), unchanged, gone, notes)
+
+
+def _newest(known: Iterable[Known]) -> 'dict[_Key, Known]':
+    """What was last made of each row, with the version that is known to have the same bytes."""
+    newest: dict[_Key, Known] = {}
+    same: dict[_Key, Known] = {}
+    for each in known:
+        key = _key(each)
+        found = same if each.reason == Note.SAME.value else newest
+        if each.reason not in _OF_PLACE and (key not in found or each > found[key]):
+            found[key] = each
+    for key, note in same.items():
+        if key in newest and note.sequence > newest[key].sequence:
+            newest[key] = newest[key]._replace(version=note.version)
+    return newest
 
 
 def _split(known: Iterable[Known]) -> tuple[list[Known], str]:
@@ -140,8 +152,9 @@ def _gone(listed: Collection[str], known: Iterable[Known]) -> tuple[int, list[tu
 
 _Key = tuple[str, str]
 _OF_LISTING = frozenset(reason.value for reason in Reason if reason.about.of_listing)
-_NOTES = frozenset(note.value for note in Note)
+_OF_PLACE = frozenset([Note.GONE.value, Note.LISTED.value])
 _TWIN = 'same bytes'
+_DIGEST = 'labelled bytes'
 _PASSING = frozenset(reason.value for reason in Reason if not reason.lasting)
 
 
@@ -175,6 +188,18 @@ def _unless(refs: Sequence[Ref], newest: Mapping[_Key, Known]) -> str:
     keys = map(_key, refs)
     versions = {newest[key].version if key in newest else '' for key in keys}
     return versions.pop() if len(versions) == 1 else ''
+
+
+def _digest(best: Ref, refs: Sequence[Ref], newest: Mapping[_Key, Known]) -> str:
+    """What all rows of a member were labelled from; '' of any other image.
+
+    The version of a member changes with its container, which is written anew as a whole.
+    """
+    if not members.is_member(best.uri, best.version):
+        return ''
+    keys = map(_key, refs)
+    digests = {newest[key].digest if key in newest else '' for key in keys}
+    return digests.pop() if len(digests) == 1 else ''
 
 
 def bucket_count(images: int, chunk_size: int) -> int:
@@ -228,6 +253,8 @@ def chunk_id(items: Sequence[Item]) -> str:
 
 def _texts(item: Item) -> Iterator[str]:
     yield from (item.uri, item.version, item.known, *map(LONG_TEXTS.lengthen, item.carried))
+    if item.digest:
+        yield from (_DIGEST, item.digest)
     for twin in item.same:
         yield from (_TWIN, twin.uri, twin.version, *map(LONG_TEXTS.lengthen, twin.carried))
 

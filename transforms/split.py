@@ -57,7 +57,7 @@ class _SplitDoFn(beam.DoFn):
         table, reused = results.with_twins(results.from_ipc(chunk))
         for path, rows in route(table, self._layout, shards).items():
             yield path, results.to_ipc(rows)
-        for letter in results.dead_letters(table):
+        for letter in (*results.dead_letters(table), *results.of_same_bytes(table)):
             yield beam.pvalue.TaggedOutput('failed', letter)
         yield beam.pvalue.TaggedOutput('counts', ('unchanged', results.count_unchanged(table)))
         yield beam.pvalue.TaggedOutput('counts', ('reused', reused))
@@ -72,8 +72,9 @@ class SplitChunks(beam.PTransform):
       layout: the output.
 
     Expands (chunks, the result of `CountShards`) to (PCollection[tuple[str, bytes]] of labelled
-    rows by the path of their file, PCollection[DeadLetter], PCollection[tuple[str, int]] of counts,
-    PCollection[str] of how the model computed, each way once).
+    rows by the path of their file, PCollection[DeadLetter] including notes,
+    PCollection[tuple[str, int]] of counts, PCollection[str] of how the model computed, each way
+    once).
     """
 
     def __init__(self, layout: Layout):

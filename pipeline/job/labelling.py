@@ -185,7 +185,7 @@ def _look_at(
         config, found = runner.fit(args, config)
     except StoreError as e:
         found = [Setting('--num_workers', f'not looked at: {e}')]
-    return [*found, *describe(config)]
+    return [*found, *describe(config, runner.cores)]
 
 
 def _dead_letters(args: LabelOptions, run: CompleteRun, reasons: Sequence[str]) -> Retried:

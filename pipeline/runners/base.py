@@ -12,6 +12,7 @@ from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
 from pipeline.runners.explain import Setting
 from transforms.core.errors import UsageError
+from transforms.core.resources import cpu_count
 
 _NO_JAR = re.compile(
     r'Unable to fetch remote job server jar at \S*/([^/\s]+)\.jar: (.*?)\. (?:Also|If) '
@@ -93,6 +94,11 @@ class Runner:
           ManifestError: one is a broken manifest.
         """
         return config, []
+
+    @property
+    def cores(self) -> int:
+        """Of a worker, as far as it is known."""
+        return cpu_count()
 
     def make_pipeline(self) -> beam.Pipeline:
         """An empty pipeline, which has a copy of the options.

@@ -157,7 +157,19 @@ def submit(service, bucket, stand_in_model, monkeypatch):
         ({'machine_type': 'f1-micro'}, 'f1-micro'),
         (
             {'accelerator': 'nvidia-l4', 'dataflow_service_options': 'enable_prime'},
-            'enable_prime: ask for it with --right_fitting',
+            'enable_prime: it chooses the machines by hints, which --right_fitting gives',
+        ),
+        (
+            {'accelerator': 'nvidia-l4', 'flexrs_goal': 'COST_OPTIMIZED'},
+            '--flexrs_goal: FlexRS has no GPUs',
+        ),
+        (
+            {
+                'accelerator': 'nvidia-l4',
+                'right_fitting': True,
+                'flexrs_goal': 'SPEED_OPTIMIZED',
+            },
+            '--flexrs_goal: FlexRS has no GPUs',
         ),
         (
             {
@@ -287,20 +299,35 @@ def lease_of(bucket, name='out/_work/_lease.json'):
 
 
 def test_right_fitting_gives_gpus_to_loading_and_labelling_only(submit, service):
-    assert submit(accelerator='nvidia-tesla-t4', right_fitting=True, no_wait=True) == 0
-    assert 'enable_prime' in service.job['environment']['serviceOptions']
-    assert not any('accel' in x for x in service.job['environment']['serviceOptions'])
-    assert 'machineType' not in service.job['environment']['workerPools'][0]
-    components = staged_pipeline(service.job).components
-    with_gpu = {
+    assert submit(accelerator='nvidia-l4', right_fitting=True, no_wait=True) == 0
+    environment = service.job['environment']
+    assert not environment.get('serviceOptions')
+    (pool,) = environment['workerPools']
+    assert (pool['machineType'], pool['numThreadsPerWorker']) == ('n2-standard-4', 8)
+    asked = 'type:nvidia-l4;count:1;machine_type:g2-standard-8;install-nvidia-driver:5xx'
+    assert steps_with(service.job, asked) == {'LoadImages', 'LabelImages'}
+    assert pixel_faults(staged_pipeline(service.job)) == []
+
+
+def steps_with(submitted, accelerator):
+    components = staged_pipeline(submitted).components
+    return {
         step.unique_name.partition('/')[0]
         for step in components.transforms.values()
         if step.environment_id
-        and b'type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx'
+        and accelerator.encode()
         in components.environments[step.environment_id].resource_hints.values()
     }
-    assert with_gpu == {'LoadImages', 'LabelImages'}
-    assert pixel_faults(staged_pipeline(service.job)) == []
+
+
+def test_dataflow_prime_chooses_the_machines_where_it_is_asked_for(submit, service):
+    prime = {'dataflow_service_options': 'enable_prime', 'right_fitting': True}
+    assert submit(accelerator='nvidia-tesla-t4', no_wait=True, **prime) == 0
+    environment = service.job['environment']
+    assert environment['serviceOptions'] == ['enable_prime']
+    assert 'machineType' not in environment['workerPools'][0]
+    asked = 'type:nvidia-tesla-t4;count:1;install-nvidia-driver:5xx'
+    assert steps_with(service.job, asked) == {'LoadImages', 'LabelImages'}
 
 
 def test_a_job_that_failed_is_resumed_and_gives_the_bytes_of_the_local_engine(
@@ -404,6 +431,10 @@ def test_explain_submits_nothing(submit, service, bucket, capsys):
     assert re.search(r'--num_workers=1 +6 images listed; one for each 100,000', said)
     assert re.search(r'--require_gpu +a worker whose GPU', said)
     assert re.search(r'--batch_size=128 +images a call', said)
+    assert 'memory of a worker process: about 2.1 GB' in said
+    assert re.search(
+        r' TensorFlow and Beam 0\.7, .* ahead 0\.7, 8 loader processes .* 0\.7\n', said
+    )
 
 
 def test_explain_of_a_local_run_starts_nothing(tmp_path, capsys):

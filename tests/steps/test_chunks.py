@@ -269,6 +269,57 @@ def test_who_lists_a_part_notes_what_is_there_and_nothing_that_is_gone():
     assert notes(True, here) == [listed]
 
 
+MEMBER = Ref('/a.tar!/1.jpg', 'v2!512+99', 99, '["x"]', '', '')
+
+
+@pytest.mark.parametrize(
+    ('known', 'digest'),
+    [
+        ([Known(1, 'v1!512+99', '["x"]', '', True, 'abc')], 'abc'),
+        ([Known(1, 'v1!512+99', '["x"]', '', True, '')], ''),
+        ([Known(1, 'v1!512+99', '["x"]', 'decode_error', True, '')], ''),
+        ([Known(1, 'v1!512+99', '["y"]', '', True, 'abc')], ''),
+        # Found to be the same under another version, since then or before.
+        (
+            [
+                Known(1, 'v0!512+99', '["x"]', '', True, 'abc'),
+                Known(2, 'v1!512+99', '["x"]', 'same', True),
+            ],
+            'abc',
+        ),
+        ([Known(2, 'v2!512+99', '["x"]', 'same', True)], ''),
+        (
+            [
+                Known(3, 'v1!512+99', '["x"]', '', True, 'abc'),
+                Known(2, 'v2!512+99', '["x"]', 'same', True),
+            ],
+            'abc',
+        ),
+    ],
+)
+def test_a_member_of_a_changed_file_is_known_by_its_bytes(known, digest):
+    for order in itertools.permutations(known):
+        merged = merge([MEMBER], order)
+        assert (merged.item.version, merged.item.digest) == (MEMBER.version, digest)
+        assert merged.unchanged == 0
+    rows = [MEMBER, MEMBER._replace(carried='["z"]')]
+    assert merge(rows, known).item.digest == '', 'the new row has no labels yet'
+
+
+def test_the_version_of_the_same_bytes_is_known_next_time():
+    labelled = Known(1, 'v1!0+99', '["x"]', '', True, 'abc')
+    same = Known(2, MEMBER.version, '["x"]', 'same', True)
+    for known in ([labelled, same], [same, labelled]):
+        merged = merge([MEMBER], known)
+        assert (merged.item, merged.unchanged) == (None, 1)
+
+
+def test_only_members_are_known_by_their_bytes():
+    ref = Ref('/1.jpg', '99-2', 99, '["x"]', '', '')
+    merged = merge([ref], [Known(1, '99-1', '["x"]', '', True, 'abc')])
+    assert merged.item == Item('/1.jpg', '99-2', 99, ['["x"]'])
+
+
 def test_unchanged_changed_and_new_rows_of_one_image():
     refs = [Ref('/a', 'v2', 5, value, '', '') for value in ('["x"]', '["y"]', '["z"]')]
     known = [

@@ -1,13 +1,16 @@
 """A store that is asked nothing without a deadline."""
 
+import io
+import os
 import threading
+import time
 
 import pytest
 
 from transforms.core.errors import StoreError
 from transforms.core.waiting import alive
 from transforms.storage.base import Seen
-from transforms.storage.bounded import BoundedStore
+from transforms.storage.bounded import BoundedStore, WrittenWithin
 from transforms.storage.local import LocalStore
 
 SOON_SEC = 0.2
@@ -119,3 +122,20 @@ def test_a_stream_reads_as_that_of_the_store(tmp_path):
         stream.seek(0)
         buffer = bytearray(4)
         assert (stream.readinto(buffer), bytes(buffer)) == (4, b'0123')
+
+
+def test_a_write_that_hangs_is_named_once(tmp_path):
+    reader, writer = os.pipe()
+    file = io.FileIO(writer, 'wb')
+    written = WrittenWithin(BoundedStore(LocalStore(), SOON_SEC), '/x', file)
+    assert written.write(b'a' * 100) == 100
+    with pytest.raises(StoreError, match=r'writing /x: no answer within 0.2 s') as raised:
+        written.write(b'b' * 90_000)  # more than a pipe holds that nobody reads
+    begun = time.monotonic()
+    for act in (lambda: written.write(b'c'), written.end):
+        with pytest.raises(StoreError) as again:
+            act()
+        assert again.value is raised.value
+    assert time.monotonic() - begun < SOON_SEC
+    os.close(reader)  # the write that hangs ends
+    file.close()

@@ -1,6 +1,7 @@
 """Pictures inside files, from the input to the reading of the output, as loose files are."""
 
 import collections
+import hashlib
 import io
 import tarfile
 import zipfile
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.storage.containers.test_tfrecord import pictures
-from tests.support import app
+from tests.support import app, samples
 from tests.support.samples import SAMPLE
 from transforms.core import members
 
@@ -21,10 +22,10 @@ DATA = {name: (SAMPLE / name).read_bytes() for name in NAMES}
 GOOD = 10
 
 
-def tar(mode):
+def tar(mode, contents=DATA):
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=mode) as archive:
-        for name, content in DATA.items():
+        for name, content in contents.items():
             member = tarfile.TarInfo(f'photos/{name}')
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -125,6 +126,44 @@ def test_nothing_is_read_again_but_what_has_changed(labelled, tmp_path):
     images = (1 + len(CONTAINERS)) * len(NAMES)
     assert again['counts']['unchanged'] == images
     assert again['counts']['listed'] == images
+
+
+def test_of_a_changed_file_only_other_bytes_are_labelled(tmp_path):
+    shard, output = tmp_path / 'a.tar', tmp_path / 'out'
+    data = {f'{i}.jpg': samples.picture(i) for i in range(4)}
+
+    def run(**changes):
+        """What is counted, and which members the run says to have the bytes that were labelled."""
+        if changes:
+            data.update(changes)
+            shard.write_bytes(tar('w', dict(sorted(data.items()))))
+        report = app.label('--input', shard, '--output', output)
+        found = output.glob(f'runs/{report["run_id"]}/dead_versions/*.parquet')
+        rows = [row for path in found for row in pq.ParquetFile(path).read().to_pylist()]
+        assert {row['reason'] for row in rows} <= {'same'}
+        names = {members.split(row['uri']).name for row in rows}
+        return report['counts']['labeled'], report['counts']['unchanged'], names
+
+    with app.stand_in():
+        assert run(**data) == (4, 0, set())
+        # In front of the others, which lie elsewhere now; one of them is another picture.
+        same = {f'photos/{i}.jpg' for i in range(3)}
+        assert run(**{'-.jpg': samples.picture(4), '3.jpg': samples.picture(5)}) == (2, 3, same)
+        assert run(**{',.jpg': samples.picture(6)}) == (
+            1,
+            5,
+            same | {'photos/-.jpg', 'photos/3.jpg'},
+        )
+        assert run() == (0, 6, set()), 'their versions are known'
+        assert app.invoke('verify', output).returncode == 0
+    target = tmp_path / 'latest.parquet'
+    assert app.invoke('latest', output, '--output', target).returncode == 0
+    digests = {members.split(row['uri']).name: row['content_sha256'] for row in rows_of(target)}
+    assert digests == {f'photos/{k}': hashlib.sha256(v).hexdigest() for k, v in data.items()}
+
+
+def rows_of(path):
+    return pq.read_table(path).to_pylist()
 
 
 def test_other_commands_know_members_by_their_names(labelled, tmp_path):

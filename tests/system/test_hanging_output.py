@@ -8,11 +8,18 @@ import errno
 import os
 import threading
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import config
 from tests.support import app, samples
 from tests.support.datasets import Row, add_run
+from transforms.core.errors import StoreError
+from transforms.core.stores import DEFAULT_OPTIONS
+from transforms.dataset.latest_file import write_latest
+from transforms.dataset.reader import open_dataset
+from transforms.runs.complete import complete_runs
+from transforms.storage.registry import store_for
 
 DEADLINE_SEC = 2.0
 
@@ -26,7 +33,7 @@ def hang(monkeypatch):
         real = getattr(os, name)
 
         def call(*arguments, **options):
-            if part in os.fspath(arguments[-1]) and not ended.is_set():
+            if part in str(arguments[-1]) and not ended.is_set():
                 calls.append(arguments)
                 ended.wait()
                 raise OSError(errno.EIO, 'Input/output error')
@@ -64,6 +71,23 @@ def test_a_run_ends_with_what_hangs_and_is_resumed(name, part, doing, hang, tmp_
     done = app.invoke(*arguments, *flags)
     assert (done.returncode, done.stderr) == (0, '')
     assert app.invoke('verify', tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize('name', ['fsync', 'replace'])
+def test_the_file_of_the_newest_rows_hangs(name, hang, tmp_path):
+    begin, ended, calls = hang
+    add_run(tmp_path / 'labels', 'a', [Row('/a', [(1, 0.9)])])
+    target = tmp_path / 'latest.parquet'
+    dataset = open_dataset(str(tmp_path / 'labels'), store_for(str(tmp_path)))
+    runs = complete_runs(dataset.output, dataset.store)
+    begin(name, '' if name == 'fsync' else target.name)
+    with pytest.raises(StoreError, match=r'latest\.parquet: no answer within 0\.2 s'):
+        write_latest(dataset, runs, str(target), DEFAULT_OPTIONS, deadline_sec=0.2)
+    assert calls
+    ended.set()
+    assert [path.name for path in tmp_path.iterdir()] == ['labels']
+    write_latest(dataset, runs, str(target), DEFAULT_OPTIONS)
+    assert pq.read_table(target)['uri'].to_pylist() == ['/a']
 
 
 @pytest.mark.parametrize('name', ['dataset.json', 'latest.sql', 'runs/a/report.json'])

@@ -16,16 +16,20 @@ from transforms.core.reasons import Reason
 
 MANIFESTS = ('manifest', 'manifests')
 """Kinds of inputs that are read as such: one, or what a glob matches."""
+CONTAINERS = ('container', 'containers')
+"""Kinds of inputs whose images lie inside files: one, or what a glob matches."""
 
 
 class Note(enum.Enum):
     """What a run notes of rows of earlier runs: kept beside its dead letters, and counted as none.
 
-    From a `GONE` to the next `LISTED`, or to a newer row, the inputs no longer list a row.
+    From a `GONE` to the next `LISTED`, or to a newer row, the inputs no longer list a row.  `SAME`
+    has another version of the object: its bytes are those that were labelled.
     """
 
     GONE = 'gone'
     LISTED = 'listed'
+    SAME = 'same'
 
 
 class Stage(enum.Enum):
@@ -83,7 +87,8 @@ class Item(NamedTuple):
 
     `access` as in `Ref`.  `known` is the version that an earlier run has dealt with, if the listing
     does not say whether it is still current: the image is read only if its version differs.
-    `failed` is why it had no labels last time, if that may pass.
+    `failed` is why it had no labels last time, if that may pass.  `digest` is the SHA-256, in hex,
+    of the bytes that an earlier run has labelled, which another version may still have.
 
     `checksum` is there until `same` is known: the images of the same bytes, which are not read.
     """
@@ -97,6 +102,7 @@ class Item(NamedTuple):
     failed: str = ''
     checksum: str = ''
     same: Sequence[Twin] = ()
+    digest: str = ''
 
     def __repr__(self) -> str:
         return _repr_without_access(self)
@@ -120,6 +126,7 @@ class Known(NamedTuple):
       reason: '' if it was labelled; otherwise why it will never be, as long as it is this version,
         or why it was not last time; or a `Note`.
       is_same_input: whether that run had the same inputs as this one.
+      digest: of what was labelled, as in `Item`; '' if it is not known.
     """
 
     sequence: int
@@ -127,6 +134,7 @@ class Known(NamedTuple):
     carried: str
     reason: str
     is_same_input: bool
+    digest: str = ''
 
 
 class Chunk(NamedTuple):
@@ -201,9 +209,13 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Unchanged:
-    """An image that an earlier run has dealt with, as reading it showed: nothing to do."""
+    """An image that an earlier run has dealt with, as reading it showed: nothing to do.
+
+    `content_sha256` is there if its bytes showed that, and not its version.
+    """
 
     object_version: str
+    content_sha256: str | None = None
     size_bytes: None = None
 
 

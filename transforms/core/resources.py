@@ -76,8 +76,17 @@ class Temporaries:
 
 TEMPORARIES = Temporaries()
 
+_REMOVAL_SEC = 30.0
+
 
 def _remove(path: Path) -> None:
+    """Removes what is there, and waits for that, but not for a file system that has gone."""
+    thread = threading.Thread(target=_remove_now, args=(path,), name='removal', daemon=True)
+    thread.start()
+    thread.join(_REMOVAL_SEC)
+
+
+def _remove_now(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -41,6 +41,17 @@ def alive() -> None:
         signs.at = signs.clock()
 
 
+def shares_signs(work: Callable[[], T]) -> Callable[[], T]:
+    """The same for another thread, which is then alive for whoever waits for this one."""
+    signs = getattr(_of_thread, 'signs', None)
+
+    def run() -> T:
+        _of_thread.signs = signs
+        return work()
+
+    return run
+
+
 def each_within(
     deadline_sec: float,
     what: str,

@@ -126,7 +126,7 @@ def _folders(dataset: Dataset, columns: Sequence[Sequence[str | None]], count: i
     return np.array(folders, object)
 
 
-_NOTES = tuple(note.value for note in Note)
+_NOTES = (Note.GONE.value, Note.LISTED.value)
 
 
 def gone_since(

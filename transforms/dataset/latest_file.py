@@ -2,13 +2,15 @@
 
 import contextlib
 import fcntl
+import functools
 import io
 import os
 import re
 import secrets
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +19,7 @@ from transforms.core import uris
 from transforms.core.errors import StoreError, UsageError
 from transforms.core.resources import TEMPORARIES
 from transforms.core.stores import StoreOptions
+from transforms.core.waiting import LEAST_DEADLINE_SEC
 from transforms.dataset import gone, newest
 from transforms.dataset.newest import NewestRows, newest_rows
 from transforms.dataset.reader import Dataset, read_vocabulary, runs_of_model
@@ -24,6 +27,7 @@ from transforms.model.vocabulary import Vocabulary
 from transforms.output import predictions, run_metadata
 from transforms.output.layout import SCHEMA_VERSION
 from transforms.runs.complete import CompleteRun, complete_runs
+from transforms.storage.bounded import BoundedStore, WrittenWithin
 from transforms.storage.registry import output_store
 
 # Whoever opens a file of such a name expects something else.
@@ -79,22 +83,24 @@ def _target(given: str, folder: str, stores: StoreOptions) -> str:
     shown = uris.printable(given)
     if what := uris.read_only(target):
         raise UsageError(f'--output {shown}: {what} is not written to')
-    output_store(target, stores)  # a scheme that cannot be written is found first
-    if given.endswith('/') or not target.rpartition('/')[2] or _is_folder(target):
+    store = output_store(target, stores)  # a scheme that cannot be written is found first
+    is_folder = not uris.scheme_of(target) and store.is_folder(target)
+    if given.endswith('/') or not target.rpartition('/')[2] or is_folder:
         raise UsageError(f'--output {shown}: expected the name of a file, such as latest.parquet')
     if uris.suffix_of(target) in _OTHER_KINDS:
         raise UsageError(f'--output {shown}: what is written is Parquet; call it .parquet')
-    real = [os.path.realpath(x) if uris.scheme_of(x) == '' else x for x in (target, folder)]
+    real = [
+        store.within('looking for', x, functools.partial(os.path.realpath, x))
+        if uris.scheme_of(x) == ''
+        else x
+        for x in (target, folder)
+    ]
     if f'{real[0]}/'.startswith(uris.join(real[1], '')):
         raise UsageError(
             f'--output {shown} lies inside {folder}, where readers would take it for a part of the '
             'dataset: choose a place beside it'
         )
     return target
-
-
-def _is_folder(target: str) -> bool:
-    return uris.scheme_of(target) == '' and Path(target).is_dir()
 
 
 def write_latest(
@@ -104,6 +110,7 @@ def write_latest(
     stores: StoreOptions,
     rows_at_once: int = newest.ROWS_AT_ONCE,
     drop_gone: bool = False,
+    deadline_sec: float = LEAST_DEADLINE_SEC,
 ) -> dict[str, Counts]:
     """Writes the newest row of each (uri, carried columns) and model into one Parquet file.
 
@@ -114,6 +121,7 @@ def write_latest(
       stores: how it is reached.
       rows_at_once: approximate rows in memory at a time.
       drop_gone: leave out those that are gone.
+      deadline_sec: longest time without an answer when the file is written.
 
     Returns:
       What became of the rows of each model.
@@ -127,7 +135,7 @@ def write_latest(
     schema = _schema(dataset, runs)
     counts = {}
     with (
-        _writing(target, stores) as file,
+        _writing(output_store(target, stores, deadline_sec), target) as file,
         pq.ParquetWriter(file, schema, compression='zstd') as writer,
     ):
         for model_id in sorted(by_model):
@@ -189,27 +197,32 @@ def _tables(
 
 
 @contextlib.contextmanager
-def _writing(target: str, stores: StoreOptions) -> Iterator[BinaryIO]:
+def _writing(store: BoundedStore, target: str) -> Iterator[BinaryIO]:
     """A file that is put in its place at the end, unless something fails."""
     if uris.scheme_of(target):
         data = io.BytesIO()
         yield data
-        output_store(target, stores).write(target, data.getvalue())
+        store.write(target, data.getvalue())
         return
     path = Path(target)
     temporary = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
         with TEMPORARIES.hold(temporary):
-            with temporary.open('xb') as file:
-                _lock(file)
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
+            created = store.within('writing', target, lambda: _create(temporary, beside=path))
+            with WrittenWithin(store, target, created) as file:
+                yield cast(BinaryIO, file)
+                file.end()
+            store.within('moving something to', target, lambda: temporary.replace(target))
     except OSError as e:
         raise StoreError(f'cannot write {uris.printable(target)}: {e.strerror or e}') from e
+
+
+def _create(temporary: Path, beside: Path) -> FileIO:
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(beside)
+    file = FileIO(temporary, 'xb')
+    _lock(file)
+    return file
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -222,7 +235,7 @@ def _remove_abandoned(path: Path) -> None:
                     found.unlink()
 
 
-def _lock(file: BinaryIO) -> bool:
+def _lock(file: FileIO | BinaryIO) -> bool:
     """Takes the lock of a file, which ends with this process at the latest; False if another has it
     or there are none in this file system.
     """

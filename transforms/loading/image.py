@@ -110,6 +110,9 @@ class ImageLoader:
                 data, version, retries = fetched.data, fetched.version, fetched.retries
                 size_bytes = len(data)
                 fetched_at = time.perf_counter()
+                if item.digest and item.digest == hashlib.sha256(data).hexdigest():
+                    same = Unchanged(version, item.digest)
+                    return Loaded(same, fetched_at - started, 0.0, retries)
                 stage = Stage.DECODE
                 with self._decoding:
                     decode_at = time.perf_counter()

@@ -17,6 +17,7 @@ from transforms.core.elements import (
     Image,
     Item,
     LabeledBatch,
+    Note,
     Outcome,
     Stage,
     Unchanged,
@@ -74,8 +75,8 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
 
     Returns:
       A table of `SCHEMA`, followed by `FEATURES` if there are any; `reason` is set for failed
-      images, `is_unchanged` for those an earlier run has dealt with, and the rest is labelled.  Its
-      metadata says how the model computed.
+      images, `is_unchanged` for those an earlier run has dealt with (and `content_sha256` where the
+      bytes showed it), and the rest is labelled.  Its metadata says how the model computed.
     """
     items = [item for batch in batches for item in batch.items]
     outcomes = [outcome for batch in batches for outcome in batch.outcomes]
@@ -83,12 +84,13 @@ def outcome_table(batches: Sequence[LabeledBatch]) -> pa.Table:
     indices, scores = _labels(batches, is_labeled)
     # By column, as an object a row would take longer than a fast accelerator does.
     images = [each if isinstance(each, Image) else _NO_IMAGE for each in outcomes]
+    digests = [None if isinstance(each, Failure) else each.content_sha256 for each in outcomes]
     failures = [each if isinstance(each, Failure) else None for each in outcomes]
     columns = {
         'uri': [item.uri for item in items],
         'carried': [list(map(LONG_TEXTS.lengthen, item.carried)) for item in items],
         'object_version': [each.object_version for each in outcomes],
-        'content_sha256': [each.content_sha256 for each in images],
+        'content_sha256': digests,
         'width': [each.width for each in images],
         'height': [each.height for each in images],
         'format': [each.format for each in images],
@@ -199,7 +201,6 @@ def _joined_features(tables: Sequence[pa.Table], length: int) -> pa.Array:
 class _Nothing(NamedTuple):
     """What is known of a slot without an image."""
 
-    content_sha256: None = None
     width: None = None
     height: None = None
     format: None = None
@@ -299,6 +300,16 @@ def dead_letters(table: pa.Table) -> list[DeadLetter]:
             for carried in row['carried']
         )
     return letters
+
+
+def of_same_bytes(table: pa.Table) -> list[DeadLetter]:
+    """Notes of the images that were labelled before, and have another version now."""
+    same = table.filter(pc.and_(table['is_unchanged'], table['content_sha256'].is_valid()))
+    return [
+        DeadLetter(row['uri'], '', Note.SAME.value, '', -1, carried, row['object_version'])
+        for row in same.to_pylist()
+        for carried in row['carried']
+    ]
 
 
 def labeled(table: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.core.elements import MANIFESTS, Known, Note
+from transforms.core.elements import CONTAINERS, MANIFESTS, Known, Note
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.output import dead_letters, predictions, results
@@ -29,6 +29,7 @@ class HistoryFile(NamedTuple):
       is_same_input: whether that run had the same inputs as the one that reads it.
       again: reasons that may no longer hold, because a limit differs, or that do not count.
       rows: of the file.
+      has_members: whether images inside files may be among its rows.
     """
 
     path: str
@@ -37,6 +38,7 @@ class HistoryFile(NamedTuple):
     is_same_input: bool
     again: tuple[str, ...]
     rows: int = 0
+    has_members: bool = False
 
     @property
     def is_hint(self) -> bool:
@@ -71,6 +73,7 @@ def history_files(
             _has_inputs(run, inputs, uri_column),
             _to_try_again(run, limits, retry_dead),
             file.rows,
+            any(each['kind'] in CONTAINERS for each in inputs),
         )
         for place, run in enumerate(runs, 1)
         if run.model_id == model_id and not _is_copy(run, ids)
@@ -185,9 +188,11 @@ def _predictions(
 ) -> Iterator[tuple[str, Known]]:
     of_path = values_of_path(file.path)
     inside = layout.file_columns
-    columns = ['uri', 'object_version', *inside]
+    digest = ['content_sha256'] if file.has_members else []
+    columns = ['uri', 'object_version', *digest, *inside]
     for batch in batches(parquet, columns):
         uris, versions, *values = (column.to_pylist() for column in batch.columns)
+        digests = values.pop(0) if digest else [''] * len(uris)
         if None in uris:
             raise pa.ArrowInvalid('a row without a URI')
         carried: Iterable[str]
@@ -200,8 +205,8 @@ def _predictions(
         else:
             same = results.carried_text([of_path[name] for name in layout.carry])
             carried = [same] * len(uris)
-        for uri, version, text in zip(uris, versions, carried, strict=True):
-            yield uri, Known(file.sequence, version or '', text, '', file.is_same_input)
+        for uri, version, text, sha256 in zip(uris, versions, carried, digests, strict=True):
+            yield uri, Known(file.sequence, version or '', text, '', file.is_same_input, sha256)
 
 
 def _dead(file: HistoryFile, parquet: pq.ParquetFile) -> Iterator[tuple[str, Known]]:

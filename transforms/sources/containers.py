@@ -1,8 +1,10 @@
 """Lists pictures that lie inside files."""
 
+import functools
 from collections.abc import Iterator
 
 from transforms.core import members, uris
+from transforms.core.ahead import one_after_the_other
 from transforms.core.elements import Ref
 from transforms.core.errors import UsageError
 from transforms.core.left_out import BEFORE_SINCE
@@ -17,6 +19,7 @@ from transforms.storage.containers.registry import format_of
 from transforms.storage.registry import store_for
 
 _MOST_NAME_CHARS = 4096
+_AT_A_TIME = 8
 
 
 def list_members(source: Input, columns: Columns, since: float | None) -> Iterator[Ref | str]:
@@ -35,7 +38,8 @@ def list_members(source: Input, columns: Columns, since: float | None) -> Iterat
       UsageError: a column is not there, or it is not clear which one holds the pictures.
     """
     store = store_for(source.uri, source.stores)
-    for entry in _containers(source, store):
+
+    def list_one(entry: Entry | str) -> Iterator[Ref | str]:
         if isinstance(entry, str):
             yield entry
         elif since is not None and entry.modified_at < since:
@@ -44,6 +48,11 @@ def list_members(source: Input, columns: Columns, since: float | None) -> Iterat
             yield _bad(entry, entry.reason, entry.detail)
         else:
             yield from _of_one(entry, store, columns)
+
+    # Indices in a store are waited for; those on a disk are computed.
+    at_a_time = _AT_A_TIME if uris.scheme_of(source.uri) else 1
+    found = (functools.partial(list_one, entry) for entry in _containers(source, store))
+    yield from one_after_the_other(found, at_a_time)
 
 
 def _containers(source: Input, store: Store) -> Iterator[Entry | str]:

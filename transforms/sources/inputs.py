@@ -4,7 +4,7 @@ import enum
 from typing import NamedTuple
 
 from transforms.core import uris
-from transforms.core.elements import MANIFESTS
+from transforms.core.elements import CONTAINERS, MANIFESTS
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC
 
@@ -32,7 +32,7 @@ class Kind(enum.StrEnum):
     @property
     def is_of_containers(self) -> bool:
         """Whether the images lie inside files: one, or what a glob matches."""
-        return self in (Kind.CONTAINER, Kind.CONTAINERS)
+        return self in CONTAINERS
 
 
 class Input(NamedTuple):

@@ -5,6 +5,7 @@ abandoned, see `transforms.core.waiting`.
 """
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -167,6 +168,70 @@ class _BoundedStream(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+class WrittenWithin(io.RawIOBase):
+    """A local file for writing, each write of which has a deadline.
+
+    Whoever closes what writes to it, behind a failure, gets that failure again at once.
+
+    Args:
+      store: knows the deadlines.
+      uri: of what is written, for messages.
+      file: is written to.
+    """
+
+    def __init__(self, store: BoundedStore, uri: str, file: io.FileIO):
+        super().__init__()
+        self._store = store
+        self._uri = uri
+        self._file = file
+        self._error: Exception | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        """Writes all of it.
+
+        Raises:
+          StoreError: it takes too long.
+          OSError: it cannot be written.
+        """
+        view = memoryview(bytes(data))  # theirs is not ours any more when a write is given up
+        self._within(lambda: self._write_all(view), len(view))
+        return len(view)
+
+    def end(self) -> None:
+        """Closes the file, which is on its disk then.
+
+        Raises:
+          StoreError, OSError: as for `write`.
+        """
+        self._within(self._end)
+
+    def close(self) -> None:
+        """Closes the file, unless something about it hangs."""
+        if self._error is None:
+            self._file.close()
+        super().close()
+
+    def _within(self, ask: Callable[[], object], size_bytes: int = 0) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            self._store.within('writing', self._uri, ask, size_bytes)
+        except (StoreError, OSError) as e:
+            self._error = e
+            raise
+
+    def _write_all(self, view: memoryview) -> None:
+        while view:
+            view = view[self._file.write(view) :]
+
+    def _end(self) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
 
 
 def _described(doing: str, uri: str) -> str:

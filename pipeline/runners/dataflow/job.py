@@ -26,12 +26,10 @@ from pipeline.runners.base import refuse
 from pipeline.runners.dataflow import machine_types
 from pipeline.runners.dataflow.container_image import check_image, is_of_apache
 from pipeline.runners.dataflow.status import parse_job
-from pipeline.runners.explain import Setting
+from pipeline.runners.explain import MODEL_COPIES, Setting, model_bytes
 from transforms.core import uris
 from transforms.core.elements import Ref
 from transforms.core.errors import UsageError
-from transforms.model.download.cache import default_cache
-from transforms.model.download.fetch import fetch_model
 from transforms.model.resolve import ModelSource
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.sources import preflight
@@ -42,9 +40,8 @@ IN_IMAGE = '/opt/lemmabeam/'
 
 _GB = 10**9
 _IMAGE_GB = 50
-_MODEL_COPIES = 3
 _MIN_THREADS = 4
-_PRIME_THREADS = 12
+_THREADS_OF_ANY = 12
 _PLAIN_JOB_NAME = 54
 _MAX_WORKERS = 4000
 _MIN_DISK_GB, _MAX_DISK_GB = 30, 64_000
@@ -192,8 +189,8 @@ def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Itera
     worker = options.view_as(WorkerOptions)
     service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
     debug = options.view_as(DebugOptions)
-    if _PRIME in service or debug.lookup_experiment(_PRIME):
-        yield f'{_PRIME}: ask for it with --right_fitting, which sets what belongs to it'
+    if _is_prime(options) and not args.right_fitting:
+        yield f'{_PRIME}: it chooses the machines by hints, which --right_fitting gives; add that'
     by_hand = [option for option in service if option.startswith(_WORKER_ACCELERATOR)]
     if args.accelerator is None:
         if args.right_fitting:
@@ -208,12 +205,14 @@ def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Itera
         return
     if by_hand:
         yield f'--accelerator and --dataflow_service_options={by_hand[0]} say the same: give one'
+    if options.view_as(GoogleCloudOptions).flexrs_goal:
+        yield '--flexrs_goal: FlexRS has no GPUs; leave it or --accelerator out'
     given = worker.machine_type
     if args.right_fitting:
         if given:
             yield (
-                f'--right_fitting and --machine_type {given}: with it, Dataflow chooses the '
-                'machines; leave one out'
+                f'--right_fitting and --machine_type {given}: with it, steps have machines of '
+                'their own; leave one out'
             )
         given = ''
     problem = machine_types.accelerator_problem(args.accelerator, given)
@@ -268,17 +267,35 @@ def _ask_service(options: PipelineOptions, asked: str) -> None:
 
 
 def _by_hints(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
-    """For Dataflow Prime, which chooses the machines."""
-    _ask_service(options, _PRIME)
+    """For workers with GPUs where hints ask for them, and others without."""
     debug = options.view_as(DebugOptions)
-    settings = [
-        Setting(f'--dataflow_service_options={_PRIME}', 'hints need Dataflow Prime'),
-        Setting(f'accelerator hint {hint(args)}', 'on LoadImages and LabelImages only'),
-        _default(debug, 'number_of_worker_harness_threads', _PRIME_THREADS, 'machines not known'),
-    ]
+    asked = hint(args, options)
+    settings = [Setting(f"accelerator hint '{asked}'", 'on LoadImages and LabelImages only')]
+    machine = _machine_by_hint(args, options)
+    if machine:
+        worker = options.view_as(WorkerOptions)
+        why = f'of workers without a GPU; {machine} has one'
+        settings.append(_default(worker, 'machine_type', machine_types.DEFAULT_MACHINE, why))
+        threads = max(_MIN_THREADS, machine_types.vcpus(machine))
+        why = f'as many as {machine} has virtual cores'
+    else:
+        threads, why = _THREADS_OF_ANY, 'machines not known'
+    settings.append(_default(debug, 'number_of_worker_harness_threads', threads, why))
     # Not those of the launcher: the last bits of scores depend on it.
-    threads = args.intra_op_threads or _PRIME_THREADS
-    return dataclasses.replace(args, intra_op_threads=threads), settings
+    return dataclasses.replace(args, intra_op_threads=args.intra_op_threads or threads), settings
+
+
+def _is_prime(options: PipelineOptions) -> bool:
+    """Whether Dataflow Prime was asked for, which chooses machines itself."""
+    service = options.view_as(GoogleCloudOptions).dataflow_service_options or []
+    return _PRIME in service or bool(options.view_as(DebugOptions).lookup_experiment(_PRIME))
+
+
+def _machine_by_hint(args: LabelOptions, options: PipelineOptions) -> str:
+    """The machine type that a hint asks for with the GPU; '' for any."""
+    if _is_prime(options) or args.accelerator not in machine_types.ACCELERATORS:
+        return ''
+    return machine_types.machine_for(args.accelerator)
 
 
 def _machines(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
@@ -287,7 +304,7 @@ def _machines(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOption
     accelerator = args.accelerator
     settings = []
     if accelerator is not None:
-        asked = f'{_WORKER_ACCELERATOR}{hint(args)}'
+        asked = f'{_WORKER_ACCELERATOR}{hint(args, options)}'
         _ask_service(options, asked)
         why = f'--accelerator {accelerator}, and a driver for CUDA 12'
         settings.append(Setting(f"--dataflow_service_options='{asked}'", why))
@@ -316,9 +333,18 @@ def _processes(args: LabelOptions, debug: DebugOptions) -> tuple[LabelOptions, S
     return args, Setting(f'--experiments={_MANY_PROCESSES}', 'given')
 
 
-def hint(args: LabelOptions) -> str:
+def hint(args: LabelOptions, options: PipelineOptions) -> str:
     """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
-    return f'type:{args.accelerator};count:1;{machine_types.DRIVER}'
+    machine = _machine_by_hint(args, options) if args.right_fitting else ''
+    of_machine = f'machine_type:{machine};' if machine else ''
+    return f'type:{args.accelerator};count:1;{of_machine}{machine_types.DRIVER}'
+
+
+def cores(options: PipelineOptions) -> int:
+    """Virtual cores of the workers that load and label, once `complete` has set their threads."""
+    machine = options.view_as(WorkerOptions).machine_type
+    threads: int = options.view_as(DebugOptions).number_of_worker_harness_threads
+    return max(threads, machine_types.vcpus(machine)) if machine else threads
 
 
 def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
@@ -326,20 +352,12 @@ def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
     worker = options.view_as(WorkerOptions)
     if worker.disk_size_gb:
         return Setting(f'--disk_size_gb={worker.disk_size_gb}', 'given')
-    size = _model_bytes(model)
-    worker.disk_size_gb = _IMAGE_GB + math.ceil(_MODEL_COPIES * size / _GB)
+    size = model_bytes(model)
+    worker.disk_size_gb = _IMAGE_GB + math.ceil(MODEL_COPIES * size / _GB)
     why = f'{_IMAGE_GB} for system and image'
     if size:
-        why += f', {_MODEL_COPIES} times the model of {size / _GB:.2f} GB (packed, unpacked, spare)'
+        why += f', {MODEL_COPIES} times the model of {size / _GB:.2f} GB (packed, unpacked, spare)'
     return Setting(f'--disk_size_gb={worker.disk_size_gb}', why)
-
-
-def _model_bytes(model: ModelSource) -> int:
-    if model.is_packaged:
-        return 0
-    found = fetch_model(model.location, model.cache or default_cache())
-    files = [found] if found.is_file() else found.rglob('*')
-    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def set_workers(args: LabelOptions, options: PipelineOptions, config: RunConfig) -> list[Setting]:
@@ -443,7 +461,7 @@ def fit(
         config,
         listing=config.listing._replace(is_remote=True),
         preflight=config.preflight._replace(is_remote=True),
-        accelerator=hint(args) if args.right_fitting else '',
+        accelerator=hint(args, options) if args.right_fitting else '',
     )
     return config, settings
 

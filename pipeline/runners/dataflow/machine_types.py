@@ -59,6 +59,9 @@ _FAMILIES = {
     'nvidia-h100-80gb': _Family(
         'a3-highgpu-', 'a3-highgpu-1g', {f'a3-highgpu-{n}g': n for n in (1, 2, 4, 8)}
     ),
+    'nvidia-rtx-pro-6000': _Family(
+        'g4-standard-', 'g4-standard-48', {f'g4-standard-{48 * n}': n for n in (1, 2, 4, 8)}
+    ),
 }
 ACCELERATORS = tuple(_FAMILIES)
 

@@ -46,6 +46,11 @@ class DataflowRunner(Runner):
         """See `job.fit`."""
         return job.fit(args, self.options, config, self._messages)
 
+    @property
+    def cores(self) -> int:
+        """See `job.cores`."""
+        return job.cores(self.options)
+
     def prepare(self, config: RunConfig) -> None:
         """See `job.prepare_submission`."""
         job.prepare_submission(self.options, config)
