@@ -63,12 +63,14 @@ def native_error(backend: str, name: str, text: str = 'on command') -> Exception
     if backend == TENSORFLOW:
         import tensorflow as tf
 
-        return getattr(tf.errors, name)(None, None, text)  # type: ignore[no-any-return]
+        of_tensorflow: Exception = getattr(tf.errors, name)(None, None, text)
+        return of_tensorflow
     import jax
 
     words = ''.join(f'_{letter}' if letter.isupper() else letter for letter in name)
     status = words.strip('_').removesuffix('_Error').upper()
-    return jax.errors.JaxRuntimeError(f'{status}: {text}')
+    of_jax: Exception = jax.errors.JaxRuntimeError(f'{status}: {text}')
+    return of_jax
 
 
 def faults(backend: str) -> list[Fault | None]:
@@ -96,8 +98,8 @@ def fault_of_too_much(backend: str) -> Fault | None:
 
 def colour(backend: str, path: Path, card: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A predictor of the network that sees the colour of a picture."""
-    values = {'batch_size': BATCH, 'threshold': 0.5, 'max_labels': 3, 'min_labels': 0}
-    values |= {'intra_op_threads': cpu_count(), 'canary': OFF, 'backend': backend}
+    values: dict[str, Any] = {'batch_size': BATCH, 'threshold': 0.5, 'max_labels': 3}
+    values |= {'min_labels': 0, 'intra_op_threads': cpu_count(), 'canary': OFF, 'backend': backend}
     with mock.patch.dict(registry.FAMILIES, colour=families.Colour(path)):
         source = resolve_model(str(path))
         if card:
@@ -437,6 +439,7 @@ def test_both_see_the_same_in_pictures(jax_process: Call) -> None:
     for i, count in enumerate(one.counts):
         assert set(one.indices[i, :count]) == set(other.indices[i, :count])
     assert np.abs(one.scores - other.scores).max() <= 1e-4
+    assert one.features is not None
     np.testing.assert_allclose(one.features, other.features, rtol=0, atol=2e-3)
 
 
