@@ -218,7 +218,8 @@ def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
             )
     how = NOT_COMPUTED
     if computed.facts is not None:
-        how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
+        versions = library_versions(computed.facts['backend'])
+        how = json.dumps({**computed.facts, 'versions': versions}, sort_keys=True)
     timings = {
         **_waits_of_the_device(batch.timings, computed.idle_sec),
         'infer': computed.infer_sec,

@@ -23,6 +23,8 @@ from transforms.model.predictor import (
 )
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.runtimes.choose import check_backend
+from transforms.runs.report import Computed
 
 
 def run(args: argparse.Namespace, messages: Messages) -> int:
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
         _say(console, name, value)
     mode = args.canary or canary.default_mode(card)
     canary.check_mode(mode, source)
+    check_backend(args.backend, source)
     check_precision(args.precision, source)
     inference = InferenceOptions(
         model=source,
@@ -52,12 +55,12 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
         precision=args.precision,
         canary=mode,
         features=not card.has_classes,
+        backend=args.backend,
     )
     pixels = _picture(args.image, source)
     predictor = shared(Predictor, inference)
     computed = predictor.computed
-    said = f'{computed["precision"]} on {computed["device"]}, network {computed["network"]}'
-    _say(console, 'computed', said)
+    _say(console, 'computed', str(Computed(computed)))
     if why := computed.get('why_saved'):
         _say(console, 'slower', slower(card.name, why))
     _say(console, 'canary', mode if mode == OFF else f'{mode}, passed')

@@ -25,6 +25,7 @@ VALUES = {
     'threshold': (np.float64(0.25), ['--threshold=0.25']),
     'canary': ('finite', ['--canary=finite']),
     'precision': ('float32', ['--precision=float32']),
+    'backend': ('jax', ['--backend=jax']),
     'max_failure_rate': (1, ['--max_failure_rate=1']),
     'keep_above': (0.05, ['--keep_above=0.05']),
     'wait_for_lease_sec': (0, ['--wait_for_lease_sec=0']),

@@ -21,7 +21,7 @@ from transforms.model.choices import EMBEDDED
 from transforms.model.families import efficientnet_lite
 from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.resolve import resolve_model
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 from transforms.model.vocabulary import Vocabulary
 
 CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), efficientnet_lite.CARD.resize)
@@ -124,6 +124,7 @@ def test_auto_is_float32_on_a_cpu(plain):
     assert plain.computed == {
         'network': 'built from its weights',
         'precision': 'float32',
+        'backend': 'tensorflow',
         'device': 'CPU',
         'jit': False,
         'features': 1280,

@@ -3,6 +3,11 @@
 AUTO = 'auto'
 PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
 
+TENSORFLOW, JAX = 'tensorflow', 'jax'
+BACKENDS = (AUTO, TENSORFLOW, JAX)
+BACKEND_NAMES = {TENSORFLOW: 'TensorFlow', JAX: 'JAX'}
+"""For people."""
+
 STRICT, FINITE, OFF = 'strict', 'finite', 'off'
 CANARY_MODES = (STRICT, FINITE, OFF)
 

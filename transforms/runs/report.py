@@ -14,7 +14,7 @@ from transforms.core.elements import WrittenFile
 from transforms.core.errors import DamagedError
 from transforms.core.json_object import JsonObject
 from transforms.model.card import Activation
-from transforms.model.choices import slower
+from transforms.model.choices import BACKEND_NAMES, slower
 from transforms.model.vocabulary import NONE
 from transforms.output import run_metadata
 from transforms.storage.sealed import Checksum
@@ -163,15 +163,17 @@ class Computed:
     """One of the ways in which a run computed: usually the only one, if all workers are alike.
 
     Attributes:
-      facts: what the workers say about it, as JSON values: 'network', 'precision' and 'device', and
-        more for people to read.
+      facts: what the workers say about it, as JSON values: 'network', 'precision' and 'device';
+        'backend', which earlier versions did not write; and more for people to read.
     """
 
     facts: Mapping[str, Any]
 
     def __str__(self) -> str:
         facts = self.facts
-        return f'{facts["network"]}, {facts["precision"]} on {facts["device"]}'
+        backend = BACKEND_NAMES.get(facts.get('backend', ''))
+        by = f' by {backend}' if backend else ''
+        return f'{facts["network"]}, {facts["precision"]} on {facts["device"]}{by}'
 
     def slower(self, model_id: str) -> str:
         """What it cost that a BiT network was used as it was saved; '' if none was."""
