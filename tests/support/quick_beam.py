@@ -12,8 +12,9 @@ shows early that it can be; it is pickled with the graph in any case.
 What is pickled, some 230 times a run, is packed as tightly as bzip2 can, for a message that here
 goes nowhere. Each stage is made by a thread of its own, which nobody lets go of if it hangs; and
 another one looks every few milliseconds which step is at work, and is waited for at the stage's
-end, though nobody asks for what it saw. Runs in processes of their own, all engines and benchmarks
-among them, do without all of this.
+end, though nobody asks for what it saw. All options are read once more, for warnings of those that
+Beam does not know, which are refused before. Runs in processes of their own, all engines and
+benchmarks among them, do without all of this.
 """
 
 import contextlib
@@ -40,6 +41,7 @@ _views: weakref.WeakKeyDictionary[PipelineOptions, dict[type, PipelineOptions]] 
     weakref.WeakKeyDictionary()
 )
 _states: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_all_options = PipelineOptions.get_all_options
 _visible_option_list = PipelineOptions._visible_option_list
 _visible: weakref.WeakKeyDictionary[PipelineOptions, list[str]] = weakref.WeakKeyDictionary()
 _convert = native_type_compatibility.convert_to_beam_type
@@ -53,6 +55,7 @@ def install() -> None:
     """Remembers from now on, in this process."""
     PipelineOptions.view_as = _remembered_view_as
     PipelineOptions._visible_option_list = _remembered_list
+    PipelineOptions.get_all_options = _unless_for_warnings
     for module in (native_type_compatibility, decorators):
         module.convert_to_beam_type = _remembered_conversion
     core.get_function_args_defaults = _remembered(core.get_function_args_defaults)
@@ -83,6 +86,12 @@ def _remembered_view_as(options: PipelineOptions, cls: type) -> PipelineOptions:
     if cls not in views:
         views[cls] = _view_as(options, cls)
     return views[cls]
+
+
+def _unless_for_warnings(
+    options: PipelineOptions, *given: Any, display_warnings: bool = False, **named: Any
+) -> dict[str, Any]:
+    return {} if display_warnings else _all_options(options, *given, **named)
 
 
 def _remembered_list(options: PipelineOptions) -> list[str]:
