@@ -291,7 +291,7 @@ PACKED = gzip.compress(BODY)
     ('data', 'reason'),
     [
         (gzip.compress(bytes(10_001), mtime=0), 'too_many_bytes'),
-        (gzip.compress(bytes(10**8), mtime=0), 'too_many_bytes'),
+        (gzip.compress(bytes(10**7), mtime=0), 'too_many_bytes'),
         (PACKED[:-9], 'truncated'),
         (PACKED[:-4] + b'\0\0\0\0', 'decode_error'),
     ],

@@ -99,27 +99,45 @@ def start_tensorflow() -> None:
     predictor(make_config('--input', str(SAMPLE), '--output', '/nowhere')[0])
 
 
-_networks: dict[Any, Any] = {}
+_once: dict[Any, Any] = {}
 
 
 @contextlib.contextmanager
 def networks_built_once() -> Iterator[None]:
-    """The embedded network of each size and precision is built once for all, which takes a second.
+    """The embedded network of each size and precision is built and traced once for all: a second.
 
-    Whatever is made of it, functions and labels, is made anew by each who asks.
+    The function of labels, and what a model is asked when it is loaded, are each time anew.
     """
+    from transforms.model import load
     from transforms.model.families.efficientnet_lite import network
 
-    build_network = network.build
+    build, load_network, compile_network = (
+        network.build,
+        load.load_network,
+        Predictor._compile_network,
+    )
 
-    def build_once(weights: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        key = arguments, tuple(options.items())
-        if key not in _networks:
-            _networks[key] = build_network(weights, *arguments, **options)
-        return _networks[key]
+    def once(make: Callable[[], Any], *key: Any) -> Any:
+        if key not in _once:
+            _once[key] = make()
+        return _once[key]
+
+    def build_once(weights: dict[str, Any], *given: Any, **options: Any) -> Any:
+        return once(lambda: build(weights, *given, **options), 'built', given, *options.items())
+
+    def load_once(*given: Any, **options: Any) -> Any:
+        return once(lambda: load_network(*given, **options), 'loaded', given, *options.items())
+
+    def compile_once(predictor: Predictor, size: int) -> Any:
+        network = predictor.network
+        key = 'compiled', id(network), predictor.options.jit, size
+        # Kept beside it, so that no other network comes to lie where it lay.
+        return once(lambda: (compile_network(predictor, size), network), *key)[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, 'build', build_once)
+        patch.setattr(load, 'load_network', load_once)
+        patch.setattr(Predictor, '_compile_network', compile_once)
         yield
 
 

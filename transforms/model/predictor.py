@@ -160,18 +160,6 @@ class Predictor:
         tf, options, network = self._tf, self.options, self.network
         from transforms.model.sparse import sparse_labels
 
-        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
-
-        def compiled(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
-            traced = tf.function(function, jit_compile=options.jit or None, autograph=False)
-            return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
-
-        def call(pixels: Any) -> tuple[Any, Any]:
-            images = tf.cast(pixels, tf.float32)
-            if network.is_bgr:
-                images = tf.reverse(images, [-1])
-            return network.call((images - mean) / std)
-
         def label(logits: Any) -> tuple[Any, Any, Any]:
             return sparse_labels(
                 logits,
@@ -182,11 +170,11 @@ class Predictor:
                 canary.TOP,
             )
 
-        outputs = compiled(call, (size, *self._shape[1:]), tf.uint8)
+        outputs = self._compile_network(size)
         nothing = np.zeros((size, 0), np.float32)
         unlabeled = tuple(map(tf.constant, (nothing.astype(np.int32), nothing, [0] * size)))
         if network.logits:
-            labels = compiled(label, (size, network.logits.length), tf.float32)
+            labels = self._traced(label, (size, network.logits.length), tf.float32)
 
         def predict(pixels: np.ndarray) -> Sequence[Any]:
             logits, features = outputs(pixels)
@@ -198,6 +186,24 @@ class Predictor:
             return labels(logits) if features is None else (*labels(logits), features)
 
         return predict
+
+    def _compile_network(self, size: int) -> Callable[[np.ndarray], tuple[Any, Any]]:
+        """What gives logits and features of so many pictures."""
+        tf, network = self._tf, self.network
+        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
+
+        def call(pixels: Any) -> tuple[Any, Any]:
+            images = tf.cast(pixels, tf.float32)
+            if network.is_bgr:
+                images = tf.reverse(images, [-1])
+            return network.call((images - mean) / std)
+
+        return self._traced(call, (size, *self._shape[1:]), tf.uint8)
+
+    def _traced(self, function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
+        tf = self._tf
+        traced = tf.function(function, jit_compile=self.options.jit or None, autograph=False)
+        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
     def __call__(self, pixels: np.ndarray) -> Prediction:
         """Labels a batch of the fixed size.
