@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.support.listing_server import ListingServer
 from transforms.core.errors import StoreError
+from transforms.core.waiting import each_within
 from transforms.storage import gcs
 from transforms.storage.base import Entry
 from transforms.storage.key_ranges import extrapolate
@@ -188,6 +189,24 @@ def test_an_error_in_advance_ends_the_listing():
 
     with pytest.raises(StoreError, match='no more'):
         list(list_pages(ask, ROOT))
+
+
+def test_a_page_that_does_not_come_ends_the_listing():
+    bucket = Bucket(counted_up(20_000))
+    released = threading.Event()
+
+    def ask(after, until, token):
+        page = bucket.ask(after, until, token)
+        if len(bucket.asked) == 50:
+            released.wait(60)
+        return page
+
+    try:
+        with pytest.raises(StoreError, match=r'gs://b: no answer within 0\.3 s'):
+            list(each_within(0.3, 'gs://b', list_pages(ask, ROOT)))
+        assert len(bucket.asked) < 50 + 64 + 2 * 16, 'others are not asked for without an end'
+    finally:
+        released.set()
 
 
 @given(st.lists(NAMES, min_size=2, unique=True), st.booleans(), st.integers(1, 20))

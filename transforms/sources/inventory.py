@@ -23,6 +23,7 @@ from transforms.core import uris
 from transforms.core.errors import ManifestError, UsageError
 from transforms.core.left_out import NOT_IMAGE
 from transforms.core.reasons import Reason
+from transforms.core.waiting import alive
 from transforms.images.formats import IMAGE_SUFFIXES
 from transforms.sources.inventory_files import DataFile, Form, columns_of, plain, read_rows
 from transforms.storage.base import Entry, Store
@@ -152,19 +153,20 @@ def _read_s3(uri: str, store: Store, data: bytes, found: Mapping[str, Any]) -> I
     if not form.is_parquet:
         form = form._replace(columns=tuple(map(str.strip, found['fileSchema'].split(','))))
     bucket = found.get('destinationBucket', '').removeprefix(_ARN)
-    files = []
-    for each in found['files']:
-        key = str(each['key'])
-        if uri.startswith(f's3://{bucket}/'):
-            where = f's3://{bucket}/{key}'
-        else:  # a copy: beside the folder of the manifest, or in it
-            name = key.rpartition('/')[2]
-            beside = uris.join(uris.folder_of(uris.folder_of(uri)), f'data/{name}')
-            is_beside = store.stat(beside) is not None
-            where = beside if is_beside else uris.join(uris.folder_of(uri), name)
-        files.append(
-            DataFile(where, int(each.get('size', -1)), each.get('MD5checksum', '').lower())
-        )
+    keys = [str(each['key']) for each in found['files']]
+    if uri.startswith(f's3://{bucket}/'):
+        places = [f's3://{bucket}/{key}' for key in keys]
+    else:  # a copy: as they lay, or all in the folder of the manifest
+        names = [key.rpartition('/')[2] for key in keys]
+        folder = uris.folder_of(uri)
+        beside = uris.join(uris.folder_of(folder), 'data')
+        if names and store.stat(uris.join(beside, names[0])) is not None:
+            folder = beside
+        places = [uris.join(folder, name) for name in names]
+    files = [
+        DataFile(place, int(each.get('size', -1)), each.get('MD5checksum', '').lower())
+        for place, each in zip(places, found['files'], strict=True)
+    ]
     return Inventory(uri, _S3, found['sourceBucket'], tuple(files), form, {}, -1)
 
 
@@ -211,6 +213,7 @@ def _look_for(inventory: Inventory, store: Store) -> None:
             pool.map(lambda file: store.stat(file.uri), inventory.files),
             strict=True,
         ):
+            alive()
             where = uris.printable(file.uri)
             if found is None:
                 raise ManifestError(
@@ -289,7 +292,8 @@ def list_objects(inventory: Inventory, store: Store, has_times: bool) -> Iterato
     for file in inventory.files:
         for batch in read_rows(store, file, inventory.form, columns):
             rows += len(batch)
-            yield from _entries(inventory, file, batch.rename_columns(list(map(plain, columns))))
+            names = [plain(name) for name in batch.schema.names]
+            yield from _entries(inventory, file, batch.rename_columns(names))
     if inventory.rows not in (-1, rows):
         raise ManifestError(
             f'{uris.printable(inventory.uri)}: {rows:,} records in its files, but it says '

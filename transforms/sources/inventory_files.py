@@ -119,6 +119,8 @@ def _parquet(source: '_Source', file: DataFile, columns: Sequence[str]) -> Itera
             alive()
         _check(source, file)
         parquet = pq.ParquetFile(copy, pre_buffer=False)
+        if missing := set(columns).difference(parquet.schema_arrow.names):
+            raise pa.ArrowKeyError(missing.pop())
         yield from parquet.iter_batches(_BATCH_ROWS, columns=list(columns))
 
 
