@@ -95,10 +95,12 @@ def _inventories(folder: Path, thousands: int) -> list[Row]:
             measured[count] = run_python('-m', 'tests.benchmarks.listing', manifest, str(count))
         few, many = measured
         usec = 1e6 * (measured[many].wall_sec - measured[few].wall_sec) / (many - few)
+        cpu_usec = 1e6 * (measured[many].cpu_sec - measured[few].cpu_sec) / (many - few)
         title = f'S3 Inventory, {kind}'
         more_bytes = measured[many].peak_bytes - measured[few].peak_bytes
         rows += [
             Row(f'{title}, {few:,} to {many:,} keys: time', usec, 'µs a key', _MOST_USEC),
+            Row(f'{title}, {few:,} to {many:,} keys: CPU', cpu_usec, 'µs a key'),
             Row(f'{title}, {many:,} keys: peak', measured[many].peak_bytes / 1e6, 'MB'),
             Row(f'{title}, {few:,} to {many:,} keys: peak', more_bytes / 1e6, 'MB', _MOST_MORE_MB),
         ]
