@@ -10,7 +10,7 @@ import random
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.listing_server import ListingServer
@@ -93,9 +93,11 @@ def test_names_are_those_of_one_request_at_a_time(kind):
     assert len({after for after, _, _ in bucket.asked}) > 20, 'it was cut into ranges'
 
 
+pure = settings(derandomize=True, max_examples=100, deadline=None)
 NAMES = st.text(st.sampled_from('a/bB0129~ é日😀\n\x7f'), min_size=1, max_size=12)
 
 
+@pure
 @given(st.sets(NAMES, max_size=200), st.integers(1, 5))
 def test_any_names_are_listed_in_their_order(names, page):
     bucket = Bucket(names, page)
@@ -209,6 +211,7 @@ def test_a_page_that_does_not_come_ends_the_listing():
         released.set()
 
 
+@pure
 @given(st.lists(NAMES, min_size=2, unique=True), st.booleans(), st.integers(1, 20))
 def test_names_to_begin_with_are_in_order_and_can_be_sent(names, has_end, wanted):
     names.sort()
@@ -249,7 +252,7 @@ def served(request, monkeypatch):
             monkeypatch.setenv('STORAGE_EMULATOR_HOST', server.url)
             store = gcs.GcsStore(page_objects=10)
         else:
-            store = S3Store(server.url, anonymous=True)
+            store = S3Store(server.url, anonymous=True, at_a_time=16)
         with contextlib.closing(store):
             yield server, store, f'{request.param}://bucket/in'
 
@@ -261,6 +264,29 @@ def test_a_prefix_is_listed_by_several_requests(served):
     assert len(server.asked) < 2 * len(found) / 10
     begun = {query.get('startOffset') or query.get('start-after') for query in server.asked}
     assert len(begun) > 10
+
+
+def test_only_amazon_is_known_to_list_in_the_order_of_names():
+    with (
+        contextlib.closing(ListingServer(NAMES_SERVED, page=10)) as server,
+        contextlib.closing(S3Store(server.url, anonymous=True)) as store,
+    ):
+        found = [each.uri for each in store.list('s3://bucket/in')]
+        assert found == [f's3://bucket/{name}' for name in NAMES_SERVED]
+        assert len(server.asked) == -(-len(found) // 10)
+        assert not any('start-after' in query for query in server.asked)
+
+
+def test_what_a_listing_of_another_form_has_is_the_same():
+    def found(is_encoding):
+        with (
+            contextlib.closing(ListingServer(NAMES_SERVED, is_encoding=is_encoding)) as server,
+            contextlib.closing(S3Store(server.url, anonymous=True)) as store,
+        ):
+            return list(store.list('s3://bucket/in'))
+
+    assert found(is_encoding=True) == found(is_encoding=False)
+    assert len(found(is_encoding=True)) == len(NAMES_SERVED)
 
 
 def test_a_folder_alone_is_listed_without_those_in_it(served):

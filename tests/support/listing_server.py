@@ -28,6 +28,7 @@ class ListingServer:
       names: of its objects, in their order.
       pause_sec: before each answer.
       page: names in one at most.
+      is_encoding: whether S3's names are percent-encoded, as they are asked for.
 
     Attributes:
       url: 'http://127.0.0.1:port'.
@@ -35,10 +36,17 @@ class ListingServer:
       refusals: statuses of the next answers, before it answers properly again.
     """
 
-    def __init__(self, names: Sequence[str], pause_sec: float = 0.0, page: int = 1000):
+    def __init__(
+        self,
+        names: Sequence[str],
+        pause_sec: float = 0.0,
+        page: int = 1000,
+        is_encoding: bool = True,
+    ):
         self._names = names
         self._pause_sec = pause_sec
         self._page = page
+        self._is_encoding = is_encoding
         self.asked: list[dict[str, str]] = []
         self.refusals: collections.deque[int] = collections.deque()
         outer = self
@@ -69,7 +77,7 @@ class ListingServer:
             after = query.get('continuation-token') or query.get('start-after', '')
             start = bisect.bisect_right(self._names, after) if after else 0
             found = self._list(start, prefix, delimiter, int(query.get('max-keys', self._page)))
-            return 200, _as_s3(*found)
+            return 200, _as_s3(*found, self._is_encoding)
         first = query.get('pageToken') or query.get('startOffset', '')
         start = bisect.bisect_left(self._names, first)
         end = query.get('endOffset', '')
@@ -119,27 +127,29 @@ def _as_gcs(every: Sequence[str], names: list[str], folders: list[str], followin
     return json.dumps(page).encode()
 
 
-def _as_s3(names: list[str], folders: list[str], following: int) -> bytes:
-    quoted = [html.escape(urllib.parse.quote_plus(name, safe='/')) for name in names]
+def _as_s3(names: list[str], folders: list[str], following: int, is_encoding: bool) -> bytes:
+    def written(name: str) -> str:
+        return html.escape(urllib.parse.quote_plus(name, safe='/') if is_encoding else name)
+
     contents = ''.join(
-        f'<Contents><Key>{name}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified>'
-        f'<ETag>{_ETAG}</ETag><Size>123456</Size><StorageClass>STANDARD</StorageClass></Contents>'
-        for name in quoted
+        f'<Contents><Key>{written(name)}</Key><LastModified>2026-01-02T03:04:05.678Z'
+        f'</LastModified><ETag>{_ETAG}</ETag><Size>123456</Size>'
+        '<StorageClass>STANDARD</StorageClass></Contents>'
+        for name in names
     )
     prefixes = ''.join(
-        f'<CommonPrefixes><Prefix>{urllib.parse.quote_plus(each, safe="/")}</Prefix>'
-        '</CommonPrefixes>'
-        for each in folders
+        f'<CommonPrefixes><Prefix>{written(each)}</Prefix></CommonPrefixes>' for each in folders
     )
     token = ''
     if following >= 0:
         last = max(*names[-1:], *(f'{each[:-1]}/\U0010ffff' for each in folders[-1:]), '')
         token = f'<NextContinuationToken>{html.escape(last)}</NextContinuationToken>'
+    encoding = '<EncodingType>url</EncodingType>' if is_encoding else ''
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f'<EncodingType>url</EncodingType><IsTruncated>{str(following >= 0).lower()}'
-        f'</IsTruncated>{token}{contents}{prefixes}</ListBucketResult>'
+        f'{encoding}<IsTruncated>{str(following >= 0).lower()}</IsTruncated>'
+        f'{token}{contents}{prefixes}</ListBucketResult>'
     ).encode()
 
 

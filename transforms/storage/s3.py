@@ -113,7 +113,8 @@ class S3Store:
       is_payer: pay for requests to requester-pays buckets.
       anonymous: read without credentials, as is done where there are none; then nothing is written.
       tries: when fetching an image is retried.
-      at_a_time: requests in flight of one listing.
+      at_a_time: requests in flight of one listing; by default several where it is known that names
+        are listed in their order: of Amazon's.
       attempts: how often any other request is tried.
       conflict_sec: pauses after each write that conflicted with another one.
       stream_bytes: bytes per request when an object is read as a stream.
@@ -134,13 +135,12 @@ class S3Store:
         anonymous: bool = False,
         *,
         tries: Tries = TRIES,
-        at_a_time: int = AT_A_TIME,
+        at_a_time: int | None = None,
         attempts: int = 5,
         conflict_sec: Sequence[float] = (0.1, 0.3, 1.0, 2.0),
         stream_bytes: int = 8 * 2**20,
     ) -> None:
         self.tries = tries
-        self._at_a_time = at_a_time
         self._attempts = attempts
         self._conflict_sec = conflict_sec
         self._stream_bytes = stream_bytes
@@ -157,6 +157,8 @@ class S3Store:
                 session, endpoint_url, region_name, attempts, self._is_anonymous
             )
             ca_certs = session.get_config_variable('ca_bundle')
+        several = AT_A_TIME if _is_amazons(self._client) else 1
+        self._at_a_time = several if at_a_time is None else at_a_time
         # By this name it comes before one that parses a whole listing to see that it is no error.
         self._client.meta.events.register_first('before-parse.*.ListObjectsV2', _take_contents)
         # As stored: the checksum is of the stored bytes.
@@ -447,11 +449,14 @@ def _make_client(
             raise
         raise UsageError('--s3_endpoint_url or AWS_ENDPOINT_URL_S3: not a URL') from e
     ours = client.meta.config.s3 or {}
-    host = urllib.parse.urlsplit(client.meta.endpoint_url).hostname or ''
-    if '.amazonaws.' in host and ours.get('addressing_style') != 'path':
+    if _is_amazons(client) and ours.get('addressing_style') != 'path':
         # Otherwise URLs are signed for the global host, which is slower and redirects new buckets.
         client = make(config.merge(Config(s3={**ours, 'addressing_style': 'virtual'})))
     return client
+
+
+def _is_amazons(client: Any) -> bool:
+    return '.amazonaws.' in (urllib.parse.urlsplit(client.meta.endpoint_url).hostname or '')
 
 
 def _pay(params: dict[str, Any], model: Any, **_: object) -> None:
@@ -489,12 +494,13 @@ def _take_contents(
     if any(len(column) != count for column in columns):
         return
     decode = urllib.parse.unquote_plus
-    customized_response_dict[_CONTENTS] = [
-        (decode(key.decode()), etag.decode(), int(size), datetime.fromisoformat(written.decode()))
-        for key, etag, size, written in zip(*columns, strict=True)
-    ]
-    start, end = body.index(b'<Contents>'), body.rindex(b'</Contents>')
-    response_dict['body'] = body[:start] + body[end + len(b'</Contents>') :]
+    with contextlib.suppress(ValueError):
+        customized_response_dict[_CONTENTS] = [
+            (decode(key.decode()), tag.decode(), int(size), datetime.fromisoformat(at.decode()))
+            for key, tag, size, at in zip(*columns, strict=True)
+        ]
+        start, end = body.index(b'<Contents>'), body.rindex(b'</Contents>')
+        response_dict['body'] = body[:start] + body[end + len(b'</Contents>') :]
 
 
 def _listed(answer: Mapping[str, Any]) -> _Listed:
