@@ -249,6 +249,8 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         features=args.features or not card.has_classes,
         require_rebuilt=args.require_rebuilt,
         backend=args.backend,
+        precision_receipt=args.precision_receipt,
+        min_agreement=args.min_agreement,
     )
     return inference, threshold
 

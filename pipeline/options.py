@@ -398,6 +398,25 @@ class LabelOptions:
         help='type in which the network is computed; normalization and head stay float32 (default: '
         'auto, which is bfloat16 on a GPU and float32 on a CPU)',
     )
+    precision_receipt: int = option(
+        _LABELS,
+        flags.NATURAL,
+        default=64,
+        metavar='N',
+        help='with any precision but float32, each worker process computes its first N images in '
+        'float32 as well, and the report says how far labels and scores agree; 0 for none '
+        '(default: 64)',
+        decides_rows=False,
+    )
+    min_agreement: float = option(
+        _LABELS,
+        flags.SHARE,
+        default=0.9,
+        metavar='SHARE',
+        help='stop where a smaller share of these images has the same best class as in float32 '
+        '(default: 0.9)',
+        decides_rows=False,
+    )
     backend: str = option(
         _LABELS,
         flags.one_of(BACKENDS),

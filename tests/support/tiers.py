@@ -66,6 +66,7 @@ QUICK = {
     'test_partitions.py',
     'test_resources.py',
     'test_reasons.py',
+    'test_receipt.py',
     'test_recognition.py',
     'test_rescue.py',
     'test_sealed.py',
