@@ -16,6 +16,7 @@ _BENCHMARKS = (
     'decoding',
     'fetching',
     'network',
+    'backends',
     'feed',
     'throughput',
     'loading',
