@@ -18,20 +18,20 @@ from transforms.core import uris
 from transforms.core.elements import MANIFESTS
 from transforms.core.errors import StoreError, UsageError
 from transforms.core.fail_fast import FailFast
+from transforms.core.limits import PixelLimits
 from transforms.core.resources import cpu_count
 from transforms.core.stores import StoreOptions
 from transforms.core.versions import library_versions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
-from transforms.images.limits import PixelLimits
 from transforms.loading.options import LoadOptions
 from transforms.model import canary, registry
 from transforms.model.download.http import Progress
-from transforms.model.predictor import InferenceOptions, check_precision
+from transforms.model.predictor import InferenceOptions, MakeModel, check_precision
 from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.runtimes.choose import check_backend
 from transforms.output import dead_letters, predictions, run_metadata
+from transforms.output.history_file import HistoryFile
 from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
-from transforms.runs.history import HistoryFile
 from transforms.sources import resolve
 from transforms.sources.inputs import Columns, Input, Kind, Listing, TooMany
 from transforms.sources.preflight import Preflight
@@ -119,6 +119,26 @@ class RunConfig:
             sequence=sequence,
             history=tuple(history),
         )
+
+
+class StepConfig(NamedTuple):
+    """What options come to for a step in the pipeline of others.
+
+    Attributes:
+      load: how images are loaded.
+      inference: the model, and how it is called.
+      chunk_size: images a unit of work.
+      fail_fast_after: so many that fail alike stop the pipeline.
+      metadata: what Parquet files say of labels that come to be so.
+      make: what makes the model, by default `transforms.model.predictor.Predictor`.
+    """
+
+    load: LoadOptions
+    inference: InferenceOptions
+    chunk_size: int
+    fail_fast_after: int
+    metadata: dict[str, str]
+    make: MakeModel | None = None
 
 
 class Retried(NamedTuple):
@@ -212,6 +232,29 @@ def make_config(
         started_at=now,
         max_failure_rate=args.max_failure_rate,
         notes=tuple(notes),
+    )
+
+
+def step_config(args: LabelOptions, has_chunks: bool) -> StepConfig:
+    """Validates the options of a step as a whole, and fetches the model.
+
+    Args:
+      args: as of the command.
+      has_chunks: whether it cuts chunks into batches itself.
+
+    Raises:
+      UsageError: a value cannot be used.
+      ModelError: the model cannot be fetched, or has another hash.
+    """
+    inference, threshold = inference_options(args, find_model(args))
+    if has_chunks:
+        check_chunks(args, inference)
+    return StepConfig(
+        load_options(args, inference),
+        inference,
+        args.chunk_size,
+        args.fail_fast_after,
+        file_metadata(inference, threshold, library_versions()),
     )
 
 

@@ -14,7 +14,7 @@ from transforms.core.errors import UsageError
 from transforms.core.stores import AzureOptions, GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
 from transforms.model.choices import AUTO, BACKENDS, CANARY_MODES, EMBEDDED, PRECISIONS
-from transforms.runs.in_progress import RUN_ID
+from transforms.output.layout import RUN_ID
 
 if TYPE_CHECKING:
     from transforms.model.download.http import Progress

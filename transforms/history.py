@@ -6,8 +6,9 @@ import apache_beam as beam
 
 from transforms.core.elements import Known
 from transforms.core.long_texts import LONG_TEXTS
+from transforms.output.history_file import HistoryFile
 from transforms.output.layout import Layout
-from transforms.runs.history import HistoryFile, read_history
+from transforms.runs.history import read_history
 
 
 class _ReadDoFn(beam.DoFn):

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.beam_options import make_beam_parser, parse
 from pipeline.options import add_label_arguments
 from pipeline.parser import Parser
-from pipeline.runners.beam_options import make_beam_parser, parse
 from transforms.core.errors import UsageError
 
 if TYPE_CHECKING:

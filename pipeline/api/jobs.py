@@ -334,12 +334,10 @@ def latest(
     """
     with called(False):
         from transforms.dataset.latest_file import write_latest_to
-        from transforms.dataset.reader import open_dataset
-        from transforms.storage.registry import output_store
+        from transforms.dataset.reader import dataset_at
 
         reached = as_stores(stores_of(stores, 'latest'))
-        name = _folder(folder)
-        dataset = open_dataset(name, output_store(name, reached))
+        dataset = dataset_at(_folder(folder), reached)
         uri, counts = write_latest_to(os.fspath(output), dataset, model_id, reached, drop_gone)
         return LatestFile(
             uri,

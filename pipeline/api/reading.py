@@ -14,16 +14,14 @@ import pyarrow.dataset
 from pipeline.api.keywords import as_stores, by_keyword, stores_of, takes
 from pipeline.options import STORE_OPTIONS
 from transforms.core import uris
-from transforms.core.errors import DamagedError, StoreError, UsageError
+from transforms.core.errors import UsageError
 from transforms.core.stores import StoreOptions
 from transforms.dataset.latest_file import write_latest
-from transforms.dataset.reader import open_dataset, read_vocabulary, runs_of_model
+from transforms.dataset.reader import dataset_at, read_vocabulary, runs_of_model
 from transforms.output import dead_letters
-from transforms.output.parquet import batches, open_parquet
+from transforms.output.parquet import read_rows
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.report import RunReport
-from transforms.storage.registry import output_store
-from transforms.storage.sealed import open_listed
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,7 +52,7 @@ class Labels:
     def __init__(self, folder: str, model_id: str | None, stores: StoreOptions):
         output = uris.absolute(folder).rstrip('/') or '/'
         self._stores = stores
-        self._dataset = open_dataset(output, output_store(output, stores))
+        self._dataset = dataset_at(output, stores)
         found = complete_runs(output, self._dataset.store)
         self._runs = found if model_id is None else runs_of_model(self._dataset, found, model_id)
 
@@ -155,16 +153,12 @@ class Labels:
         return pa.Table.from_pylist([last[key] for key in sorted(last, key=str)], schema)
 
     def _letters(self, run: CompleteRun, columns: list[str]) -> list[dict[str, Any]]:
-        found = []
-        for file in run.files(dead_letters.KIND):
-            uri = uris.join(self._dataset.output, file.path)
-            try:
-                with open_listed(self._dataset.store, uri, file.checksum) as stream:
-                    for batch in batches(open_parquet(stream), columns):
-                        found += batch.to_pylist()
-            except DamagedError as e:
-                raise StoreError(f'{uri} is damaged: {e}') from e
-        return [{**row, 'model': run.model_id, 'run': run.id} for row in found]
+        output, store = self._dataset.output, self._dataset.store
+        return [
+            {**row, 'model': run.model_id, 'run': run.id}
+            for file in run.files(dead_letters.KIND)
+            for row in read_rows(store, uris.join(output, file.path), file.checksum, columns)
+        ]
 
     @functools.cached_property
     def _folder(self) -> '_Folder':

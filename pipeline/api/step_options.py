@@ -1,15 +1,12 @@
 """What the steps for pipelines of others may be told: options of `label`, as keywords."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipeline.api.keywords import by_keyword, check_known, value_of
-from pipeline.config import check_chunks, file_metadata, inference_options, load_options
+from pipeline.config import StepConfig, step_config
 from pipeline.flags import Option
-from pipeline.options import OPTIONS, LabelOptions, find_model
-from transforms.core.versions import library_versions
-from transforms.loading.options import LoadOptions
-from transforms.model.predictor import InferenceOptions, MakeModel
+from pipeline.options import OPTIONS, LabelOptions
 
 _READ_ONLY = 'anonymous allow_private_hosts requests_per_host user_agent ignore_robots_tag'.split()
 _STORES = ['user_project', 's3_endpoint_url', 's3_region_name', 's3_request_payer', *_READ_ONLY]
@@ -41,26 +38,6 @@ WRITING = _named('carry', 'rows_per_file', *(set(_STORES) - set(_READ_ONLY)))
 """Of a step that writes."""
 
 
-class StepConfig(NamedTuple):
-    """What options come to.
-
-    Attributes:
-      load: how images are loaded.
-      inference: the model, and how it is called.
-      chunk_size: images a unit of work.
-      fail_fast_after: so many that fail alike stop the pipeline.
-      metadata: what Parquet files say of labels that come to be so.
-      make: what makes the model, by default `transforms.model.predictor.Predictor`.
-    """
-
-    load: LoadOptions
-    inference: InferenceOptions
-    chunk_size: int
-    fail_fast_after: int
-    metadata: dict[str, str]
-    make: MakeModel | None = None
-
-
 def configure(
     step: str, allowed: Iterable[Option], given: Mapping[str, Any], has_chunks: bool = True
 ) -> StepConfig:
@@ -78,18 +55,7 @@ def configure(
       ModelError: the model cannot be fetched, or has another hash.
     """
     with by_keyword():
-        args = options_of(step, allowed, given)
-        model = find_model(args)
-        inference, threshold = inference_options(args, model)
-        if has_chunks:
-            check_chunks(args, inference)
-        return StepConfig(
-            load_options(args, inference),
-            inference,
-            args.chunk_size,
-            args.fail_fast_after,
-            file_metadata(inference, threshold, library_versions()),
-        )
+        return step_config(options_of(step, allowed, given), has_chunks)
 
 
 def options_of(step: str, allowed: Iterable[Option], given: Mapping[str, Any]) -> LabelOptions:

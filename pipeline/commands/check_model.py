@@ -8,20 +8,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import options
+from pipeline import named_file, options
 from pipeline.job.progress import DownloadReporter
 from pipeline.messages import Messages
 from transforms.core import uris
 from transforms.core.errors import ImageError, ModelError, UsageError
 from transforms.core.resources import cpu_count, shared
 from transforms.model import canary
-from transforms.model.choices import OFF, REDUCED
+from transforms.model.choices import OFF, REDUCED, slower
 from transforms.model.predictor import (
     InferenceOptions,
     Prediction,
     Predictor,
     check_precision,
-    slower,
 )
 from transforms.model.receipt import Receipt, merge
 from transforms.model.rescue import predict_or_rescue
@@ -29,7 +28,6 @@ from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.runtimes.choose import check_backend
 from transforms.model.witness import compare, in_float32
 from transforms.runs.report import Computed
-from transforms.storage.registry import store_for
 
 _SAMPLE = Path(options.__file__).with_name('sample')
 _PHOTOGRAPHS = (
@@ -182,9 +180,7 @@ def _facts(source: ModelSource) -> dict[str, str]:
 def _picture(name: str | None, source: ModelSource) -> np.ndarray:
     if name is None:
         return canary.pixels_of(source.picture('cat.jpg'), source)
-    uri = uris.absolute(name)
-    with store_for(uri).open(uri) as file:
-        data = file.read()
+    data = named_file.read('--image', name)
     try:
         return canary.pixels_of(data, source)
     except ImageError as e:

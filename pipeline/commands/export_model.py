@@ -5,13 +5,12 @@ import contextlib
 import re
 import secrets
 import shlex
-import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import flags
+from pipeline import flags, named_file
 from pipeline.job.progress import DownloadReporter
 from pipeline.messages import SILENT, Messages
 from pipeline.parser import Parser
@@ -30,7 +29,6 @@ from transforms.model.families.bit.weights import Weights
 from transforms.model.resolve import printable_location, resolve_model
 from transforms.model.tensor_files import SUFFIXES
 from transforms.model.vocabulary import parse_labels
-from transforms.storage.registry import store_for
 
 _OFFICIAL = re.compile(r'bit-([sm])-(r\d+x\d+)(-ilsvrc2012)?', re.IGNORECASE)
 _SLUG = re.compile(r'[A-Za-z0-9][A-Za-z0-9._-]{0,99}')
@@ -158,8 +156,7 @@ def _local_weights(location: str, folder: Path, messages: Messages) -> Iterator[
         if scheme == 'gs':
             uri = uris.absolute(location)
             try:
-                with store_for(uri).open(uri) as source, temporary.open('xb') as target:
-                    shutil.copyfileobj(source, target, 2**23)
+                named_file.copy(uri, temporary)
             except OSError as e:
                 why = e.strerror or 'the store cannot be reached'  # requests' errors have none
                 raise ModelError(f'{uris.printable(uri)}: cannot be copied: {why}') from e
@@ -241,9 +238,7 @@ def _labels(
         )
         return ''.join(f'class {i}\n' for i in range(classes)).encode(), 'labels.txt'
     where = printable_location(args.labels)
-    uri = uris.absolute(args.labels)
-    with store_for(uri).open(uri) as file:
-        data = file.read()
+    data = named_file.read('--labels', args.labels)
     vocabulary = parse_labels(name, data, where)
     if len(vocabulary) != classes:
         raise UsageError(f'--labels {where}: {len(vocabulary)} classes, but the head has {classes}')

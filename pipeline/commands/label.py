@@ -78,7 +78,7 @@ def split_arguments(
         raise UsageError(describe_stray(rest[0], '--output' if args.input == [] else '--input'))
     # Takes seconds: not before it is known that Beam has to say anything.
     with GARBAGE.uncollected():
-        from pipeline.runners import beam_options
+        from pipeline import beam_options
 
     parsed = beam_options.parse(rest, parser)
     _check_complete(args, parser)  # after the unknown ones: one of those may be meant for it

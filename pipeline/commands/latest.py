@@ -9,8 +9,7 @@ from pipeline.parser import Parser
 from transforms.core import uris
 from transforms.core.texts import counted
 from transforms.dataset.latest_file import write_latest_to
-from transforms.dataset.reader import open_dataset
-from transforms.storage.registry import output_store
+from transforms.dataset.reader import dataset_at
 
 
 def main(parser: Parser, argv: Sequence[str], messages: Messages) -> int:
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     """
     stores = store_options(args)
     output = uris.absolute(args.folder).rstrip('/') or '/'
-    dataset = open_dataset(output, output_store(output, stores), 'DIR ')
+    dataset = dataset_at(output, stores, 'DIR ')
     target, counts = write_latest_to(args.output, dataset, args.model_id, stores, args.drop_gone)
     for model_id, (rows, superseded, gone_rows) in counts.items():
         line = f'{model_id}: {counted(rows, "row")}, '

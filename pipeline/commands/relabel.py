@@ -21,7 +21,6 @@ from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import uris
 from transforms.core.texts import counted
-from transforms.output import run_metadata
 
 # What is for the command line, not for the run.
 _NO_OPTION = frozenset(option.name for option in FOR_EVERY_COMMAND)
@@ -117,8 +116,9 @@ def _tell_counts(done: relabel.Relabelled, output: str, messages: Messages) -> N
     what = 'copied with their labels' if report.options['keeps_labels'] else 'relabelled'
     rows = counted(counts.labeled, 'row')
     messages.say(f'Run {report.run_id}: {rows} of {report.model.id} {what}')
-    if floor := report.metadata.get(run_metadata.SCORES_FLOOR):
-        messages.say(f'Scores from {float(floor):g} on are kept beside them, for other thresholds')
+    if report.scores_from is not None:
+        floor = f'{report.scores_from:g}'
+        messages.say(f'Scores from {floor} on are kept beside them, for other thresholds')
     without = counts.without_label or 0
     messages.say(f'Without a label: {without:,} ({percent(without, counts.labeled)})')
     if line := look_lower(without, counts.labeled, report.metadata, output):

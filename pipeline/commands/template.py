@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from pipeline.beam_options import make_beam_parser, switches_of
 from pipeline.options import OPTIONS
-from pipeline.runners.beam_options import make_beam_parser, switches_of
 from transforms.core import uris
 from transforms.core.errors import UsageError
 

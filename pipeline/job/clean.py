@@ -25,7 +25,6 @@ from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.in_progress import Unfinished
 from transforms.runs.publish import KINDS, clean_up, remove_tree
-from transforms.storage.registry import has_folder
 
 _SCORES, _FEATURES = 'scores', 'features'
 DROPPABLE = (_SCORES, _FEATURES)
@@ -103,7 +102,7 @@ def clean(
     """
     output = uris.absolute(folder).rstrip('/')
     layout = RunPaths(output, 'clean', '', stores=stores)
-    if not has_folder(layout.store, output):
+    if not layout.store.is_folder(output):
         raise UsageError(f'{uris.named(folder)}: no such folder')
     if wanted.forget and wanted.run_ids is not None:
         raise UsageError(

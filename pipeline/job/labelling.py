@@ -8,6 +8,7 @@ import apache_beam as beam
 
 from pipeline import logs
 from pipeline.config import Retried, RunConfig, make_config
+from pipeline.job.amount import AmountOf
 from pipeline.job.attempt import Attempt
 from pipeline.job.errors import TooManyFailed
 from pipeline.job.progress import DownloadReporter, reporting, tell_waiting
@@ -94,7 +95,7 @@ def label(
             f'had {retried.model_id}; name that one with --model'
         )
     _tell(config, messages)
-    config, _ = runner.fit(args, config)
+    config, _ = runner.fit(args, config, AmountOf(config))
     config = _attempt(args, config, runner, messages, stopping)
     if args.no_wait:
         report = config.layout.uri(config.layout.report_path)
@@ -136,7 +137,8 @@ def _attempt(
             attempt = Attempt(root, config, runner, messages)
             with reporting(messages.progress):
                 shared(preflight.check, config.preflight)
-            runner.prepare(config)
+            for folder in runner.prepare(config):
+                preflight.check_writable(folder, config.load.stores)
             attempt.run(not args.no_wait, args.verbose)
         finally:
             # A store that is gone has been reported already.
@@ -182,7 +184,7 @@ def _look_at(
         return not_looked_at(args, '--input, --output', str(e))
     _tell(config, messages)
     try:
-        config, found = runner.fit(args, config)
+        config, found = runner.fit(args, config, AmountOf(config))
     except StoreError as e:
         found = [Setting('--num_workers', f'not looked at: {e}')]
     return [*found, *describe(config, runner.cores)]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipeline import named_file
 from pipeline.job.new_run import check_new_run, next_sequence
 from pipeline.job.progress import tell_waiting
 from pipeline.job.signals import Stopping, stopping_on_signals
@@ -32,7 +33,7 @@ from transforms.core.versions import library_versions
 from transforms.dataset import gone, newest
 from transforms.dataset.latest_sql import write_latest_sql
 from transforms.dataset.newest import NewestRows, Shard, newest_rows
-from transforms.dataset.reader import Dataset, open_dataset, read_vocabulary, runs_of_model
+from transforms.dataset.reader import Dataset, dataset_at, read_vocabulary, runs_of_model
 from transforms.dataset.relabel import (
     Thresholds,
     are_cut,
@@ -49,7 +50,6 @@ from transforms.runs import in_progress, lease
 from transforms.runs.complete import CompleteRun, complete_runs
 from transforms.runs.publish import clean_up, discard, find_commit, publish
 from transforms.runs.report import RELABEL, Counts, PublishedFile, RunReport, TopLabel, kind_of
-from transforms.storage.registry import output_store
 
 COMMAND = RELABEL
 ROWS_PER_FILE = 1_000_000
@@ -135,7 +135,7 @@ def relabel_output(
       StoreError: a file or report is damaged, or a store fails; nothing is published then.
     """
     now = datetime.datetime.now(datetime.UTC)
-    dataset = open_dataset(output, output_store(output, stores), '--output ')
+    dataset = dataset_at(output, stores, '--output ')
     layout = Layout(
         output=output,
         run_id=make_run_id(options['run_id'], now),
@@ -168,15 +168,7 @@ def relabel_output(
 def _read_thresholds(name: str | None, stores: StoreOptions) -> ThresholdsFile | None:
     if name is None:
         return None
-    uri = uris.absolute(name)
-    where = f'--thresholds {uris.printable(name)}'
-    store = output_store(uri, stores)
-    if not uris.scheme_of(uri) and store.is_folder(uri):
-        raise UsageError(f'{where}: a folder; expected a .csv')
-    data = store.read(uri)
-    if data is None:
-        raise UsageError(f'{where}: no such file')
-    return ThresholdsFile(name, data)
+    return ThresholdsFile(name, named_file.read('--thresholds', name, stores))
 
 
 def relabel(

@@ -44,10 +44,10 @@ def last_run(output: str, stores: StoreOptions) -> 'CompleteRun':
       StoreError: a report is damaged, or the store does not answer.
     """
     # Not for `--help`: what reads tables takes its time.
+    from transforms.output.layout import Output
     from transforms.runs.complete import complete_runs
-    from transforms.storage.registry import output_store
 
-    runs = complete_runs(output, output_store(output, stores))
+    runs = complete_runs(output, Output(output, stores=stores).store)
     found = [run for run in runs if not run.report.is_relabelling]
     if not found:
         raise UsageError(f'--output {output}: there is no complete run to retry')

@@ -11,7 +11,6 @@ import pyarrow as pa
 from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.hashing import content_hash
-from transforms.model.card import Activation
 from transforms.output import dead_letters, predictions
 from transforms.output.parquet import MOST_ROWS, batches, open_parquet
 from transforms.output.partitions import unescape
@@ -258,7 +257,7 @@ def _add(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _score_range(output: str, run: CompleteRun, store: Store) -> tuple[float, float]:
-    if run.report.activation is not Activation.NONE:
+    if run.report.has_bounded_scores:
         return 0.0, 1.0
     low, high = np.inf, -np.inf
     for _, batch in _batches(output, run, predictions.KIND, store, [_SCORES]):

@@ -13,15 +13,12 @@ from pipeline.report.bottleneck import describe
 from pipeline.report.html.charts import percent
 from pipeline.report.look_lower import look_lower
 from transforms.core import members, uris
-from transforms.core.errors import DamagedError, StoreError
 from transforms.core.left_out import advise_containers, describe_suffixes
 from transforms.core.reasons import Reason
-from transforms.model.predictor import slower
 from transforms.output import dead_letters, predictions
 from transforms.output.layout import Layout
-from transforms.output.parquet import batches, open_parquet
+from transforms.output.parquet import read_rows
 from transforms.runs.report import Counts, RunReport
-from transforms.storage.sealed import open_listed
 
 _SHOWN_IMAGES = 20
 _SHOWN_LABELS = 3
@@ -57,8 +54,7 @@ def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
     for way in report.model.computed:
         line = f'Model: {report.model.id}, {way}'
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if why := way.why_saved:
-            line = slower(report.model.id, why)
+        if line := way.slower(report.model.id):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
     if receipt := report.receipt:
         console.print(f'Precision: {receipt}', soft_wrap=True, highlight=False, markup=False)
@@ -146,12 +142,7 @@ def _rows(report: RunReport, layout: Layout, kind: str) -> Iterator[dict[str, An
     for file in report.files:
         if file.kind == kind and file.rows:
             uri = layout.uri(file.path)
-            try:
-                with open_listed(layout.store, uri, file.checksum) as stream:
-                    for batch in batches(open_parquet(stream), _COLUMNS[kind]):
-                        yield from batch.to_pylist()
-            except DamagedError as e:
-                raise StoreError(f'{uri} is damaged: {e}') from e
+            yield from read_rows(layout.store, uri, file.checksum, _COLUMNS[kind])
 
 
 def _name(uri: str) -> Text:

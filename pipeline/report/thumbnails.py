@@ -17,10 +17,10 @@ from transforms.core import elements
 from transforms.core.elements import Chunk, Failure, Item
 from transforms.core.errors import LemmabeamError, LoaderError, StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
+from transforms.core.limits import PixelLimits
 from transforms.core.resources import cpu_count, shared
 from transforms.core.stores import StoreOptions
 from transforms.images import decode
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader

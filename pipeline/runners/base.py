@@ -1,7 +1,8 @@
 """The engine that computes a run: in this process, on a cluster, or as a job of Dataflow."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Protocol
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions, StandardOptions
@@ -18,6 +19,25 @@ _NO_JAR = re.compile(
     r'Unable to fetch remote job server jar at \S*/([^/\s]+)\.jar: (.*?)\. (?:Also|If) '
 )
 _WORKER_GONE = 'SDK worker disconnected'  # as Prism has it
+
+
+class Amount(Protocol):
+    """How much a run has to do, for engines that are sized by it; looked at when it is asked."""
+
+    def listed(self, enough: int) -> int:
+        """How many images are labelled at most, counted no further than `enough`.
+
+        Raises:
+          StoreError: the inputs cannot be listed.
+          ManifestError: one is a broken manifest.
+        """
+
+    def done(self) -> int:
+        """How many of these inputs earlier runs have dealt with.
+
+        Raises:
+          StoreError: a report is damaged, or the store does not answer.
+        """
 
 
 class Runner:
@@ -82,7 +102,9 @@ class Runner:
         """
         return args, []
 
-    def fit(self, args: LabelOptions, config: RunConfig) -> tuple[RunConfig, list[Setting]]:
+    def fit(
+        self, args: LabelOptions, config: RunConfig, amount: Amount
+    ) -> tuple[RunConfig, list[Setting]]:
         """What follows from model and listing.
 
         Returns:
@@ -113,12 +135,9 @@ class Runner:
         self.options = root.options
         return root
 
-    def prepare(self, config: RunConfig) -> None:
-        """Makes sure, right before the run, that it can be submitted.
-
-        Raises:
-          StoreError, UsageError: it cannot.
-        """
+    def prepare(self, config: RunConfig) -> Collection[str]:
+        """Names, right before the run, what is submitted; the folders that it is staged in."""
+        return ()
 
     def announce(self) -> bool:
         """Whether from now on there may be a job of this run, whatever becomes of this process."""

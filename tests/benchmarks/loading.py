@@ -12,8 +12,8 @@ from tests.benchmarks.measure import Row
 from transforms.core.elements import Chunk, Item
 from transforms.core.errors import StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
+from transforms.core.limits import PixelLimits
 from transforms.core.resources import cpu_count
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions

@@ -97,7 +97,7 @@ def test_what_is_no_option_of_ours_stays_as_it_is():
 
 
 def test_no_option_of_beam_is_one_of_ours_with_dashes():
-    from pipeline.runners.beam_options import make_beam_parser
+    from pipeline.beam_options import make_beam_parser
 
     ours = {action.dest for action in label_parser()._actions}
     theirs = {flag.strip('-') for flag in make_beam_parser()._option_string_actions}

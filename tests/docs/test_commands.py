@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.beam_options import make_beam_parser
 from pipeline.commands import label, retry
 from pipeline.flags import add_options, declared
 from pipeline.main import COMMANDS
 from pipeline.options import add_arguments_of_every_command
 from pipeline.parser import Parser, underscored
-from pipeline.runners.beam_options import make_beam_parser
 from tests.support import app
 from tests.support.guides import ROOT, code_blocks, commands, guides, inline, name_of
 from tests.support.samples import PHOTOGRAPHS

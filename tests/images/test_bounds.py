@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from tests.support import bounded, corpus, jp2s
+from transforms.core import limits
 from transforms.core.errors import ImageError
-from transforms.images import decode, headers, isobmff, limits
+from transforms.images import decode, headers, isobmff
 from transforms.images.resize import Resize
 
 CROP = Resize(224, 256, 'bicubic')

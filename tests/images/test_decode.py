@@ -18,8 +18,8 @@ from PIL import Image, ImageOps
 from tests.support import corpus
 from tests.support.mutations import check_detail
 from transforms.core.errors import ImageError
+from transforms.core.limits import DEFAULT_LIMITS, PixelLimits
 from transforms.images import decode, headers
-from transforms.images.limits import DEFAULT_LIMITS, PixelLimits
 from transforms.images.resize import Resize
 
 CROP = Resize(size_px=224, short_side_px=256, filter='bicubic')

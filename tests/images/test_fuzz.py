@@ -26,7 +26,7 @@ from pathlib import Path
 from tests.support import mutations
 from transforms.images import decode
 from transforms.core.errors import ImageError
-from transforms.images.limits import PixelLimits
+from transforms.core.limits import PixelLimits
 from transforms.images.resize import Resize
 
 COUNT, SEED = map(int, sys.argv[1:])
@@ -64,7 +64,7 @@ import hashlib, json, resource, sys
 from pathlib import Path
 from transforms.images import decode
 from transforms.core.errors import ImageError
-from transforms.images.limits import PixelLimits
+from transforms.core.limits import PixelLimits
 from transforms.images.resize import Resize
 
 # What is asked for and never used, as the canvas of a WebP, would be filled, too.

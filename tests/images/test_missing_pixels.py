@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 from tests.support import codings, corpus, jp2s, samples, tiffs
+from transforms.core import limits
 from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
-from transforms.images import decode, headers, limits
+from transforms.images import decode, headers
 from transforms.images.resize import Resize
 
 CROP = Resize(size_px=224, short_side_px=256, filter='bicubic')

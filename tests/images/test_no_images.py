@@ -3,8 +3,8 @@
 import pytest
 
 from transforms.core.errors import ImageError
+from transforms.core.limits import DEFAULT_LIMITS
 from transforms.images import decode
-from transforms.images.limits import DEFAULT_LIMITS
 from transforms.images.resize import Resize
 
 LFS = b'version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n'

@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.support import samples
 from transforms.core.errors import ImageError
+from transforms.core.limits import DEFAULT_LIMITS
 from transforms.images.decode import decode, open_image
-from transforms.images.limits import DEFAULT_LIMITS
 from transforms.images.resize import Resize
 from transforms.images.webp import is_decoded_here, still_pixels
 

@@ -30,10 +30,10 @@ from tests.support.loadings import (
 from tests.support.misbehaving_server import Server, stall, stored
 from transforms.core.elements import Chunk, Image, Item, Stage
 from transforms.core.errors import LemmabeamError, StoreError, UsageError
+from transforms.core.limits import PixelLimits
 from transforms.core.reasons import Reason
 from transforms.core.resources import shared
 from transforms.core.stores import HttpOptions, StoreOptions
-from transforms.images.limits import PixelLimits
 from transforms.loading.child import _portable
 from transforms.loading.loader import Loader
 from transforms.loading.processes import Pool

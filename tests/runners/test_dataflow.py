@@ -24,6 +24,7 @@ from google.auth.exceptions import DefaultCredentialsError
 
 from pipeline.commands import label
 from pipeline.config import make_config
+from pipeline.job.amount import AmountOf
 from pipeline.main import main
 from pipeline.messages import StandardStreams
 from pipeline.runners.choose import runner_for
@@ -79,7 +80,7 @@ def configured(**changes):
     """The options of Beam, the settings and the config of a job as it would be submitted."""
     args, beam_options = parsed(**changes)
     config = make_config(args, datetime.datetime.now(datetime.UTC))
-    config, settings = job.fit(args, beam_options, config)
+    config, settings = job.fit(args, beam_options, config, AmountOf(config))
     return beam_options, settings, config
 
 

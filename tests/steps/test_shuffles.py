@@ -18,10 +18,10 @@ from transforms.chunks import cut, merge
 from transforms.core.elements import Batch, Ref
 from transforms.label import LabelImages
 from transforms.load import LoadImages
+from transforms.output.history_file import HistoryFile
 from transforms.output.layout import Layout
 from transforms.output.predictions import route
 from transforms.output.results import outcome_table, to_ipc
-from transforms.runs.history import HistoryFile
 from transforms.storage.sealed import Checksum
 
 # A step of the graph, or 'a step that reads < the step whose result it reads'.

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 from transforms.core.errors import ImageError
-from transforms.images.formats import IMAGE_SUFFIXES
+from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.storage.containers.base import (
     Format,
     Found,

@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from transforms.core.limits import PixelLimits
 from transforms.images import decode
 from transforms.images.decode import OpenedImage
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 
 _MARK = re.compile(rb'decoder:(\w+)$')

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from transforms.images.limits import PixelLimits
+from transforms.core.limits import PixelLimits
 
 _ROOT = Path(__file__).parents[2]
 _SEED = 1

@@ -12,9 +12,9 @@ from tests.support import crashing, samples
 from transforms.core.elements import Chunk, Failure, Image, Item, Outcome
 from transforms.core.errors import StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
+from transforms.core.limits import PixelLimits
 from transforms.core.reasons import Reason
 from transforms.images import decode
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader

@@ -23,7 +23,7 @@ from apache_beam.runners.worker import statecache
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators, native_type_compatibility, trivial_inference
 
-from pipeline.runners import beam_options
+from pipeline import beam_options
 from transforms.model.vocabulary import Vocabulary
 
 _view_as = PipelineOptions.view_as

@@ -166,7 +166,7 @@ def test_what_is_asked_for_in_vain_is_refused(sample_run, tmp_path):
         (('clean', output, '--prune_before', 'x'), 'no complete run of this id; there is: 2'),
         (('latest', output, '--output', tmp_path / 'x.csv'), 'is Parquet; call it .parquet'),
         (('report', output, '--output', tmp_path), 'expected the name of a file'),
-        (('relabel', '--output', output, '--thresholds', tmp_path), 'a folder; expected a .csv'),
+        (('relabel', '--output', output, '--thresholds', tmp_path), 'a folder; expected a file'),
     ):
         done = app.invoke(*arguments)
         assert (done.returncode, message in done.stderr) == (2, True), done.stderr

@@ -25,10 +25,10 @@ from tests.support.fault_proxy import KINDS, Fault
 from transforms.core.elements import Chunk, Failure, Image, Item, Stage
 from transforms.core.errors import StoreError
 from transforms.core.fail_fast import FailFast, FaultPolicy
+from transforms.core.limits import PixelLimits
 from transforms.core.reasons import Reason
 from transforms.dataset.verify import verify
 from transforms.images import decode
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.options import LoadOptions

@@ -57,11 +57,12 @@ def hang(monkeypatch):
 )
 def test_a_run_ends_with_what_hangs_and_is_resumed(name, part, doing, hang, tmp_path, monkeypatch):
     begin, ended, calls = hang
-    monkeypatch.setattr(config, 'LEAST_DEADLINE_SEC', DEADLINE_SEC)
     arguments = ('label', '--input', samples.SAMPLE, '--output', tmp_path, '--max_failure_rate', 1)
-    flags = ('--fetch_deadline_sec', f'{DEADLINE_SEC:g}', '--run_id', 'a', '--quiet')
+    flags = ('--run_id', 'a', '--quiet')
     begin(name, part)
-    done = app.invoke(*arguments, *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(config, 'LEAST_DEADLINE_SEC', DEADLINE_SEC)
+        done = app.invoke(*arguments, *flags, '--fetch_deadline_sec', f'{DEADLINE_SEC:g}')
     assert done.returncode == 1
     said = done.stderr.splitlines()[0]
     assert said.startswith(f'lemmabeam: {doing} {tmp_path}/')

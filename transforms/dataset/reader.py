@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from transforms.core import uris
 from transforms.core.errors import DamagedError, ImageError, StoreError, UsageError
 from transforms.core.json_object import JsonObject
+from transforms.core.stores import StoreOptions
 from transforms.model.vocabulary import Vocabulary, is_packaged_file
 from transforms.output import predictions
 from transforms.output.layout import SCHEMA_VERSION
@@ -18,7 +19,7 @@ from transforms.output.partitions import folder_of_values, unescape
 from transforms.runs.complete import CompleteRun, complete_runs, restore_or_remove
 from transforms.runs.vocabularies import vocabulary_checksums
 from transforms.storage.base import Store
-from transforms.storage.registry import has_folder
+from transforms.storage.registry import has_folder, output_store
 from transforms.storage.sealed import Checksum, open_json
 
 _VOCABULARY_COLUMNS = ['wnid', 'lemmas', 'definition']
@@ -43,6 +44,11 @@ class Dataset(NamedTuple):
     def file_columns(self) -> tuple[str, ...]:
         """Carried columns that are inside the prediction files."""
         return tuple(column for column in self.carry if column not in self.partition_by)
+
+
+def dataset_at(output: str, stores: StoreOptions, flag: str = '') -> Dataset:
+    """As `open_dataset`, of an output by how its store is reached."""
+    return open_dataset(output, output_store(output, stores), flag)
 
 
 def open_dataset(output: str, store: Store, flag: str = '') -> Dataset:

@@ -40,6 +40,7 @@ from PIL import Image as PILImage
 from PIL.Image import Resampling, Transpose
 
 from transforms.core.errors import ImageError
+from transforms.core.limits import DEFAULT_LIMITS, PixelLimits
 from transforms.core.reasons import Reason
 from transforms.images import isobmff, jpeg2000
 from transforms.images.headers import (
@@ -51,7 +52,6 @@ from transforms.images.headers import (
     webp_canvas,
     without_metadata,
 )
-from transforms.images.limits import DEFAULT_LIMITS, PixelLimits
 from transforms.images.no_images import is_page, name_of
 from transforms.images.qoi import qoi_pixels
 from transforms.images.resize import Resize

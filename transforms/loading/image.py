@@ -13,8 +13,8 @@ from transforms.core.elements import Failure, Image, Item, Outcome, Stage, Uncha
 from transforms.core.errors import ImageError
 from transforms.core.members import Run
 from transforms.core.reasons import Reason
+from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.images import decode
-from transforms.images.formats import IMAGE_SUFFIXES
 from transforms.loading.budget import Budget, Kept, SharedBudget
 from transforms.loading.fetches import Fetches
 from transforms.loading.options import LoadOptions

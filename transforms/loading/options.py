@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from transforms.core.limits import PixelLimits
 from transforms.core.resources import cpu_count
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.uris import scheme_of
 from transforms.images import decode
 from transforms.images.decode import OpenedImage
-from transforms.images.limits import PixelLimits
 from transforms.images.resize import Resize
 from transforms.loading.fetches import Patience
 from transforms.storage.base import FetchLimits, Store

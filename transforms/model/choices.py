@@ -15,3 +15,12 @@ CANARY_MODES = (STRICT, FINITE, OFF)
 
 EMBEDDED = 'embedded'
 """The model that is used by default; its weights are in the package."""
+
+
+def slower(name: str, why_saved: str) -> str:
+    """What it costs that a BiT network is used as it was saved, as one line for people."""
+    return (
+        f'{name} is used as it was saved: {why_saved}.  It standardizes its kernels in every '
+        'call and cannot use --precision bfloat16 or float16, without which a GPU is slow; '
+        '--require_rebuilt stops instead'
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from transforms.core.errors import InferenceError, ModelError
 from transforms.model import canary
 from transforms.model.canary import Seen
-from transforms.model.choices import AUTO, OFF, STRICT
+from transforms.model.choices import AUTO, OFF, STRICT, slower
 from transforms.model.resolve import ModelSource
 from transforms.model.runtimes import choose
 from transforms.model.runtimes.base import Compiled, first_words
@@ -17,15 +17,6 @@ from transforms.model.runtimes.base import Compiled, first_words
 _LOGGER = logging.getLogger(__name__)
 
 _NO_MEMORY = 'not enough memory'
-
-
-def slower(name: str, why_saved: str) -> str:
-    """What it costs that a BiT network is used as it was saved, as one line for people."""
-    return (
-        f'{name} is used as it was saved: {why_saved}.  It standardizes its kernels in every '
-        'call and cannot use --precision bfloat16 or float16, without which a GPU is slow; '
-        '--require_rebuilt stops instead'
-    )
 
 
 class InferenceOptions(NamedTuple):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 from transforms.core import uris
@@ -15,6 +16,9 @@ from transforms.storage.registry import output_store
 from transforms.storage.sealed import open_json
 
 SCHEMA_VERSION = 1
+RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
+"""What a run may be called, so that readers of partitions take it for a text."""
+
 FOLDERS = ('_work', 'dead_letters', 'predictions', 'runs', 'vocabularies')
 """All folders of an output."""
 

@@ -1,10 +1,14 @@
 """Reading our own Parquet files: a part at a time, whatever they contain."""
 
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from transforms.core.errors import DamagedError, StoreError
+from transforms.storage.base import Store
+from transforms.storage.sealed import Checksum, open_listed
 
 MOST_ROWS = 4096
 """Rows that are read at a time, where these are short."""
@@ -41,6 +45,28 @@ def batches(
     """
     size = _rows_at_a_time(parquet.metadata, most_rows)
     yield from parquet.iter_batches(size, columns=columns, use_threads=use_threads)
+
+
+def read_rows(
+    store: Store, uri: str, checksum: Checksum, columns: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The rows of a published file, for who shows a few of them; who needs no more reads no more.
+
+    Args:
+      store: of the output.
+      uri: of the file.
+      checksum: as the report of its run lists it.
+      columns: those to read.
+
+    Raises:
+      StoreError: it is missing or damaged.
+    """
+    try:
+        with open_listed(store, uri, checksum) as stream:
+            for batch in batches(open_parquet(stream), columns):
+                yield from batch.to_pylist()
+    except DamagedError as e:
+        raise StoreError(f'{uri} is damaged: {e}') from e
 
 
 def _rows_at_a_time(metadata: pq.FileMetaData, most: int) -> int:

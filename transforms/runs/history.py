@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,39 +10,13 @@ from transforms.core.elements import CONTAINERS, MANIFESTS, Known, Note
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.output import dead_letters, predictions, results
+from transforms.output.history_file import HistoryFile
 from transforms.output.layout import Layout
 from transforms.output.parquet import batches, open_parquet
 from transforms.output.partitions import values_of_path
 from transforms.runs.complete import CompleteRun
 from transforms.runs.report import LABEL
-from transforms.storage.sealed import Checksum, open_listed
-
-
-class HistoryFile(NamedTuple):
-    """A file that says what a run did with its images.
-
-    Attributes:
-      path: below the output folder.
-      checksum: of its bytes.
-      sequence: the place of its run, as in `latest.sql`; two reports may have the same.
-      is_same_input: whether that run had the same inputs as the one that reads it.
-      again: reasons that may no longer hold, because a limit differs, or that do not count.
-      rows: of the file.
-      has_members: whether images inside files may be among its rows.
-    """
-
-    path: str
-    checksum: Checksum
-    sequence: int
-    is_same_input: bool
-    again: tuple[str, ...]
-    rows: int = 0
-    has_members: bool = False
-
-    @property
-    def is_hint(self) -> bool:
-        """Whether it only lists what is tried again, so that nothing is lost without it."""
-        return self.path.startswith(f'{dead_letters.KIND}/')
+from transforms.storage.sealed import open_listed
 
 
 def history_files(

@@ -11,14 +11,13 @@ from transforms.core import uris
 from transforms.core.errors import DamagedError, StoreError, UsageError
 from transforms.core.json_object import JsonObject
 from transforms.core.waiting import alive
-from transforms.output.layout import RunPaths
+from transforms.output.layout import RUN_ID, RunPaths
 from transforms.storage.base import Store
 from transforms.storage.sealed import open_json, seal_json
 
 FORMAT = 2
 """Format of everything under `_work`; work of another format is neither read nor written."""
 
-RUN_ID = re.compile(r'[A-Za-z][A-Za-z0-9._-]{0,99}|\d{8}T\d{6}Z-[0-9a-f]{4}')
 _FOLDER = '_work'
 _PUBLISHED_IN = ('predictions', 'dead_letters', 'runs')
 _PUBLISHED = re.compile(

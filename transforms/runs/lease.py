@@ -29,7 +29,7 @@ class Jobs(Protocol):
     """What is known of the jobs that hold a lease, by the runner that submitted them."""
 
     def describe(self, job: object) -> str:
-        """A job's name for people; `job` comes from a lease, and may be anything."""
+        """A job's name for people, '' if it is none; `job`, from a lease, may be anything."""
 
     def has_ended(self, job: object, may_be_none: bool) -> bool:
         """Whether a job is known to have ended.
@@ -41,8 +41,8 @@ class Jobs(Protocol):
 
 
 class _NoJobs:
-    def describe(self, job: object) -> str:
-        return 'on a cluster' if job is None else 'a job that cannot be looked up'
+    def describe(self, job: object) -> str:  # noqa: ARG002 (of no job)
+        return ''
 
     def has_ended(self, job: object, may_be_none: bool) -> bool:  # noqa: ARG002 (of no job)
         return False
@@ -190,7 +190,9 @@ def release_handed_over(layout: RunPaths, job: Mapping[str, str] | None = None) 
 
 def _name(holder: dict[str, Any], jobs: Jobs) -> str:
     if 'job' in holder:
-        return jobs.describe(holder['job'])
+        job = holder['job']
+        unknown = 'on a cluster' if job is None else 'a job that cannot be looked up'
+        return jobs.describe(job) or unknown
     return uris.printable(f'process {holder.get("pid", "?")} on {holder.get("host", "?")}')
 
 

@@ -14,7 +14,7 @@ from transforms.core.elements import WrittenFile
 from transforms.core.errors import DamagedError
 from transforms.core.json_object import JsonObject
 from transforms.model.card import Activation
-from transforms.model.choices import BACKEND_NAMES
+from transforms.model.choices import BACKEND_NAMES, slower
 from transforms.model.receipt import Receipt
 from transforms.model.vocabulary import NONE
 from transforms.output import run_metadata
@@ -176,10 +176,10 @@ class Computed:
         by = f' by {backend}' if backend else ''
         return f'{facts["network"]}, {facts["precision"]} on {facts["device"]}{by}'
 
-    @property
-    def why_saved(self) -> str:
-        """Why a BiT network was used as it was saved; '' if none was."""
-        return str(self.facts.get('why_saved') or '')
+    def slower(self, model_id: str) -> str:
+        """What it cost that a BiT network was used as it was saved; '' if none was."""
+        why = self.facts.get('why_saved')
+        return slower(model_id, str(why)) if why else ''
 
     @classmethod
     def from_json(cls, facts: JsonObject) -> 'Computed':
@@ -428,6 +428,11 @@ class RunReport:
         return Activation(self.metadata['activation'])
 
     @property
+    def has_bounded_scores(self) -> bool:
+        """Whether its scores are from 0 to 1; else they are any numbers, as the network gives."""
+        return self.activation is not Activation.NONE
+
+    @property
     def has_classes(self) -> bool:
         """Whether its model gives labels, and not only features."""
         return self.metadata.get('vocabulary') != NONE
@@ -446,6 +451,12 @@ class RunReport:
     def features(self) -> int:
         """The length of the features of a row, 0 if there are none."""
         return int(self.metadata.get(run_metadata.FEATURES, 0))
+
+    @property
+    def scores_from(self) -> float | None:
+        """The score from which on all are kept beside the labels; None if none are."""
+        floor = self.metadata.get(run_metadata.SCORES_FLOOR)
+        return None if floor is None else float(floor)
 
     @property
     def least_score(self) -> float:

@@ -9,7 +9,7 @@ from transforms.core.elements import Ref
 from transforms.core.errors import UsageError
 from transforms.core.left_out import BEFORE_SINCE
 from transforms.core.reasons import Reason
-from transforms.images.formats import IMAGE_SUFFIXES
+from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.sources.carried import NO_CARRIED, carried_of
 from transforms.sources.inputs import Columns, Input, Kind
 from transforms.sources.matching import matching

@@ -19,8 +19,8 @@ from transforms.core.left_out import (
     suffixes_of,
 )
 from transforms.core.reasons import Reason
+from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.core.waiting import each_within
-from transforms.images.formats import IMAGE_SUFFIXES
 from transforms.output import dead_letters
 from transforms.runs.complete import read_run
 from transforms.sources import manifest

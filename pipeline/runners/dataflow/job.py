@@ -3,10 +3,9 @@
 import dataclasses
 import hashlib
 import importlib.util
-import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,14 @@ from apache_beam.options.pipeline_options import (
 from pipeline.config import RunConfig, check_apart
 from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
-from pipeline.runners.base import refuse
+from pipeline.runners.base import Amount, refuse
 from pipeline.runners.dataflow import machine_types
 from pipeline.runners.dataflow.container_image import check_image, is_of_apache
 from pipeline.runners.dataflow.status import parse_job
 from pipeline.runners.explain import MODEL_COPIES, Setting, model_bytes
 from transforms.core import uris
-from transforms.core.elements import Ref
 from transforms.core.errors import UsageError
 from transforms.model.resolve import ModelSource
-from transforms.runs.complete import CompleteRun, complete_runs
-from transforms.sources import preflight
-from transforms.sources.listing import list_input
 
 IN_IMAGE = '/opt/lemmabeam/'
 """Where the image of templates/dataflow has what its workers need not fetch."""
@@ -360,7 +355,7 @@ def size_disk(options: PipelineOptions, model: ModelSource) -> Setting:
     return Setting(f'--disk_size_gb={worker.disk_size_gb}', why)
 
 
-def set_workers(args: LabelOptions, options: PipelineOptions, config: RunConfig) -> list[Setting]:
+def set_workers(args: LabelOptions, options: PipelineOptions, amount: Amount) -> list[Setting]:
     """Sets the number of workers from the listing, and switches autoscaling off.
 
     To Dataflow's autoscaling, chunks of URIs look like no work at all.
@@ -377,7 +372,7 @@ def set_workers(args: LabelOptions, options: PipelineOptions, config: RunConfig)
         why = 'given'
         worker.num_workers = at_most
     else:
-        worker.num_workers, why = _workers(args, at_least, at_most, config)
+        worker.num_workers, why = _workers(args, at_least, at_most, amount)
     settings = [Setting(f'--num_workers={worker.num_workers}', why)]
     if worker.autoscaling_algorithm is None:
         worker.autoscaling_algorithm = 'NONE'
@@ -389,14 +384,12 @@ def set_workers(args: LabelOptions, options: PipelineOptions, config: RunConfig)
     return settings
 
 
-def _workers(args: LabelOptions, at_least: int, at_most: int, config: RunConfig) -> tuple[int, str]:
+def _workers(args: LabelOptions, at_least: int, at_most: int, amount: Amount) -> tuple[int, str]:
     """How many workers, and why; the listing is read only as far as it matters."""
     per_worker = args.images_per_worker
-    done = 0 if args.force else _done(config)
+    done = 0 if args.force else amount.done()
     enough = done + at_most * per_worker
-    listed = _count(config, enough)
-    if config.listing.sample is not None:
-        listed = min(listed, config.listing.sample)
+    listed = amount.listed(enough)
     new = max(0, listed - done)
     count = max(at_least, min(at_most, math.ceil(new / per_worker)))
     more = 'at least ' if listed >= enough else ''
@@ -407,35 +400,11 @@ def _workers(args: LabelOptions, at_least: int, at_most: int, config: RunConfig)
     )
 
 
-def _count(config: RunConfig, enough: int) -> int:
-    listing = config.listing
-    refs = (
-        ref
-        for source in listing.inputs
-        for ref in list_input(source, listing.columns, listing.since)
-        if isinstance(ref, Ref)
-    )
-    return sum(1 for _ in itertools.islice(refs, enough))
-
-
-def _done(config: RunConfig) -> int:
-    """Images of these inputs that complete runs of the model have dealt with."""
-    layout = config.layout
-    runs: Sequence[CompleteRun] = [
-        run
-        for run in complete_runs(layout.output, layout.store)
-        if run.model_id == layout.model_id and run.report.inputs == config.inputs
-    ]
-    if config.command != 'label' or not runs:
-        return 0
-    counts = runs[-1].report.counts
-    return counts.labeled + counts.unchanged
-
-
 def fit(
     args: LabelOptions,
     options: PipelineOptions,
     config: RunConfig,
+    amount: Amount,
     messages: Messages = SILENT,
 ) -> tuple[RunConfig, list[Setting]]:
     """Sets what follows from image, model and listing.
@@ -456,7 +425,10 @@ def fit(
         for name in ('temp_location', 'staging_location'):
             if getattr(cloud, name):
                 check_apart(source, f'--{name}', getattr(cloud, name))
-    settings = [size_disk(options, config.inference.model), *set_workers(args, options, config)]
+    settings = [
+        size_disk(options, config.inference.model),
+        *set_workers(args, options, amount),
+    ]
     config = dataclasses.replace(
         config,
         listing=config.listing._replace(is_remote=True),
@@ -466,18 +438,13 @@ def fit(
     return config, settings
 
 
-def prepare_submission(options: PipelineOptions, config: RunConfig) -> None:
-    """Names the job after the run, and makes sure that it can be staged.
-
-    Raises:
-      StoreError, UsageError: nothing can be written to where the job is staged.
-    """
+def name_submission(options: PipelineOptions, config: RunConfig) -> set[str]:
+    """Names the job after the run; the folders in which it is staged."""
     cloud = options.view_as(GoogleCloudOptions)
     cloud.job_name = cloud.job_name or job_name(config.layout.run_id)
     cloud.temp_location = cloud.temp_location or cloud.staging_location
     template = cloud.template_location and uris.folder_of(cloud.template_location)
-    for place in {cloud.temp_location, cloud.staging_location, template} - {None}:
-        preflight.check_writable(place, config.load.stores)
+    return {cloud.temp_location, cloud.staging_location, template} - {None}
 
 
 def job_name(run_id: str) -> str:

@@ -1,11 +1,13 @@
 """Dataflow as the engine of a run: what becomes a job, and who has its last word."""
 
+from collections.abc import Collection
+
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.runner import PipelineResult
 
 from pipeline.config import RunConfig
 from pipeline.options import LabelOptions
-from pipeline.runners.base import Runner
+from pipeline.runners.base import Amount, Runner
 from pipeline.runners.dataflow import job
 from pipeline.runners.dataflow.status import Job, has_ended
 from pipeline.runners.explain import Setting
@@ -42,18 +44,20 @@ class DataflowRunner(Runner):
         """See `job.complete`."""
         return job.complete(args, self.options)
 
-    def fit(self, args: LabelOptions, config: RunConfig) -> tuple[RunConfig, list[Setting]]:
+    def fit(
+        self, args: LabelOptions, config: RunConfig, amount: Amount
+    ) -> tuple[RunConfig, list[Setting]]:
         """See `job.fit`."""
-        return job.fit(args, self.options, config, self._messages)
+        return job.fit(args, self.options, config, amount, self._messages)
 
     @property
     def cores(self) -> int:
         """See `job.cores`."""
         return job.cores(self.options)
 
-    def prepare(self, config: RunConfig) -> None:
-        """See `job.prepare_submission`."""
-        job.prepare_submission(self.options, config)
+    def prepare(self, config: RunConfig) -> Collection[str]:
+        """See `job.name_submission`."""
+        return job.name_submission(self.options, config)
 
     def announce(self) -> bool:
         """There may: the service submits it."""

@@ -5,8 +5,6 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from transforms.runs.lease import NO_JOBS
-
 if TYPE_CHECKING:
     import requests
 
@@ -68,9 +66,9 @@ class DataflowJobs:
     """What a lease asks of the jobs that hold it."""
 
     def describe(self, job: object) -> str:
-        """What to call a job for people."""
+        """What to call a job for people; '' for what is none of Dataflow."""
         known = parse_job(job)
-        return NO_JOBS.describe(job) if known is None else f'job of Dataflow {known}'
+        return '' if known is None else f'job of Dataflow {known}'
 
     def has_ended(self, job: object, may_be_none: bool) -> bool:
         """Whether it has; False where nobody can tell."""

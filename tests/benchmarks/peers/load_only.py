@@ -10,9 +10,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from transforms.chunks import DropDone, MakeChunks
 from transforms.core.elements import Batch, Image
 from transforms.core.fail_fast import FailFast
+from transforms.core.limits import DEFAULT_LIMITS
 from transforms.core.stores import HttpOptions, StoreOptions
 from transforms.history import ReadHistory
-from transforms.images.limits import DEFAULT_LIMITS
 from transforms.images.resize import Resize
 from transforms.load import LoadImages
 from transforms.loading.options import LoadOptions

@@ -4,8 +4,8 @@ import copy
 
 from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
 
+from pipeline import beam_options
 from pipeline.parser import Parser
-from pipeline.runners import beam_options
 
 
 def parsed(*flags: str):
