@@ -197,4 +197,4 @@ lock:
 	uv pip compile setup.py tests/environments/installed/installed.in --extra hf --universal --python-version 3.11 --constraint requirements.lock --generate-hashes --no-header -q -o tests/environments/installed/installed.lock
 	uv pip compile tests/environments/decoders/decoders.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/decoders/decoders.lock
 	uv pip compile tests/environments/flink/flink.in --universal --python-version 3.11 --generate-hashes --no-header -q -o tests/environments/flink/flink.lock
-	uv pip compile setup.py --extra gpu --extra gcp --extra aws --extra azure --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock
+	uv pip compile setup.py --extra gpu --extra jax-cuda --extra gcp --extra aws --extra azure --extra heif --extra hf --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint requirements.lock --generate-hashes --no-header -q -o templates/dataflow/requirements.lock

@@ -63,6 +63,10 @@ setup(
     ],
     extras_require={
         'gpu': ['tensorflow[and-cuda]>=2.21,<2.22'],
+        # Instead of TensorFlow (--backend jax): on CPUs, and with the wheels of CUDA 12, which
+        # TensorFlow's extra brings as well.  Those of TPUs are JAX's own (jax[tpu]).
+        'jax': ['jax>=0.8,<1'],
+        'jax-cuda': ['jax[cuda12]>=0.8,<1'],
         'aws': ['boto3>=1.40,<2'],
         # With azure-identity, what `az login` or a machine of Azure knows is found.
         'azure': ['azure-identity>=1.23,<2', 'azure-storage-blob>=12.26,<13'],
@@ -84,7 +88,6 @@ setup(
             'google-cloud-dataflow-client>=0.13,<0.14',
             'huggingface-hub>=0.34,<3',
             'hypothesis>=6.140,<7',
-            # The networks run on Keras's JAX backend, too; a test holds it against TensorFlow.
             'jax>=0.8,<1',
             'markdown-it-py>=3,<5',
             # An S3 to test against, as a process of its own.

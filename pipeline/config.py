@@ -28,6 +28,7 @@ from transforms.model import canary, registry
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, MakeModel, check_precision
 from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.runtimes.choose import check_backend
 from transforms.output import dead_letters, predictions, run_metadata
 from transforms.output.history_file import HistoryFile
 from transforms.output.layout import FOLDERS, SCHEMA_VERSION, Layout
@@ -262,13 +263,14 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
 
     Raises:
       UsageError: a value does not fit the model, or another one.
-      ModelError: the model cannot be computed in this precision.
+      ModelError: the model cannot be computed in this precision, or by this backend.
     """
     card = model.card
     batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
+    check_backend(args.backend, model)
     check_precision(args.precision, model)
     canary_mode = args.canary or canary.default_mode(card)
     canary.check_mode(canary_mode, model)
@@ -289,6 +291,9 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         require_gpu=args.require_gpu,
         features=args.features or not card.has_classes,
         require_rebuilt=args.require_rebuilt,
+        backend=args.backend,
+        precision_receipt=args.precision_receipt,
+        min_agreement=args.min_agreement,
     )
     return inference, threshold
 
@@ -462,6 +467,7 @@ def file_metadata(
         'vocabulary': model.vocabulary.name,
         'vocabulary_sha256': model.vocabulary.sha256,
         'precision': inference.precision,
+        'backend': inference.backend,
         'jit': str(inference.jit).lower(),
         'canary': inference.canary,
         'batch_size': str(inference.batch_size),

@@ -101,11 +101,13 @@ def console(argv: Sequence[str] | None = None) -> NoReturn:
 class _WithoutUnwanted(MetaPathFinder):
     """Hides what no command needs, but others import wherever it is.
 
-    Arrow, Beam and Keras import pandas, 0.4 s; TensorFlow imports JAX, 0.7 s.
+    Arrow, Beam and Keras import pandas, 0.4 s; TensorFlow imports JAX, 0.7 s, which is wanted only
+    where Keras is to compute with it.
     """
 
     def find_spec(self, fullname: str, *_: object) -> None:
-        if fullname in ('jax', 'pandas'):
+        is_wanted = fullname == 'jax' and os.environ.get('KERAS_BACKEND') == 'jax'
+        if fullname in ('jax', 'pandas') and not is_wanted:
             raise ModuleNotFoundError(f'{fullname} is not wanted here', name=fullname)
 
 

@@ -13,7 +13,7 @@ from transforms.core import uris
 from transforms.core.errors import UsageError
 from transforms.core.stores import AzureOptions, GcsOptions, HttpOptions, S3Options, StoreOptions
 from transforms.model.card import ModelCard
-from transforms.model.choices import AUTO, CANARY_MODES, EMBEDDED, PRECISIONS
+from transforms.model.choices import AUTO, BACKENDS, CANARY_MODES, EMBEDDED, PRECISIONS
 from transforms.output.layout import RUN_ID
 
 if TYPE_CHECKING:
@@ -398,17 +398,46 @@ class LabelOptions:
         help='type in which the network is computed; normalization and head stay float32 (default: '
         'auto, which is bfloat16 on a GPU and float32 on a CPU)',
     )
+    precision_receipt: int = option(
+        _LABELS,
+        flags.NATURAL,
+        default=64,
+        metavar='N',
+        help='with any precision but float32, each worker process computes its first N images in '
+        'float32 as well, and the report says how far labels and scores agree; 0 for none '
+        '(default: 64)',
+        decides_rows=False,
+    )
+    min_agreement: float = option(
+        _LABELS,
+        flags.SHARE,
+        default=0.9,
+        metavar='SHARE',
+        help='stop where a smaller share of these images has the same best class as in float32 '
+        '(default: 0.9)',
+        decides_rows=False,
+    )
+    backend: str = option(
+        _LABELS,
+        flags.one_of(BACKENDS),
+        default=AUTO,
+        help='what computes the network: tensorflow, or jax (of lemmabeam[jax], or '
+        'lemmabeam[jax-cuda] for NVIDIA GPUs), which needs a model whose network is built from its '
+        'weights (default: auto, which is TensorFlow unless it was built for older GPUs than the '
+        'one that is there, and JAX is installed for it)',
+    )
     jit: bool = option(
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='compile the network with XLA: a minute longer to start, faster on a GPU',
+        help='compile the network with XLA, as JAX does in any case: a minute longer to start, '
+        'faster on a GPU',
     )
     require_gpu: bool = option(
         _LABELS,
         flags.SWITCH,
         default=False,
-        help='stop at once if TensorFlow sees no GPU, instead of running on the CPU',
+        help='stop at once if the backend sees no GPU, instead of running on the CPU',
         decides_rows=False,
     )
     require_rebuilt: bool = option(

@@ -41,7 +41,7 @@ TENSORFLOW = {
     'transforms.model.families.bit.resnet',
     'transforms.model.families.efficientnet_lite.network',
 }
-LATE = {'transforms.model.runtime'}
+LATE = {'transforms.model.runtimes.on_tensorflow', 'transforms.model.runtimes.on_jax'}
 FAMILIES = 'transforms.model.families.'  # each may, when it builds a network
 # Of the code of a function, its docstring aside.
 MOST_LINES = 60
@@ -145,7 +145,7 @@ def test_a_folder_of_transforms_knows_no_beam():
 def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
     assert modules().keys() >= TENSORFLOW | LATE
     for module, name, is_early in imports():
-        if name.split('.')[0] in ('tensorflow', 'tensorflow_hub', 'keras'):
+        if name.split('.')[0] in ('tensorflow', 'tensorflow_hub', 'keras', 'jax'):
             may_late = module in LATE or module.startswith(FAMILIES)
             assert module in TENSORFLOW or (may_late and not is_early), (module, name)
         if name.startswith(tuple(TENSORFLOW)) and module not in TENSORFLOW:

@@ -35,7 +35,9 @@ from transforms.core.resources import LIVE, shared
 from transforms.core.versions import library_versions
 from transforms.model.device import Device
 from transforms.model.predictor import InferenceOptions, MakeModel, Model, Prediction, Predictor
+from transforms.model.receipt import Receipt, as_statistic
 from transforms.model.rescue import predict_or_rescue
+from transforms.model.witness import Witness
 from transforms.output.layout import Layout
 from transforms.output.results import NOT_COMPUTED
 from transforms.resume import FinishChunksDoFn
@@ -49,6 +51,10 @@ class LazyPredictor:
     """The model of this process, loaded when the first image needs it, or a little earlier.
 
     A run without anything to label does not even import TensorFlow.
+
+    Attributes:
+      device: what runs its calls.
+      witness: what compares its first ones with float32, in a call of the device.
 
     Args:
       options: the model, and how it is called.
@@ -65,6 +71,7 @@ class LazyPredictor:
         self._options = options
         self._make = make or Predictor
         self.device = device or shared(Device, options.model.id)
+        self.witness = Witness(options, self._make)
         self._loading: Future[Model] | None = None
         self._model: Model | None = None
 
@@ -125,6 +132,8 @@ class _Computed(NamedTuple):
       facts: how it was computed; None if it was not.
       infer_sec: how long that took.
       idle_sec: how long the device was idle before.
+      receipt: of the precision; None where none was made.
+      receipt_sec: how long that took.
     """
 
     found: Prediction
@@ -132,6 +141,8 @@ class _Computed(NamedTuple):
     facts: dict[str, Any] | None
     infer_sec: float
     idle_sec: float
+    receipt: Receipt | None = None
+    receipt_sec: float = 0.0
 
 
 _NOT_CALLED = _Computed(
@@ -147,7 +158,13 @@ def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor) -> _Compu
         started = time.perf_counter()
         found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
         infer_sec = time.perf_counter() - started
-    return _Computed(found, guilty, predictor.computed, infer_sec, idle_sec)
+    facts = predictor.computed
+    healthy = [slot for slot in slots if slot not in guilty]
+    started = time.perf_counter()
+    # Loading a second model takes long: that is no call that hangs.
+    receipt = model.witness.look(batch.pixels, found, healthy, facts['precision'])
+    receipt_sec = time.perf_counter() - started if receipt else 0.0
+    return _Computed(found, guilty, facts, infer_sec, idle_sec, receipt, receipt_sec)
 
 
 def _slots(batch: Batch) -> list[int]:
@@ -185,12 +202,17 @@ def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
             )
     how = NOT_COMPUTED
     if computed.facts is not None:
-        how = json.dumps({**computed.facts, 'versions': library_versions()}, sort_keys=True)
+        versions = library_versions(computed.facts['backend'])
+        how = json.dumps({**computed.facts, 'versions': versions}, sort_keys=True)
     timings = {
         **_waits_of_the_device(batch.timings, computed.idle_sec),
         'infer': computed.infer_sec,
     }
-    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how)
+    stats: tuple[tuple[str, float], ...] = ()
+    if computed.receipt:
+        timings['receipt'] = computed.receipt_sec
+        stats = (as_statistic(computed.receipt),)
+    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how, stats)
 
 
 def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[str, float]:

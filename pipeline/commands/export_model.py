@@ -92,7 +92,7 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     with _local_weights(args.weights, folder, messages) as path, Weights(path, where) as weights:
         architecture, classes = weights.architecture, weights.classes
         card, labels = _describe(args, architecture, classes, messages)
-        from transforms.model.runtime import import_tensorflow
+        from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
         import_tensorflow()
         from transforms.model.families.bit.export import export

@@ -12,7 +12,7 @@ from pipeline.messages import Messages
 from pipeline.parser import Parser
 from transforms.core.errors import InvalidOption, UsageError
 from transforms.model import registry
-from transforms.model.choices import AUTO, PRECISIONS
+from transforms.model.choices import AUTO, BACKENDS, PRECISIONS
 from transforms.model.families.base import KnownModel
 from transforms.model.vocabulary import class_count
 
@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--precision',
         choices=PRECISIONS,
+        default=AUTO,
+        help='with --check: as in `lemmabeam label` (default: auto)',
+    )
+    parser.add_argument(
+        '--backend',
+        choices=BACKENDS,
         default=AUTO,
         help='with --check: as in `lemmabeam label` (default: auto)',
     )

@@ -45,6 +45,10 @@ def describe(config: RunConfig, cores: int) -> list[Setting]:
         Setting(f'--batch_size={inference.batch_size}', 'images a call of the model'),
         Setting(f'--chunk_size={config.chunk_size}', 'images a unit of work, kept when finished'),
         Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
+        Setting(
+            f'--backend={inference.backend}',
+            'auto: TensorFlow, or JAX on a GPU newer than it',
+        ),
         Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
         _loaders(config.load.processes),
         _memory(config, cores),

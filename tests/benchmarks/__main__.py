@@ -17,6 +17,7 @@ _BENCHMARKS = (
     'fetching',
     'listing',
     'network',
+    'backends',
     'feed',
     'throughput',
     'loading',

@@ -76,7 +76,8 @@ class Accelerator:
             np.full(shape[0], options.max_labels, np.int32),
             None,
         )
-        self.computed: dict[str, Any] = dict.fromkeys(('network', 'precision', 'device'), 'none')
+        names = ('network', 'precision', 'backend', 'device')
+        self.computed: dict[str, Any] = dict.fromkeys(names, 'none')
         self.computed |= {'features': None, 'batch_size': options.batch_size}
         self.calls = 0
         self.wall_sec = self.cpu_sec = 0.0

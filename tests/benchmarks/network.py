@@ -28,7 +28,7 @@ _QUICK_CASES = (('R14x1', 1, 1, None), ('R14x1', 2, 1, None))
 
 def compare(cases: Sequence[tuple[str, int, int, float | None]]) -> list[Row]:
     """Ours and the published way in turns: the same weights, the same batch, one process."""
-    from transforms.model.runtime import import_tensorflow
+    from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
     tf = import_tensorflow(cpu_count())
     from tests.support.published import PublishedModule

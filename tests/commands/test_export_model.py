@@ -18,11 +18,11 @@ from tests.data.bit_reference import synthetic_weights
 from tests.support import forks, layouts
 from tests.support.hub_server import body, put_hugging_face, stall, status
 from transforms.images.resize import Resize
-from transforms.model import runtime
 from transforms.model.card import CARD_FILE, CAT, Activation
 from transforms.model.families.bit import checkpoint
 from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.resolve import resolve_model
+from transforms.model.runtimes import on_tensorflow
 
 CLASSES = 100
 
@@ -55,7 +55,7 @@ def exports(monkeypatch):
     stand_in = types.ModuleType('transforms.model.families.bit.export')
     stand_in.export = export
     monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-    monkeypatch.setattr(runtime, 'import_tensorflow', lambda: None)
+    monkeypatch.setattr(on_tensorflow, 'import_tensorflow', lambda: None)
     return found
 
 

@@ -76,6 +76,6 @@ def test_what_decided_rows_of_runs_that_may_be_unfinished_still_does():
             'max_labels',
         ),
         *('min_labels', 'features', 'batch_size', 'chunk_size', 'precision', 'jit', 'max_bytes'),
-        *('intra_op_threads', 'max_pixels'),
+        *('intra_op_threads', 'max_pixels', 'backend'),
     }
     assert decides <= {each.name for each in OPTIONS if each.decides_rows}

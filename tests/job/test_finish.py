@@ -13,7 +13,13 @@ from transforms.runs.report import RunReport
 
 GOLDEN = Path(__file__).parents[1] / 'data/reports/labelled.json'
 PATH = 'predictions/model=m/run=a/part-00000-of-00001.parquet'
-COMPUTED = {'network': 'n', 'precision': 'float32', 'device': 'CPU', 'features': None}
+COMPUTED = {
+    'network': 'n',
+    'precision': 'float32',
+    'backend': 'x',
+    'device': 'CPU',
+    'features': None,
+}
 COUNTS = {
     'listed': 9,
     'labeled': 4,

@@ -13,7 +13,7 @@ import pytest
 from pipeline.job import streams
 from pipeline.job.chatter import without_chatter
 from tests.support.samples import SAMPLE
-from transforms.model import runtime
+from transforms.model.runtimes import quiet
 
 
 @contextlib.contextmanager
@@ -135,8 +135,8 @@ def test_a_process_that_stays_is_not_waited_for():
 
 ENDED = """
 import os, sys
-from transforms.model import runtime
-with runtime._without_startup_messages():
+from transforms.model.runtimes import quiet
+with quiet.without_startup_messages():
     os.write(2, b'F0000 no such instructions\\nI0000 the CPU has others\\n')
     if sys.argv[1:]:
         os._exit(3)
@@ -174,13 +174,13 @@ def test_two_threads_that_load_a_model_leave_standard_error_as_it_was(monkeypatc
     is_in, goes_on = threading.Event(), threading.Event()
 
     def load():
-        with runtime._without_startup_messages():
+        with quiet.without_startup_messages():
             is_in.set()
             assert goes_on.wait(20)
 
     before = os.fstat(2).st_ino
     other = threading.Thread(target=load)
-    with runtime._without_startup_messages():
+    with quiet.without_startup_messages():
         other.start()
         assert not is_in.wait(0.2)
     goes_on.set()

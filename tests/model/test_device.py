@@ -13,7 +13,7 @@ from pipeline.main import main
 from transforms.core.errors import ModelError
 from transforms.model import device as device_module
 from transforms.model.device import PATIENCE_SEC, Device
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
 
 class Time:

@@ -18,7 +18,7 @@ from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
 from transforms.dataset.verify import verify
 from transforms.model.rescue import predict_or_rescue
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
 SIZE_PX = 16
 BATCH = 4

@@ -19,7 +19,7 @@ from transforms.model.families.base import NotRebuiltError
 from transforms.model.families.bit.checkpoint import Architecture, layout
 from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import TensorFlow, import_tensorflow
 
 CLASSES = 100
 BUILT, SAVED = 'built from its weights', 'as it was saved'
@@ -117,7 +117,8 @@ def source_of(folder, architecture='R14x1', **changes):
 def load(source, **options):
     from transforms.model.load import load_network
 
-    return load_network(source, 'float32', 2, False, may_be_float32=True, **options)
+    runtime = TensorFlow(cpu_count(), require_gpu=False)
+    return load_network(source, 'float32', 2, False, runtime, may_be_float32=True, **options)
 
 
 def logits_of(network, pictures):

@@ -8,7 +8,7 @@ import pytest
 from tests.support.app import make_config
 from tests.support.samples import SAMPLE
 from transforms.model.card import Activation
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
 CLASSES = 7
 

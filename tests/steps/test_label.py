@@ -61,7 +61,7 @@ class Model:
     """Labels each image with the number that it shows; fails and waits on command."""
 
     def __init__(self, _):
-        self.computed = {'precision': 'none', 'batch_size': SLOTS}
+        self.computed = {'precision': 'none', 'backend': 'none', 'batch_size': SLOTS}
         self.loaded, self.broken, self.may_load = [], [], None
         self.seen, self.lock = [], threading.Lock()
         self.fails = lambda number: None

@@ -110,12 +110,10 @@ def networks_built_once() -> Iterator[None]:
     """
     from transforms.model import load
     from transforms.model.families.efficientnet_lite import network
+    from transforms.model.runtimes.on_tensorflow import TensorFlow
 
-    build, load_network, compile_network = (
-        network.build,
-        load.load_network,
-        Predictor._compile_network,
-    )
+    build, load_network = network.build, load.load_network
+    compile_network = TensorFlow.compile_network
 
     def once(make: Callable[[], Any], *key: Any) -> Any:
         if key not in _once:
@@ -126,18 +124,19 @@ def networks_built_once() -> Iterator[None]:
         return once(lambda: build(weights, *given, **options), 'built', given, *options.items())
 
     def load_once(*given: Any, **options: Any) -> Any:
-        return once(lambda: load_network(*given, **options), 'loaded', given, *options.items())
+        *how, runtime = given
+        key = 'loaded', *how, runtime.backend, *options.items()
+        return once(lambda: load_network(*given, **options), *key)
 
-    def compile_once(predictor: Predictor, size: int) -> Any:
-        network = predictor.network
-        key = 'compiled', id(network), predictor.options.jit, size
+    def compile_once(runtime: TensorFlow, network: Any, shape: Any, jit: bool) -> Any:
         # Kept beside it, so that no other network comes to lie where it lay.
-        return once(lambda: (compile_network(predictor, size), network), *key)[0]
+        key = 'compiled', id(network), shape, jit
+        return once(lambda: (compile_network(runtime, network, shape, jit), network), *key)[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, 'build', build_once)
         patch.setattr(load, 'load_network', load_once)
-        patch.setattr(Predictor, '_compile_network', compile_once)
+        patch.setattr(TensorFlow, 'compile_network', compile_once)
         yield
 
 

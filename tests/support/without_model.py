@@ -54,7 +54,8 @@ class Predictor:
         self._classes = len(options.model.vocabulary)
         count = min(self.labels, options.max_labels)
         self._counts = np.full(options.batch_size, count, np.int32)
-        self.computed: dict[str, Any] = dict.fromkeys(('network', 'precision', 'device'), 'none')
+        names = ('network', 'precision', 'backend', 'device')
+        self.computed: dict[str, Any] = dict.fromkeys(names, 'none')
         self.computed |= {'features': None, 'batch_size': options.batch_size}
 
     def __call__(self, pixels: np.ndarray) -> Prediction:

@@ -51,7 +51,7 @@ def test_export_load_and_label(tmp_path, capsys):
 
 SAVE_MODULE = """
 import sys
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 from transforms.core.resources import cpu_count
 import_tensorflow(cpu_count())
 from tests.data.bit_reference import synthetic_weights
@@ -64,16 +64,16 @@ save(PublishedModule(weights, 101, rename=rename), sys.argv[1])
 RECOGNIZE = """
 import json, sys, time
 from pathlib import Path
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import TensorFlow
 from transforms.core.resources import cpu_count
-import_tensorflow(cpu_count())
+runtime = TensorFlow(cpu_count(), require_gpu=False)
 from transforms.model import load as network, saved_model
 from transforms.model.resolve import resolve_model
 source = resolve_model(sys.argv[1], card='bit-m-r101x3', cache=sys.argv[2])
 started = time.perf_counter()
 saved_model.load(Path(sys.argv[1]), source.card, (1, 64, 64, 3))
 loaded = time.perf_counter()
-found = network.load_network(source, 'float32', 1, False)
+found = network.load_network(source, 'float32', 1, False, runtime)
 done = time.perf_counter()
 assert found.route == network.BUILT, found.why_saved
 print(json.dumps([loaded - started, done - loaded]), file=sys.stderr)

@@ -17,8 +17,16 @@ _LIBRARIES = (
 )
 
 
+_OF_BACKENDS = {'jax': ('jax', 'jaxlib')}
+
+
 @functools.cache
-def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that results depend on, by name."""
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+def library_versions(backend: str = '') -> dict[str, str]:
+    """Versions of Python and of the libraries that results depend on, by name.
+
+    Args:
+      backend: what computed them; by default, those that are installed in any case.
+    """
+    names = (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()))
+    versions = {name: importlib.metadata.version(name) for name in names}
     return {**versions, 'python': platform.python_version()}

@@ -8,14 +8,15 @@ import keras
 import numpy as np
 
 from transforms.core.errors import InferenceError, ModelError
-from transforms.model import registry, saved_model
+from transforms.model import registry
 from transforms.model.card import BGR, ModelCard
-from transforms.model.families.base import FEATURES, Built, Family, NotRebuiltError
+from transforms.model.choices import FLOAT32, TENSORFLOW
+from transforms.model.families.base import FEATURES, LOGITS, Built, Family, NotRebuiltError
 from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.runtimes.base import Runtime
+from transforms.model.runtimes.choose import only_tensorflow
 from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
-
-FLOAT32 = 'float32'
 
 BUILT, SAVED = 'built from its weights', 'as it was saved'
 """How a network was made: built by our code, or as the graph of a SavedModel."""
@@ -69,7 +70,8 @@ class Network(NamedTuple):
       precision: type of most of its computations, 'float32', 'bfloat16' or 'float16'.
       route: `BUILT` or `SAVED`.
       why_saved: why a BiT network is used as it was saved; '' for all others.
-      owner: must be kept as long as `call`, which holds its variables weakly.
+      owner: must be kept as long as `call`, which holds its variables weakly; of a network that was
+        built, the Keras model.
     """
 
     call: Callable[[Any], tuple[Any, Any]]
@@ -89,6 +91,7 @@ def load_network(
     precision: str,
     batch_size: int,
     with_features: bool,
+    runtime: Runtime,
     may_be_float32: bool = False,
     must_be_rebuilt: bool = False,
 ) -> Network:
@@ -99,15 +102,19 @@ def load_network(
       precision: type to compute in.
       batch_size: images per call.
       with_features: whether features are wanted.
+      runtime: what it will be computed with.
       may_be_float32: whether to fall back to float32 if the precision is not available.
       must_be_rebuilt: whether a BiT network that can only be used as it was saved is an error.
 
     Raises:
-      ModelError: it cannot be loaded, or not in this precision, or not rebuilt, or has no features.
+      ModelError: it cannot be loaded, not in this precision or with this runtime, or not rebuilt,
+        or has no features.
     """
     card = source.card
     path = source.path()
     why = ''
+    if source.kind is Kind.SAVED_MODEL:
+        runtime.prepare_to_read_saved_models()
     for family in _families(source, path):
         try:
             built = family.build(source, path, precision, batch_size)
@@ -117,10 +124,14 @@ def load_network(
             return _of_keras(built, card, precision, with_features)
     if why and must_be_rebuilt:
         raise ModelError(f'--require_rebuilt: {card.name} is used as it was saved: {why}')
+    if runtime.backend != TENSORFLOW:
+        raise ModelError(only_tensorflow(source, why))
     if precision != FLOAT32 and not may_be_float32:
         raise ModelError(
             f'--precision {precision}: {card.name} is used as it was saved, in float32: {why}'
         )
+    from transforms.model import saved_model  # needs TensorFlow
+
     size = card.resize.size_px
     loaded = saved_model.load(path, card, (batch_size, size, size, 3))
     seen = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
@@ -149,18 +160,18 @@ def _of_keras(built: Built, card: ModelCard, precision: str, with_features: bool
     model, mean, std = built
     outputs = {}
     if card.has_classes:
-        outputs[saved_model.LOGITS] = model.output
+        outputs[LOGITS] = model.output
     if with_features:
-        outputs[saved_model.FEATURES] = model.get_layer(FEATURES).output
+        outputs[FEATURES] = model.get_layer(FEATURES).output
     whole = keras.Model(model.input, outputs)
     logits, features = (
         Output(name, outputs[name].shape[-1]) if name in outputs else None
-        for name in (saved_model.LOGITS, saved_model.FEATURES)
+        for name in (LOGITS, FEATURES)
     )
 
     def call(images: Any) -> tuple[Any, Any]:
         found = whole(images, training=False)
-        return found.get(saved_model.LOGITS), found.get(saved_model.FEATURES)
+        return found.get(LOGITS), found.get(FEATURES)
 
     is_bgr = card.channels == BGR
     return Network(call, logits, features, mean, std, is_bgr, precision, BUILT, '', whole)
@@ -172,9 +183,9 @@ def _outputs(
     """What a SavedModel must give from now on, by what it gave once."""
     name = source.card.output
     outputs = (
-        _output(name or saved_model.LOGITS, logits, batch_size),
+        _output(name or LOGITS, logits, batch_size),
         # Named by the card only where there are no logits.
-        _output(name if name and logits is None else saved_model.FEATURES, features, batch_size)
+        _output(name if name and logits is None else FEATURES, features, batch_size)
         if with_features
         else None,
     )
@@ -182,8 +193,7 @@ def _outputs(
         check_head(source.vocabulary, outputs[0].length, source.card.name)
     if with_features and features is None:
         raise ModelError(
-            f'--features: {source.card.name} is a SavedModel without an output named '
-            f'{saved_model.FEATURES!r}'
+            f'--features: {source.card.name} is a SavedModel without an output named {FEATURES!r}'
         )
     return outputs
 

@@ -11,7 +11,8 @@ from transforms.model import canary
 from transforms.model.canary import Seen
 from transforms.model.choices import AUTO, OFF, STRICT, slower
 from transforms.model.resolve import ModelSource
-from transforms.model.runtime import device_name, import_tensorflow
+from transforms.model.runtimes import choose
+from transforms.model.runtimes.base import Compiled, first_words
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,11 +29,15 @@ class InferenceOptions(NamedTuple):
       intra_op_threads: threads within one operation; the last bits of scores depend on it.
       precision: of `transforms.model.choices.PRECISIONS`; 'auto' is bfloat16 on a GPU and float32
         elsewhere.
-      jit: whether XLA compiles the model.
+      jit: whether XLA compiles the model, which it always does with JAX.
       canary: of `transforms.model.choices.CANARY_MODES`.
       require_gpu: refuse to work without a GPU.
       features: whether the pooled features are wanted.
       require_rebuilt: refuse a BiT network that can only be used as it was saved.
+      backend: of `transforms.model.choices.BACKENDS`, see `transforms.model.runtimes.choose`.
+      precision_receipt: of how many images each process says how far its precision agrees with
+        float32, see `transforms.model.receipt`; 0 for none.
+      min_agreement: share of these whose best class must be the same, from 0 to 1.
     """
 
     model: ModelSource
@@ -47,6 +52,9 @@ class InferenceOptions(NamedTuple):
     require_gpu: bool = False
     features: bool = False
     require_rebuilt: bool = False
+    backend: str = AUTO
+    precision_receipt: int = 0
+    min_agreement: float = 0.0
 
 
 class Prediction(NamedTuple):
@@ -96,39 +104,41 @@ class Predictor:
       images_a_call: how many currently go into a call.
 
     Raises:
-      ModelError: the model cannot be loaded, fails its canary, or lacks a GPU or features.
+      ModelError: the model cannot be loaded, or not with this backend, fails its canary, or lacks a
+        GPU or features.
     """
 
     def __init__(self, options: InferenceOptions):
-        self._tf = tf = import_tensorflow(options.intra_op_threads)
         self.options = options
-        device = device_name(tf, options.require_gpu)
+        source = options.model
+        self._runtime = runtime = choose.start(
+            options.backend, source, options.intra_op_threads, options.require_gpu
+        )
         from transforms.model.load import load_network
 
-        source = options.model
         precision = options.precision
         if precision == AUTO:
-            is_fast = device != 'CPU' and source.can_be_rebuilt
+            is_fast = runtime.device != 'CPU' and source.can_be_rebuilt
             precision = 'bfloat16' if is_fast else 'float32'
-        # Where float32 is computed, it is: GPUs would round the factors to 10 bits.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
         self.network = load_network(
             source,
             precision,
             options.batch_size,
             options.features,
+            runtime,
             may_be_float32=options.precision == AUTO,
             must_be_rebuilt=options.require_rebuilt,
         )
         size_px = source.card.resize.size_px
         self._shape = (options.batch_size, size_px, size_px, 3)
         self.images_a_call = options.batch_size
-        self._compiled: dict[int, Callable[[np.ndarray], Sequence[Any]]] = {}
+        self._compiled: dict[int, Compiled] = {}
         self._computed = {
             'network': self.network.route,
             'precision': self.network.precision,
-            'device': device,
-            'jit': options.jit,
+            'backend': runtime.backend,
+            'device': runtime.device,
+            'jit': options.jit or runtime.always_compiles,
             'features': self.network.features and self.network.features.length,
         }
         if self.network.why_saved:
@@ -145,19 +155,15 @@ class Predictor:
 
     @property
     def computed(self) -> dict[str, Any]:
-        """How it computes, for the report: precision, device, XLA, and images a call.
+        """How it computes, for the report: precision, backend, device, XLA, and images a call.
 
         For a BiT network that is used as it was saved, also why.
         """
         return {**self._computed, 'batch_size': self.images_a_call}
 
-    def _compile(self, size: int) -> Callable[[np.ndarray], Sequence[Any]]:
-        """The model for calls of so many images: one shape a function, so nothing is retraced.
-
-        Labels are made by a function of their own: within one graph a shape is what the graph was
-        told, and a wrong one can get lost, but what comes out of a function has the shape it has.
-        """
-        tf, options, network = self._tf, self.options, self.network
+    def _compile(self, size: int) -> Compiled:
+        """The model for calls of so many images."""
+        options = self.options
         from transforms.model.sparse import sparse_labels
 
         def label(logits: Any) -> tuple[Any, Any, Any]:
@@ -170,40 +176,8 @@ class Predictor:
                 canary.TOP,
             )
 
-        outputs = self._compile_network(size)
-        nothing = np.zeros((size, 0), np.float32)
-        unlabeled = tuple(map(tf.constant, (nothing.astype(np.int32), nothing, [0] * size)))
-        if network.logits:
-            labels = self._traced(label, (size, network.logits.length), tf.float32)
-
-        def predict(pixels: np.ndarray) -> Sequence[Any]:
-            logits, features = outputs(pixels)
-            if network.features:
-                network.features.check(features, size)
-            if not network.logits:
-                return *unlabeled, features
-            network.logits.check(logits, size)
-            return labels(logits) if features is None else (*labels(logits), features)
-
-        return predict
-
-    def _compile_network(self, size: int) -> Callable[[np.ndarray], tuple[Any, Any]]:
-        """What gives logits and features of so many pictures."""
-        tf, network = self._tf, self.network
-        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
-
-        def call(pixels: Any) -> tuple[Any, Any]:
-            images = tf.cast(pixels, tf.float32)
-            if network.is_bgr:
-                images = tf.reverse(images, [-1])
-            return network.call((images - mean) / std)
-
-        return self._traced(call, (size, *self._shape[1:]), tf.uint8)
-
-    def _traced(self, function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
-        tf = self._tf
-        traced = tf.function(function, jit_compile=self.options.jit or None, autograph=False)
-        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+        shape = size, *self._shape[1:]
+        return self._runtime.compile(self.network, shape, label, options.jit)
 
     def __call__(self, pixels: np.ndarray) -> Prediction:
         """Labels a batch of the fixed size.
@@ -212,7 +186,7 @@ class Predictor:
           pixels: (batch_size, S, S, 3) uint8 RGB in [0, 255].
 
         Raises:
-          InferenceError: TensorFlow fails or runs out of memory, or the model does not return one
+          InferenceError: the runtime fails or runs out of memory, or the model does not return one
             row per image.
         """
         indices, scores, counts, *wide = self._call(pixels)
@@ -224,39 +198,41 @@ class Predictor:
         return Prediction(indices, scores, counts, features)
 
     def _call(self, pixels: np.ndarray) -> list[np.ndarray]:
-        from transforms.model.saved_model import first_words
-
-        errors = self._tf.errors
         size = self.images_a_call
         while True:
             try:
                 if size not in self._compiled:
                     self._compiled[size] = self._compile(size)
-                parts = [
-                    [output.numpy() for output in self._compiled[size](part)]
-                    for part in _parts(pixels, size)
-                ]
+                parts = [self._compiled[size](part) for part in _parts(pixels, size)]
                 break
-            except errors.ResourceExhaustedError as e:
-                if size == 1:
-                    raise InferenceError(
-                        f'the device does not have enough memory for one image: {first_words(e)}',
-                        _NO_MEMORY,
-                    ) from e
-                size //= 2
-            except (errors.OpError, TypeError, ValueError) as e:
-                if size < self.images_a_call:
-                    raise InferenceError(
-                        f'the device does not have enough memory for {self.images_a_call} '
-                        'images per call, and the SavedModel takes no fewer; lower --batch_size',
-                        _NO_MEMORY,
-                    ) from e
-                if isinstance(e, errors.OpError):
-                    raise InferenceError(first_words(e)) from e
-                raise
+            except Exception as e:  # noqa: BLE001 (each runtime has its own, and the rest is raised again)
+                size = self._smaller(size, e)
         # Only what went well is remembered: an image that no memory is enough for is no measure.
         self.images_a_call = size
         return [np.concatenate(outputs)[: len(pixels)] for outputs in zip(*parts, strict=True)]
+
+    def _smaller(self, size: int, error: Exception) -> int:
+        """How many images the next call takes where one of this size failed.
+
+        Raises:
+          InferenceError: fewer would not help.
+          Exception: the error, if it is none of the device or the model.
+        """
+        fault = self._runtime.fault(error)
+        if fault and fault.is_memory:
+            if size > 1:
+                return size // 2
+            words = f'the device does not have enough memory for one image: {first_words(error)}'
+            raise InferenceError(words, _NO_MEMORY) from error
+        if size < self.images_a_call and (fault or isinstance(error, TypeError | ValueError)):
+            raise InferenceError(
+                f'the device does not have enough memory for {self.images_a_call} '
+                'images per call, and the SavedModel takes no fewer; lower --batch_size',
+                _NO_MEMORY,
+            ) from error
+        if fault:
+            raise InferenceError(first_words(error), fault.name) from error
+        raise error
 
     def see(self, pictures: Sequence[np.ndarray]) -> list[Seen]:
         """What it sees in any number of pictures, for a canary."""

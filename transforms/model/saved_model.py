@@ -14,13 +14,12 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from transforms.core.errors import ModelError
 from transforms.model.card import ModelCard
+from transforms.model.families.base import FEATURES, LOGITS
+from transforms.model.runtimes.base import first_words
 from transforms.model.tensor_files import Shapes, Variable
 
 WEIGHTS = 'lemmabeam_standardized_tensors'
 """Attribute of our exports with the tensors of `transforms.model.families.bit.resnet.tensors`."""
-
-LOGITS, FEATURES = 'logits', 'features'
-"""Signatures and outputs with these names are found automatically."""
 
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 _VALUE = 'VARIABLE_VALUE'
@@ -163,12 +162,6 @@ def _static_batch_hint(model: Any, batch_size: int) -> str:
             if spec.shape.rank == 4 and spec.shape[0] not in (None, batch_size):
                 return f'; it takes batches of {spec.shape[0]}: --batch_size {spec.shape[0]}'
     return ''
-
-
-def first_words(error: Exception) -> str:
-    """The beginning of a TensorFlow error, which may be pages long."""
-    words = ' '.join(str(error).split())
-    return words if len(words) <= 400 else f'{words[:400]}…'
 
 
 class Tensors(Mapping[str, np.ndarray]):

@@ -265,8 +265,10 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
       ways: what `computed` returned for every chunk.
     """
     facts = [json.loads(way) for way in sorted(set(ways))]
-    precisions = sorted({fact['precision'] for fact in facts})
-    known = {'precision': '+'.join(precisions) or 'none'}
+    known = {
+        name: '+'.join(sorted({fact[name] for fact in facts})) or 'none'
+        for name in ('precision', 'backend')
+    }
     sizes = {fact['batch_size'] for fact in facts}
     if len(sizes) > 1 or sizes - {int(metadata.get('batch_size', 0))}:
         known['batch_size'] = '+'.join(str(size) for size in sorted(sizes))

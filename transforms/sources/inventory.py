@@ -23,8 +23,8 @@ from transforms.core import uris
 from transforms.core.errors import ManifestError, UsageError
 from transforms.core.left_out import NOT_IMAGE
 from transforms.core.reasons import Reason
+from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.core.waiting import alive
-from transforms.images.formats import IMAGE_SUFFIXES
 from transforms.sources.inventory_files import DataFile, Form, columns_of, plain, read_rows
 from transforms.storage.base import Entry, Store
 

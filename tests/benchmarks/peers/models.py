@@ -12,7 +12,7 @@ from tests.data.bit_reference import synthetic_weights
 from transforms.model.card import ModelCard
 from transforms.model.families.efficientnet_lite import WEIGHTS
 from transforms.model.registry import known_models
-from transforms.model.runtime import import_tensorflow
+from transforms.model.runtimes.on_tensorflow import import_tensorflow
 from transforms.model.vocabulary import load_vocabulary
 
 CARD = 'card.json'

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from transforms.model.resolve import ModelSource
 
-FEATURES = 'features'
-"""Name of the layer that gives the pooled features, (N, length) float32, in every network here."""
+LOGITS, FEATURES = 'logits', 'features'
+"""Outputs of networks, (N, classes) and (N, length) float32; the layer that gives the pooled
+features has that name in every network here, and SavedModels are looked through for both.
+"""
 
 MULTI_LABEL_THRESHOLD, MULTI_LABEL_MAX = 0.1, 20
 """A guess, as nobody has published thresholds for the heads of ImageNet-21k.
@@ -121,7 +123,7 @@ class NotRebuiltError(Exception):
 
 
 class Family(Protocol):
-    """The interface of a family's module or package; only `build` may import TensorFlow.
+    """The interface of a family's module or package; only `build` may import Keras or TensorFlow.
 
     Attributes:
       PUBLISHED: how the locations of its models start; '' if they are inside the package.

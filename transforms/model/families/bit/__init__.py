@@ -13,7 +13,9 @@ from transforms.model.families.bit.known import (
     checkpoint_card,
     find_by_location,
 )
+from transforms.model.families.bit.ranges import OWN_RANGE, normalization
 from transforms.model.families.bit.weights import NoBitError, Weights
+from transforms.model.tensor_files import Kind
 
 if TYPE_CHECKING:
     from transforms.model.resolve import ModelSource
@@ -58,6 +60,15 @@ def build(source: 'ModelSource', path: Path, precision: str, batch_size: int) ->
 
     A SavedModel gives its tensors, if their network computes what that one does.
     """
-    from transforms.model.families.bit import rebuild
+    if source.kind is Kind.SAVED_MODEL:
+        from transforms.model.families.bit import rebuild
 
-    return rebuild.build(source, path, precision, batch_size)
+        return rebuild.build(source, path, precision, batch_size)
+    from transforms.model.families.bit import resnet
+    from transforms.model.resolve import printable_location
+
+    card = source.card
+    architecture, classes = Architecture.parse(card.architecture), len(source.vocabulary) or None
+    with Weights(path, printable_location(source.location)) as tensors:
+        network = resnet.build(architecture, classes, tensors, precision=precision)
+    return Built(network, *normalization(card, OWN_RANGE))

@@ -14,10 +14,11 @@ from transforms.core.resources import TEMPORARIES
 from transforms.model import saved_model
 from transforms.model.card import CARD_FILE, ModelCard
 from transforms.model.download.fetch import sha256_of
-from transforms.model.families.base import FEATURES
+from transforms.model.families.base import FEATURES, LOGITS
 from transforms.model.families.bit import resnet
 from transforms.model.families.bit.checkpoint import Architecture
 from transforms.model.families.bit.weights import Weights
+from transforms.model.runtimes.base import first_words
 from transforms.model.sparse import sparse_labels
 
 
@@ -47,12 +48,10 @@ class _Export(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """The signatures to save, by name."""
-        features = self._function(lambda images: {saved_model.FEATURES: self._outputs(images)[1]})
-        found = {saved_model.FEATURES: features, 'serving_default': features}
+        features = self._function(lambda images: {FEATURES: self._outputs(images)[1]})
+        found = {FEATURES: features, 'serving_default': features}
         if self._card.has_classes:
-            found[saved_model.LOGITS] = self._function(
-                lambda images: {saved_model.LOGITS: self._outputs(images)[0]}
-            )
+            found[LOGITS] = self._function(lambda images: {LOGITS: self._outputs(images)[0]})
             size = self._card.resize.size_px
             square = tf.TensorSpec((None, size, size, 3), tf.uint8, 'images')
             found['serving_default'] = self._function(self._labels, square)
@@ -134,7 +133,7 @@ def export(
     except OSError as e:
         raise ModelError(f'{folder}: cannot be written: {e.strerror}') from e
     except tf.errors.OpError as e:  # a full disk, above all
-        raise ModelError(f'{folder}: cannot be written: {saved_model.first_words(e)}') from e
+        raise ModelError(f'{folder}: cannot be written: {first_words(e)}') from e
 
 
 def _digest(weights: Weights) -> str:

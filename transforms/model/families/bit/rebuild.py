@@ -1,4 +1,4 @@
-"""Builds a network from its weights: those of a file, or of a SavedModel that computes the same.
+"""Builds the network of a SavedModel from its weights, if it computes the same.
 
 Which variable of a SavedModel is which tensor is guessed, see `bit.recognition`, and then proven:
 the network must give what the SavedModel gives for noise, in exact float32 on the CPU.
@@ -25,17 +25,11 @@ from transforms.model.families.bit.checkpoint import (
     identify,
     layout,
 )
-from transforms.model.families.bit.weights import Weights
-from transforms.model.resolve import ModelSource, printable_location
+from transforms.model.families.bit.ranges import EXPORTED, RANGES, Range, normalization, range_of
+from transforms.model.resolve import ModelSource
 from transforms.model.saved_model import Tensors, Variables
-from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
 
-_Range = tuple[float, float]
-_EXPORTED: _Range = (0.0, 1.0)
-OWN_RANGE: _Range = (-1.0, 1.0)
-"""What the networks of `transforms.model.families.bit.resnet` take for black and white."""
-_RANGES: tuple[_Range, ...] = (_EXPORTED, OWN_RANGE, (0.0, 255.0))
 _NO_NAME = 'it is a BiT, but its card names no architecture: add "architecture": "{}"'
 _SIDE_PX = 64
 # The authors' own two implementations differ by a fifth of this on the largest networks.
@@ -54,22 +48,16 @@ class Rebuilt(NamedTuple):
     network: keras.Model
     mean: Any
     std: Any
-    range: _Range
+    range: Range
 
 
 def build(source: ModelSource, path: Path, precision: str, batch_size: int) -> Built:
-    """See `transforms.model.families.base.Family`."""
-    card = source.card
-    if source.kind is Kind.SAVED_MODEL:
-        if not card.architecture:
-            found = check_range(source, path, batch_size)
-            raise NotRebuiltError(_NO_NAME.format(found) if found else '')
-        rebuilt = rebuild(source, path, precision, batch_size)
-        return Built(rebuilt.network, rebuilt.mean, rebuilt.std)
-    architecture, classes = Architecture.parse(card.architecture), _classes(source)
-    with Weights(path, printable_location(source.location)) as tensors:
-        network = resnet.build(architecture, classes, tensors, precision=precision)
-    return Built(network, *normalization(card, OWN_RANGE))
+    """The network of a SavedModel, see `transforms.model.families.base.Family`."""
+    if not source.card.architecture:
+        found = check_range(source, path, batch_size)
+        raise NotRebuiltError(_NO_NAME.format(found) if found else '')
+    rebuilt = rebuild(source, path, precision, batch_size)
+    return Built(rebuilt.network, rebuilt.mean, rebuilt.std)
 
 
 def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) -> Rebuilt:
@@ -89,10 +77,10 @@ def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) 
     variables = saved_model.read_variables(folder)
     if variables.exported is None:
         network, found = _proven(source, folder, architecture, variables, batch_size)
-        if precision != 'float32' or tf.config.list_logical_devices('GPU'):
+        if precision != 'float32' or _has_accelerator():
             network = _copied(network, architecture, _classes(source), precision)
     else:
-        found = _EXPORTED
+        found = EXPORTED
         network = _exported(source, architecture, variables, precision)
     return Rebuilt(network, *normalization(source.card, found), found)
 
@@ -114,13 +102,17 @@ def check_range(source: ModelSource, folder: Path, batch_size: int) -> str:
         _, found = _proven(source, folder, architecture, variables, batch_size)
     except (ValueError, ModelError, NotRebuiltError):
         return ''
-    said = _range_of(source.card)
+    said = range_of(source.card)
     if said not in (None, found):
         raise ModelError(
             f'the card of {source.card.name} says that it takes samples from {_shown(said)}, but '
             f'its graph takes {_shown(found)}: correct "range" in the card'
         )
     return str(architecture)
+
+
+def _has_accelerator() -> bool:
+    return any(not name.lower().startswith('cpu') for name in keras.distribution.list_devices())
 
 
 def _classes(source: ModelSource) -> int | None:
@@ -148,13 +140,14 @@ def _proven(
     architecture: Architecture,
     variables: Variables,
     batch_size: int,
-) -> tuple[keras.Model, _Range]:
+) -> tuple[keras.Model, Range]:
     """The network in float32 on the CPU, and the range that the SavedModel takes."""
     classes = _classes(source)
     candidates = list(recognition.candidates(variables.found, architecture, classes))
     if not candidates:
         raise NotRebuiltError(recognition.why_not(variables.found, architecture, classes))
-    with tf.device('CPU:0'):
+    # The SavedModel is TensorFlow's, the network Keras's, which may have another backend.
+    with tf.device('CPU:0'), keras.device('cpu:0'):
         noise, answers = _answers(folder, source.card, batch_size)
         gc.collect()  # the SavedModel, before the network comes into memory
         nearest = np.inf
@@ -175,7 +168,7 @@ def _proven(
 
 def _answers(
     folder: Path, card: ModelCard, batch_size: int
-) -> tuple[np.ndarray, dict[_Range, np.ndarray]]:
+) -> tuple[np.ndarray, dict[Range, np.ndarray]]:
     """Noise in [0, 1], and what the SavedModel gives for it in each range."""
     size = card.resize.size_px
     # The second is for a graph that takes nothing else; it is called so later on.
@@ -191,7 +184,7 @@ def _answers(
     chance = np.random.Generator(np.random.PCG64(0))
     samples = chance.integers(0, 256, shape).astype(np.float32)
     answers = {}
-    for low, high in _RANGES:
+    for low, high in RANGES:
         logits, features = loaded.call(samples / 255 * (high - low) + low)
         answers[low, high] = np.asarray(features if logits is None else logits)
     return samples / 255, answers
@@ -228,7 +221,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 def _copied(
     network: keras.Model, architecture: Architecture, classes: int | None, precision: str
 ) -> keras.Model:
-    """The same network where TensorFlow puts it, in another precision."""
+    """The same network where Keras puts it, in another precision."""
     variables = resnet.tensors(network)
     weights = Tensors(
         lambda name: np.asarray(variables[name]),
@@ -238,35 +231,5 @@ def _copied(
     return resnet.build(architecture, classes, weights, precision=precision, is_standardized=True)
 
 
-def _range_of(card: ModelCard) -> _Range | None:
-    """The range of a card; None for one with other means and deviations."""
-    for low, high in _RANGES:
-        std = 255.0 / (high - low)
-        if (card.mean, card.std) == (0.0 - low * std, std):
-            return low, high
-    return None
-
-
-def normalization(card: ModelCard, taken: _Range) -> tuple[Any, Any]:
-    """What brings samples to the [-1, 1] of the network, as the graph of the SavedModel would.
-
-    Args:
-      card: of the model.
-      taken: what the SavedModel takes for black and white; the [-1, 1] of the network itself where
-        there is none.
-
-    Returns:
-      Mean and standard deviation of samples in [0, 255].
-
-    A card that says another range than the graph takes is wrong; one that normalizes in a way of
-    its own is obeyed.
-    """
-    if _range_of(card) is not None:
-        return 127.5, 127.5
-    low, high = taken
-    mean, std = np.asarray(card.mean), np.asarray(card.std)
-    return mean + std * (low + high) / 2, std * (high - low) / 2
-
-
-def _shown(taken: _Range) -> str:
+def _shown(taken: Range) -> str:
     return f'[{taken[0]:g}, {taken[1]:g}]'

@@ -33,7 +33,14 @@ _STAGES = (
 )
 _STEM_CHANNELS = 32
 _HEAD_CHANNELS = 1280
-_UNSET = 'zeros'  # random numbers would be overwritten, and take their time
+
+
+def _unset(shape: tuple[int, ...], dtype: object = None) -> np.ndarray:  # noqa: ARG001
+    """What variables are before they have their values.
+
+    Random numbers would take their time, and of zeros of its own JAX compiles each shape.
+    """
+    return np.zeros(shape, np.float32)
 
 
 def build(
@@ -66,7 +73,13 @@ def build(
             block += 1
     x = _conv(x, 'head', _HEAD_CHANNELS, precision)
     x = layers.GlobalAveragePooling2D(dtype='float32', name=FEATURES)(x)
-    logits = layers.Dense(classes, dtype='float32', kernel_initializer=_UNSET, name='classifier')(x)
+    logits = layers.Dense(
+        classes,
+        dtype='float32',
+        kernel_initializer=_unset,
+        bias_initializer=_unset,
+        name='classifier',
+    )(x)
     model = keras.Model(inputs, logits, name='efficientnet_lite0')
     _assign(model, weights)
     return model
@@ -87,7 +100,8 @@ def _conv(
         stride,
         padding='same',
         dtype=dtype,
-        kernel_initializer=_UNSET,
+        kernel_initializer=_unset,
+        bias_initializer=_unset,
         name=name.replace('/', '.'),
     )(x)
     return x if is_linear else layers.ReLU(6.0, dtype=dtype)(x)
@@ -105,7 +119,8 @@ def _block(
         stride,
         padding='same',
         dtype=dtype,
-        depthwise_initializer=_UNSET,
+        depthwise_initializer=_unset,
+        bias_initializer=_unset,
         name=f'{name}.depthwise',
     )(x)
     x = layers.ReLU(6.0, dtype=dtype)(x)

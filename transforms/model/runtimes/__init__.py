@@ -1,0 +1,1 @@
+"""What computes a network: TensorFlow or JAX, behind one interface."""

@@ -1,0 +1,76 @@
+"""What computes a network, as the predictor sees it."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transforms.model.load import Network
+
+Label = Callable[[Any], tuple[Any, Any, Any]]
+"""Logits (N, classes) float32 to indices (N, k), scores (N, k) and counts (N,), in Keras's ops."""
+
+Compiled = Callable[[np.ndarray], Sequence[Any]]
+"""Pixels (N, S, S, 3) uint8 RGB to indices (N, k) int32, scores (N, k) float32, counts (N,) int32,
+and features (N, length) float32 where the network has some; k is 0 without classes.  It returns
+when the device is done.
+"""
+
+
+class Fault(NamedTuple):
+    """What an error of a call says of it.
+
+    Attributes:
+      name: of the kind of error, the same for all runtimes, such as 'InternalError'.
+      is_memory: whether the device has too little memory for so many images.
+    """
+
+    name: str
+    is_memory: bool
+
+
+class Runtime(Protocol):
+    """A runtime that has been started in this process, on the backend that Keras has here.
+
+    Attributes:
+      backend: its name, of `transforms.model.choices.BACKENDS`.
+      device: the name of its first accelerator, or 'CPU'.
+      always_compiles: whether XLA compiles networks whatever `jit` says.
+    """
+
+    backend: str
+    device: str
+    always_compiles: bool
+
+    def compile(
+        self, network: 'Network', shape: tuple[int, int, int, int], label: Label, jit: bool
+    ) -> Compiled:
+        """The whole way from pixels to labels for calls of one shape, (N, S, S, 3).
+
+        Args:
+          network: what `transforms.model.load.load_network` made in this process.
+          shape: of the pixels.
+          label: what makes labels of its logits.
+          jit: whether XLA compiles it.
+
+        Raises:
+          Exception: that `fault` understands; also from what it returns.
+          InferenceError: the network does not return one row per image; also from what it returns.
+        """
+
+    def fault(self, error: Exception) -> Fault | None:
+        """What an error of the runtime means; None for one that is not its own."""
+
+    def prepare_to_read_saved_models(self) -> None:
+        """Imports what `transforms.model.saved_model` needs.
+
+        Raises:
+          ModelError: it cannot be loaded.
+        """
+
+
+def first_words(error: Exception) -> str:
+    """The beginning of an error of a runtime, which may be pages long."""
+    words = ' '.join(str(error).split())
+    return words if len(words) <= 400 else f'{words[:400]}…'

@@ -1,0 +1,174 @@
+"""Which runtime a process takes, by what was asked for and by what can be seen of its machine.
+
+Does not start either of them: what TensorFlow's wheel was built for stands in a file of it, and the
+driver tells what the card is.
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transforms.core.errors import ModelError
+from transforms.model.choices import AUTO, JAX, TENSORFLOW
+from transforms.model.resolve import ModelSource
+from transforms.model.runtimes import keras_backend
+from transforms.model.runtimes.base import Runtime
+
+_LOGGER = logging.getLogger(__name__)
+
+Capability = tuple[int, int]
+"""Compute capability of an NVIDIA GPU, major and minor."""
+
+_MAJOR, _MINOR = 75, 76  # of CUdevice_attribute
+
+
+class Machine(NamedTuple):
+    """What decides on the runtime.
+
+    Attributes:
+      card: compute capability of the first GPU that this process sees; None without one.
+      built_for: the newest one that the installed TensorFlow was built for; None if it was built
+        for none, or does not say.
+      has_jax: whether JAX is installed with what it needs for NVIDIA GPUs.
+    """
+
+    card: Capability | None
+    built_for: Capability | None
+    has_jax: bool
+
+
+def probe() -> Machine:
+    """Looks at this machine."""
+    card = card_of(ctypes.CDLL)
+    if card is None:
+        return Machine(None, None, False)
+    plugins = importlib.metadata.entry_points(group='jax_plugins')
+    return Machine(card, _built_for(), any('cuda' in plugin.name for plugin in plugins))
+
+
+def card_of(load_library: Callable[[str], Any]) -> Capability | None:
+    """The compute capability of the first GPU, as the driver has it; None without a GPU.
+
+    Args:
+      load_library: loads a library by its name, or raises OSError.
+    """
+    try:
+        driver = load_library('libcuda.so.1')
+    except OSError:
+        return None
+    device, found = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    calls = [
+        lambda: driver.cuInit(0),
+        lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(found[0]), _MAJOR, device),
+        lambda: driver.cuDeviceGetAttribute(ctypes.byref(found[1]), _MINOR, device),
+    ]
+    if any(call() for call in calls):  # each gives 0 if it went well
+        return None
+    return found[0].value, found[1].value
+
+
+def _built_for() -> Capability | None:
+    spec = importlib.util.find_spec('tensorflow')
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / 'python' / 'platform' / 'build_info.py'
+    return newest(path.read_text()) if path.is_file() else None
+
+
+def newest(build_info: str) -> Capability | None:
+    """The newest compute capability in the text of TensorFlow's `build_info.py`; None without."""
+    found = re.findall(r"'(?:sm|compute)_(\d+)(\d)[a-z]?'", build_info)
+    return max(((int(major), int(minor)) for major, minor in found), default=None)
+
+
+def choose(backend: str, source: ModelSource, look: Callable[[], Machine] = probe) -> str:
+    """The backend to take in this process.
+
+    'auto' is what Keras has or is told by KERAS_BACKEND, else TensorFlow, but JAX on a card that is
+    newer than what TensorFlow was built for.
+
+    Args:
+      backend: of `transforms.model.choices.BACKENDS`.
+      source: the model.
+      look: looks at the machine; called only where it matters.
+
+    Raises:
+      ModelError: it cannot compute the model, or Keras is told to use yet another one.
+    """
+    if backend == AUTO:
+        backend = keras_backend.imported() or os.environ.get(keras_backend.VARIABLE, '')
+    if backend not in ('', TENSORFLOW, JAX):
+        raise ModelError(
+            f'Keras is set to the backend {backend!r} here ({keras_backend.VARIABLE}); expected '
+            f'{TENSORFLOW} or {JAX}, or name one by --backend'
+        )
+    if backend:
+        check_backend(backend, source)
+        return backend
+    return _by_card(look()) if source.can_be_rebuilt else TENSORFLOW
+
+
+def _by_card(machine: Machine) -> str:
+    card, built_for, has_jax = machine
+    if card is None or built_for is None or card[0] <= built_for[0]:
+        return TENSORFLOW
+    newer = (
+        f'the GPU has compute capability {_shown(card)}, and the installed TensorFlow was built '
+        f'for {_shown(built_for)} at most'
+    )
+    if has_jax:
+        _LOGGER.warning('%s: JAX computes instead (--backend)', newer)
+        return JAX
+    _LOGGER.warning("%s: it may not start; install 'lemmabeam[jax-cuda]'", newer)
+    return TENSORFLOW
+
+
+def _shown(capability: Capability) -> str:
+    return '.'.join(map(str, capability))
+
+
+def check_backend(backend: str, source: ModelSource) -> None:
+    """Refuses a backend that cannot compute a model, before it is loaded.
+
+    Raises:
+      ModelError: it is refused.
+    """
+    if backend == JAX and not source.can_be_rebuilt:
+        raise ModelError(only_tensorflow(source))
+
+
+def only_tensorflow(source: ModelSource, why: str = '') -> str:
+    """What is said of a SavedModel on JAX, as one line for people."""
+    return (
+        f'--backend {JAX}: the SavedModel {source.card.name} is used as it was saved'
+        + (f' ({why})' if why else '')
+        + f', which only TensorFlow can do; use --backend {TENSORFLOW}'
+    )
+
+
+def start(backend: str, source: ModelSource, intra_op_threads: int, require_gpu: bool) -> Runtime:
+    """Starts the runtime for a model in this process, for good.
+
+    Args:
+      backend: of `transforms.model.choices.BACKENDS`.
+      source: the model.
+      intra_op_threads: threads within one operation.
+      require_gpu: refuse to work without an accelerator.
+
+    Raises:
+      ModelError: it cannot be had, or cannot compute the model.
+    """
+    if choose(backend, source) == JAX:
+        from transforms.model.runtimes.on_jax import Jax
+
+        return Jax(intra_op_threads, require_gpu)
+    from transforms.model.runtimes.on_tensorflow import TensorFlow
+
+    return TensorFlow(intra_op_threads, require_gpu)
