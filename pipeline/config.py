@@ -293,6 +293,8 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         require_rebuilt=args.require_rebuilt,
         accelerators=args.accelerators_per_worker,
         backend=args.backend,
+        precision_receipt=args.precision_receipt,
+        min_agreement=args.min_agreement,
     )
     return inference, threshold
 

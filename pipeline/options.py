@@ -61,9 +61,9 @@ class LabelOptions:
         help='a folder or prefix, a glob with *, ** and {a,b}, a manifest (.txt, .csv, .tsv, '
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
-        '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be '
-        'repeated',
+        '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, an inventory (the '
+        'manifest.json of S3 Inventory or of a Storage Insights report), or an image; local, '
+        'gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be repeated',
         per_run=True,
         is_common=True,
     )
@@ -397,6 +397,25 @@ class LabelOptions:
         default=AUTO,
         help='type in which the network is computed; normalization and head stay float32 (default: '
         'auto, which is bfloat16 on a GPU and float32 on a CPU)',
+    )
+    precision_receipt: int = option(
+        _LABELS,
+        flags.NATURAL,
+        default=64,
+        metavar='N',
+        help='with any precision but float32, each worker process computes its first N images in '
+        'float32 as well, and the report says how far labels and scores agree; 0 for none '
+        '(default: 64)',
+        decides_rows=False,
+    )
+    min_agreement: float = option(
+        _LABELS,
+        flags.SHARE,
+        default=0.9,
+        metavar='SHARE',
+        help='stop where a smaller share of these images has the same best class as in float32 '
+        '(default: 0.9)',
+        decides_rows=False,
     )
     backend: str = option(
         _LABELS,

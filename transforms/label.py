@@ -38,7 +38,9 @@ from transforms.core.resources import LIVE, shared
 from transforms.core.versions import library_versions
 from transforms.model.device import Device, Devices
 from transforms.model.predictor import InferenceOptions, MakeModel, Model, Prediction, Predictor
+from transforms.model.receipt import Receipt, as_statistic
 from transforms.model.rescue import predict_or_rescue
+from transforms.model.witness import Witness
 from transforms.output.layout import Layout
 from transforms.output.results import NOT_COMPUTED
 from transforms.resume import FinishChunksDoFn
@@ -61,6 +63,7 @@ class LazyPredictor:
 
     Attributes:
       devices: run its calls.
+      witness: what compares the first ones with float32, in a call of a device.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class LazyPredictor:
         self._options = options
         self._make = make or Predictor
         self.devices = devices or shared(_devices, (options.model.id, options.accelerators))
+        self.witness = Witness(options, self._make)
         self._soon: Future[None] | None = None
         self._failed: Exception | None = None
         self._loading = threading.Lock()
@@ -146,6 +150,8 @@ class _Computed(NamedTuple):
       facts: how it was computed; None if it was not.
       infer_sec: how long that took.
       idle_sec: how long the device was idle before.
+      receipt: of the precision; None where none was made.
+      receipt_sec: how long that took.
     """
 
     found: Prediction
@@ -153,6 +159,8 @@ class _Computed(NamedTuple):
     facts: dict[str, Any] | None
     infer_sec: float
     idle_sec: float
+    receipt: Receipt | None = None
+    receipt_sec: float = 0.0
 
 
 _NOT_CALLED = _Computed(
@@ -169,7 +177,14 @@ def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor, device: D
             started = time.perf_counter()
             found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
             infer_sec = time.perf_counter() - started
-    return _Computed(found, guilty, predictor.computed, infer_sec, idle_sec)
+    facts = predictor.computed
+    receipt, started = None, time.perf_counter()
+    if device.number == 0:  # the others compute as it does
+        healthy = [slot for slot in slots if slot not in guilty]
+        # Loading a second model takes long: that is no call that hangs.
+        receipt = model.witness.look(batch.pixels, found, healthy, facts['precision'])
+    receipt_sec = time.perf_counter() - started if receipt else 0.0
+    return _Computed(found, guilty, facts, infer_sec, idle_sec, receipt, receipt_sec)
 
 
 @contextlib.contextmanager
@@ -224,7 +239,11 @@ def _labeled(batch: Batch, computed: _Computed) -> LabeledBatch:
         **_waits_of_the_device(batch.timings, computed.idle_sec),
         'infer': computed.infer_sec,
     }
-    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how)
+    stats: tuple[tuple[str, float], ...] = ()
+    if computed.receipt:
+        timings['receipt'] = computed.receipt_sec
+        stats = (as_statistic(computed.receipt),)
+    return LabeledBatch(batch.chunk, batch.start, outcomes, *found, timings, how, stats)
 
 
 def _waits_of_the_device(timings: Mapping[str, float], idle_sec: float) -> dict[str, float]:

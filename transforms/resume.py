@@ -238,7 +238,8 @@ class FinishChunksDoFn(beam.DoFn):
         )
         self._infer_msec.update(round(1000 * batch.timings['infer']))
         self._batch_images.update(filled)
-        yield beam.pvalue.TaggedOutput('stats', ('batches', 1.0))
+        for statistic in (*batch.stats, ('batches', 1.0)):
+            yield beam.pvalue.TaggedOutput('stats', statistic)
         yield beam.pvalue.TaggedOutput('stats', ('filled_slots', float(filled)))
         if batch.start + len(batch.outcomes) == len(batch.chunk.items):
             yield from self._kept()

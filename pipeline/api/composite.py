@@ -59,8 +59,9 @@ class LabelImages(beam.PTransform):
         `min_labels`, and not to be given beside them.
       options: those of `label` that concern model, labels, limits and stores, by the same names,
         checked in the same way and described in pipeline/OPTIONS.md: threshold, max_labels,
-        min_labels, features, batch_size, chunk_size, precision, backend, jit, canary, require_gpu,
-        require_rebuilt, intra_op_threads, model_card, model_size, model_cache, model_sha256,
+        min_labels, features, batch_size, chunk_size, precision, precision_receipt, min_agreement,
+        backend, jit, canary, require_gpu, require_rebuilt, intra_op_threads, model_card,
+        model_size, model_cache, model_sha256,
         max_bytes, max_pixels, fetch_deadline_sec, memory_budget, loader_threads, loader_processes,
         decode_deadline_sec, fail_fast_after, user_project, anonymous, s3_endpoint_url,
         s3_region_name, s3_request_payer, allow_private_hosts, requests_per_host, user_agent,

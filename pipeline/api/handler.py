@@ -70,9 +70,9 @@ class ModelHandler(base.ModelHandler[np.ndarray, Prediction, LazyPredictor]):
       model: as `label` takes it; default the embedded one.  It is looked up, and fetched if need
         be, when the handler is made.
       options: those of `label` that concern the model and how it is called, by the same names:
-        threshold, max_labels, min_labels, features, batch_size, precision, backend, jit, canary,
-        require_gpu, require_rebuilt, intra_op_threads, model_card, model_size, model_cache,
-        model_sha256.
+        threshold, max_labels, min_labels, features, batch_size, precision, precision_receipt,
+        min_agreement, backend, jit, canary, require_gpu, require_rebuilt, intra_op_threads,
+        model_card, model_size, model_cache, model_sha256.
 
     Attributes:
       config: what the options come to.

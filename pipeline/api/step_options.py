@@ -16,8 +16,8 @@ _LIMITS = (
     'decode_deadline_sec fail_fast_after'
 ).split()
 _CALLS = (
-    'canary threshold max_labels min_labels features batch_size precision backend jit require_gpu '
-    'require_rebuilt intra_op_threads'
+    'canary threshold max_labels min_labels features batch_size precision precision_receipt '
+    'min_agreement backend jit require_gpu require_rebuilt intra_op_threads'
 ).split()
 
 

@@ -1,6 +1,7 @@
 """`lemmabeam models --check`: what a model sees in a picture."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,24 @@ from transforms.core import uris
 from transforms.core.errors import ImageError, ModelError, UsageError
 from transforms.core.resources import cpu_count, shared
 from transforms.model import canary
-from transforms.model.choices import OFF, slower
+from transforms.model.choices import OFF, REDUCED, slower
 from transforms.model.predictor import (
     InferenceOptions,
     Prediction,
     Predictor,
     check_precision,
 )
+from transforms.model.receipt import Receipt, merge
 from transforms.model.rescue import predict_or_rescue
 from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.runtimes.choose import check_backend
+from transforms.model.witness import compare, in_float32
 from transforms.runs.report import Computed
+
+_SAMPLE = Path(options.__file__).with_name('sample')
+_PHOTOGRAPHS = (
+    'admiral astronaut cameraman cat coffee dahlia galaxies rocket scooter temple'.split()
+)
 
 
 def run(args: argparse.Namespace, messages: Messages) -> int:
@@ -64,6 +72,9 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
     if why := computed.get('why_saved'):
         _say(console, 'slower', slower(card.name, why))
     _say(console, 'canary', mode if mode == OFF else f'{mode}, passed')
+    receipt = _receipt(predictor, inference)
+    if receipt is not None:
+        _say(console, 'precision', str(receipt))
     batch = np.zeros((inference.batch_size, *pixels.shape), np.uint8)
     batch[0] = pixels
     found, guilty = predict_or_rescue(predictor, batch, [0])
@@ -83,12 +94,31 @@ def run(args: argparse.Namespace, messages: Messages) -> int:
             **_facts(source),
             'computed': computed,
             'canary': mode,
+            'receipt': None if receipt is None else receipt._asdict(),
             'picture': args.image,
             'features': None if found.features is None else found.features.shape[1],
             'classes_seen': labels,
         }
     )
     return 0
+
+
+def _receipt(predictor: Predictor, inference: InferenceOptions) -> Receipt | None:
+    """How far a reduced precision agrees with float32 on the photographs of the sample."""
+    source = inference.model
+    if predictor.computed['precision'] not in REDUCED or not source.card.has_classes:
+        return None
+    exact = Predictor(in_float32(inference))
+    pictures = [
+        canary.pixels_of((_SAMPLE / f'{name}.jpg').read_bytes(), source) for name in _PHOTOGRAPHS
+    ]
+    receipts = []
+    for start in range(0, len(pictures), inference.batch_size):
+        part = pictures[start : start + inference.batch_size]
+        batch = np.zeros((inference.batch_size, *part[0].shape), np.uint8)
+        batch[: len(part)] = part
+        receipts.append(compare(predictor(batch), exact(batch), range(len(part))))
+    return merge(receipts)
 
 
 def _labels(source: ModelSource, found: Prediction) -> list[dict[str, Any]]:

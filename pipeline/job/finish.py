@@ -12,6 +12,7 @@ from pipeline.report.bottleneck import make_verdict
 from transforms.core.elements import WrittenFile
 from transforms.core.left_out import NOT_IMAGE, suffixes_of
 from transforms.dataset.latest_sql import write_latest_sql
+from transforms.model.receipt import of_statistics
 from transforms.model.resolve import printable_location
 from transforms.output import predictions, results
 from transforms.runs import lease
@@ -39,8 +40,8 @@ def make_report(
       counts: 'listed', 'labeled', 'without_label', 'reused', 'duplicates', 'unchanged', 'gone',
         'dead_lettered/<reason>' and why files were left out.
       stats: thread-seconds by activity ('fetch_sec', …), 'batches', 'filled_slots',
-        'resumed_labeled', images that an earlier attempt has labelled, and 'damaged_chunks', which
-        were finished and had to be worked again.
+        'resumed_labeled', images that an earlier attempt has labelled, 'damaged_chunks', which
+        were finished and had to be worked again, and receipts, see `transforms.model.receipt`.
       top_labels: how often each name is the first label of an image.
       computed: how the model computed, one JSON object for each way.
       publish_sec: seconds the publication took.
@@ -67,6 +68,7 @@ def make_report(
         images_per_sec=images_per_sec(books.labeled - resumed, wall_sec),
         labeled_by_earlier_attempts=resumed,
         damaged_chunks=int(stats.get('damaged_chunks', 0.0)),
+        receipt=of_statistics(stats),
         stage_thread_sec={
             key.removesuffix('_sec'): round(seconds, 3)
             for key, seconds in sorted(stats.items())

@@ -56,6 +56,8 @@ def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
         if line := way.slower(report.model.id):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if receipt := report.receipt:
+        console.print(f'Precision: {receipt}', soft_wrap=True, highlight=False, markup=False)
     folder = layout.uri(layout.run_folder(predictions.KIND))
     console.print(f'Predictions: {folder}', soft_wrap=True, highlight=False, markup=False)
     if counts.dead_lettered:

@@ -19,6 +19,7 @@ PROGRAMS = ('opt/apache/beam/boot', 'opt/google/dataflow/python_template_launche
 MODULES = (
     'apache_beam.runners.dataflow.internal.apiclient',
     'boto3',
+    'jax_plugins.xla_cuda12',
     'pillow_heif',
     'pipeline.flex_template',
 )

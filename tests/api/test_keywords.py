@@ -26,6 +26,7 @@ VALUES = {
     'canary': ('finite', ['--canary=finite']),
     'precision': ('float32', ['--precision=float32']),
     'backend': ('jax', ['--backend=jax']),
+    'min_agreement': (0.5, ['--min_agreement=0.5']),
     'max_failure_rate': (1, ['--max_failure_rate=1']),
     'keep_above': (0.05, ['--keep_above=0.05']),
     'wait_for_lease_sec': (0, ['--wait_for_lease_sec=0']),

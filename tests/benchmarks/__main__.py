@@ -15,7 +15,9 @@ from tests.benchmarks.measure import Row
 _BENCHMARKS = (
     'decoding',
     'fetching',
+    'listing',
     'network',
+    'backends',
     'feed',
     'throughput',
     'loading',

@@ -96,6 +96,13 @@ def fault_of_too_much(backend: str) -> Fault | None:
     raise AssertionError('there was memory for it')
 
 
+def eigen_threads(backend: str) -> int:
+    """How many threads there are that compute a part of an operation."""
+    start(backend)
+    tasks = Path('/proc/self/task').glob('*/comm')
+    return sum(task.read_text().strip() == 'tf_XLAEigen' for task in tasks)
+
+
 def colour(backend: str, path: Path, card: dict[str, Any] | None = None, **changes: Any) -> Any:
     """A predictor of the network that sees the colour of a picture."""
     values: dict[str, Any] = {'batch_size': BATCH, 'threshold': 0.5, 'max_labels': 3}
@@ -419,6 +426,10 @@ class TestJax(RuntimeContract):
     def _without_tensorflow(self, there: Call) -> Iterator[None]:
         yield
         assert not there(loads, 'tensorflow')
+
+    def test_a_call_has_the_threads_that_it_was_given(self, there: Call) -> None:
+        assert there(eigen_threads, JAX) == cpu_count()
+        assert there(os.getenv, 'NPROC') == os.getenv('NPROC'), 'as others left it'
 
     # Of TensorFlow the class is looked at; and it waits for memory for ten seconds.
     def test_too_little_memory_is_told_as_jax_tells_it(self, there: Call) -> None:

@@ -23,6 +23,7 @@ from transforms.model.predictor import InferenceOptions, Predictor
 from transforms.model.resolve import resolve_model
 from transforms.model.runtimes.on_tensorflow import import_tensorflow
 from transforms.model.vocabulary import Vocabulary
+from transforms.model.witness import Witness
 
 CAT_PIXELS = decode((samples.SAMPLE / 'cat.jpg').read_bytes(), efficientnet_lite.CARD.resize)
 PIXELS = np.stack([CAT_PIXELS, CAT_PIXELS[:, ::-1]])
@@ -156,6 +157,26 @@ def test_other_ways_give_nearly_the_same(embedded, plain, changes, tolerance):
     np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=tolerance)
     if tolerance == 0.0:
         np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_a_receipt_finds_a_damaged_bfloat16_and_lets_a_sound_one_pass(embedded, plain):
+    """The network itself: its weights are what is damaged."""
+    predictor = make(embedded, precision='bfloat16', threshold=0.01)
+    options = predictor.options._replace(precision_receipt=2, min_agreement=0.9)
+    seen = predictor(PIXELS)
+    receipt = Witness(options, Predictor).look(PIXELS, seen, [0, 1], 'bfloat16')
+    assert (receipt.images, receipt.same_best) == (2, 2)
+    assert receipt.jaccard > 0.5
+    assert 0 < receipt.p99 <= receipt.largest < 0.05
+    weights = predictor.network.owner.get_layer('head').weights[0]
+    before = np.asarray(weights)
+    try:
+        weights.assign(before[..., ::-1])
+        seen = predictor(PIXELS)
+    finally:
+        weights.assign(before)  # the network is kept for other tests
+    with pytest.raises(ModelError, match=r'--precision bfloat16: 0\.0% of 2 images have the same'):
+        Witness(options, Predictor).look(PIXELS, seen, [0, 1], 'bfloat16')
 
 
 def test_features_are_the_pooled_ones(plain):

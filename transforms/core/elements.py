@@ -253,6 +253,7 @@ class LabeledBatch:
       features: (batch_size, length) float16, or None.
       timings: as in `Batch`, with the inference added.
       computed: how the model computed, as JSON.
+      stats: further statistics, by name.
     """
 
     chunk: Chunk
@@ -264,6 +265,7 @@ class LabeledBatch:
     features: np.ndarray | None
     timings: dict[str, float]
     computed: str
+    stats: tuple[tuple[str, float], ...] = ()
 
     @property
     def items(self) -> Sequence[Item]:

@@ -1,7 +1,9 @@
 """How a model may be called, in the words of the command line; all that a parser needs."""
 
 AUTO = 'auto'
-PRECISIONS = (AUTO, 'float32', 'bfloat16', 'float16')
+FLOAT32 = 'float32'
+REDUCED = ('bfloat16', 'float16')
+PRECISIONS = (AUTO, FLOAT32, *REDUCED)
 
 TENSORFLOW, JAX = 'tensorflow', 'jax'
 BACKENDS = (AUTO, TENSORFLOW, JAX)

@@ -10,15 +10,13 @@ import numpy as np
 from transforms.core.errors import InferenceError, ModelError
 from transforms.model import registry
 from transforms.model.card import BGR, ModelCard
-from transforms.model.choices import TENSORFLOW
+from transforms.model.choices import FLOAT32, TENSORFLOW
 from transforms.model.families.base import FEATURES, LOGITS, Built, Family, NotRebuiltError
 from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.runtimes.base import Runtime
 from transforms.model.runtimes.choose import only_tensorflow
 from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
-
-FLOAT32 = 'float32'
 
 BUILT, SAVED = 'built from its weights', 'as it was saved'
 """How a network was made: built by our code, or as the graph of a SavedModel."""

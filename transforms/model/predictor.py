@@ -35,6 +35,9 @@ class InferenceOptions(NamedTuple):
       features: whether the pooled features are wanted.
       require_rebuilt: refuse a BiT network that can only be used as it was saved.
       backend: of `transforms.model.choices.BACKENDS`, see `transforms.model.runtimes.choose`.
+      precision_receipt: of how many images each process says how far its precision agrees with
+        float32, see `transforms.model.receipt`; 0 for none.
+      min_agreement: share of these whose best class must be the same, from 0 to 1.
       accelerators: how many devices of a process have a model each.
       accelerator: which of them this one is for, from 0.
     """
@@ -52,6 +55,8 @@ class InferenceOptions(NamedTuple):
     features: bool = False
     require_rebuilt: bool = False
     backend: str = AUTO
+    precision_receipt: int = 0
+    min_agreement: float = 0.0
     accelerators: int = 1
     accelerator: int = 0
 

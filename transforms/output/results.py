@@ -273,7 +273,7 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
     if len(sizes) > 1 or sizes - {int(metadata.get('batch_size', 0))}:
         known['batch_size'] = '+'.join(str(size) for size in sorted(sizes))
     # A run may be resumed after an update.
-    for name in {name for fact in facts for name in fact['versions']}:
+    for name in sorted({name for fact in facts for name in fact['versions']}):
         known[f'version.{name}'] = '+'.join(sorted({fact['versions'][name] for fact in facts}))
     lengths = {fact['features'] for fact in facts} - {None}
     if lengths:

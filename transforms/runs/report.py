@@ -15,6 +15,7 @@ from transforms.core.errors import DamagedError
 from transforms.core.json_object import JsonObject
 from transforms.model.card import Activation
 from transforms.model.choices import BACKEND_NAMES, slower
+from transforms.model.receipt import Receipt
 from transforms.model.vocabulary import NONE
 from transforms.output import run_metadata
 from transforms.storage.sealed import Checksum
@@ -359,6 +360,8 @@ class RunReport:
       images_per_sec: images labelled by this attempt per second of that; None if there is no rate.
       labeled_by_earlier_attempts: labelled images that were taken over.
       damaged_chunks: checkpoints that had to be redone.
+      receipt: how far the precision of the run agrees with float32 on its first images; None if
+        it computed in float32, or that was not looked at.
       stage_thread_sec: seconds of all threads, by activity.
       verdict: the bottleneck; None if an earlier version did not look for it.
       batches: calls of the model.
@@ -390,6 +393,7 @@ class RunReport:
     images_per_sec: float | None = None
     labeled_by_earlier_attempts: int = 0
     damaged_chunks: int = 0
+    receipt: Receipt | None = None
     stage_thread_sec: Mapping[str, float] = dataclasses.field(default_factory=dict)
     verdict: Verdict | None = None
     batches: int = 0
@@ -486,6 +490,7 @@ class RunReport:
             images_per_sec=report.number_or_none('images_per_sec'),
             labeled_by_earlier_attempts=report.count('labeled_by_earlier_attempts', 0),
             damaged_chunks=report.count('damaged_chunks', 0),
+            receipt=_receipt(report),
             stage_thread_sec=report.numbers('stage_thread_sec', {}),
             verdict=_verdict(report),
             batches=report.count('batches', 0),
@@ -521,6 +526,7 @@ class RunReport:
             'images_per_sec': self.images_per_sec,
             'labeled_by_earlier_attempts': self.labeled_by_earlier_attempts,
             'damaged_chunks': self.damaged_chunks,
+            **_known(receipt=None if self.receipt is None else self.receipt._asdict()),
             'stage_thread_sec': dict(self.stage_thread_sec),
             **_known(verdict=None if self.verdict is None else self.verdict.to_json()),
             'batches': self.batches,
@@ -554,6 +560,17 @@ def _verdict(report: JsonObject) -> Verdict | None:
     if not report.values.get('verdict'):
         return None
     return Verdict.from_json(report.object('verdict'))
+
+
+def _receipt(report: JsonObject) -> Receipt | None:
+    if not report.values.get('receipt'):
+        return None
+    receipt = report.object('receipt')
+    return Receipt(
+        receipt.count('images'),
+        receipt.count('same_best'),
+        *(receipt.number(name) for name in ('jaccard', 'largest', 'p99')),
+    )
 
 
 def _inputs(report: JsonObject) -> tuple[dict[str, str], ...]:

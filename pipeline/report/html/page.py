@@ -580,6 +580,7 @@ def _model(page: Page) -> _Section:
             metadata.get(f'{end}_labels', '?') for end in ('min', 'max')
         ),
         'computed': join(*(element('div', untrusted(str(way))) for way in model.computed)),
+        'precision receipt': report.receipt and str(report.receipt),
         'canary': metadata.get('canary'),
         'weights': model.weights_sha256,
         'inputs': join(*inputs),

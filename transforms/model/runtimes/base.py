@@ -38,11 +38,11 @@ class Place(NamedTuple):
 
     Attributes:
       number: of the device, from 0.
-      count: how many are wanted.
+      of: how many are wanted.
     """
 
     number: int = 0
-    count: int = 1
+    of: int = 1
 
     def check(self, there: int, who: str, kind: str) -> None:
         """Makes sure that there are so many.
@@ -55,9 +55,9 @@ class Place(NamedTuple):
         Raises:
           ModelError: there are fewer.
         """
-        if self.count > there:
+        if self.of > there:
             raise ModelError(
-                f'--accelerators_per_worker {self.count}: {who} sees {there} {kind} on this '
+                f'--accelerators_per_worker {self.of}: {who} sees {there} {kind} on this '
                 'machine; give as many at most'
             )
 

@@ -66,7 +66,8 @@ class Jax:
 
     def placed(self) -> contextlib.AbstractContextManager[Any]:
         """By JAX's default, for this thread."""
-        return self._jax.default_device(self._device)
+        here: contextlib.AbstractContextManager[Any] = self._jax.default_device(self._device)
+        return here
 
     def compile(
         self,

@@ -39,7 +39,7 @@ class TensorFlow:
         self._tf = tf = import_tensorflow(intra_op_threads)
         self.device = device_name(tf, require_gpu, place.number)
         self._name: str | None = None
-        if place.count > 1:
+        if place.of > 1:
             kind = 'CPU' if self.device == 'CPU' else 'GPU'
             found = tf.config.list_logical_devices(kind)
             place.check(len(found), 'TensorFlow', f'{kind}s')
@@ -59,26 +59,12 @@ class TensorFlow:
         Labels are made by a function of their own: within one graph a shape is what the graph was
         told, and a wrong one can get lost, but what comes out of a function has the shape it has.
         """
-        tf = self._tf
         size = shape[0]
-        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
-
-        def compiled(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
-            traced = tf.function(function, jit_compile=jit or None, autograph=False)
-            with self.placed():
-                return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
-
-        def call(pixels: Any) -> tuple[Any, Any]:
-            images = tf.cast(pixels, tf.float32)
-            if network.is_bgr:
-                images = tf.reverse(images, [-1])
-            return network.call((images - mean) / std)
-
-        outputs = compiled(call, shape, tf.uint8)
+        outputs = self.compile_network(network, shape, jit)
         nothing = np.zeros((size, 0), np.float32)
         unlabeled = nothing.astype(np.int32), nothing, np.zeros(size, np.int32)
         if network.logits:
-            labels = compiled(label, (size, network.logits.length), tf.float32)
+            labels = self._traced(label, (size, network.logits.length), self._tf.float32, jit)
 
         def predict(pixels: np.ndarray) -> Sequence[Any]:
             with self.placed():
@@ -95,6 +81,30 @@ class TensorFlow:
             return [output.numpy() for output in found]
 
         return predict
+
+    def compile_network(
+        self, network: 'Network', shape: tuple[int, int, int, int], jit: bool
+    ) -> Callable[[np.ndarray], tuple[Any, Any]]:
+        """The way from pixels to logits and features."""
+        tf = self._tf
+        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
+
+        def call(pixels: Any) -> tuple[Any, Any]:
+            images = tf.cast(pixels, tf.float32)
+            if network.is_bgr:
+                images = tf.reverse(images, [-1])
+            return network.call((images - mean) / std)
+
+        traced: Callable[[np.ndarray], tuple[Any, Any]] = self._traced(call, shape, tf.uint8, jit)
+        return traced
+
+    def _traced(
+        self, function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any, jit: bool
+    ) -> Any:
+        tf = self._tf
+        traced = tf.function(function, jit_compile=jit or None, autograph=False)
+        with self.placed():
+            return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
     def fault(self, error: Exception) -> Fault | None:
         """By its class."""
