@@ -61,9 +61,9 @@ class LabelOptions:
         help='a folder or prefix, a glob with *, ** and {a,b}, a manifest (.txt, .csv, .tsv, '
         '.jsonl, .ndjson, .json with one object per line, each also .gz, or .parquet), a '
         "glob of manifests such as 'list/*.parquet', a file with images inside (.tar, .tar.gz, "
-        '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, or an image; '
-        'local, gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be '
-        'repeated',
+        '.tgz, .zip, .parquet, .arrow, .feather, .tfrecord) or a glob of them, an inventory (the '
+        'manifest.json of S3 Inventory or of a Storage Insights report), or an image; local, '
+        'gs://, s3://, az:// or hf://datasets, in manifests also http(s)://; may be repeated',
         per_run=True,
         is_common=True,
     )

@@ -36,6 +36,7 @@ from tests.support.tiers import (  # noqa: F401 (hooks of pytest)
     pytest_collection_modifyitems,
     pytest_ignore_collect,
     pytest_runtest_logreport,
+    pytest_runtest_protocol,
     pytest_runtest_teardown,
     pytest_sessionfinish,
     pytest_xdist_make_scheduler,

@@ -70,6 +70,8 @@ def test_the_pipeline_of_own_pipeline_has_15_lines():
     assert len(block.splitlines()) <= 15
 
 
+# A network is trained and exported; no part of ours is seen here alone.
+@pytest.mark.slow
 def test_fine_tuned(tmp_path, capsys):
     """Trained on single colours, it tells reds from blues it has not seen."""
     rng = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from tests.benchmarks.measure import Row
 _BENCHMARKS = (
     'decoding',
     'fetching',
+    'listing',
     'network',
     'backends',
     'feed',

@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 import pytest
 
 from tests.support.datasets import MODEL, Row, add_run
+from tests.support.inventories import MANIFEST, Object, s3_inventory
 from transforms.core.elements import MANIFESTS, DeadLetter, Ref
 from transforms.core.errors import StoreError, UsageError
 from transforms.core.reasons import Reason
@@ -132,6 +133,26 @@ class TestFolder(SourceContract):
     def empty(self, tmp_path: Path, request: pytest.FixtureRequest) -> str:
         fill(tmp_path, *request.param)
         return str(tmp_path)
+
+
+class TestInventory(SourceContract):
+    KIND = Kind.INVENTORY
+    WHY_EMPTY = 'no images found: '
+
+    def _write(self, folder: Path, *names: str) -> str:
+        for name, data in s3_inventory([Object(name) for name in names], kind='Parquet').items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(data)
+        return str(folder / MANIFEST)
+
+    @pytest.fixture
+    def full(self, tmp_path: Path) -> Full:
+        value = self._write(tmp_path, 'a.jpg', 'notes.txt', 'x/b.PNG')
+        return Full(value, ['s3://source/a.jpg', 's3://source/x/b.PNG'], ['skipped_not_image/.txt'])
+
+    @pytest.fixture(params=[(), ('a.doc',)])
+    def empty(self, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+        return self._write(tmp_path, *request.param)
 
 
 class TestGlob(SourceContract):
@@ -273,5 +294,5 @@ def run_with(folder: Path, failed: list[DeadLetter]) -> str:
 
 def test_each_kind_is_listed() -> None:
     lists = (TestManifest, TestManifests, TestDeadLetters)
-    images = (TestFolder, TestGlob, TestFile, TestContainer, TestContainers)
+    images = (TestFolder, TestGlob, TestFile, TestInventory, TestContainer, TestContainers)
     assert SOURCES.keys() == {each.KIND for each in (*lists, *images)} == set(Kind)

@@ -99,27 +99,44 @@ def start_tensorflow() -> None:
     predictor(make_config('--input', str(SAMPLE), '--output', '/nowhere')[0])
 
 
-_networks: dict[Any, Any] = {}
+_once: dict[Any, Any] = {}
 
 
 @contextlib.contextmanager
 def networks_built_once() -> Iterator[None]:
-    """The embedded network of each size and precision is built once for all, which takes a second.
+    """The embedded network of each size and precision is built and traced once for all: a second.
 
-    Whatever is made of it, functions and labels, is made anew by each who asks.
+    The function of labels, and what a model is asked when it is loaded, are each time anew.
     """
+    from transforms.model import load
     from transforms.model.families.efficientnet_lite import network
+    from transforms.model.runtimes.on_tensorflow import TensorFlow
 
-    build_network = network.build
+    build, load_network = network.build, load.load_network
+    compile_network = TensorFlow.compile_network
 
-    def build_once(weights: dict[str, Any], *arguments: Any, **options: Any) -> Any:
-        key = arguments, tuple(options.items())
-        if key not in _networks:
-            _networks[key] = build_network(weights, *arguments, **options)
-        return _networks[key]
+    def once(make: Callable[[], Any], *key: Any) -> Any:
+        if key not in _once:
+            _once[key] = make()
+        return _once[key]
+
+    def build_once(weights: dict[str, Any], *given: Any, **options: Any) -> Any:
+        return once(lambda: build(weights, *given, **options), 'built', given, *options.items())
+
+    def load_once(*given: Any, **options: Any) -> Any:
+        *how, runtime = given
+        key = 'loaded', *how, runtime.backend, *options.items()
+        return once(lambda: load_network(*given, **options), *key)
+
+    def compile_once(runtime: TensorFlow, network: Any, shape: Any, jit: bool) -> Any:
+        # Kept beside it, so that no other network comes to lie where it lay.
+        key = 'compiled', id(network), shape, jit
+        return once(lambda: (compile_network(runtime, network, shape, jit), network), *key)[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(network, 'build', build_once)
+        patch.setattr(load, 'load_network', load_once)
+        patch.setattr(TensorFlow, 'compile_network', compile_once)
         yield
 
 

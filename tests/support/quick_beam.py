@@ -7,19 +7,28 @@ the tests keep them, as they do the types that a function gives for types that i
 of all options, and the file of a class list. Where a type hint was given, which it writes down 900
 times, is for debugging; how large a side input is, for which it looks through all modules each
 time, is for a cache that nothing here fills. What a step is given is copied by pickling it, which
-shows early that it can be; it is pickled with the graph in any case. Runs in processes of their
-own, all engines and benchmarks among them, do without.
+shows early that it can be; it is pickled with the graph in any case.
+
+What is pickled, some 230 times a run, is packed as tightly as bzip2 can, for a message that here
+goes nowhere. Each stage is made by a thread of its own, which nobody lets go of if it hangs; and
+another one looks every few milliseconds which step is at work, and is waited for at the stage's
+end, though nobody asks for what it saw. All options are read once more, for warnings of those that
+Beam does not know, which are refused before. Runs in processes of their own, all engines and
+benchmarks among them, do without all of this.
 """
 
+import contextlib
 import functools
+import threading
 import types
 import weakref
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
-from apache_beam.internal import pickler
+from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import statecache
+from apache_beam.runners.worker import bundle_processor, statecache, statesampler
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators, native_type_compatibility, trivial_inference
 
@@ -32,6 +41,7 @@ _views: weakref.WeakKeyDictionary[PipelineOptions, dict[type, PipelineOptions]] 
     weakref.WeakKeyDictionary()
 )
 _states: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_all_options = PipelineOptions.get_all_options
 _visible_option_list = PipelineOptions._visible_option_list
 _visible: weakref.WeakKeyDictionary[PipelineOptions, list[str]] = weakref.WeakKeyDictionary()
 _convert = native_type_compatibility.convert_to_beam_type
@@ -45,6 +55,7 @@ def install() -> None:
     """Remembers from now on, in this process."""
     PipelineOptions.view_as = _remembered_view_as
     PipelineOptions._visible_option_list = _remembered_list
+    PipelineOptions.get_all_options = _unless_for_warnings
     for module in (native_type_compatibility, decorators):
         module.convert_to_beam_type = _remembered_conversion
     core.get_function_args_defaults = _remembered(core.get_function_args_defaults)
@@ -55,6 +66,16 @@ def install() -> None:
     statecache.get_deep_size = lambda *_: 1
     pickler.roundtrip = lambda given: given
     trivial_inference.infer_return_type_func = _remembered_type
+    cloudpickle_pickler.bz2 = types.SimpleNamespace(
+        compress=lambda data, **_: data, decompress=lambda data: data
+    )
+    bundle_processor.concurrent = types.SimpleNamespace(
+        futures=types.SimpleNamespace(
+            ThreadPoolExecutor=_NoThread, TimeoutError=futures.TimeoutError
+        )
+    )
+    statesampler.StateSampler.start = _start_unwatched
+    statesampler.StateSampler.stop_if_still_running = _stop_unwatched
     beam_options.make_beam_parser = functools.cache(beam_options.make_beam_parser)
     Vocabulary.to_parquet = functools.cache(Vocabulary.to_parquet)  # type: ignore[method-assign]  # on purpose
 
@@ -65,6 +86,12 @@ def _remembered_view_as(options: PipelineOptions, cls: type) -> PipelineOptions:
     if cls not in views:
         views[cls] = _view_as(options, cls)
     return views[cls]
+
+
+def _unless_for_warnings(
+    options: PipelineOptions, *given: Any, display_warnings: bool = False, **named: Any
+) -> dict[str, Any]:
+    return {} if display_warnings else _all_options(options, *given, **named)
 
 
 def _remembered_list(options: PipelineOptions) -> list[str]:
@@ -125,3 +152,27 @@ def _remembered_type(function: Any, given: list[Any], *more: Any) -> Any:
     except (TypeError, ValueError):  # of what cannot be a key, and of an empty cell
         return _infer(function, given, *more)
     return _inferred[key]
+
+
+class _NoThread(contextlib.nullcontext[Any]):
+    """An executor that does at once, in the thread that asks, what it is given."""
+
+    def __init__(self, **_: Any):
+        super().__init__(self)
+
+    def submit(self, function: Callable[..., Any], *given: Any) -> futures.Future[Any]:
+        done: futures.Future[Any] = futures.Future()
+        try:
+            done.set_result(function(*given))
+        except BaseException as e:  # noqa: BLE001 (raised again where the result is asked for)
+            done.set_exception(e)
+        return done
+
+
+def _start_unwatched(sampler: statesampler.StateSampler) -> None:
+    sampler.tracked_thread = threading.current_thread()
+    statesampler.set_current_tracker(sampler)
+
+
+def _stop_unwatched(_: statesampler.StateSampler) -> None:
+    statesampler.set_current_tracker(None)

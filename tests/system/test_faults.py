@@ -436,6 +436,7 @@ subprocess.check_call(['cp', '-r', f'{disk}/out', 'kept'])
 """
 
 
+# A disk, a process and two whole runs for each; what a store says of a full disk is in test_local.
 @pytest.mark.parametrize(
     ('size', 'filler_bytes', 'fills_at', 'what'),
     [
@@ -445,7 +446,7 @@ subprocess.check_call(['cp', '-r', f'{disk}/out', 'kept'])
         pytest.param('224k', 0, 0, 'part-0', marks=pytest.mark.slow),
         pytest.param('320k', 0, 0, 'vocabularies/', marks=pytest.mark.slow),
         pytest.param('1m', 0, 1, '_work/full/commit.json', marks=pytest.mark.slow),
-        ('1m', 0, 2, 'runs/full/report.json'),
+        pytest.param('1m', 0, 2, 'runs/full/report.json', marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(

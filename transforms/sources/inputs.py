@@ -20,9 +20,15 @@ class Kind(enum.StrEnum):
     FILE = 'file'
     MANIFEST = 'manifest'
     MANIFESTS = 'manifests'
+    INVENTORY = 'inventory'
     CONTAINER = 'container'
     CONTAINERS = 'containers'
     DEAD_LETTERS = 'dead_letters'
+
+    @property
+    def shown(self) -> str:
+        """With its article."""
+        return f'an {self}' if self is Kind.INVENTORY else f'a {self}'
 
     @property
     def has_columns(self) -> bool:
@@ -57,7 +63,9 @@ class Input(NamedTuple):
     def may_tell_bytes(self) -> bool:
         """Whether its listing may tell which images have the same bytes."""
         is_listed = self.kind in (Kind.FOLDER, Kind.GLOB, Kind.FILE)
-        return is_listed and uris.scheme_of(self.uri) in ('gs', 's3')
+        return self.kind is Kind.INVENTORY or (
+            is_listed and uris.scheme_of(self.uri) in ('gs', 's3')
+        )
 
     @property
     def shown(self) -> str:

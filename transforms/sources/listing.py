@@ -23,7 +23,7 @@ from transforms.core.suffixes import IMAGE_SUFFIXES
 from transforms.core.waiting import each_within
 from transforms.output import dead_letters
 from transforms.runs.complete import read_run
-from transforms.sources import manifest
+from transforms.sources import inventory, manifest
 from transforms.sources.carried import NO_CARRIED, carried_of
 from transforms.sources.containers import list_members
 from transforms.sources.inputs import Columns, Input, Kind
@@ -85,6 +85,14 @@ def _of_glob(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
 def _of_file(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
     store = store_for(source.uri, source.stores)
     yield _ref(store.stat(source.uri) or Entry(source.uri, '', -1), wanted.since)
+
+
+def _of_inventory(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
+    store = store_for(source.uri, source.stores)
+    found = inventory.read_manifest(source.uri, store)
+    listed = inventory.list_objects(found, store, has_times=wanted.since is not None)
+    for entry in without_companions(listed, source):
+        yield entry if isinstance(entry, str) else _ref(entry, wanted.since)
 
 
 def _of_containers(source: Input, wanted: Wanted) -> Iterator[Ref | str]:
@@ -212,6 +220,7 @@ SOURCES: Mapping[Kind, Source] = {
     Kind.FILE: Source(_of_file, lambda *_: 'no such file'),
     Kind.MANIFEST: Source(_of_manifests, lambda *_: 'lists nothing'),
     Kind.MANIFESTS: Source(_of_manifests, lambda *_: 'none of the manifests lists anything'),
+    Kind.INVENTORY: Source(_of_inventory, _why_container_is_empty),
     Kind.CONTAINER: Source(_of_containers, _why_container_is_empty),
     Kind.CONTAINERS: Source(_of_containers, _why_container_is_empty),
     Kind.DEAD_LETTERS: Source(_of_dead_letters, lambda *_: 'no image failed for these reasons'),

@@ -31,7 +31,7 @@ def matching(source: Input, store: Store) -> Iterator[Entry | str]:
 
 
 def without_companions(
-    entries: Iterable[Entry], source: Input, regex: re.Pattern[str] | None = None
+    entries: Iterable[Entry | str], source: Input, regex: re.Pattern[str] | None = None
 ) -> Iterator[Entry | str]:
     """Leaves out files that, as their neighbours show, only accompany others.
 
@@ -39,7 +39,8 @@ def without_companions(
     disks, and empty objects below whose name others lie, which mark a folder.
 
     Args:
-      entries: of a listing; what may be left out comes when the others are known.
+      entries: of a listing; what may be left out comes when the others are known, strings are
+        given on.
       source: that was listed.
       regex: which names are wanted, if not all.
     """
@@ -47,6 +48,9 @@ def without_companions(
     markers: dict[str, Entry] = {}
     for entry in entries:
         alive()  # however few are wanted
+        if isinstance(entry, str):
+            yield entry
+            continue
         if companions.pop(entry.uri, None):
             yield _COMPANION
         folder = uris.folder_of(entry.uri)
@@ -64,9 +68,9 @@ def without_companions(
         else:
             yield entry
     yield from markers.values()
-    store = store_for(source.uri, source.stores)
 
     def stat(uri: str) -> Entry | None:
+        store = store_for(uri, source.stores)
         return within(source.deadline_sec, uris.printable(uri), lambda: store.stat(uri))
 
     # Locally the file may have come first.

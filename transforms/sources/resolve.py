@@ -13,7 +13,7 @@ from transforms.core.errors import UsageError
 from transforms.core.left_out import BEFORE_SINCE
 from transforms.core.stores import DEFAULT_OPTIONS, StoreOptions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
-from transforms.sources import manifest
+from transforms.sources import inventory, manifest
 from transforms.sources.globs import WILDCARD, expand_braces, literal_head
 from transforms.sources.inputs import Columns, Input, Kind, Listing
 from transforms.sources.listing import (
@@ -80,8 +80,9 @@ def resolve(
             collections.deque(pool.map(check, manifests_of(found)), maxlen=0)
     elif columns.carry and not found.kind.is_of_containers:
         raise UsageError(
-            f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is a {found.kind} '
-            'without columns; carried columns come from a manifest (.csv, .tsv, .jsonl or '
+            f'--carry or --partition_by {columns.carry[0]}: --input {value!r} is '
+            f'{found.kind.shown} without columns; carried columns come from a manifest (.csv, '
+            '.tsv, .jsonl or '
             f'.parquet), or from files with images inside ({_HOLDERS})'
         )
     return found
@@ -105,6 +106,9 @@ def _resolve(uri: str, store: Store, columns: Columns) -> Input | None:
     if store.stat(uri) is not None:
         if members.is_container(uri) and not _lists_uris(uri, store, columns):
             return Input(Kind.CONTAINER, uri, '')
+        if inventory.is_inventory(uri, store):
+            inventory.tell_lacking(inventory.read_manifest(uri, store))
+            return Input(Kind.INVENTORY, uri, '')
         if manifest.is_manifest(uri):
             return Input(Kind.MANIFEST, uri, '')
         if uris.suffix_of(uri) in _NO_IMAGES:

@@ -11,7 +11,8 @@ import os
 import re
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import google.auth
@@ -19,6 +20,7 @@ import google.auth.exceptions
 import google.auth.transport.requests
 import google.auth.transport.urllib3
 import google_crc32c
+import requests.adapters
 import urllib3
 from google.api_core import exceptions as api_exceptions
 from google.auth.credentials import AnonymousCredentials
@@ -27,10 +29,10 @@ from google.cloud import storage
 from transforms.core import uris
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.reasons import Reason
-from transforms.core.waiting import alive
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
 from transforms.storage.http_fetch import (
     NO_SUCH_PART,
+    POOL_SIZE,
     TRIES,
     TransientError,
     Tries,
@@ -41,10 +43,13 @@ from transforms.storage.http_fetch import (
     read_object,
     seconds_left,
 )
+from transforms.storage.pages import AT_A_TIME, Page, list_pages
 
 _SCOPE = 'https://www.googleapis.com/auth/devstorage.read_write'
 _STREAM_BYTES = 8 * 2**20
 _PAGE_OBJECTS = 1000
+_FIELDS = 'name,size,generation,timeCreated,md5Hash,contentEncoding'
+_LIST_SEC = 60.0
 _ANSWERS = (200, 206)
 _NO_BUCKET = re.compile(rb'bucket does not exist', re.IGNORECASE)
 _METADATA_SEC = 3.0
@@ -69,6 +74,7 @@ class GcsStore:
       anonymous: read without credentials, as is done where there are none; then nothing is written.
       page_objects: objects per page of a listing.
       tries: when fetching an image is retried.
+      at_a_time: requests in flight of one listing.
 
     Attributes:
       lacks_credentials: what to do for some, if they were looked for and there are none; else ''.
@@ -84,8 +90,10 @@ class GcsStore:
         *,
         page_objects: int = _PAGE_OBJECTS,
         tries: Tries = TRIES,
+        at_a_time: int = AT_A_TIME,
     ) -> None:
         self.tries = tries
+        self._at_a_time = at_a_time
         self._user_project = user_project
         self._page_objects = page_objects
         emulator = os.environ.get('STORAGE_EMULATOR_HOST', '')
@@ -95,6 +103,11 @@ class GcsStore:
         self._is_writable = bool(emulator or found)
         self._credentials: Any = found or AnonymousCredentials()
         self._client = storage.Client(project=project or 'none', credentials=self._credentials)
+        # The client makes an object of each name, which takes longer than all else.
+        self._session = google.auth.transport.requests.AuthorizedSession(self._credentials)
+        adapter = requests.adapters.HTTPAdapter(pool_maxsize=POOL_SIZE)
+        for scheme in ('https://', 'http://'):
+            self._session.mount(scheme, adapter)
         self._seen: set[str] = set()  # buckets that have given something
         self._endpoint = (emulator or self._client.api_endpoint).rstrip('/')
         pool = make_pool(self._endpoint)
@@ -103,7 +116,8 @@ class GcsStore:
         self._connections = pool.connection_from_url(self._endpoint)
 
     def close(self) -> None:
-        """Closes the connections that fetch images."""
+        """Closes the connections that list and fetch images."""
+        self._session.close()
         self._connections.close()
 
     def stat(self, uri: str) -> Entry | None:
@@ -114,12 +128,17 @@ class GcsStore:
             blob = self._bucket(bucket).get_blob(name)
         if blob and uris.may_mark_folder(blob.size, blob.content_type) and self.is_folder(uri):
             return None
-        return blob and _entry(uri, blob)
+        return blob and _entry(
+            uri, blob.generation, blob.size, blob.time_created, blob.md5_hash, blob.content_encoding
+        )
 
     def is_folder(self, uri: str) -> bool:
+        bucket, prefix = _folder(uri)
         with self._systemic(uri):
-            found = any(True for _ in self._blobs(uri, limit=1))
-        return found or not uris.split_object(uri)[1]  # an empty bucket is one, too
+            found = self._client.list_blobs(
+                self._bucket(bucket), prefix=prefix or None, max_results=1, fields='items(name)'
+            )
+            return any(True for _ in found) or not prefix  # an empty bucket is one, too
 
     def list(
         self,
@@ -128,12 +147,47 @@ class GcsStore:
         by_every_name: bool = False,  # noqa: ARG002 (there are no links)
         starts_with: str = '',
     ) -> Iterator[Entry]:
-        bucket, _ = uris.split_object(folder)
+        bucket, prefix = _folder(folder)
+        query = {
+            'prefix': prefix + starts_with,
+            'delimiter': '/' if max_depth == 1 else '',
+            'maxResults': str(self._page_objects),
+            'fields': f'items({_FIELDS}),prefixes,nextPageToken',
+            'prettyPrint': 'false',
+            'userProject': self._user_project or '',
+        }
+        root = f'gs://{bucket}/'
+
+        def ask(after: str, until: str, token: str) -> Page:
+            return self._page(bucket, query, after[len(root) :], until[len(root) :], token)
+
         with self._systemic(folder):
-            for blob in self._blobs(folder, starts_with, one_level=max_depth == 1):
-                alive()  # markers of folders are not given on
-                if not blob.name.endswith('/'):
-                    yield _entry(f'gs://{bucket}/{blob.name}', blob)
+            yield from list_pages(ask, root + query['prefix'], self._at_a_time)
+
+    def _page(
+        self, bucket: str, query: Mapping[str, str], after: str, until: str, token: str
+    ) -> Page:
+        url = f'{self._endpoint}/storage/v1/b/{urllib.parse.quote(bucket, safe="")}/o'
+        # From the first one on, and without the second one, where it is the other way about here.
+        bounds = {'startOffset': after, 'endOffset': until and f'{until}0', 'pageToken': token}
+        params = {name: value for name, value in {**query, **bounds}.items() if value}
+
+        def get() -> dict[str, Any]:
+            response = self._session.get(url, params=params, timeout=_LIST_SEC)
+            if not response.ok:
+                raise api_exceptions.from_http_response(response)
+            found: dict[str, Any] = response.json()
+            return found
+
+        page = storage.retry.DEFAULT_RETRY(get)()
+        items, folders = page.get('items', ()), page.get('prefixes', ())
+        last: str = items[-1]['name'] if items else folders[-1] if folders else ''
+        entries = [
+            _entry_of(f'gs://{bucket}/{item["name"]}', item)
+            for item in items  # markers of folders are not given on
+            if not item['name'].endswith('/') and item['name'] != after
+        ]
+        return Page(entries, last and f'gs://{bucket}/{last}', page.get('nextPageToken', ''))
 
     def fetch(
         self,
@@ -302,34 +356,38 @@ class GcsStore:
                 **conditions,
             )
 
-    def _blobs(
-        self,
-        folder: str,
-        starts_with: str = '',
-        limit: int | None = None,
-        one_level: bool = False,
-    ) -> Iterator[storage.Blob]:
-        bucket, prefix = uris.split_object(folder)
-        prefix = (f'{prefix.rstrip("/")}/' if prefix else '') + starts_with
-        blobs: Iterator[storage.Blob] = self._client.list_blobs(
-            self._bucket(bucket),
-            prefix=prefix or None,
-            delimiter='/' if one_level else None,
-            max_results=limit,
-            page_size=self._page_objects,
-            fields='items(name,size,generation,timeCreated,md5Hash,contentEncoding),nextPageToken',
-        )
-        return blobs
+
+def _folder(uri: str) -> tuple[str, str]:
+    bucket, prefix = uris.split_object(uri)
+    return bucket, f'{prefix.rstrip("/")}/' if prefix else ''
 
 
-def _entry(uri: str, blob: storage.Blob) -> Entry:
+def _entry_of(uri: str, item: Mapping[str, str]) -> Entry:
+    """An object of a listing, of which `_FIELDS` are told."""
+    created = item.get('timeCreated')
+    return _entry(
+        uri,
+        item['generation'],
+        int(item.get('size', 0)),
+        datetime.fromisoformat(created) if created else None,
+        item.get('md5Hash'),
+        item.get('contentEncoding'),
+    )
+
+
+def _entry(
+    uri: str,
+    generation: str | int,
+    size_bytes: int | None,
+    created: datetime | None,
+    md5: str | None,
+    encoding: str | None,
+) -> Entry:
     # A generation is created and never changed; metadata may be.
-    created = blob.time_created
     modified_at = created.timestamp() if created else math.nan
     # Of objects composed of others there is none.  As stored: what is packed is another picture.
-    checksum = f'gs:{blob.md5_hash}:{blob.content_encoding or ""}' if blob.md5_hash else ''
-    version = str(blob.generation)
-    return Entry(uri, version, blob.size or 0, modified_at=modified_at, checksum=checksum)
+    checksum = f'gs:{md5}:{encoding or ""}' if md5 else ''
+    return Entry(uri, str(generation), size_bytes or 0, modified_at=modified_at, checksum=checksum)
 
 
 class _Metadata(google.auth.transport.requests.Request):

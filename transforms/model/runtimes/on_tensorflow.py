@@ -45,25 +45,12 @@ class TensorFlow:
         Labels are made by a function of their own: within one graph a shape is what the graph was
         told, and a wrong one can get lost, but what comes out of a function has the shape it has.
         """
-        tf = self._tf
         size = shape[0]
-        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
-
-        def compiled(function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any) -> Any:
-            traced = tf.function(function, jit_compile=jit or None, autograph=False)
-            return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
-
-        def call(pixels: Any) -> tuple[Any, Any]:
-            images = tf.cast(pixels, tf.float32)
-            if network.is_bgr:
-                images = tf.reverse(images, [-1])
-            return network.call((images - mean) / std)
-
-        outputs = compiled(call, shape, tf.uint8)
+        outputs = self.compile_network(network, shape, jit)
         nothing = np.zeros((size, 0), np.float32)
         unlabeled = nothing.astype(np.int32), nothing, np.zeros(size, np.int32)
         if network.logits:
-            labels = compiled(label, (size, network.logits.length), tf.float32)
+            labels = self._traced(label, (size, network.logits.length), self._tf.float32, jit)
 
         def predict(pixels: np.ndarray) -> Sequence[Any]:
             logits, features = outputs(pixels)
@@ -76,6 +63,29 @@ class TensorFlow:
             return [output.numpy() for output in found]
 
         return predict
+
+    def compile_network(
+        self, network: 'Network', shape: tuple[int, int, int, int], jit: bool
+    ) -> Callable[[np.ndarray], tuple[Any, Any]]:
+        """The way from pixels to logits and features."""
+        tf = self._tf
+        mean, std = np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32)
+
+        def call(pixels: Any) -> tuple[Any, Any]:
+            images = tf.cast(pixels, tf.float32)
+            if network.is_bgr:
+                images = tf.reverse(images, [-1])
+            return network.call((images - mean) / std)
+
+        traced: Callable[[np.ndarray], tuple[Any, Any]] = self._traced(call, shape, tf.uint8, jit)
+        return traced
+
+    def _traced(
+        self, function: Callable[[Any], Any], shape: tuple[int, ...], dtype: Any, jit: bool
+    ) -> Any:
+        tf = self._tf
+        traced = tf.function(function, jit_compile=jit or None, autograph=False)
+        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
     def fault(self, error: Exception) -> Fault | None:
         """By its class."""
