@@ -256,6 +256,18 @@ def test_of_two_that_agree_the_first_is_taken(tf, weights, pictures, tmp_path):
     assert network.route == BUILT
 
 
+def test_what_was_proven_in_this_process_is_not_proven_again(official, pictures):
+    """As for a precision receipt; the bytes of the SavedModel are what it is known by."""
+    from transforms.model.families.bit import rebuild
+
+    first = load(source_of(official))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuild, '_answers', None)
+        again = load(source_of(official))
+    assert (again.route, again.why_saved) == (BUILT, '')
+    np.testing.assert_array_equal(logits_of(again, pictures), logits_of(first, pictures))
+
+
 def test_of_each_further_candidate_only_what_differs_is_set(monkeypatch):
     from transforms.model.families.bit import rebuild
     from transforms.model.saved_model import Variables
