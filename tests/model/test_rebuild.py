@@ -114,10 +114,11 @@ def source_of(folder, architecture='R14x1', **changes):
     return resolve_model(str(folder), cache=str(folder / 'cache'))
 
 
-def load(source, **options):
+def load(source, backend='tensorflow', **options):
     from transforms.model.load import load_network
 
     runtime = TensorFlow(cpu_count(), require_gpu=False)
+    runtime.backend = backend  # all that is asked of it here
     return load_network(source, 'float32', 2, False, runtime, may_be_float32=True, **options)
 
 
@@ -227,6 +228,9 @@ def refuse_as_found(why_saved, source):
         patch.setattr(bit, 'build', build)
         with pytest.raises(ModelError, match=message):
             load(source, must_be_rebuilt=True)
+        alone = f'--backend jax: the SavedModel m is used as it was saved ({why_saved}), which only'
+        with pytest.raises(ModelError, match=re.escape(alone)):
+            load(source, backend='jax')
 
 
 # Nobody publishes such a module; a whole network is built for it.
