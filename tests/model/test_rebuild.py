@@ -114,10 +114,11 @@ def source_of(folder, architecture='R14x1', **changes):
     return resolve_model(str(folder), cache=str(folder / 'cache'))
 
 
-def load(source, **options):
+def load(source, backend='tensorflow', **options):
     from transforms.model.load import load_network
 
     runtime = TensorFlow(cpu_count(), require_gpu=False)
+    runtime.backend = backend  # all that is asked of it here
     return load_network(source, 'float32', 2, False, runtime, may_be_float32=True, **options)
 
 
@@ -227,6 +228,9 @@ def refuse_as_found(why_saved, source):
         patch.setattr(bit, 'build', build)
         with pytest.raises(ModelError, match=message):
             load(source, must_be_rebuilt=True)
+        alone = f'--backend jax: the SavedModel m is used as it was saved ({why_saved}), which only'
+        with pytest.raises(ModelError, match=re.escape(alone)):
+            load(source, backend='jax')
 
 
 # Nobody publishes such a module; a whole network is built for it.
@@ -254,6 +258,18 @@ def test_of_two_that_agree_the_first_is_taken(tf, weights, pictures, tmp_path):
     FORMS['official'](twins, 14, tmp_path / 'module')
     network = load(source_of(tmp_path / 'module'))
     assert network.route == BUILT
+
+
+def test_what_was_proven_in_this_process_is_not_proven_again(official, pictures):
+    """As for a precision receipt; the bytes of the SavedModel are what it is known by."""
+    from transforms.model.families.bit import rebuild
+
+    first = load(source_of(official))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rebuild, '_answers', None)
+        again = load(source_of(official))
+    assert (again.route, again.why_saved) == (BUILT, '')
+    np.testing.assert_array_equal(logits_of(again, pictures), logits_of(first, pictures))
 
 
 def test_of_each_further_candidate_only_what_differs_is_set(monkeypatch):

@@ -135,6 +135,10 @@ def test_a_damaged_precision_stops_the_process(source):
     said = str(caught.value)
     assert said.startswith('--precision bfloat16: 0.0% of 8 images have the same best class')
     assert 'expected the same best class for 90% at least (--min_agreement). Take' in said
+    # A runner tries a batch again, and what it is told must not be that all is well now.
+    with pytest.raises(ModelError) as again:
+        witness.look(PIXELS, EXACT, range(BATCH), 'bfloat16')
+    assert str(again.value) == said
 
 
 def test_images_without_labels_are_no_measure(source):

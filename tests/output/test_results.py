@@ -162,3 +162,19 @@ def test_a_row_has_what_there_is_of_it():
     assert [row['reason'] for row in rows] == [None, None, 'not_found', 'model_error', None]
     assert [row['width'] for row in rows] == [3, 3, None, None, None]
     assert results.count_unchanged(outcome_table(chunk_of([KINDS['unchanged']], 0))) == 1
+
+
+def test_what_only_the_workers_know_is_in_one_order():
+    def way(**versions):
+        facts = {'precision': 'bfloat16', 'backend': 'jax', 'batch_size': 8, 'features': None}
+        return json.dumps({**facts, 'versions': versions})
+
+    # So many that a set of them is in no order by chance.
+    new = {f'library-{i:02d}': str(i) for i in range(30)}
+    launcher = {'precision': 'auto', 'backend': 'auto', 'batch_size': '8', 'version.numpy': '1'}
+    ways = [way(numpy='2', **new), way(numpy='1')]
+    found = results.with_computed(launcher, ways)
+    assert list(found) == [*launcher, *(f'version.{name}' for name in new)]
+    assert (found['precision'], found['backend']) == ('bfloat16', 'jax')
+    assert (found['version.numpy'], found['version.library-07']) == ('1+2', '7')
+    assert results.with_computed(launcher, [])['backend'] == 'none'

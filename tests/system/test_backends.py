@@ -2,18 +2,36 @@
 
 import json
 
+import pytest
+
 from tests.support import app, samples
 from transforms.dataset.verify import verify
+
+RUN = (
+    *('label', '--backend', 'jax', '--input', samples.SAMPLE / 'cat.jpg', '--run_id', 'a'),
+    *('--model_size', '64', '--batch_size', '2', '--canary', 'finite', '--min_labels', '1'),
+)
+
+
+@pytest.mark.slow  # two processes that begin from nothing; within one, the contract looks
+def test_two_runs_on_jax_write_the_same_bytes(tmp_path):
+    outputs = [tmp_path / 'one', tmp_path / 'other']
+    for output in outputs:
+        done = app.command(*RUN, '--output', output)
+        assert done.returncode == 0, done.stderr
+    one, other = (
+        {path.relative_to(output): path.read_bytes() for path in output.glob('predictions/**/*.p*')}
+        for output in outputs
+    )
+    assert one
+    assert one == other
 
 
 def test_a_run_on_jax_needs_no_tensorflow(tmp_path):
     output = tmp_path / 'out'
-    run = (
-        *('label', '--backend', 'jax', '--input', samples.SAMPLE / 'cat.jpg', '--output', output),
-        *('--model_size', '64', '--batch_size', '2', '--canary', 'finite', '--min_labels', '1'),
-    )
     # What others have told Keras is no obstacle.
-    done = app.python('-X', 'importtime', '-m', 'pipeline', *run, KERAS_BACKEND='tensorflow')
+    run = ('-X', 'importtime', '-m', 'pipeline', *RUN, '--output', output)
+    done = app.python(*run, KERAS_BACKEND='tensorflow')
     assert done.returncode == 0, done.stderr
     assert ', float32 on CPU by JAX\n' in done.stdout
     imported = {line.rpartition('|')[2].strip() for line in done.stderr.splitlines()}

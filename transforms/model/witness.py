@@ -72,6 +72,7 @@ class Witness:
         self._make = make
         self._exact: Model | None = None
         self._seen: list[Receipt] = []
+        self._refusal = ''
         self._is_over = not (options.precision_receipt and options.model.card.has_classes)
 
     def look(
@@ -88,6 +89,8 @@ class Witness:
         Raises:
           ModelError: too few images have the same best class.
         """
+        if self._refusal:  # also where a runner tries the same again
+            raise ModelError(self._refusal)
         if self._is_over or precision not in REDUCED:
             return None
         try:
@@ -108,7 +111,9 @@ class Witness:
         merged = merge(self._seen)
         if merged and merged.images >= self._options.precision_receipt:
             self._end()
-            check(merged, precision, self._options.min_agreement)
+            self._refusal = refusal(merged, precision, self._options.min_agreement)
+            if self._refusal:
+                raise ModelError(self._refusal)
         return receipt
 
     def _end(self) -> None:
@@ -117,15 +122,12 @@ class Witness:
         gc.collect()
 
 
-def check(receipt: Receipt, precision: str, min_agreement: float) -> None:
-    """Refuses a precision that changes too much.
-
-    Raises:
-      ModelError: it does.
-    """
-    if receipt.agreement < min_agreement:
-        raise ModelError(
-            f'--precision {precision}: {receipt}; expected the same best class for '
-            f'{min_agreement:.0%} at least (--min_agreement). Take --precision {FLOAT32}, or a '
-            'lower floor if these labels will do'
-        )
+def refusal(receipt: Receipt, precision: str, min_agreement: float) -> str:
+    """Why a precision changes too much, and what to do; '' if it does not."""
+    if receipt.agreement >= min_agreement:
+        return ''
+    return (
+        f'--precision {precision}: {receipt}; expected the same best class for '
+        f'{min_agreement:.0%} at least (--min_agreement). Take --precision {FLOAT32}, or a lower '
+        'floor if these labels will do'
+    )

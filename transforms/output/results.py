@@ -272,9 +272,10 @@ def with_computed(metadata: Mapping[str, str], ways: Iterable[str]) -> dict[str,
     sizes = {fact['batch_size'] for fact in facts}
     if len(sizes) > 1 or sizes - {int(metadata.get('batch_size', 0))}:
         known['batch_size'] = '+'.join(str(size) for size in sorted(sizes))
-    # A run may be resumed after an update.
+    # A run may be resumed after an update, and one worker may have another backend than the next.
     for name in sorted({name for fact in facts for name in fact['versions']}):
-        known[f'version.{name}'] = '+'.join(sorted({fact['versions'][name] for fact in facts}))
+        versions = {fact['versions'][name] for fact in facts if name in fact['versions']}
+        known[f'version.{name}'] = '+'.join(sorted(versions))
     lengths = {fact['features'] for fact in facts} - {None}
     if lengths:
         known['features'] = str(max(lengths))

@@ -51,6 +51,29 @@ class Rebuilt(NamedTuple):
     range: Range
 
 
+class _Proof(NamedTuple):
+    """What was found out of a SavedModel.
+
+    Attributes:
+      keys: of the variables by the official name of the tensor that each is.
+      range: what it takes for black and white.
+    """
+
+    keys: Mapping[str, str]
+    range: Range
+
+
+_PROVEN: dict[tuple[str, str, int | None], _Proof] = {}
+"""By what a proof depends on.
+
+A process that needs the same network in another precision as well loads the SavedModel once.
+"""
+
+
+def _proof_key(source: ModelSource) -> tuple[str, str, int | None]:
+    return source.weights_sha256, source.card.architecture, _classes(source)
+
+
 def build(source: ModelSource, path: Path, precision: str, batch_size: int) -> Built:
     """The network of a SavedModel, see `transforms.model.families.base.Family`."""
     if not source.card.architecture:
@@ -75,7 +98,12 @@ def rebuild(source: ModelSource, folder: Path, precision: str, batch_size: int) 
     """
     architecture = Architecture.parse(source.card.architecture)
     variables = saved_model.read_variables(folder)
-    if variables.exported is None:
+    known = _PROVEN.get(_proof_key(source))
+    if variables.exported is None and known is not None:
+        tensors = Tensors(variables.read, known.keys, layout(architecture, _classes(source)))
+        network = resnet.build(architecture, _classes(source), tensors, precision=precision)
+        found = known.range
+    elif variables.exported is None:
         network, found = _proven(source, folder, architecture, variables, batch_size)
         if precision != 'float32' or _has_accelerator():
             network = _copied(network, architecture, _classes(source), precision)
@@ -151,11 +179,13 @@ def _proven(
         noise, answers = _answers(folder, source.card, batch_size)
         gc.collect()  # the SavedModel, before the network comes into memory
         nearest = np.inf
-        for network in _networks(candidates, variables, architecture, classes):
+        networks = _networks(candidates, variables, architecture, classes)
+        for keys, network in zip(candidates, networks, strict=True):
             found = np.asarray(network(noise * 2 - 1))
             apart = {each: _difference(found, answer) for each, answer in answers.items()}
             best = min(apart, key=apart.__getitem__)
             if apart[best] <= _TOLERANCE:
+                _PROVEN[_proof_key(source)] = _Proof(keys, best)
                 return network, best
             nearest = min(nearest, apart[best])
     if np.isinf(nearest):
