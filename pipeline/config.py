@@ -291,6 +291,7 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         require_gpu=args.require_gpu,
         features=args.features or not card.has_classes,
         require_rebuilt=args.require_rebuilt,
+        accelerators=args.accelerators_per_worker,
         backend=args.backend,
         precision_receipt=args.precision_receipt,
         min_agreement=args.min_agreement,

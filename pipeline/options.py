@@ -440,6 +440,15 @@ class LabelOptions:
         help='stop at once if the backend sees no GPU, instead of running on the CPU',
         decides_rows=False,
     )
+    accelerators_per_worker: int = option(
+        _LABELS,
+        flags.POSITIVE,
+        default=1,
+        metavar='N',
+        help='GPUs of a machine that each get a model of their own, and the next batch when they '
+        'are free (default: 1)',
+        decides_rows=False,
+    )
     require_rebuilt: bool = option(
         _LABELS,
         flags.SWITCH,

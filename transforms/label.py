@@ -4,11 +4,13 @@ Beam's own TensorFlow handlers cannot load what Keras 3 makes, attach the input 
 result, pickle every batch for a metric, and leave the device idle between two batches.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -28,12 +30,13 @@ from transforms.core.elements import (
     Stage,
     images_of,
 )
+from transforms.core.errors import ModelError
 from transforms.core.fail_fast import FailFast, FaultPolicy, inference_policy
 from transforms.core.garbage import GARBAGE
 from transforms.core.reasons import Reason
 from transforms.core.resources import LIVE, shared
 from transforms.core.versions import library_versions
-from transforms.model.device import Device
+from transforms.model.device import Device, Devices
 from transforms.model.predictor import InferenceOptions, MakeModel, Model, Prediction, Predictor
 from transforms.model.receipt import Receipt, as_statistic
 from transforms.model.rescue import predict_or_rescue
@@ -50,55 +53,70 @@ _WAITS = ('fetch_wait', 'decode_wait')
 class LazyPredictor:
     """The model of this process, loaded when the first image needs it, or a little earlier.
 
-    A run without anything to label does not even import TensorFlow.
-
-    Attributes:
-      device: what runs its calls.
-      witness: what compares its first ones with float32, in a call of the device.
+    Each device has one of its own.  A run without anything to label does not even import
+    TensorFlow.
 
     Args:
       options: the model, and how it is called.
-      device: runs its calls; by default the one of this process.
+      devices: run its calls; by default those of this process.
       make: makes it, by default `Predictor`.
+
+    Attributes:
+      devices: run its calls.
+      witness: what compares the first ones with float32, in a call of a device.
     """
 
     def __init__(
         self,
         options: InferenceOptions,
-        device: Device | None = None,
+        devices: Devices | None = None,
         make: MakeModel | None = None,
     ):
         self._options = options
         self._make = make or Predictor
-        self.device = device or shared(Device, options.model.id)
+        self.devices = devices or shared(_devices, (options.model.id, options.accelerators))
         self.witness = Witness(options, self._make)
-        self._loading: Future[Model] | None = None
-        self._model: Model | None = None
+        self._soon: Future[None] | None = None
+        self._failed: Exception | None = None
+        self._loading = threading.Lock()
+        self._models: dict[int, Model] = {}
 
-    def get(self) -> Model:
-        """Loads and checks the model, once per process.
+    def get(self, device: Device | None = None) -> Model:
+        """Loads and checks the model of a device, by default the first, once per process.
 
         Raises:
           ModelError: it cannot be loaded; also if `load_soon` found that.  The next call tries
             again.
         """
-        if self._model is None:
-            loading, self._loading = self._loading, None
-            self._model = loading.result() if loading is not None else self._load()
-        return self._model
+        number = 0 if device is None else device.number
+        if number not in self._models:
+            # One after the other: what builds a network need not know of threads.
+            with self._loading, GARBAGE.uncollected():
+                failed, self._failed = self._failed, None
+                if failed is not None:
+                    raise failed
+                options = self._options._replace(accelerator=number)
+                self._models[number] = shared(self._make, options)
+            LIVE.has_model = True
+        return self._models[number]
 
     def load_soon(self) -> None:
-        """Has the device load the model, without waiting for it."""
-        is_loading = self._loading is not None and not self._loading.done()
-        if self._model is None and not is_loading:
-            # If other work waits for the device, that will load it.
-            self._loading = self.device.submit_if_free(self._load)
+        """Has a device load its model, without waiting for it."""
+        is_loading = self._soon is not None and not self._soon.done()
+        if not self._models and not is_loading:
+            self._failed = None  # of a run that had nothing to ask for
+            # If other work waits for a device, that will load it.
+            self._soon = self.devices.submit_if_free(self._try_to_load)
 
-    def _load(self) -> Model:
-        with GARBAGE.uncollected():
-            model = shared(self._make, self._options)
-        LIVE.has_model = True
-        return model
+    def _try_to_load(self, device: Device) -> None:
+        try:
+            self.get(device)
+        except Exception as e:  # noqa: BLE001 (raised by the next call)
+            self._failed = e
+
+
+def _devices(key: tuple[str, int]) -> Devices:
+    return Devices(*key)
 
 
 def _lazy(key: tuple[MakeModel, InferenceOptions]) -> LazyPredictor:
@@ -151,20 +169,33 @@ _NOT_CALLED = _Computed(
 """Of a batch without any image, which is not worth a call."""
 
 
-def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor) -> _Computed:
-    predictor = model.get()
-    idle_sec = model.device.idle_sec
-    with model.device.at_work_on(lambda: _describe(batch, slots)):
-        started = time.perf_counter()
-        found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
-        infer_sec = time.perf_counter() - started
+def _compute(batch: Batch, slots: Sequence[int], model: LazyPredictor, device: Device) -> _Computed:
+    with _named(device, len(model.devices.each)):
+        predictor = model.get(device)
+        idle_sec = device.idle_sec
+        with device.at_work_on(lambda: _describe(batch, slots)):
+            started = time.perf_counter()
+            found, guilty = predict_or_rescue(predictor, batch.pixels, slots)
+            infer_sec = time.perf_counter() - started
     facts = predictor.computed
-    healthy = [slot for slot in slots if slot not in guilty]
-    started = time.perf_counter()
-    # Loading a second model takes long: that is no call that hangs.
-    receipt = model.witness.look(batch.pixels, found, healthy, facts['precision'])
+    receipt, started = None, time.perf_counter()
+    if device.number == 0:  # the others compute as it does
+        healthy = [slot for slot in slots if slot not in guilty]
+        # Loading a second model takes long: that is no call that hangs.
+        receipt = model.witness.look(batch.pixels, found, healthy, facts['precision'])
     receipt_sec = time.perf_counter() - started if receipt else 0.0
     return _Computed(found, guilty, facts, infer_sec, idle_sec, receipt, receipt_sec)
+
+
+@contextlib.contextmanager
+def _named(device: Device, count: int) -> Iterator[None]:
+    """Says of an error which of several devices it is about."""
+    try:
+        yield
+    except ModelError as e:
+        if count == 1:
+            raise
+        raise ModelError(f'accelerator {device.number + 1} of {count}: {e}') from e
 
 
 def _slots(batch: Batch) -> list[int]:
@@ -234,14 +265,16 @@ def label_batch(batch: Batch, model: LazyPredictor) -> LabeledBatch:
       ModelError: the model fails, and no image is to blame.
     """
     slots = _slots(batch)
-    return _labeled(batch, _compute(batch, slots, model) if slots else _NOT_CALLED)
+    if not slots:
+        return _labeled(batch, _NOT_CALLED)
+    return _labeled(batch, _compute(batch, slots, model, model.devices.each[0]))
 
 
 def _hand_in(batch: Batch, model: LazyPredictor, policy: FaultPolicy) -> LateBatch:
     """Submits a batch to the device; waits while another one is waiting."""
     slots = _slots(batch)
     if slots:
-        future = model.device.submit(functools.partial(_compute, batch, slots, model))
+        future = model.devices.submit(functools.partial(_compute, batch, slots, model))
     else:
         future = Future()
         future.set_result(_NOT_CALLED)

@@ -15,6 +15,7 @@ from transforms.core.errors import UsageError
 from transforms.label import LazyPredictor, lazy_predictor, lost
 from transforms.model import predictor
 from transforms.model.choices import EMBEDDED
+from transforms.model.device import Device
 from transforms.model.rescue import predict_or_rescue
 
 
@@ -44,10 +45,10 @@ coders.registry.register_coder(Prediction, coders.RowCoder)
 
 
 def _call(
-    model: LazyPredictor, pixels: np.ndarray, images: int
+    model: LazyPredictor, pixels: np.ndarray, images: int, device: Device
 ) -> tuple[predictor.Prediction, dict[int, str]]:
-    made = model.get()
-    with model.device.at_work_on(lambda: f'{images} images of RunInference'):
+    made = model.get(device)
+    with device.at_work_on(lambda: f'{images} images of RunInference'):
         return predict_or_rescue(made, pixels, range(images))
 
 
@@ -130,7 +131,7 @@ class ModelHandler(base.ModelHandler[np.ndarray, Prediction, LazyPredictor]):
                 )
             pixels[slot] = image
         call = functools.partial(_call, model, pixels, len(images))
-        found, guilty = model.device.submit(call).result()
+        found, guilty = model.devices.submit(call).result()
         failed = lost(found, guilty, len(images))
         return [
             Prediction([], None, failed[slot][0].value, failed[slot][1])

@@ -99,8 +99,8 @@ def _inventories(folder: Path, thousands: int) -> list[Row]:
         title = f'S3 Inventory, {kind}'
         more_bytes = measured[many].peak_bytes - measured[few].peak_bytes
         rows += [
-            Row(f'{title}, {few:,} to {many:,} keys: time', usec, 'µs a key', _MOST_USEC),
-            Row(f'{title}, {few:,} to {many:,} keys: CPU', cpu_usec, 'µs a key'),
+            Row(f'{title}, {few:,} to {many:,} keys: time', usec, 'µs a key'),
+            Row(f'{title}, {few:,} to {many:,} keys: CPU', cpu_usec, 'µs a key', _MOST_USEC),
             Row(f'{title}, {many:,} keys: peak', measured[many].peak_bytes / 1e6, 'MB'),
             Row(f'{title}, {few:,} to {many:,} keys: peak', more_bytes / 1e6, 'MB', _MOST_MORE_MB),
         ]

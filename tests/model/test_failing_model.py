@@ -14,7 +14,7 @@ from transforms.core.reasons import Reason
 from transforms.dataset.verify import verify
 from transforms.images.decode import decode
 from transforms.label import ImageModelHandler, LazyPredictor, label_batch
-from transforms.model.device import Device
+from transforms.model.device import Devices
 from transforms.model.rescue import predict_or_rescue
 
 BATCH = 8
@@ -224,8 +224,8 @@ def test_a_call_that_does_not_come_back_is_told_with_its_batch(predictor, pixels
     dead = Failure(Stage.FETCH, Reason.EMPTY, '', 0)
     outcomes = [dead, *[image] * 5, dead, dead]
     batch = Batch(Chunk('c0ffee', items), BATCH, outcomes, pixels, {})
-    device = Device('mine-1234', lambda: now[0], looks.append)
-    label_batch(batch, LazyPredictor(predictor.options, device))
+    devices = Devices('mine-1234', 1, lambda: now[0], looks.append)
+    label_batch(batch, LazyPredictor(predictor.options, devices))
     (record,) = caplog.records
     assert record.levelname == 'WARNING'
     assert record.message.startswith(

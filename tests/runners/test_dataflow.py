@@ -198,7 +198,7 @@ def submit(service, bucket, stand_in_model, monkeypatch):
         ),
         (
             {'accelerator': 'nvidia-l4', 'machine_type': 'g2-standard-24'},
-            'has 2 GPUs, of which a worker would call one',
+            'has 2 GPUs, of which a worker would call 1; take g2-standard-8, or --acc',
         ),
         (
             {'accelerator': 'nvidia-l4', 'experiments': 'use_multiple_sdk_containers'},
@@ -216,6 +216,14 @@ def submit(service, bucket, stand_in_model, monkeypatch):
             'ask for it with --accelerator',
         ),
         ({'require_gpu': True}, '--require_gpu: no worker has a GPU without --accelerator'),
+        (
+            {'accelerator': 'nvidia-l4', 'accelerators_per_worker': '3'},
+            '--accelerators_per_worker 3: a machine has 1 or 2 or 4 or 8 of nvidia-l4',
+        ),
+        (
+            {'accelerators_per_worker': '2'},
+            '--accelerators_per_worker: no worker has a GPU without --accelerator',
+        ),
         ({'right_fitting': True}, '--right_fitting needs --accelerator'),
         (
             {'accelerator': 'nvidia-l4', 'right_fitting': True, 'machine_type': 'g2-standard-8'},
@@ -242,9 +250,17 @@ def test_everything_that_is_missing_is_named_at_once(capsys):
 
 @pytest.mark.parametrize('accelerator', machine_types.ACCELERATORS)
 def test_the_machine_of_each_accelerator_takes_it(accelerator):
-    machine = machine_types.machine_for(accelerator)
-    assert machine_types.accelerator_problem(accelerator, machine) is None
-    assert machine_types.vcpus(machine) >= 8
+    found = 0
+    for count in range(1, 9):
+        problem = machine_types.accelerator_problem(accelerator, None, count)
+        if problem:
+            assert f'--accelerators_per_worker {count}: a machine has ' in problem
+            continue
+        machine = machine_types.machine_for(accelerator, count)
+        assert machine_types.accelerator_problem(accelerator, machine, count) is None
+        assert machine_types.vcpus(machine) >= 8
+        found += 1
+    assert found
 
 
 def test_the_cores_of_a_machine_type():
@@ -293,6 +309,16 @@ def test_a_job_with_gpus_asks_for_all_that_belongs_to_them(submit, service, buck
     begun = json.loads(lease_of(bucket, 'out/_work/Night-1/run.json'))
     assert begun['options']['intra_op_threads'] == 8
     assert begun['options']['batch_size'] == 128
+
+
+def test_several_gpus_a_worker(submit, service):
+    assert submit(accelerator='nvidia-l4', accelerators_per_worker='4', no_wait=True) == 0
+    environment = service.job['environment']
+    assert environment['serviceOptions'] == [
+        'worker_accelerator=type:nvidia-l4;count:4;install-nvidia-driver:5xx'
+    ]
+    (pool,) = environment['workerPools']
+    assert (pool['machineType'], pool['numThreadsPerWorker']) == ('g2-standard-48', 48)
 
 
 def lease_of(bucket, name='out/_work/_lease.json'):

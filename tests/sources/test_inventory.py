@@ -232,6 +232,11 @@ def is_flipped_and_agreed(path):
     agree(path)
 
 
+def names_a_column_that_is_no_text(path):
+    data = data_file(path, 0).read_bytes()
+    data_file(path, 0).write_bytes(data.replace(b'contentType', b'content\xffype'))
+
+
 def is_of_another_bucket(path):
     edit(path, lambda found: found.update(sourceBucket='other'))
 

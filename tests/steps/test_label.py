@@ -6,6 +6,7 @@ are what they should be is looked at in test_plain_loop and test_graph.
 
 import dataclasses
 import gc
+import itertools
 import pickle
 import threading
 import time
@@ -24,6 +25,7 @@ from transforms.core.fail_fast import FailFast
 from transforms.core.reasons import Reason
 from transforms.core.resources import shared
 from transforms.label import ImageModelHandler, LabelImages, LazyPredictor, load_soon
+from transforms.model.device import Devices
 from transforms.model.predictor import InferenceOptions, Prediction
 from transforms.model.resolve import resolve_model
 from transforms.output import results
@@ -335,6 +337,57 @@ def test_one_chunk_is_on_its_way_to_the_store_while_the_next_is_labelled(
     assert rest in ([chunks[2].id.encode()], []), 'at once, or at the end'
 
 
+class TestSeveralAccelerators:
+    COUNT = 4
+
+    @pytest.fixture
+    def options(self, options):
+        return options._replace(accelerators=self.COUNT)
+
+    @pytest.fixture
+    def models(self):
+        """One model each, which all work at the same time."""
+        together = threading.Barrier(self.COUNT, timeout=SOON)
+
+        def wait(_):
+            together.wait()
+
+        models = [Model(None) for _ in range(self.COUNT)]
+        for model in models:
+            model.fails = wait
+        return models
+
+    @pytest.fixture
+    def lazy(self, options, models):
+        devices = Devices('mine-1234', self.COUNT)
+        return LazyPredictor(options, devices, lambda options: models[options.accelerator])
+
+    def test_each_takes_its_share_and_the_order_is_kept(self, lazy, models, stage):
+        count = 6 * self.COUNT
+        late = [
+            stage.run_inference([batch], lazy)[0]
+            for batch in batches_of(chunk_of(1, count), range(count))
+        ]
+        assert [each.result().indices[0, 0] for each in late] == list(range(count))
+        assert [len(model.seen) for model in models] == [6] * self.COUNT
+
+    def test_one_that_fails_stops_the_run_with_its_name(self, lazy, models, stage):
+        def lost(_):
+            return InferenceError('the device is lost')
+
+        models[2].fails = lost
+        for model in (models[0], models[1], models[3]):
+            model.fails = lambda _: None
+
+        def label_on():
+            for _ in itertools.count():
+                (batch,) = batches_of(chunk_of(1, 1), [1])
+                stage.run_inference([batch], lazy)[0].result()
+
+        with pytest.raises(ModelError, match=r'^accelerator 3 of 4: .*the device is lost'):
+            label_on()
+
+
 class TestLoadSoon:
     def test_the_model_loads_once_and_nobody_waits(self, make, model, options, stage):
         model.may_load = threading.Event()
@@ -369,7 +422,7 @@ class TestLoadSoon:
         model.broken = [ModelError('no GPU')]
         load_soon(options, make)
         lazy = stage.load_model()
-        assert isinstance(lazy._loading.exception(SOON), ModelError)
+        lazy._soon.result(SOON)
         load_soon(options, make)
         (batch,) = batches_of(chunk_of(1, 1), [1])
         assert stage.run_inference([batch], lazy)[0].result().indices[0, 0] == 1
@@ -378,5 +431,6 @@ class TestLoadSoon:
         monkeypatch.setattr(label_step, 'Predictor', Make('default'))
         load_soon(options)
         lazy = label_step.lazy_predictor(options)
-        assert lazy._loading.result(SOON) is shared(Model, 'default')
+        lazy._soon.result(SOON)
+        assert lazy.get(lazy.devices.each[0]) is shared(Model, 'default')
         assert isinstance(lazy, LazyPredictor)

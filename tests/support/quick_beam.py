@@ -12,9 +12,9 @@ shows early that it can be; it is pickled with the graph in any case.
 What is pickled, some 230 times a run, is packed as tightly as bzip2 can, for a message that here
 goes nowhere. Each stage is made by a thread of its own, which nobody lets go of if it hangs; and
 another one looks every few milliseconds which step is at work, and is waited for at the stage's
-end, though nobody asks for what it saw. All options are read once more, for warnings of those that
-Beam does not know, which are refused before. Runs in processes of their own, all engines and
-benchmarks among them, do without all of this.
+end, though nobody asks for what it saw, nor how many elements came out of each step. All options
+are read once more, for warnings of those that Beam does not know, which are refused before. Runs in
+processes of their own, all engines and benchmarks among them, do without all of this.
 """
 
 import contextlib
@@ -76,6 +76,7 @@ def install() -> None:
     )
     statesampler.StateSampler.start = _start_unwatched
     statesampler.StateSampler.stop_if_still_running = _stop_unwatched
+    bundle_processor.BundleProcessor.monitoring_infos = _own_metrics
     beam_options.make_beam_parser = functools.cache(beam_options.make_beam_parser)
     Vocabulary.to_parquet = functools.cache(Vocabulary.to_parquet)  # type: ignore[method-assign]  # on purpose
 
@@ -176,3 +177,11 @@ def _start_unwatched(sampler: statesampler.StateSampler) -> None:
 
 def _stop_unwatched(_: statesampler.StateSampler) -> None:
     statesampler.set_current_tracker(None)
+
+
+def _own_metrics(stage: bundle_processor.BundleProcessor) -> list[Any]:
+    """Those of the steps; Beam's own are the time and the elements of each."""
+    found: dict[Any, Any] = {}
+    for name, operation in stage.ops.items():
+        found |= operation.user_monitoring_infos(name)
+    return [*found.values()]

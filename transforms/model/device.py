@@ -1,9 +1,10 @@
-"""The device of a process: one batch after the other in a thread of its own.
+"""The devices of a process: each computes one batch after the other, in a thread of its own.
 
-So the host is free while the device computes: it finishes the previous batch and prepares the next.
+So the host is free while they compute: it finishes earlier batches and prepares the next.
 """
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
@@ -50,51 +51,47 @@ def _run(future: Future[T], work: Callable[[], T]) -> None:
         future.set_result(result)
 
 
-class Device:
-    """Gives the model to one batch after the other; one per process, by `core.resources.shared`.
+_Task = tuple[Future[Any], Callable[['Device'], Any]]
 
-    A second one would only share the device and double its memory.  One thread does the work in the
-    order in which it was submitted, and starts with the first.  A call cannot be stopped, but a
-    warning says where it hangs.
+
+class Devices:
+    """The devices of a process, each of which computes with a model of its own.
+
+    Work goes to the one that is free, in the order in which it was submitted.
 
     Args:
       model_id: the model, for people.
+      count: of devices.
       clock: seconds.
       watch: calls a function from time to time, for ever.
 
     Attributes:
-      idle_sec: how long the device was idle before its current work, which may ask for it.
+      each: the devices.
     """
 
     def __init__(
         self,
         model_id: str,
+        count: int = 1,
         clock: Callable[[], float] = time.monotonic,
         watch: Callable[[Callable[[], None]], None] = _look_regularly,
     ):
-        self._model_id = model_id
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._call: _Call | None = None
-        self._told: _Call | None = None
-        self._longest_sec = 0.0
-        self.idle_sec = 0.0
-        self._free_since = clock()
+        # One batch is computed by each and one waits behind it: more would not make them any
+        # busier, and each holds its pixels.
+        self._tasks: queue.Queue[_Task] = queue.Queue(maxsize=count)
+        self.each = tuple(Device(model_id, number, clock) for number in range(count))
         self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        # One is computed and one waits behind it: more would not make the device any busier, and
-        # each holds the pixels of a batch.
-        self._tasks: queue.Queue[tuple[Future[Any], Callable[[], Any]]] = queue.Queue(maxsize=1)
+        self._is_started = False
         watch(self._look)
 
-    def submit(self, work: Callable[[], T]) -> Future[T]:
-        """Submits work; waits while other work is waiting."""
+    def submit(self, work: Callable[['Device'], T]) -> Future[T]:
+        """Submits work, which is given its device; waits while so much other work is waiting."""
         future: Future[T] = Future()
         self._start()
         self._tasks.put((future, work))
         return future
 
-    def submit_if_free(self, work: Callable[[], T]) -> Future[T] | None:
+    def submit_if_free(self, work: Callable[['Device'], T]) -> Future[T] | None:
         """Submits work if that is possible at once; None if other work is waiting."""
         future: Future[T] = Future()
         self._start()
@@ -105,20 +102,53 @@ class Device:
         return future
 
     def _start(self) -> None:
-        if self._thread is None:
-            with self._starting:
-                if self._thread is None:
-                    # The end of the process does not wait for a call that does not come back.
-                    self._thread = threading.Thread(
-                        target=self._do_tasks, name='device', daemon=True
-                    )
-                    self._thread.start()
+        with self._starting:
+            if self._is_started:
+                return
+            self._is_started = True
+            for device in self.each:
+                # The end of the process does not wait for a call that does not come back.
+                threading.Thread(
+                    target=device.do, args=(self._tasks,), name='device', daemon=True
+                ).start()
 
-    def _do_tasks(self) -> None:
+    def _look(self) -> None:
+        for device in self.each:
+            device.look()
+
+
+class Device:
+    """One of the devices of a process: it does one piece of work after the other, in a thread.
+
+    A call cannot be stopped, but a warning says where it hangs.
+
+    Args:
+      model_id: the model, for people.
+      number: its place among the devices of its kind, from 0.
+      clock: seconds.
+
+    Attributes:
+      number: the same.
+      idle_sec: how long it was idle before its current work, which may ask for it.
+    """
+
+    def __init__(self, model_id: str, number: int = 0, clock: Callable[[], float] = time.monotonic):
+        self._model_id = model_id
+        self.number = number
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._call: _Call | None = None
+        self._told: _Call | None = None
+        self._longest_sec = 0.0
+        self.idle_sec = 0.0
+        self._free_since = clock()
+
+    def do(self, tasks: 'queue.Queue[_Task]') -> None:
+        """Does the next piece of work, for ever."""
         while True:
-            future, work = self._tasks.get()
+            future, work = tasks.get()
             self.idle_sec = self._clock() - self._free_since
-            _run(future, work)
+            _run(future, functools.partial(work, self))
             # Nothing is held while it waits for more, the pixels of a batch least of all.
             del future, work
             self._free_since = self._clock()
@@ -139,7 +169,8 @@ class Device:
                 self._call = None
             self._longest_sec = max(self._longest_sec, self._clock() - started)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Warns of a call that has not come back for long, once."""
         call = self._call
         if call is None or call is self._told:
             return

@@ -12,7 +12,7 @@ from transforms.model.canary import Seen
 from transforms.model.choices import AUTO, OFF, STRICT, slower
 from transforms.model.resolve import ModelSource
 from transforms.model.runtimes import choose
-from transforms.model.runtimes.base import Compiled, first_words
+from transforms.model.runtimes.base import Compiled, Place, first_words
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class InferenceOptions(NamedTuple):
       precision_receipt: of how many images each process says how far its precision agrees with
         float32, see `transforms.model.receipt`; 0 for none.
       min_agreement: share of these whose best class must be the same, from 0 to 1.
+      accelerators: how many devices of a process have a model each.
+      accelerator: which of them this one is for, from 0.
     """
 
     model: ModelSource
@@ -55,6 +57,8 @@ class InferenceOptions(NamedTuple):
     backend: str = AUTO
     precision_receipt: int = 0
     min_agreement: float = 0.0
+    accelerators: int = 1
+    accelerator: int = 0
 
 
 class Prediction(NamedTuple):
@@ -112,7 +116,11 @@ class Predictor:
         self.options = options
         source = options.model
         self._runtime = runtime = choose.start(
-            options.backend, source, options.intra_op_threads, options.require_gpu
+            options.backend,
+            source,
+            options.intra_op_threads,
+            options.require_gpu,
+            Place(options.accelerator, options.accelerators),
         )
         from transforms.model.load import load_network
 
@@ -120,15 +128,16 @@ class Predictor:
         if precision == AUTO:
             is_fast = runtime.device != 'CPU' and source.can_be_rebuilt
             precision = 'bfloat16' if is_fast else 'float32'
-        self.network = load_network(
-            source,
-            precision,
-            options.batch_size,
-            options.features,
-            runtime,
-            may_be_float32=options.precision == AUTO,
-            must_be_rebuilt=options.require_rebuilt,
-        )
+        with runtime.placed():
+            self.network = load_network(
+                source,
+                precision,
+                options.batch_size,
+                options.features,
+                runtime,
+                may_be_float32=options.precision == AUTO,
+                must_be_rebuilt=options.require_rebuilt,
+            )
         size_px = source.card.resize.size_px
         self._shape = (options.batch_size, size_px, size_px, 3)
         self.images_a_call = options.batch_size

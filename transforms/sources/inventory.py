@@ -5,7 +5,6 @@ files of rows, one an object.  It lists what the bucket held then: what has been
 since is found out when it is read, as for any listing.
 """
 
-import functools
 import hashlib
 import json
 import logging
@@ -302,31 +301,16 @@ def list_objects(inventory: Inventory, store: Store, has_times: bool) -> Iterato
 
 
 def _entries(inventory: Inventory, file: DataFile, batch: pa.RecordBatch) -> Iterator[Entry | str]:
+    if not len(batch):
+        return
     kind = inventory.kind
-    buckets = pc.unique(batch['bucket']).to_pylist()
-    expected = inventory.bucket or buckets[0]
-    if buckets != [expected]:
-        other = next(each for each in buckets if each != expected)
-        raise ManifestError(
-            f'{uris.printable(file.uri)}: a row of the bucket {uris.printable(str(other))}, but '
-            f'the inventory is of {uris.printable(str(expected))}'
-        )
-    rows = batch.filter(_is_current(batch))
     try:
-        names = _names(rows[kind.name], is_quoted=kind is _S3 and not inventory.form.is_parquet)
-        sizes = _column(rows, kind.size, pa.int64(), -1)
-        versions = _column(rows, kind.version, pa.string(), '')
-        times = _times(rows, kind.modified)
+        root = f'{kind.scheme}://{_bucket_of(inventory, file, batch)}/'
+        rows = _rows(inventory, batch.filter(_is_current(batch)))
     except (pa.ArrowException, ValueError) as e:
-        raise ManifestError(f'{uris.printable(file.uri)}: a row that cannot be read: {e}') from e
-    checksum = functools.partial(_checksum, kind)
-    md5s = versions if kind.md5 == kind.version else _column(rows, kind.md5, pa.string(), '')
-    encodings: list[Any] = [None] * len(rows)
-    if kind.encoding in rows.schema.names:
-        encodings = _column(rows, kind.encoding, pa.string(), '')
-    root = f'{kind.scheme}://{expected}/'
-    columns = (names, versions, sizes, times, md5s, encodings)
-    for name, version, size, modified_at, md5, encoding in zip(*columns, strict=True):
+        what = uris.printable(str(e))
+        raise ManifestError(f'{uris.printable(file.uri)}: a row that cannot be read: {what}') from e
+    for name, version, size, modified_at, md5, encoding in rows:
         if name.endswith('/'):
             continue
         uri = root + name
@@ -339,7 +323,35 @@ def _entries(inventory: Inventory, file: DataFile, batch: pa.RecordBatch) -> Ite
             what = 'the name is not valid UTF-8'
             yield Entry(uris.printable(uri), known, size, Reason.BAD_NAME.value, what, modified_at)
             continue
-        yield Entry(uri, known, size, '', '', modified_at, checksum(md5, encoding))
+        yield Entry(uri, known, size, '', '', modified_at, _checksum(kind, md5, encoding))
+
+
+def _bucket_of(inventory: Inventory, file: DataFile, batch: pa.RecordBatch) -> str:
+    buckets = pc.unique(batch['bucket']).to_pylist()
+    expected = inventory.bucket or str(buckets[0])
+    if buckets != [expected]:
+        other = next(str(each) for each in buckets if each != expected)
+        raise ManifestError(
+            f'{uris.printable(file.uri)}: a row of the bucket {uris.printable(other)}, but the '
+            f'inventory is of {uris.printable(expected)}'
+        )
+    return expected
+
+
+def _rows(inventory: Inventory, batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    """Of each row name, version, size, time, MD5 and encoding, as far as they are told."""
+    kind = inventory.kind
+    text = pa.string()
+    versions = _column(batch, kind.version, text, '')
+    return zip(
+        _names(batch[kind.name], is_quoted=kind is _S3 and not inventory.form.is_parquet),
+        versions,
+        _column(batch, kind.size, pa.int64(), -1),
+        _times(batch, kind.modified),
+        versions if kind.md5 == kind.version else _column(batch, kind.md5, text, ''),
+        _column(batch, kind.encoding, text, '' if kind.encoding in batch.schema.names else None),
+        strict=True,
+    )
 
 
 def _is_current(batch: pa.RecordBatch) -> pa.Array:

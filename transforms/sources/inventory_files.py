@@ -62,7 +62,7 @@ def columns_of(store: Store, file: DataFile, form: Form) -> tuple[str, ...]:
         if form.is_parquet:
             try:
                 return tuple(pq.read_schema(stream).names)
-            except (pa.ArrowException, OSError) as e:
+            except (pa.ArrowException, OSError, ValueError) as e:  # names that are no text
                 raise _error(file, 'not a Parquet file, or half-written') from e
         opened: Any = gzip.GzipFile(fileobj=stream) if _is_gzip(file) else stream
         try:
@@ -95,7 +95,7 @@ def read_rows(
                 yield from _parquet(source, file, columns)
             else:
                 yield from _csv(source, file, form, columns)
-        except (pa.ArrowException, OSError, EOFError, zlib.error) as e:
+        except (pa.ArrowException, OSError, EOFError, ValueError, zlib.error) as e:
             # Where the bytes are other ones, that is what is wrong.
             source.read_on()
             _check(source, file)

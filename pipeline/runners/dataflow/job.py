@@ -195,6 +195,8 @@ def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Itera
                 f'--dataflow_service_options={by_hand[0]}: ask for it with --accelerator, which '
                 'sets what belongs to it and makes sure that it is used'
             )
+        elif args.accelerators_per_worker > 1:
+            yield '--accelerators_per_worker: no worker has a GPU without --accelerator'
         elif args.require_gpu:
             yield '--require_gpu: no worker has a GPU without --accelerator, such as nvidia-l4'
         return
@@ -210,7 +212,8 @@ def _accelerator_problems(args: LabelOptions, options: PipelineOptions) -> Itera
                 'their own; leave one out'
             )
         given = ''
-    problem = machine_types.accelerator_problem(args.accelerator, given)
+    count = args.accelerators_per_worker
+    problem = machine_types.accelerator_problem(args.accelerator, given, count)
     if problem is not None:
         yield problem
     if debug.lookup_experiment(_MANY_PROCESSES):
@@ -290,7 +293,7 @@ def _machine_by_hint(args: LabelOptions, options: PipelineOptions) -> str:
     """The machine type that a hint asks for with the GPU; '' for any."""
     if _is_prime(options) or args.accelerator not in machine_types.ACCELERATORS:
         return ''
-    return machine_types.machine_for(args.accelerator)
+    return machine_types.machine_for(args.accelerator, args.accelerators_per_worker)
 
 
 def _machines(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOptions, list[Setting]]:
@@ -304,9 +307,11 @@ def _machines(args: LabelOptions, options: PipelineOptions) -> tuple[LabelOption
         why = f'--accelerator {accelerator}, and a driver for CUDA 12'
         settings.append(Setting(f"--dataflow_service_options='{asked}'", why))
     machine = machine_types.machine_for(
-        accelerator if accelerator in machine_types.ACCELERATORS else None
+        accelerator if accelerator in machine_types.ACCELERATORS else None,
+        args.accelerators_per_worker,
     )
-    why = f'takes one {accelerator}' if accelerator else 'memory for TensorFlow and a model'
+    count = 'one' if args.accelerators_per_worker == 1 else args.accelerators_per_worker
+    why = f'takes {count} {accelerator}' if accelerator else 'memory for TensorFlow and a model'
     settings.append(_default(worker, 'machine_type', machine, why))
     cores = machine_types.vcpus(worker.machine_type)
     threads = max(_MIN_THREADS, cores)
@@ -332,7 +337,8 @@ def hint(args: LabelOptions, options: PipelineOptions) -> str:
     """The GPU of a worker as Dataflow takes it, in service options and resource hints."""
     machine = _machine_by_hint(args, options) if args.right_fitting else ''
     of_machine = f'machine_type:{machine};' if machine else ''
-    return f'type:{args.accelerator};count:1;{of_machine}{machine_types.DRIVER}'
+    count = f'count:{args.accelerators_per_worker}'
+    return f'type:{args.accelerator};{count};{of_machine}{machine_types.DRIVER}'
 
 
 def cores(options: PipelineOptions) -> int:

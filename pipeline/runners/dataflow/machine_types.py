@@ -4,6 +4,7 @@ As Compute Engine documents them, November 2026.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from transforms.core.errors import UsageError
@@ -17,7 +18,14 @@ DEFAULT_MACHINE = 'n2-standard-4'
 _FORM = re.compile(r'nvidia-[a-z0-9]+(-[a-z0-9]+)*')
 _VCPUS = re.compile(r'[a-z][a-z0-9]*(?:-[a-z]+)*-(\d{1,3})(?:-\d+(?:-ext)?|-lssd)?', re.ASCII)
 _GPUS = re.compile(r'-(\d+)g$')
-_VCPUS_PER_GPU = {'a2': 12, 'a3': 26}
+_VCPUS_PER_GPU = {
+    'a2-highgpu': 12,
+    'a2-ultragpu': 12,
+    'a3-highgpu': 26,
+    'a3-ultragpu': 28,
+    'a4-highgpu': 28,
+}
+_N1_VCPUS_PER_GPU = 8
 
 
 class _Family(NamedTuple):
@@ -25,16 +33,23 @@ class _Family(NamedTuple):
 
     Attributes:
       prefix: what their names begin with.
-      default: the type of a worker with one GPU.
+      defaults: the types of workers, by the number of their GPUs.
       gpus: how many a machine has, by type; empty where any type takes any number.
     """
 
     prefix: str
-    default: str
+    defaults: dict[int, str]
     gpus: dict[str, int]
 
 
-_N1 = _Family('n1-', 'n1-standard-8', {})
+def _fixed(form: str, counts: Sequence[int], per_gpu: int = 1) -> _Family:
+    """A family of which each type has a number of GPUs of its own."""
+    names = {form.format(per_gpu * count): count for count in counts}
+    defaults = {count: name for name, count in names.items()}
+    return _Family(form.partition('{')[0], defaults, names)
+
+
+_N1 = _Family('n1-', {n: f'n1-standard-{_N1_VCPUS_PER_GPU * n}' for n in (1, 2, 4)}, {})
 _FAMILIES = {
     'nvidia-tesla-t4': _N1,
     'nvidia-tesla-p4': _N1,
@@ -42,7 +57,7 @@ _FAMILIES = {
     'nvidia-tesla-v100': _N1,
     'nvidia-l4': _Family(
         'g2-standard-',
-        'g2-standard-8',
+        {1: 'g2-standard-8', 2: 'g2-standard-24', 4: 'g2-standard-48', 8: 'g2-standard-96'},
         {
             **{f'g2-standard-{n}': 1 for n in (4, 8, 12, 16, 32)},
             'g2-standard-24': 2,
@@ -50,28 +65,23 @@ _FAMILIES = {
             'g2-standard-96': 8,
         },
     ),
-    'nvidia-tesla-a100': _Family(
-        'a2-', 'a2-highgpu-1g', {f'a2-highgpu-{n}g': n for n in (1, 2, 4, 8)}
-    ),
-    'nvidia-a100-80gb': _Family(
-        'a2-ultragpu-', 'a2-ultragpu-1g', {f'a2-ultragpu-{n}g': n for n in (1, 2, 4, 8)}
-    ),
-    'nvidia-h100-80gb': _Family(
-        'a3-highgpu-', 'a3-highgpu-1g', {f'a3-highgpu-{n}g': n for n in (1, 2, 4, 8)}
-    ),
-    'nvidia-rtx-pro-6000': _Family(
-        'g4-standard-', 'g4-standard-48', {f'g4-standard-{48 * n}': n for n in (1, 2, 4, 8)}
-    ),
+    'nvidia-tesla-a100': _fixed('a2-highgpu-{}g', (1, 2, 4, 8)),
+    'nvidia-a100-80gb': _fixed('a2-ultragpu-{}g', (1, 2, 4, 8)),
+    'nvidia-h100-80gb': _fixed('a3-highgpu-{}g', (1, 2, 4, 8)),
+    'nvidia-h200-141gb': _fixed('a3-ultragpu-{}g', (8,)),
+    'nvidia-b200': _fixed('a4-highgpu-{}g', (8,)),
+    'nvidia-rtx-pro-6000': _fixed('g4-standard-{}', (1, 2, 4, 8), per_gpu=48),
 }
 ACCELERATORS = tuple(_FAMILIES)
 
 
-def accelerator_problem(name: str, machine_type: str | None) -> str | None:
+def accelerator_problem(name: str, machine_type: str | None, count: int = 1) -> str | None:
     """Why no worker can have these GPUs, or None.
 
     Args:
       name: the value of --accelerator.
       machine_type: of --machine_type; None if not given, '' if Dataflow chooses it.
+      count: how many a worker has.
     """
     if name not in _FAMILIES:
         kind = name.lower().replace('_', '-').removeprefix('nvidia-')
@@ -87,25 +97,28 @@ def accelerator_problem(name: str, machine_type: str | None) -> str | None:
         if machine_type is None:
             return f'--accelerator {name}: not known here; say with --machine_type which takes it'
         return None
+    if count not in family.defaults:
+        counts = ' or '.join(map(str, family.defaults))
+        return f'--accelerators_per_worker {count}: a machine has {counts} of {name}'
     if not machine_type:
         return None
     if not machine_type.startswith(family.prefix) or (
         family.gpus and machine_type not in family.gpus
     ):
-        known = ', '.join(t for t, n in family.gpus.items() if n == 1) or 'n1-standard-8'
-        return f'--machine_type {machine_type} takes no {name}; types that do: {known}'
-    gpus = family.gpus.get(machine_type, 1)
-    if gpus != 1:
+        known = [t for t, n in family.gpus.items() if n == count] or [family.defaults[count]]
+        return f'--machine_type {machine_type} takes no {name}; types that do: {", ".join(known)}'
+    gpus = family.gpus.get(machine_type, count)
+    if gpus != count:
         return (
-            f'--machine_type {machine_type} has {gpus} GPUs, of which a worker would call one; '
-            f'take {family.default}'
+            f'--machine_type {machine_type} has {gpus} GPUs, of which a worker would call {count}; '
+            f'take {family.defaults[count]}, or --accelerators_per_worker {gpus}'
         )
     return None
 
 
-def machine_for(accelerator: str | None) -> str:
-    """The machine type of a worker where none was asked for."""
-    return _FAMILIES[accelerator].default if accelerator else DEFAULT_MACHINE
+def machine_for(accelerator: str | None, count: int = 1) -> str:
+    """The machine type of a worker with so many GPUs where none was asked for."""
+    return _FAMILIES[accelerator].defaults[count] if accelerator else DEFAULT_MACHINE
 
 
 def vcpus(machine_type: str) -> int:
@@ -115,8 +128,9 @@ def vcpus(machine_type: str) -> int:
       UsageError: the name does not tell.
     """
     gpus = _GPUS.search(machine_type)
-    if gpus and machine_type[:2] in _VCPUS_PER_GPU:
-        return int(gpus[1]) * _VCPUS_PER_GPU[machine_type[:2]]
+    family = machine_type[: gpus.start()] if gpus else ''
+    if gpus and family in _VCPUS_PER_GPU:
+        return int(gpus[1]) * _VCPUS_PER_GPU[family]
     found = _VCPUS.fullmatch(machine_type)
     if found is None or int(found[1]) == 0:
         raise UsageError(

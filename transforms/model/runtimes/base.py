@@ -1,9 +1,12 @@
 """What computes a network, as the predictor sees it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+from transforms.core.errors import ModelError
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
@@ -30,18 +33,50 @@ class Fault(NamedTuple):
     is_memory: bool
 
 
+class Place(NamedTuple):
+    """Which of the devices of a process computes.
+
+    Attributes:
+      number: of the device, from 0.
+      of: how many are wanted.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def check(self, there: int, who: str, kind: str) -> None:
+        """Makes sure that there are so many.
+
+        Args:
+          there: how many there are.
+          who: sees them.
+          kind: of what.
+
+        Raises:
+          ModelError: there are fewer.
+        """
+        if self.of > there:
+            raise ModelError(
+                f'--accelerators_per_worker {self.of}: {who} sees {there} {kind} on this '
+                'machine; give as many at most'
+            )
+
+
 class Runtime(Protocol):
     """A runtime that has been started in this process, on the backend that Keras has here.
 
     Attributes:
       backend: its name, of `transforms.model.choices.BACKENDS`.
-      device: the name of its first accelerator, or 'CPU'.
+      device: the name of its accelerator, or 'CPU'.
       always_compiles: whether XLA compiles networks whatever `jit` says.
     """
 
     backend: str
     device: str
     always_compiles: bool
+
+    def placed(self) -> AbstractContextManager[Any]:
+        """For the length of a with block, what is made lies on this device."""
 
     def compile(
         self, network: 'Network', shape: tuple[int, int, int, int], label: Label, jit: bool

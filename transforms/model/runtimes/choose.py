@@ -18,13 +18,14 @@ from transforms.core.errors import ModelError
 from transforms.model.choices import AUTO, JAX, TENSORFLOW
 from transforms.model.resolve import ModelSource
 from transforms.model.runtimes import keras_backend
-from transforms.model.runtimes.base import Runtime
+from transforms.model.runtimes.base import Place, Runtime
 
 _LOGGER = logging.getLogger(__name__)
 
 Capability = tuple[int, int]
 """Compute capability of an NVIDIA GPU, major and minor."""
 
+_FIRST = Place()
 _MAJOR, _MINOR = 75, 76  # of CUdevice_attribute
 
 
@@ -153,7 +154,13 @@ def only_tensorflow(source: ModelSource, why: str = '') -> str:
     )
 
 
-def start(backend: str, source: ModelSource, intra_op_threads: int, require_gpu: bool) -> Runtime:
+def start(
+    backend: str,
+    source: ModelSource,
+    intra_op_threads: int,
+    require_gpu: bool,
+    place: Place = _FIRST,
+) -> Runtime:
     """Starts the runtime for a model in this process, for good.
 
     Args:
@@ -161,6 +168,7 @@ def start(backend: str, source: ModelSource, intra_op_threads: int, require_gpu:
       source: the model.
       intra_op_threads: threads within one operation.
       require_gpu: refuse to work without an accelerator.
+      place: the device.
 
     Raises:
       ModelError: it cannot be had, or cannot compute the model.
@@ -168,7 +176,7 @@ def start(backend: str, source: ModelSource, intra_op_threads: int, require_gpu:
     if choose(backend, source) == JAX:
         from transforms.model.runtimes.on_jax import Jax
 
-        return Jax(intra_op_threads, require_gpu)
+        return Jax(intra_op_threads, require_gpu, place)
     from transforms.model.runtimes.on_tensorflow import TensorFlow
 
-    return TensorFlow(intra_op_threads, require_gpu)
+    return TensorFlow(intra_op_threads, require_gpu, place)

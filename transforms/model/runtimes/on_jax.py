@@ -10,11 +10,12 @@ import numpy as np
 from transforms.core.errors import ModelError
 from transforms.model.choices import JAX
 from transforms.model.runtimes import keras_backend
-from transforms.model.runtimes.base import Compiled, Fault, Label
+from transforms.model.runtimes.base import Compiled, Fault, Label, Place
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
 
+_FIRST = Place()
 _THREADS = 'NPROC'
 """What XLA takes for the number of processors, when it starts."""
 
@@ -26,15 +27,17 @@ class Jax:
       intra_op_threads: threads within one operation on a CPU.  They are as many as somebody else
         has chosen, who has begun to compute with JAX in this process before.
       require_gpu: refuse to work without an accelerator.
+      place: the device.
 
     Raises:
-      ModelError: it cannot be loaded, Keras has another backend here, or there is no accelerator.
+      ModelError: it cannot be loaded, Keras has another backend here, or there is no such
+        accelerator.
     """
 
     backend = JAX
     always_compiles = True
 
-    def __init__(self, intra_op_threads: int, require_gpu: bool):
+    def __init__(self, intra_op_threads: int, require_gpu: bool, place: Place = _FIRST):
         keras_backend.set_backend(JAX)
         try:
             import jax
@@ -48,9 +51,11 @@ class Jax:
         self._jax = jax
         try:
             with _environment(_THREADS, str(intra_op_threads)):
-                self._device = jax.devices()[0]
+                devices = jax.local_devices()
         except RuntimeError as e:
             raise ModelError(f'--backend jax: JAX finds no device: {e}') from e
+        place.check(len(devices), 'JAX', f'devices of the platform {devices[0].platform!r}')
+        self._device = devices[place.number]
         is_cpu = self._device.platform == 'cpu'
         self.device = 'CPU' if is_cpu else str(self._device.device_kind)
         if require_gpu and is_cpu:
@@ -58,6 +63,11 @@ class Jax:
                 f'--require_gpu: JAX {jax.__version__} sees no GPU and no TPU on this machine; '
                 "check the driver with nvidia-smi, and install 'lemmabeam[jax-cuda]'"
             )
+
+    def placed(self) -> contextlib.AbstractContextManager[Any]:
+        """By JAX's default, for this thread."""
+        here: contextlib.AbstractContextManager[Any] = self._jax.default_device(self._device)
+        return here
 
     def compile(
         self,

@@ -10,11 +10,14 @@ import numpy as np
 from transforms.core.errors import ModelError
 from transforms.model.choices import TENSORFLOW
 from transforms.model.runtimes import keras_backend
-from transforms.model.runtimes.base import Compiled, Fault, Label
+from transforms.model.runtimes.base import Compiled, Fault, Label, Place
 from transforms.model.runtimes.quiet import without_startup_messages
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
+
+
+_FIRST = Place()
 
 
 class TensorFlow:
@@ -23,19 +26,30 @@ class TensorFlow:
     Args:
       intra_op_threads: threads within one operation.
       require_gpu: refuse to work without a GPU.
+      place: the GPU, or, on a machine without one, the logical CPU.
 
     Raises:
-      ModelError: it cannot be loaded, Keras has another backend here, or there is no GPU.
+      ModelError: it cannot be loaded, Keras has another backend here, or there is no such GPU.
     """
 
     backend = TENSORFLOW
     always_compiles = False
 
-    def __init__(self, intra_op_threads: int, require_gpu: bool):
+    def __init__(self, intra_op_threads: int, require_gpu: bool, place: Place = _FIRST):
         self._tf = tf = import_tensorflow(intra_op_threads)
-        self.device = device_name(tf, require_gpu)
+        self.device = device_name(tf, require_gpu, place.number)
+        self._name: str | None = None
+        if place.of > 1:
+            kind = 'CPU' if self.device == 'CPU' else 'GPU'
+            found = tf.config.list_logical_devices(kind)
+            place.check(len(found), 'TensorFlow', f'{kind}s')
+            self._name = found[place.number].name
         # Where float32 is computed, it is: GPUs would round the factors to 10 bits.
         tf.config.experimental.enable_tensor_float_32_execution(False)
+
+    def placed(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing is said where there is only one."""
+        return self._tf.device(self._name) if self._name else contextlib.nullcontext()
 
     def compile(
         self, network: 'Network', shape: tuple[int, int, int, int], label: Label, jit: bool
@@ -53,6 +67,10 @@ class TensorFlow:
             labels = self._traced(label, (size, network.logits.length), self._tf.float32, jit)
 
         def predict(pixels: np.ndarray) -> Sequence[Any]:
+            with self.placed():
+                return compute(pixels)
+
+        def compute(pixels: np.ndarray) -> Sequence[Any]:
             logits, features = outputs(pixels)
             if network.features:
                 network.features.check(features, size)
@@ -85,7 +103,8 @@ class TensorFlow:
     ) -> Any:
         tf = self._tf
         traced = tf.function(function, jit_compile=jit or None, autograph=False)
-        return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
+        with self.placed():
+            return traced.get_concrete_function(tf.TensorSpec(shape, dtype))
 
     def fault(self, error: Exception) -> Fault | None:
         """By its class."""
@@ -164,15 +183,15 @@ def _core_count() -> int:
     return cores or 1
 
 
-def device_name(tf: Any, require_gpu: bool) -> str:
-    """The name of the first GPU, or 'CPU'.
+def device_name(tf: Any, require_gpu: bool, number: int = 0) -> str:
+    """The name of a GPU, by default the first, or 'CPU' without one.
 
     Raises:
       ModelError: there is none, and one was required.
     """
     gpus = tf.config.list_physical_devices('GPU')
     if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
+        details = tf.config.experimental.get_device_details(gpus[min(number, len(gpus) - 1)])
         return str(details.get('device_name', 'GPU'))
     if require_gpu:
         build = 'was built for GPUs' if tf.test.is_built_with_cuda() else 'was built without CUDA'
