@@ -53,7 +53,8 @@ def test_a_damaged_precision_stops_the_run_and_float32_does_not(pictures, tmp_pa
         assert not [*(tmp_path / 'out').glob('predictions/**/*.parquet')]
         report = app.label(*run, tmp_path / 'other', '--min_agreement', '0')
         assert report['receipt']['same_best'] == 0
-        assert 10 <= report['receipt']['images'] <= 16
+        # Whole batches are compared: how full they are is decided by the names of the files.
+        assert 10 <= report['receipt']['images'] < 10 + 8
         report = app.label(*run, tmp_path / 'exact', '--precision', 'float32')
         assert 'receipt' not in report
         report = app.label(*run, tmp_path / 'none', '--precision_receipt', '0')
