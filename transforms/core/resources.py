@@ -81,9 +81,19 @@ _REMOVAL_SEC = 30.0
 
 def _remove(path: Path) -> None:
     """Removes what is there, and waits for that, but not for a file system that has gone."""
-    thread = threading.Thread(target=_remove_now, args=(path,), name='removal', daemon=True)
+    failed: list[BaseException] = []
+
+    def remove() -> None:
+        try:
+            _remove_now(path)
+        except BaseException as e:  # noqa: BLE001 (raised again by who waits)
+            failed.append(e)
+
+    thread = threading.Thread(target=remove, name='removal', daemon=True)
     thread.start()
     thread.join(_REMOVAL_SEC)
+    if failed:
+        raise failed[0]
 
 
 def _remove_now(path: Path) -> None:
