@@ -407,6 +407,10 @@ def jax_process() -> Iterator[Call]:
         yield call
 
 
+# A process of its own with both of them, 16 s; a whole run on JAX is in test_backends.
+WITH_JAX = pytest.mark.slow
+
+
 class TestTensorFlow(RuntimeContract):
     BACKEND = TENSORFLOW
 
@@ -415,6 +419,7 @@ class TestTensorFlow(RuntimeContract):
         return lambda function, *args, **options: function(*args, **options)
 
 
+@WITH_JAX
 class TestJax(RuntimeContract):
     BACKEND = JAX
 
@@ -436,6 +441,7 @@ class TestJax(RuntimeContract):
         assert there(fault_of_too_much, JAX) == Fault('ResourceExhaustedError', True)
 
 
+@WITH_JAX
 def test_both_see_the_same_in_pictures(jax_process: Call) -> None:
     resize = resolve_model(EMBEDDED).card.resize
     pixels = np.stack(

@@ -186,7 +186,7 @@ def histories(draw):
     return runs
 
 
-@settings(max_examples=9, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(history=histories())
 def test_all_agree_with_a_plain_loop(history, tmp_path_factory):
     folder = tmp_path_factory.mktemp('any')
@@ -214,7 +214,7 @@ def noted_histories(draw):
     return draw(st.lists(st.dictionaries(keys, what, min_size=3), min_size=2, max_size=5))
 
 
-@settings(max_examples=9, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(history=noted_histories())
 def test_rows_are_gone_since_the_first_run_that_did_not_find_them(history, tmp_path_factory):
     check_gone(history, tmp_path_factory.mktemp('gone'))
