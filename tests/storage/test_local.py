@@ -7,6 +7,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -364,3 +365,43 @@ def test_a_part_of_an_output_may_lie_on_another_disk(tmp_path, other_disk, name)
     report = attempts.attempt(layout, uris)
     assert report.balanced
     assert attempts.faults(str(tmp_path), [uris]) == []
+
+
+@contextlib.contextmanager
+def meanwhile(act):
+    """Does something again and again in another thread."""
+    is_over = threading.Event()
+
+    def run():
+        while not is_over.wait(0.001):
+            with contextlib.suppress(OSError):
+                act()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def sweep(folder):
+    for path in folder.glob('.*.tmp'):
+        path.unlink()
+
+
+@pytest.mark.parametrize('act', [Path.rmdir, sweep])
+def test_who_cleans_up_meanwhile_is_in_nobodys_way(act, store, tmp_path):
+    """As who holds the lease does while others ask for it."""
+    folder = tmp_path / '_work'
+    uri, moved = str(folder / '_lease.json'), str(tmp_path / 'moved')
+    with meanwhile(lambda: act(folder)):
+        for _ in range(300):
+            assert store.create(uri, b'1')
+            assert not store.create(uri, b'2')
+            assert store.replace(uri, b'3', store.look(uri))
+            store.write(uri, b'4')
+            assert store.place(uri, moved)
+            assert store.place(moved, uri)
+            assert store.delete(uri, store.look(uri))

@@ -10,13 +10,15 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from transforms.core import uris
 from transforms.core.errors import ImageError, StoreError, UsageError
 from transforms.core.reasons import Reason
 from transforms.core.waiting import alive
 from transforms.storage.base import Entry, Fetched, FetchLimits, NotModified, Part, Seen, changed
+
+T = TypeVar('T')
 
 _SYSTEM_FOLDERS = ('/proc/', '/sys/')
 
@@ -33,7 +35,7 @@ _OUR_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EINVAL})
 _ABSENT = (FileNotFoundError, NotADirectoryError)
-_FOLDER_TRIES = 10
+_TRIES = 10
 _COPY_BYTES = 2**20
 
 
@@ -177,23 +179,21 @@ class LocalStore:
         return None if data is None else Seen(data, '')
 
     def write(self, uri: str, data: bytes) -> None:
-        with _temporary(uri, data) as temporary:
-            temporary.replace(uri)
+        _unless_swept(lambda: _write(uri, data))
 
     def create(self, uri: str, data: bytes) -> bool:
-        with _temporary(uri, data) as temporary:
-            try:
-                os.link(temporary, uri)
-            except FileExistsError:
-                return False
-            except OSError as e:
-                if e.errno not in _NO_LINKS:
-                    raise
-                return _create_in_place(uri, data)
-        return True
+        return _unless_swept(lambda: _create(uri, data))
 
     def place(self, uri: str, target: str) -> bool:
         try:
+            for _ in range(_TRIES):
+                # As in `_open_new`.
+                with contextlib.suppress(FileNotFoundError, FileExistsError):
+                    Path(target).parent.mkdir(parents=True, exist_ok=True)
+                    Path(uri).replace(target)
+                    return True
+                if not os.path.lexists(uri):
+                    return False
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(uri).replace(target)
         except _ABSENT:
@@ -205,10 +205,7 @@ class LocalStore:
         return True
 
     def replace(self, uri: str, data: bytes, seen: Seen) -> bool:
-        with _temporary(uri, data) as temporary, _locked(uri, seen) as is_seen:
-            if is_seen:
-                temporary.replace(uri)
-        return is_seen
+        return _unless_swept(lambda: _replace(uri, data, seen))
 
     def delete(self, uri: str, seen: Seen | None = None) -> bool:
         try:
@@ -223,6 +220,42 @@ class LocalStore:
         except OSError as e:
             raise StoreError(f'cannot delete {uris.printable(uri)}: {e.strerror}') from e
         return is_seen
+
+
+class _SweptError(StoreError):
+    """A temporary file has gone: whoever holds the lease removes those of others, too."""
+
+
+def _unless_swept(act: Callable[[], T]) -> T:
+    for _ in range(_TRIES):
+        with contextlib.suppress(_SweptError):
+            return act()
+    return act()
+
+
+def _write(uri: str, data: bytes) -> None:
+    with _temporary(uri, data) as temporary:
+        temporary.replace(uri)
+
+
+def _create(uri: str, data: bytes) -> bool:
+    with _temporary(uri, data) as temporary:
+        try:
+            os.link(temporary, uri)
+        except FileExistsError:
+            return False
+        except OSError as e:
+            if e.errno not in _NO_LINKS:
+                raise
+            return _create_in_place(uri, data)
+    return True
+
+
+def _replace(uri: str, data: bytes, seen: Seen) -> bool:
+    with _temporary(uri, data) as temporary, _locked(uri, seen) as is_seen:
+        if is_seen:
+            temporary.replace(uri)
+    return is_seen
 
 
 def _not_blocking(path: str, flags: int) -> int:
@@ -269,6 +302,8 @@ def _temporary_file(uri: str) -> Iterator[tuple[Path, BinaryIO]]:
     try:
         with _open_new(temporary) as file:
             yield temporary, file
+    except FileNotFoundError as e:
+        raise _SweptError(f'cannot write {uri}: {e.strerror}') from e
     except OSError as e:
         raise StoreError(f'cannot write {uri}: {e.strerror}') from e
     finally:
@@ -283,11 +318,13 @@ def _sync(file: BinaryIO) -> None:
 
 def _open_new(path: Path) -> BinaryIO:
     """Opens a new file, creating its folder if needed."""
-    for _ in range(_FOLDER_TRIES):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Somebody else may remove the folder, as it is still empty.
-        with contextlib.suppress(FileNotFoundError):
+    for _ in range(_TRIES):
+        # Somebody else may remove the folder, as it is still empty: also while it is looked at,
+        # which says that it exists.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open('xb')
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.open('xb')
 
 
