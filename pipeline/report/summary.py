@@ -54,8 +54,10 @@ def print_summary(report: RunReport, layout: Layout, console: Console) -> None:
     for way in report.model.computed:
         line = f'Model: {report.model.id}, {way}'
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-        if line := way.slower(report.model.id):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        is_slow = report.verdict is not None and report.verdict.bounded_by == 'inference'
+        for line in (way.slower(report.model.id), way.faster if is_slow else ''):
+            if line:
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
     if receipt := report.receipt:
         console.print(f'Precision: {receipt}', soft_wrap=True, highlight=False, markup=False)
     folder = layout.uri(layout.run_folder(predictions.KIND))

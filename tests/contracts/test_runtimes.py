@@ -254,6 +254,7 @@ class RuntimeContract:
         assert found.counts.tolist() == [0] * BATCH
         assert (found.features.dtype, found.features.shape) == (np.float16, (BATCH, 3))
         assert (found.features.argmax(1) == np.arange(BATCH) % 3).all()
+        computed.pop('bfloat16_by', '')  # of some CPUs
         assert computed == {
             'network': 'built from its weights',
             'precision': 'float32',

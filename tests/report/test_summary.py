@@ -14,9 +14,10 @@ from transforms.output.layout import Layout
 from transforms.runs.report import Counts, RunReport
 
 
-def said(folder, predictions, failed=(), width=120, **changes):
+def said(folder, predictions, failed=(), width=120, computed=(), **changes):
     """The summary of such a run, a line each."""
     report = made_runs.write_run(folder, 'a', predictions, failed, **changes)
+    report['model'] |= {'computed': list(computed)}
     console = Console(file=io.StringIO(), width=width)
     layout = Layout(str(folder), 'a', 'birds-12345678', (), (), 1)
     print_summary(RunReport.from_json(report), layout, console)
@@ -50,6 +51,23 @@ def test_a_long_name_leaves_room_for_its_labels_and_a_url_may_end_in_a_slash(tmp
     assert 'DEAD LETTER empty: 0 bytes' in lines
     assert "''" not in lines
     assert 'gallery/' in lines
+
+
+@pytest.mark.parametrize(
+    ('stage', 'facts', 'is_told'),
+    [
+        ('inference', {'bfloat16_by': 'avx512_bf16'}, True),
+        ('fetch', {'bfloat16_by': 'avx512_bf16'}, False),
+        ('inference', {}, False),
+    ],
+)
+def test_what_would_be_faster_is_told_where_the_model_is_waited_for(
+    tmp_path, stage, facts, is_told
+):
+    way = {'network': 'built from its weights', 'precision': 'float32', 'device': 'CPU', **facts}
+    verdict = {'bounded_by': stage, 'share': {stage: 1.0}, 'share_of_wall': 1.0, 'advice': ''}
+    lines = said(tmp_path, [('/a.jpg', [(0, 'owl', 0.9)])], computed=[way], verdict=verdict)
+    assert ('compute bfloat16 by themselves (avx512_bf16)' in lines) == is_told
 
 
 def test_an_image_inside_a_file_is_named_with_it(tmp_path):

@@ -60,6 +60,7 @@ QUICK = {
     'test_card.py',
     'test_checkpoint.py',
     'test_choose.py',
+    'test_cpu.py',
     'test_codings.py',
     'test_decode.py',
     'test_device.py',

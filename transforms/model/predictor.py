@@ -9,7 +9,8 @@ import numpy as np
 from transforms.core.errors import InferenceError, ModelError
 from transforms.model import canary
 from transforms.model.canary import Seen
-from transforms.model.choices import AUTO, OFF, STRICT, slower
+from transforms.model.choices import AUTO, OFF, STRICT, TENSORFLOW, slower
+from transforms.model.cpu import bfloat16_by
 from transforms.model.resolve import ModelSource
 from transforms.model.runtimes import choose
 from transforms.model.runtimes.base import Compiled, Place, first_words
@@ -150,6 +151,10 @@ class Predictor:
             'jit': options.jit or runtime.always_compiles,
             'features': self.network.features and self.network.features.length,
         }
+        is_own_choice = options.precision == AUTO and source.can_be_rebuilt
+        is_cpu = (runtime.backend, runtime.device) == (TENSORFLOW, 'CPU')
+        if is_own_choice and is_cpu and (by := bfloat16_by()):
+            self._computed['bfloat16_by'] = by
         if self.network.why_saved:
             self._computed['why_saved'] = self.network.why_saved
             _LOGGER.warning('%s', slower(source.card.name, self.network.why_saved))
