@@ -458,9 +458,9 @@ def test_explain_submits_nothing(submit, service, bucket, capsys):
     assert re.search(r'--num_workers=1 +6 images listed; one for each 100,000', said)
     assert re.search(r'--require_gpu +a worker whose GPU', said)
     assert re.search(r'--batch_size=128 +images a call', said)
-    assert 'memory of a worker process: about 2.1 GB' in said
+    assert 'memory of a worker process: about 2.6 GB' in said
     assert re.search(
-        r' TensorFlow and Beam 0\.7, .* ahead 0\.7, 8 loader processes .* 0\.7\n', said
+        r' TensorFlow and Beam 1\.2, .* ahead 0\.7, 8 loader processes .* 0\.7\n', said
     )
 
 
