@@ -104,8 +104,9 @@ def test_held_up_while_another_one_is_faster(many, theirs):
 
 
 @BY_ANOTHER
-# A kill leaves what a failure does, and more.
-@pytest.mark.parametrize('end', [killed, pytest.param(failed, marks=pytest.mark.slow)])
+# Of a killed run that goes on, some steps are tried by tests.system.test_kills in any case.
+@pytest.mark.slow
+@pytest.mark.parametrize('end', [killed, failed])
 def test_ended_and_another_one_goes_on(many, theirs, end):
     for step in range(steps_of(many(), A)):
         output = many()

@@ -10,11 +10,12 @@ time, is for a cache that nothing here fills. What a step is given is copied by 
 shows early that it can be; it is pickled with the graph in any case.
 
 What is pickled, some 230 times a run, is packed as tightly as bzip2 can, for a message that here
-goes nowhere. Each stage is made by a thread of its own, which nobody lets go of if it hangs; and
-another one looks every few milliseconds which step is at work, and is waited for at the stage's
-end, though nobody asks for what it saw, nor how many elements came out of each step. All options
-are read once more, for warnings of those that Beam does not know, which are refused before. Runs in
-processes of their own, all engines and benchmarks among them, do without all of this.
+goes nowhere; what a stage has unpickled it pickles anew, for its steps to unpickle. Each stage is
+made by a thread of its own, which nobody lets go of if it hangs; and another one looks every few
+milliseconds which step is at work, and is waited for at the stage's end, though nobody asks for
+what it saw, nor how many elements came out of each step. All options are read once more, for
+warnings of those that Beam does not know, which are refused before. Runs in processes of their own,
+all engines and benchmarks among them, do without all of this.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ from typing import Any
 
 from apache_beam.internal import cloudpickle_pickler, pickler
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import bundle_processor, statecache, statesampler
+from apache_beam.runners.worker import bundle_processor, operations, statecache, statesampler
 from apache_beam.transforms import core, userstate
 from apache_beam.typehints import decorators, native_type_compatibility, trivial_inference
 
@@ -69,6 +70,8 @@ def install() -> None:
     cloudpickle_pickler.bz2 = types.SimpleNamespace(
         compress=lambda data, **_: data, decompress=lambda data: data
     )
+    own_pickler = types.SimpleNamespace(dumps=_Unpickled, loads=_loads)
+    bundle_processor.pickler = operations.pickler = own_pickler
     bundle_processor.concurrent = types.SimpleNamespace(
         futures=types.SimpleNamespace(
             ThreadPoolExecutor=_NoThread, TimeoutError=futures.TimeoutError
@@ -153,6 +156,17 @@ def _remembered_type(function: Any, given: list[Any], *more: Any) -> Any:
     except (TypeError, ValueError):  # of what cannot be a key, and of an empty cell
         return _infer(function, given, *more)
     return _inferred[key]
+
+
+class _Unpickled:
+    """What a stage gives its own steps, each of which is the only one to get it."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+def _loads(given: bytes | _Unpickled) -> Any:
+    return given.value if isinstance(given, _Unpickled) else pickler.loads(given)
 
 
 class _NoThread(contextlib.nullcontext[Any]):
