@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, is_quick: bool, wanted: set[str], folder: Path) -> str:
     """A part; '' where only others were asked for."""
-    rounds = 1 if is_quick else 2
+    rounds = 1 if is_quick else None
     if len(wanted & (LOADING if name == _LOADING else LABELLING).keys()) < 2:
         return ''
     if name == _LOADING:
@@ -139,8 +139,8 @@ def _run(name: str, is_quick: bool, wanted: set[str], folder: Path) -> str:
     return label(R50X1, Sizes(8, 24) if is_quick else Sizes(32, 160), rounds, wanted, folder)
 
 
-def label(model: Model, sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
-    """Labels the same photographs with every tool."""
+def label(model: Model, sizes: Sizes, rounds: int | None, wanted: set[str], folder: Path) -> str:
+    """Labels the same photographs with every tool, in its own number of rounds if None."""
     run_python('-m', 'tests.benchmarks.peers.models', model.name, folder)
     paths = write_jpegs(folder / 'large', sizes.large)
     link_jpegs(folder / 'small', sizes.small, paths)
@@ -166,7 +166,7 @@ def label(model: Model, sizes: Sizes, rounds: int, wanted: set[str], folder: Pat
     )
 
 
-def load(sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
+def load(sizes: Sizes, rounds: int | None, wanted: set[str], folder: Path) -> str:
     """Fetches, decodes and resizes, without a model."""
     # More names than pictures, as links: each is fetched and decoded all the same.
     paths = write_jpegs(folder / 'pictures', min(sizes.small, 500))
@@ -196,20 +196,22 @@ def load(sizes: Sizes, rounds: int, wanted: set[str], folder: Path) -> str:
 def _measure(
     some: Mapping[str, Job],
     sizes: Sizes,
-    rounds: int,
+    rounds: int | None,
     command: Callable[[str, str, Path], jobs.Command],
     folder: Path,
 ) -> dict[str, Found]:
     """All jobs in turns, there and back; the output of the last large run is left in the folder."""
     found = {name: Found(sizes) for name in some}
-    for i in range(rounds):
-        for name in list(some)[:: -1 if i % 2 else 1]:
+    last = {name: (rounds or job.rounds) - 1 for name, job in some.items()}
+    for i in range(max(last.values()) + 1):
+        turn = [name for name in some if i <= last[name]]
+        for name in turn[:: -1 if i % 2 else 1]:
             for size in ('small', 'large'):
                 with tempfile.TemporaryDirectory(dir=folder) as temporary:
                     output = Path(temporary) / 'output'
                     words = [str(word) for word in command(name, size, output)]
                     getattr(found[name], size).append(run_tree(words, ROOT, _ENVIRONMENT))
-                    if size == 'large' and i == rounds - 1:
+                    if size == 'large' and i == last[name]:
                         output.rename(folder / name)
     return found
 
@@ -223,7 +225,7 @@ def _part(
     heads = ('', 'images/s', 'ours / its', 'CPU, ms an image', 'ours / its')
     ours = found[OURS]
     last = ('same best label',) if same_best else ()
-    lines = [(*heads, 'whole run, s', 'peak, GB', 'lines', *last)]
+    lines = [(*heads, 'whole run, s', 'peak, GB', 'rounds', 'lines', *last)]
     for name, job in some.items():
         each = found[name]
         lines.append(
@@ -235,6 +237,7 @@ def _part(
                 _ratio(ours.cpu_sec, each.cpu_sec),
                 figure(median(tree.wall_sec for tree in each.large)),
                 figure(median(tree.peak_bytes for tree in each.large) / _GB),
+                str(len(each.large)),
                 str(job.lines),
                 *((same_best[name],) if same_best else ()),
             )
@@ -244,8 +247,8 @@ def _part(
 
 
 def _ratio(ours: Sequence[float], its: Sequence[float]) -> str:
-    # A ratio a round, so that what slows a whole round down cancels out.
-    return figure(median(a / b if b else math.nan for a, b in zip(ours, its, strict=True)))
+    # A ratio a round, so that what slows a whole round down cancels out; some have fewer rounds.
+    return figure(median(a / b if b else math.nan for a, b in zip(ours, its, strict=False)))
 
 
 def _read_labels(output: Path) -> dict[str, dict[int, float]]:

@@ -52,6 +52,7 @@ class Job:
       script: what a user writes; None where a command line says it all.
       decodes_as_ours: whether it decodes and resizes with Pillow, so that its labels must be ours.
       note: what it does otherwise.
+      rounds: how often it is measured.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Job:
     script: Path | None = None
     decodes_as_ours: bool = False
     note: str = ''
+    rounds: int = 2
 
     @property
     def lines(self) -> int:
@@ -100,6 +102,7 @@ def _scripted(
     batch_size: int | None = None,
     decodes_as_ours: bool = True,
     note: str = '',
+    rounds: int = 2,
 ) -> Job:
     script = SCRIPTS / name
 
@@ -107,15 +110,17 @@ def _scripted(
         size = batch_size or model.batch_size
         return (python, script, images, output, folder / CARD, size, *extra)
 
-    return Job(title, command, script, decodes_as_ours, note)
+    return Job(title, command, script, decodes_as_ours, note, rounds)
 
 
 OURS = 'lemmabeam'
+# Of those to which noise is larger than the difference.
+_CLOSE = 8
 
 LABELLING = {
-    OURS: Job('`lemmabeam label`', _label, decodes_as_ours=True),
+    OURS: Job('`lemmabeam label`', _label, decodes_as_ours=True, rounds=_CLOSE),
     'loop-1': _scripted('plain loop, one image a call', 'loop.py', batch_size=1),
-    'loop': _scripted('plain loop, a batch a call', 'loop.py'),
+    'loop': _scripted('plain loop, a batch a call', 'loop.py', rounds=_CLOSE),
     'tf-data': _scripted(
         'tf.data',
         'tf_data.py',
@@ -126,7 +131,9 @@ LABELLING = {
         "Beam's TFModelHandler and WriteToParquet", 'beam_stock.py', '--runner=FnApiRunner'
     ),
     # One worker or two: a single noisy round of each did not tell which is faster on two cores.
-    'torch': _scripted('torch DataLoader, two processes', 'torch_loader.py', 2, python=_ENGINES),
+    'torch': _scripted(
+        'torch DataLoader, two processes', 'torch_loader.py', 2, python=_ENGINES, rounds=_CLOSE
+    ),
     'ray': _scripted('Ray Data', 'ray_data.py', python=_ENGINES),
     'daft': _scripted(
         'Daft',
