@@ -5,6 +5,7 @@ import datetime
 import re
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.options import (
@@ -24,7 +25,10 @@ from transforms.core.stores import StoreOptions
 from transforms.core.versions import library_versions
 from transforms.core.waiting import LEAST_DEADLINE_SEC, within
 from transforms.loading.options import LoadOptions
-from transforms.model import canary, registry
+from transforms.model import batch_size, canary, registry
+from transforms.model.card import ModelCard
+from transforms.model.choices import AUTO
+from transforms.model.download.cache import default_cache
 from transforms.model.download.http import Progress
 from transforms.model.predictor import InferenceOptions, MakeModel, check_precision
 from transforms.model.resolve import ModelSource, printable_location
@@ -166,6 +170,7 @@ def make_config(
     now: datetime.datetime,
     on_progress: Progress | None = None,
     retried: Retried | None = None,
+    measure: batch_size.Measure | None = batch_size.measure_apart,
 ) -> RunConfig:
     """Validates the options as a whole, fetches the model and resolves the inputs.
 
@@ -174,6 +179,7 @@ def make_config(
       now: UTC.
       on_progress: told of downloads.
       retried: label its dead letters instead of --input.
+      measure: finds the batch size where that is left to it; None to measure nothing.
 
     Raises:
       UsageError: a value cannot be used; names the flag, the value and what to do.
@@ -182,8 +188,7 @@ def make_config(
       StoreError: a store cannot be reached.
     """
     model = find_model(args, on_progress)
-    inference, threshold = inference_options(args, model)
-    check_chunks(args, inference)
+    inference, threshold = _measured(args, model, measure)
     columns = columns_of(args)
     load = load_options(args, inference)
     read = (
@@ -246,6 +251,10 @@ def step_config(args: LabelOptions, has_chunks: bool) -> StepConfig:
       UsageError: a value cannot be used.
       ModelError: the model cannot be fetched, or has another hash.
     """
+    if args.batch_size == AUTO:
+        raise UsageError(
+            '--batch_size auto: a step does not know where its pipeline will run; give a number'
+        )
     inference, threshold = inference_options(args, find_model(args))
     if has_chunks:
         check_chunks(args, inference)
@@ -266,7 +275,6 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
       ModelError: the model cannot be computed in this precision, or by this backend.
     """
     card = model.card
-    batch_size = args.batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
@@ -280,7 +288,7 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
         raise UsageError(f'--keep_above {floor:g} is above the threshold {threshold:g}')
     inference = InferenceOptions(
         model=model,
-        batch_size=batch_size,
+        batch_size=batch_size_of(args, card),
         threshold=floor,
         max_labels=max_labels,
         min_labels=args.min_labels,
@@ -299,17 +307,38 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
     return inference, threshold
 
 
+def batch_size_of(args: LabelOptions, card: ModelCard) -> int:
+    """The number that was given, or that of the model card; 'auto' may find another one."""
+    if isinstance(args.batch_size, int):
+        return args.batch_size
+    return card.gpu_batch_size if args.require_gpu else card.batch_size
+
+
+def _measured(
+    args: LabelOptions, model: ModelSource, measure: batch_size.Measure | None
+) -> tuple[InferenceOptions, float]:
+    """`inference_options`, with the batch size that was measured where that is asked for."""
+    inference, threshold = inference_options(args, model)
+    if args.batch_size == AUTO:
+        cache = Path(args.model_cache) if args.model_cache else default_cache()
+        sizes = batch_size.sizes_for(args.chunk_size)
+        found = batch_size.find(inference, sizes, cache, measure)
+        inference = inference._replace(batch_size=found)
+    check_chunks(args, inference)
+    return inference, threshold
+
+
 def check_chunks(args: LabelOptions, inference: InferenceOptions) -> None:
     """Refuses chunks that batches do not fill.
 
     Raises:
       UsageError: that.
     """
-    batch_size = inference.batch_size
-    if args.chunk_size % batch_size:
-        multiple = -(-args.chunk_size // batch_size) * batch_size
+    size = inference.batch_size
+    if args.chunk_size % size:
+        multiple = -(-args.chunk_size // size) * size
         raise UsageError(
-            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {batch_size}; '
+            f'--chunk_size {args.chunk_size} is not a multiple of the batch size {size}; '
             f'{multiple} is the next one'
         )
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from transforms.model.choices import AUTO
+
 MAX_THUMBNAILS = 200
 
 _UNITS = {'': 1, 'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9}
@@ -182,6 +184,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def positive_or_auto(text: str) -> int | str:
+    """A whole number above 0, or the word auto."""
+    if text == AUTO:
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as e:
+        raise argparse.ArgumentTypeError(f'{e}, or {AUTO}') from None
+
+
 def thumbnail_count(text: str) -> int:
     """A number of thumbnails."""
     if not text.isdecimal() or not text.isascii() or int(text[:9]) > MAX_THUMBNAILS:
@@ -254,6 +266,7 @@ TEXT = Type()
 SWITCH = Type(None, 'BOOLEAN', 'true|false')
 NAMES = Type(names, 'TEXT', r'[^,\s][^,]*(,[^,]+)*')
 POSITIVE = Type(positive, 'NUMBER', r'[1-9][0-9]{0,17}')
+POSITIVE_OR_AUTO = Type(positive_or_auto, 'TEXT', r'auto|[1-9][0-9]{0,17}')
 NATURAL = Type(natural, 'NUMBER', r'[0-9]{1,18}')
 THUMBNAILS = Type(thumbnail_count, 'NUMBER', r'1?[0-9]{1,2}|200')
 SHARE = Type(share, 'NUMBER', r'0|1|0?\.[0-9]+|0\.[0-9]+|1\.0+|[0-9](\.[0-9]+)?e-[0-9]{1,2}')

@@ -177,7 +177,7 @@ def _look_at(
         if not is_on_this_machine(args.model, args.model_cache):
             why = 'it is not on this machine, and fetched when a run begins'
             return not_looked_at(args, model, why)
-        config = make_config(args, started_at, None, failed)
+        config = make_config(args, started_at, None, failed, measure=None)
     except ModelError as e:
         return not_looked_at(args, model, str(e))
     except StoreError as e:

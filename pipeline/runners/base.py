@@ -14,6 +14,7 @@ from pipeline.options import LabelOptions
 from pipeline.runners.explain import Setting
 from transforms.core.errors import UsageError
 from transforms.core.resources import cpu_count
+from transforms.model.choices import AUTO
 
 _NO_JAR = re.compile(
     r'Unable to fetch remote job server jar at \S*/([^/\s]+)\.jar: (.*?)\. (?:Also|If) '
@@ -91,6 +92,8 @@ class Runner:
                     f'{self.name} the workers are yours: --require_gpu makes sure that they have a '
                     'GPU'
                 )
+        if args.batch_size == AUTO and self.outlives_launcher:
+            yield elsewhere(self.name)
         if args.no_wait and not self.outlives_launcher:
             yield f'--no_wait: {self.name} works only as long as this command runs'
 
@@ -189,6 +192,14 @@ def environment_of(options: PipelineOptions) -> str:
 def runner_name(options: PipelineOptions) -> str:
     """The class name of the runner, such as 'FnApiRunner'."""
     return str(options.view_as(StandardOptions).runner or 'DirectRunner').rpartition('.')[2]
+
+
+def elsewhere(runner: str) -> str:
+    """Why nothing can be measured for the workers of a runner."""
+    return (
+        f'--batch_size {AUTO}: it measures on the GPU of this machine, and the workers of {runner} '
+        'are others; give a number, such as the one that auto finds on such a machine'
+    )
 
 
 def refuse(problems: Iterable[str]) -> None:

@@ -92,8 +92,8 @@ def not_looked_at(args: LabelOptions, what: str, why: str) -> list[Setting]:
     known = registry.find_model(args.model)
     card = known.card if known else None
     batch_size = args.batch_size
-    if card is not None:
-        batch_size = batch_size or (card.gpu_batch_size if args.require_gpu else card.batch_size)
+    if card is not None and batch_size is None:
+        batch_size = card.gpu_batch_size if args.require_gpu else card.batch_size
     return [
         Setting(what, f'not looked at: {why}'),
         *([Setting(f'--batch_size={batch_size}', 'images a call of the model')] * bool(batch_size)),

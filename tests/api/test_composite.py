@@ -233,6 +233,8 @@ def test_what_has_no_text_is_not_carried():
         ({'jit': 1}, 'jit 1: expected True or False'),
         ({'batch_size': True}, 'batch_size True: expected a value'),
         ({'chunk_size': 100}, 'chunk_size 100 is not a multiple of the batch size 32'),
+        ({'batch_size': 'auto'}, 'batch_size auto: a step does not know where its pipeline'),
+        ({'batch_size': 'most'}, "'most': expected a whole number, 1 or more, or auto"),
         ({'top_k': 3, 'min_labels': 1}, 'top_k 3: short for max_labels and min_labels'),
         ({'top_k': 0}, 'top_k 0: expected a whole number, 1 or more'),
         ({'max_labels': 10**6}, 'max_labels 1000000: efficientnet-lite0 has only 1000 classes'),

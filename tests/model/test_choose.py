@@ -130,6 +130,11 @@ class Driver:
         found._obj.value = self.capability[attribute - 75]
         return 0
 
+    def cuDeviceGetName(self, name, most, device):  # noqa: N802
+        assert device.value == 7
+        name.value = b'NVIDIA RTX'[:most]
+        return 0
+
 
 def test_the_driver_tells_what_the_card_is():
     asked = []
@@ -138,7 +143,7 @@ def test_the_driver_tells_what_the_card_is():
         asked.append(name)
         return Driver((12, 1))
 
-    assert choose.card_of(load) == (12, 1)
+    assert choose.card_of(load) == ('NVIDIA RTX', (12, 1))
     assert asked == ['libcuda.so.1']
     for fails in ('cuInit', 'cuDeviceGet'):
         assert choose.card_of(lambda _, fails=fails: Driver((12, 1), fails)) is None

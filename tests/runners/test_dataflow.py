@@ -215,6 +215,7 @@ def submit(service, bucket, stand_in_model, monkeypatch):
             {'dataflow_service_options': 'worker_accelerator=type:nvidia-l4;count:1'},
             'ask for it with --accelerator',
         ),
+        ({'batch_size': 'auto'}, '--batch_size auto: it measures on the GPU of this machine, and'),
         ({'require_gpu': True}, '--require_gpu: no worker has a GPU without --accelerator'),
         (
             {'accelerator': 'nvidia-l4', 'accelerators_per_worker': '3'},

@@ -21,13 +21,14 @@ from apache_beam.options.pipeline_options import (
 from pipeline.config import RunConfig, check_apart
 from pipeline.messages import SILENT, Messages
 from pipeline.options import LabelOptions
-from pipeline.runners.base import Amount, refuse
+from pipeline.runners.base import Amount, elsewhere, refuse
 from pipeline.runners.dataflow import machine_types
 from pipeline.runners.dataflow.container_image import check_image, is_of_apache
 from pipeline.runners.dataflow.status import parse_job
 from pipeline.runners.explain import MODEL_COPIES, Setting, model_bytes
 from transforms.core import uris
 from transforms.core.errors import UsageError
+from transforms.model.choices import AUTO
 from transforms.model.resolve import ModelSource
 
 IN_IMAGE = '/opt/lemmabeam/'
@@ -67,6 +68,8 @@ def _job_problems(args: LabelOptions, options: PipelineOptions) -> Iterator[str]
     yield from _local(args)
     worker = options.view_as(WorkerOptions)
     yield from _accelerator_problems(args, options)
+    if args.batch_size == AUTO:
+        yield elsewhere('Dataflow')
     yield from _odd_values(options)
     # That of a template's launch may stand in its environment only.
     is_template = options.view_as(GoogleCloudOptions).template_location is not None

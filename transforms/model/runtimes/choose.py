@@ -27,6 +27,14 @@ Capability = tuple[int, int]
 
 _FIRST = Place()
 _MAJOR, _MINOR = 75, 76  # of CUdevice_attribute
+_MOST_NAME = 256
+
+
+class Card(NamedTuple):
+    """A GPU: its name, such as 'NVIDIA L4', and its compute capability."""
+
+    name: str
+    capability: Capability
 
 
 class Machine(NamedTuple):
@@ -50,11 +58,11 @@ def probe() -> Machine:
     if card is None:
         return Machine(None, None, False)
     plugins = importlib.metadata.entry_points(group='jax_plugins')
-    return Machine(card, _built_for(), any('cuda' in plugin.name for plugin in plugins))
+    return Machine(card.capability, _built_for(), any('cuda' in plugin.name for plugin in plugins))
 
 
-def card_of(load_library: Callable[[str], Any]) -> Capability | None:
-    """The compute capability of the first GPU, as the driver has it; None without a GPU.
+def card_of(load_library: Callable[[str], Any]) -> Card | None:
+    """The first GPU that this process sees, as the driver has it; None without a GPU.
 
     Args:
       load_library: loads a library by its name, or raises OSError.
@@ -64,15 +72,17 @@ def card_of(load_library: Callable[[str], Any]) -> Capability | None:
     except OSError:
         return None
     device, found = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    name = ctypes.create_string_buffer(_MOST_NAME)
     calls = [
         lambda: driver.cuInit(0),
         lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
         lambda: driver.cuDeviceGetAttribute(ctypes.byref(found[0]), _MAJOR, device),
         lambda: driver.cuDeviceGetAttribute(ctypes.byref(found[1]), _MINOR, device),
+        lambda: driver.cuDeviceGetName(name, _MOST_NAME, device),
     ]
     if any(call() for call in calls):  # each gives 0 if it went well
         return None
-    return found[0].value, found[1].value
+    return Card(name.value.decode(errors='replace'), (found[0].value, found[1].value))
 
 
 def _built_for() -> Capability | None:
