@@ -135,7 +135,7 @@ try:
 except SystemExit:
     pass
 """
-    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.load']
+    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.sparse']
     wanted = ['apache_beam', 'keras', 'pandas', 'jax']
     found = found_after_each(steps, wanted)
     assert list(found.values()) == [[], ['apache_beam'], ['apache_beam', 'keras']]

@@ -33,7 +33,6 @@ ORDER = [
 MOST_ROOMS, MOST_ARROWS = 22, 75
 # These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
 TENSORFLOW = {
-    'transforms.model.load',
     'transforms.model.families.bit.rebuild',
     'transforms.model.saved_model',
     'transforms.model.sparse',
@@ -41,7 +40,11 @@ TENSORFLOW = {
     'transforms.model.families.bit.resnet',
     'transforms.model.families.efficientnet_lite.network',
 }
-LATE = {'transforms.model.runtimes.on_tensorflow', 'transforms.model.runtimes.on_jax'}
+LATE = {
+    'transforms.model.load',
+    'transforms.model.runtimes.on_tensorflow',
+    'transforms.model.runtimes.on_jax',
+}
 FAMILIES = 'transforms.model.families.'  # each may, when it builds a network
 # Of the code of a function, its docstring aside.
 MOST_LINES = 60
