@@ -67,9 +67,9 @@ setup(
         # TensorFlow's extra brings as well.  Those of TPUs are JAX's own (jax[tpu]).
         'jax': ['jax>=0.8,<1'],
         'jax-cuda': ['jax[cuda12]>=0.8,<1'],
-        # ONNX models (model.onnx).  On NVIDIA GPUs onnxruntime-gpu takes its place: both are the same
-        # package to Python, so no extra can bring one beside the other.  Older ones than 1.24 follow
-        # a model's files of weights out of its folder.
+        # ONNX models (model.onnx).  On NVIDIA GPUs onnxruntime-gpu takes its place: both are the
+        # same package to Python, so no extra can bring one beside the other.  Before 1.24 it read
+        # weights from files outside of a model's folder.
         'onnx': ['onnxruntime>=1.24,<2'],
         'aws': ['boto3>=1.40,<2'],
         # With azure-identity, what `az login` or a machine of Azure knows is found.

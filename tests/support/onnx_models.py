@@ -1,5 +1,5 @@
-"""Models in ONNX, as folders that `--model` takes: made of a few operators, of the embedded weights,
-or of a graph that timm and PyTorch have exported.
+"""Models in ONNX, as folders that `--model` takes: of a few operators, of the embedded weights, or
+of a graph that timm and PyTorch have exported.
 """
 
 import json

@@ -1,5 +1,6 @@
 """What computes a network, as the predictor sees it."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +25,10 @@ Compiled = Callable[[np.ndarray], Sequence[Any]]
 and features (N, length) float32 where the network has some; k is 0 without classes.  It returns
 when the device is done.
 """
+
+
+# Where in the source of ONNX Runtime an error comes from: the file, and a function with its types.
+_FROM_SOURCE = re.compile(r'/onnxruntime_src/.*?\)(?: const)? (?=[A-Z])')
 
 
 class LoadedModel(NamedTuple):
@@ -147,5 +152,5 @@ class Runtime(Protocol):
 
 def first_words(error: Exception) -> str:
     """The beginning of an error of a runtime, which may be pages long."""
-    words = ' '.join(str(error).split())
+    words = _FROM_SOURCE.sub('', ' '.join(str(error).split()))
     return words if len(words) <= 400 else f'{words[:400]}…'
