@@ -597,14 +597,25 @@ def test_a_run_tells_what_has_computed_it(tmp_path):
         assert len(row['labels']) == 3
 
 
-def test_it_needs_no_tensorflow(tmp_path):
-    """In a process of its own: the whole way from a picture to labels."""
+def test_explain_tells_of_it(tmp_path):
     folder = saved(tmp_path / 'model')
+    arguments = ('--input', samples.SAMPLE, '--output', tmp_path / 'out', '--model', folder)
+    done = app.invoke('label', *arguments, '--explain')
+    assert done.returncode == 0, done.stderr
+    said = ' '.join((done.stdout + done.stderr).split())
+    assert '--backend=auto auto: ONNX Runtime, which alone computes the ONNX model' in said
+    assert 'ONNX Runtime and Beam 0.8' in said
+
+
+def test_it_needs_no_tensorflow(tmp_path):
+    """A whole run in a process of its own."""
+    label = ['label', '--input', samples.SAMPLE, '--output', tmp_path / 'out', *ALL]
+    label += ['--model', saved(tmp_path / 'model'), '--loader_processes', 0]
     done = app.python(
         '-c',
         'import json, sys\n'
         'from pipeline.main import main\n'
-        f'code = main(["models", "--check", {str(folder)!r}])\n'
+        f'code = main({[str(each) for each in label]!r})\n'
         'heavy = ("tensorflow", "keras", "jax", "onnx", "torch")\n'
         'print(json.dumps([code, [name for name in heavy if name in sys.modules]]))',
     )

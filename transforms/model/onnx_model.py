@@ -74,6 +74,10 @@ class _Layout:
         """Images whose channels come last, in this order."""
         return np.ascontiguousarray(images.transpose(self._order))
 
+    def hold(self, images: np.ndarray) -> np.ndarray:
+        """The same images, in memory as `arrange` will have what is computed from each sample."""
+        return self.arrange(images).transpose(np.argsort(self._order))
+
 
 class _Model:
     """A model, with a session for calls of one size; a smaller one takes its place.

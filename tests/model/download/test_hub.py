@@ -435,6 +435,15 @@ def test_a_folder_in_a_bucket_is_copied_until_it_changes(bucket, cache):
     assert files_in(changed) == FILES | {'assets/labels.txt': b'other'}
 
 
+def test_an_onnx_model_in_a_bucket_comes_with_the_files_beside_it(bucket, cache):
+    files = {'model.onnx': b'graph', 'model.onnx.data': b'weights', 'model_card.json': b'{}'}
+    for name, data in files.items():
+        bucket.put(f'models/mine/{name}', data)
+    folder = fetch_model(bucket.uri('models/mine'), cache)
+    assert files_in(folder) == files
+    assert fetch_model(bucket.uri('models/mine/model.onnx'), cache) == folder
+
+
 def test_an_unchanged_folder_in_a_bucket_costs_one_listing(bucket, cache, monkeypatch):
     uri = bucket.put('saved_model.pb', b'x').rpartition('/')[0]
     folder = fetch_model(uri, cache)

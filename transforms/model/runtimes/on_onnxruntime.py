@@ -132,7 +132,11 @@ class OnnxRuntime:
 
         def predict(pixels: np.ndarray) -> Sequence[Any]:
             images = pixels[..., ::-1] if network.is_bgr else pixels
-            logits, features = network.call((images.astype(np.float32) - mean) / std)
+            # Bytes are moved in a third of the time that it takes to move floats.
+            images = network.owner.layout.hold(images).astype(np.float32)
+            images -= mean
+            images /= std
+            logits, features = network.call(images)
             if network.features:
                 network.features.check(features, size)
             if not network.logits:
