@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -44,9 +45,9 @@ class Graph:
         )
         return name
 
-    def weight(self, name: str, value: np.ndarray) -> str:
+    def weight(self, name: str, value: npt.ArrayLike) -> str:
         """Adds a constant."""
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.weights.append(numpy_helper.from_array(np.array(value, order='C'), name))
         return name
 
     def name(self, tensor: str, wanted: str) -> None:
