@@ -126,6 +126,15 @@ def middle_of(path):
     return data.getvalue()
 
 
+def test_its_canary_finds_a_wrong_range(tmp_path):
+    folder = onnx_models.embedded(tmp_path / 'lite0')
+    path = folder / 'model_card.json'
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {'mean': 0.0, 'std': 1.0}))
+    said = refusal(folder, canary='strict')
+    assert said.startswith('the model failed its canary, so nothing was labelled: ')
+
+
 # --- what an input may be
 
 
@@ -183,7 +192,7 @@ def test_two_inputs_are_one_too_many(tmp_path):
     graph = Graph()
     graph.name(graph.add('Add', 'images', 'masks'), 'logits')
     model = graph.model([('images', FLOAT, NCHW), ('masks', FLOAT, NCHW)], LOGITS)
-    said = 'takes 2 inputs (images, masks), expected one of images'
+    said = "takes 2 inputs ('images', 'masks'), expected one of images"
     assert said in refusal(saved(tmp_path / 'two', model))
     graph = Graph()
     graph.name(graph.weight('ones', np.ones((BATCH, 3), np.float32)), 'logits')
@@ -197,9 +206,17 @@ def test_weights_that_are_listed_as_inputs_are_none(pixels, tmp_path):
     np.testing.assert_allclose(found, pixels.mean((1, 2)), rtol=1e-5)
 
 
-def test_bytes_cannot_be_normalized(tmp_path):
+def test_bytes_cannot_be_normalized(pixels, tmp_path):
     folder = saved(tmp_path / 'model', means(dtype=UINT8), range=[0, 1])
     assert 'as uint8, so nothing can be normalized before' in refusal(folder)
+    card = {key: value for key, value in CARD.items() if key != 'range'}
+    for mean, is_taken in ([0, 0, 0], True), ([0, 0, 1], False):
+        card |= {'mean': mean, 'std': [1, 1, 1]}
+        folder = onnx_models.save(means(dtype=UINT8), tmp_path / str(mean), card, 3)
+        if is_taken:
+            np.testing.assert_allclose(scores(folder, pixels), pixels.mean((1, 2)), rtol=1e-5)
+        else:
+            assert 'nothing can be normalized' in refusal(folder)
 
 
 def test_a_fixed_batch_is_said_with_the_option_for_it(pixels, tmp_path):
@@ -260,6 +277,15 @@ def test_too_little_memory_is_told_by_what_it_says(tmp_path):
     assert runtime.fault(caught.value) == Fault('ResourceExhaustedError', True)
     assert runtime.fault(MemoryError()) == Fault('ResourceExhaustedError', True)
     assert 'fails on images of the shape (4, 3, 16, 16)' in refusal(folder)
+
+
+def test_a_call_has_the_threads_that_it_was_given(tmp_path):
+    runtime = OnnxRuntime(3, require_gpu=False)
+    session = runtime.open(saved(tmp_path / 'model') / 'model.onnx', {})
+    options = session.get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    with pytest.raises(ModelError, match='--accelerators_per_worker 2: ONNX Runtime sees 1 CPUs'):
+        OnnxRuntime(1, False, Place(0, 2))
 
 
 # --- outputs

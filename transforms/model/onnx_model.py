@@ -171,7 +171,7 @@ class _Model:
 def _only_input(described: Description, card: ModelCard, shown: str) -> Input:
     inputs = described.inputs
     if len(inputs) != 1:
-        names = ', '.join(sorted(each.name for each in inputs)) or 'none'
+        names = ', '.join(sorted(repr(each.name) for each in inputs)) or 'none'
         raise ModelError(
             f'{shown}: the ONNX model takes {len(inputs)} inputs ({names}), expected one of images'
         )
@@ -187,7 +187,8 @@ def _only_input(described: Description, card: ModelCard, shown: str) -> Input:
             f'{what} of the shape {_shown_shape(found.shape)}, expected 4 axes: images, rows and '
             'columns, and channels'
         )
-    if found.dtype == 'uint8' and not (np.all(card.mean == 0) and np.all(card.std == 1)):
+    is_plain = np.all(np.asarray(card.mean) == 0) and np.all(np.asarray(card.std) == 1)
+    if found.dtype == 'uint8' and not is_plain:
         raise ModelError(
             f'{what} as uint8, so nothing can be normalized before: its card must have "range": '
             '[0, 255]'
@@ -210,7 +211,8 @@ def _form(output: Any) -> str:
 def _shown_shape(shape: Any) -> str:
     if shape is None:
         return '(any)'
-    return f'({", ".join("?" if axis is None else str(axis) for axis in shape)})'
+    axes = ('?' if axis is None else uris.printable(str(axis)) for axis in shape)
+    return f'({", ".join(axes)})'
 
 
 def _batch_hint(found: tuple[int | str | None, ...], wanted: tuple[int, ...]) -> str:

@@ -24,7 +24,13 @@ _SMALLEST = (
     b'\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r'
 )
 # How it says that there is too little memory: its arena, CUDA, its libraries.
-_NO_MEMORY = ('Failed to allocate memory', 'out of memory', 'ALLOC_FAILED', 'bad_alloc')
+_NO_MEMORY = (
+    'Failed to allocate memory',
+    'is smaller than requested bytes',
+    'out of memory',
+    'ALLOC_FAILED',
+    'bad_alloc',
+)
 _FAULTS = {
     'InvalidArgument': 'InvalidArgumentError',
     'NotImplemented': 'UnimplementedError',
