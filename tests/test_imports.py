@@ -22,7 +22,8 @@ LOADING = """
     core.elements core.errors core.uris core.resources model.card images.decode storage.registry
     storage.local storage.http
 """.split()
-HEAVY = ['apache_beam', 'tensorflow', 'keras', 'pyarrow', 'pandas', 'grpc', 'google.cloud']
+HEAVY = ['apache_beam', 'tensorflow', 'keras', 'onnxruntime', 'pyarrow', 'pandas', 'grpc']
+HEAVY += ['google.cloud']
 
 
 def found_after_each(steps, wanted):
@@ -136,7 +137,7 @@ except SystemExit:
     pass
 """
     steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.sparse']
-    wanted = ['apache_beam', 'keras', 'pandas', 'jax']
+    wanted = ['apache_beam', 'keras', 'pandas', 'jax', 'onnxruntime']
     found = found_after_each(steps, wanted)
     assert list(found.values()) == [[], ['apache_beam'], ['apache_beam', 'keras']]
 

@@ -276,7 +276,9 @@ def test_too_little_memory_is_told_by_what_it_says(tmp_path):
         session.run(None, {'images': np.zeros((1, 3, SIZE_PX, SIZE_PX), np.float32)})
     assert runtime.fault(caught.value) == Fault('ResourceExhaustedError', True)
     assert runtime.fault(MemoryError()) == Fault('ResourceExhaustedError', True)
-    assert 'fails on images of the shape (4, 3, 16, 16)' in refusal(folder)
+    said = refusal(folder)
+    assert 'fails on images of the shape (4, 3, 16, 16): ' in said
+    assert said.endswith('; a smaller --batch_size takes less memory')
 
 
 def test_a_call_has_the_threads_that_it_was_given(tmp_path):
@@ -544,6 +546,11 @@ def test_its_precision_is_that_of_its_weights(pixels, tmp_path):
     said = refusal(folder, precision='float32')
     assert said == '--precision float32: means is used as it was saved, in float16'
     assert main(['models', '--check', str(folder), '--json']) == 0
+    arguments = ('--input', samples.SAMPLE, '--output', tmp_path / 'out', '--model', folder, *ALL)
+    done = app.invoke('label', *arguments)
+    assert done.returncode == 0, done.stderr
+    assert 'float16 on CPU by ONNX Runtime' in done.stderr + done.stdout
+    assert 'receipt' not in done.stderr
 
 
 def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):

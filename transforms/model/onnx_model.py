@@ -1,8 +1,8 @@
 """ONNX models: calls any that takes images, see `transforms.model.saved_model` for SavedModels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -11,11 +11,8 @@ from transforms.core.errors import ModelError
 from transforms.model.card import ModelCard
 from transforms.model.onnx_file import Description, Input, describe
 from transforms.model.outputs import pick
-from transforms.model.runtimes.base import LoadedModel, first_words
+from transforms.model.runtimes.base import Fault, LoadedModel, first_words
 from transforms.model.tensor_files import GRAPHS, Kind
-
-Open = Callable[[Path, Mapping[str, int]], Any]
-"""Opens a file as a session of ONNX Runtime; of axes that have a name, it is told the lengths."""
 
 _CHANNELS = 3
 _INPUTS = ('float32', 'float16', 'float64', 'uint8')
@@ -25,8 +22,18 @@ _OUTPUTS = tuple(
 )
 
 
+class Sessions(Protocol):
+    """What opens ONNX files: `transforms.model.runtimes.on_onnxruntime.OnnxRuntime`."""
+
+    def open(self, path: Path, axes: Mapping[str, int]) -> Any:
+        """A session; of axes that have a name, it is told the lengths."""
+
+    def fault(self, error: Exception) -> Fault | None:
+        """What an error of it means."""
+
+
 def load(
-    folder: Path, card: ModelCard, shape: tuple[int, int, int, int], open_: Open
+    folder: Path, card: ModelCard, shape: tuple[int, int, int, int], sessions: Sessions
 ) -> LoadedModel:
     """Loads an ONNX model and calls it once.
 
@@ -34,7 +41,7 @@ def load(
       folder: that contains `model.onnx`.
       card: what it is.
       shape: of what it is called with, (N, S, S, 3).
-      open_: opens its file.
+      sessions: opens its file.
 
     Raises:
       ModelError: it cannot be loaded, takes something other than such images, returns something
@@ -43,7 +50,7 @@ def load(
     path = folder / GRAPHS[Kind.ONNX]
     shown = uris.printable(str(folder))
     described = describe(path, shown)
-    model = _Model(path, shown, card, shape, described, open_)
+    model = _Model(path, shown, card, shape, described, sessions)
     try:
         model.start(shape[0])
     except ModelError:
@@ -53,9 +60,11 @@ def load(
     try:
         model(np.zeros(shape, np.float32))
     except Exception as e:  # as above
+        fault = sessions.fault(e)
         raise ModelError(
             f'{shown}: the ONNX model fails on images of the shape {model.layout.of(shape)}: '
             f'{first_words(e)}'
+            + ('; a smaller --batch_size takes less memory' if fault and fault.is_memory else '')
         ) from e
     return LoadedModel(model, model, described.precision)
 
@@ -93,9 +102,9 @@ class _Model:
         card: ModelCard,
         shape: tuple[int, int, int, int],
         described: Description,
-        open_: Open,
+        sessions: Sessions,
     ):
-        self._path, self._shown, self._card, self._open = path, shown, card, open_
+        self._path, self._shown, self._card, self._sessions = path, shown, card, sessions
         self._shape = shape
         self._input = _only_input(described, card, shown)
         self.layout = _layout_of(self._input)
@@ -135,7 +144,7 @@ class _Model:
         """
         axes = self._axes(size)
         self._session, self._size = None, 0  # its memory is needed
-        self._session = self._open(self._path, axes)
+        self._session = self._sessions.open(self._path, axes)
         self._size = size
         outputs = {output.name: output for output in self._session.get_outputs()}
         self._names = pick(outputs, _form, self._card, f'{self._shown}: the ONNX model')

@@ -184,7 +184,7 @@ class OnnxRuntime:
         from transforms.model import onnx_model
 
         size_px = source.card.resize.size_px
-        return onnx_model.load(path, source.card, (batch_size, size_px, size_px, 3), self.open)
+        return onnx_model.load(path, source.card, (batch_size, size_px, size_px, 3), self)
 
 
 def _import() -> Any:
