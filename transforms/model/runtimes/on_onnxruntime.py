@@ -1,6 +1,7 @@
 """ONNX Runtime: computes graphs in ONNX, and what is around them is done in numpy."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,9 @@ class OnnxRuntime:
         """How many of the first GPUs it can compute on; to be built for them is not enough."""
         if _CUDA not in self._library.get_available_providers():
             return 0
-        # CUDA's libraries may lie in packages of Python, as TensorFlow's do.
-        with contextlib.suppress(Exception):
+        # CUDA's libraries may lie in packages of Python, as TensorFlow's do.  It prints what is not
+        # there, and results go to standard output.
+        with contextlib.suppress(Exception), contextlib.redirect_stdout(sys.stderr):
             self._library.preload_dlls()
         for number in range(most):
             try:
