@@ -188,6 +188,23 @@ def test_other_inputs_are_refused_by_name(case, tmp_path):
     assert said in found
 
 
+def test_names_in_a_file_write_nothing_on_the_terminal(tmp_path):
+    bell = '\x1b[2J\x07'
+    graph = Graph()
+    graph.name(graph.add(f'Beep{bell}', 'images'), 'logits')
+    inputs = [('images', FLOAT, NCHW)]
+    models = {
+        'operator': graph.model(inputs, LOGITS),
+        'axis': means((bell, bell, bell, bell)),
+        'inputs': Graph().model([(bell, FLOAT, NCHW), ('b', FLOAT, NCHW)], LOGITS),
+        'outputs': means(outputs=[(bell, FLOAT, None), ('b', FLOAT, None)]),
+    }
+    for name, model in models.items():
+        said = refusal(saved(tmp_path / name, model))
+        assert '[2J' in said
+        assert said.isprintable(), said
+
+
 def test_two_inputs_are_one_too_many(tmp_path):
     graph = Graph()
     graph.name(graph.add('Add', 'images', 'masks'), 'logits')

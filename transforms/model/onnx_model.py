@@ -56,14 +56,14 @@ def load(
     except ModelError:
         raise
     except Exception as e:  # its errors share no class
-        raise ModelError(f'{shown}: ONNX Runtime cannot load it: {first_words(e)}') from e
+        raise ModelError(f'{shown}: ONNX Runtime cannot load it: {_words_of(e)}') from e
     try:
         model(np.zeros(shape, np.float32))
     except Exception as e:  # as above
         fault = sessions.fault(e)
         raise ModelError(
             f'{shown}: the ONNX model fails on images of the shape {model.layout.of(shape)}: '
-            f'{first_words(e)}'
+            f'{_words_of(e)}'
             + ('; a smaller --batch_size takes less memory' if fault and fault.is_memory else '')
         ) from e
     return LoadedModel(model, model, described.precision)
@@ -175,6 +175,11 @@ class _Model:
             for name in self._names
         )
         return logits, features
+
+
+def _words_of(error: Exception) -> str:
+    """Those of an error that shows names out of the file."""
+    return uris.printable(first_words(error))
 
 
 def _only_input(described: Description, card: ModelCard, shown: str) -> Input:
