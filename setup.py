@@ -67,6 +67,10 @@ setup(
         # TensorFlow's extra brings as well.  Those of TPUs are JAX's own (jax[tpu]).
         'jax': ['jax>=0.8,<1'],
         'jax-cuda': ['jax[cuda12]>=0.8,<1'],
+        # ONNX models (model.onnx).  On NVIDIA GPUs onnxruntime-gpu takes its place: both are the
+        # same package to Python, so no extra can bring one beside the other.  Before 1.24 it read
+        # weights from files outside of a model's folder.
+        'onnx': ['onnxruntime>=1.24,<2'],
         'aws': ['boto3>=1.40,<2'],
         # With azure-identity, what `az login` or a machine of Azure knows is found.
         'azure': ['azure-identity>=1.23,<2', 'azure-storage-blob>=12.26,<13'],
@@ -93,6 +97,9 @@ setup(
             # An S3 to test against, as a process of its own.
             'moto[server]>=5.1,<6',
             'mypy>=1.18,<3',
+            # Builds the graphs that tests label with.
+            'onnx>=1.19,<2',
+            'onnxruntime>=1.24,<2',
             'pandas>=2.2,<4',
             'pillow-heif>=1.1,<2',
             'pytest>=8.4,<10',

@@ -278,7 +278,7 @@ def inference_options(args: LabelOptions, model: ModelSource) -> tuple[Inference
     max_labels = _max_labels(args, model)
     if args.min_labels > max_labels:
         raise UsageError(f'--min_labels {args.min_labels} is above --max_labels {max_labels}')
-    check_backend(args.backend, model)
+    check_backend(args.backend, model, args.jit)
     check_precision(args.precision, model)
     canary_mode = args.canary or canary.default_mode(card)
     canary.check_mode(canary_mode, model)

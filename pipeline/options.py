@@ -295,8 +295,8 @@ class LabelOptions:
         default=EMBEDDED,
         metavar='M',
         help='a name (`lemmabeam models` lists them), a TF-Hub or Kaggle handle, '
-        'hf://owner/name, a URL, a SavedModel as a folder, .tar.gz or .zip, or BiT '
-        f'weights as .npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an '
+        'hf://owner/name, a URL, a SavedModel or an ONNX model as a folder, .tar.gz or .zip, or '
+        f'BiT weights as .npz, .h5 or .safetensors, local or gs:// (default: {EMBEDDED}, an '
         'EfficientNet-Lite0 with the 1,000 classes of ILSVRC-2012)',
         is_common=True,
     )
@@ -425,8 +425,9 @@ class LabelOptions:
         default=AUTO,
         help='what computes the network: tensorflow, or jax (of lemmabeam[jax], or '
         'lemmabeam[jax-cuda] for NVIDIA GPUs), which needs a model whose network is built from its '
-        'weights (default: auto, which is TensorFlow unless it was built for older GPUs than the '
-        'one that is there, and JAX is installed for it)',
+        'weights, or onnxruntime (of lemmabeam[onnx]) for ONNX models (default: auto, which is '
+        'onnxruntime for these, else TensorFlow unless it was built for older GPUs than the one '
+        'that is there, and JAX is installed for it)',
     )
     jit: bool = option(
         _LABELS,

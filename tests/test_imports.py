@@ -22,7 +22,8 @@ LOADING = """
     core.elements core.errors core.uris core.resources model.card images.decode storage.registry
     storage.local storage.http
 """.split()
-HEAVY = ['apache_beam', 'tensorflow', 'keras', 'pyarrow', 'pandas', 'grpc', 'google.cloud']
+HEAVY = ['apache_beam', 'tensorflow', 'keras', 'onnxruntime', 'pyarrow', 'pandas', 'grpc']
+HEAVY += ['google.cloud']
 
 
 def found_after_each(steps, wanted):
@@ -135,8 +136,8 @@ try:
 except SystemExit:
     pass
 """
-    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.load']
-    wanted = ['apache_beam', 'keras', 'pandas', 'jax']
+    steps = [begun, 'import pipeline.job.labelling', 'import transforms.model.sparse']
+    wanted = ['apache_beam', 'keras', 'pandas', 'jax', 'onnxruntime']
     found = found_after_each(steps, wanted)
     assert list(found.values()) == [[], ['apache_beam'], ['apache_beam', 'keras']]
 

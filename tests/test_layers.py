@@ -31,9 +31,8 @@ ORDER = [
     'starts',
 ]
 MOST_ROOMS, MOST_ARROWS = 22, 75
-# These import TensorFlow or Keras when they are imported, or (`LATE`) when they are called.
+# These import TensorFlow, Keras or another runtime when they are imported, or (`LATE`) called.
 TENSORFLOW = {
-    'transforms.model.load',
     'transforms.model.families.bit.rebuild',
     'transforms.model.saved_model',
     'transforms.model.sparse',
@@ -41,7 +40,12 @@ TENSORFLOW = {
     'transforms.model.families.bit.resnet',
     'transforms.model.families.efficientnet_lite.network',
 }
-LATE = {'transforms.model.runtimes.on_tensorflow', 'transforms.model.runtimes.on_jax'}
+LATE = {
+    'transforms.model.load',
+    'transforms.model.runtimes.on_tensorflow',
+    'transforms.model.runtimes.on_jax',
+    'transforms.model.runtimes.on_onnxruntime',
+}
 FAMILIES = 'transforms.model.families.'  # each may, when it builds a network
 # Of the code of a function, its docstring aside.
 MOST_LINES = 60
@@ -145,7 +149,7 @@ def test_a_folder_of_transforms_knows_no_beam():
 def test_only_model_modules_know_tensorflow_and_nothing_loads_it_early():
     assert modules().keys() >= TENSORFLOW | LATE
     for module, name, is_early in imports():
-        if name.split('.')[0] in ('tensorflow', 'tensorflow_hub', 'keras', 'jax'):
+        if name.split('.')[0] in ('tensorflow', 'tensorflow_hub', 'keras', 'jax', 'onnxruntime'):
             may_late = module in LATE or module.startswith(FAMILIES)
             assert module in TENSORFLOW or (may_late and not is_early), (module, name)
         if name.startswith(tuple(TENSORFLOW)) and module not in TENSORFLOW:

@@ -108,6 +108,8 @@ def _receipt(predictor: Predictor, inference: InferenceOptions) -> Receipt | Non
     source = inference.model
     if predictor.computed['precision'] not in REDUCED or not source.card.has_classes:
         return None
+    if not source.can_be_rebuilt:  # it has no other precision
+        return None
     exact = Predictor(in_float32(inference))
     pictures = [
         canary.pixels_of((_SAMPLE / f'{name}.jpg').read_bytes(), source) for name in _PHOTOGRAPHS

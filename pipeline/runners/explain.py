@@ -7,15 +7,18 @@ from pipeline.config import RunConfig
 from pipeline.messages import Messages
 from pipeline.options import LabelOptions
 from transforms.model import registry
+from transforms.model.choices import BACKEND_NAMES, ONNX_RUNTIME
 from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model
 from transforms.model.resolve import ModelSource
+from transforms.model.runtimes.choose import only_backend
 
 MODEL_COPIES = 3
 """Times the size of a model that it takes while it loads: R101x3, 2.1 GB, peaked at 7.55 in all."""
 
 _GB = 10**9
-_STARTED_GB = 1.2  # measured: TensorFlow, Beam and the embedded model in one process
+# Measured: with Beam and the embedded model in one process; the latter in ONNX.
+_STARTED_GB, _STARTED_ONNX_GB = 1.2, 0.8
 _LOADER_GB = 0.09
 _BESIDE = 'fetch and decode beside the process of the model'
 
@@ -45,21 +48,27 @@ def describe(config: RunConfig, cores: int) -> list[Setting]:
         Setting(f'--batch_size={inference.batch_size}', 'images a call of the model'),
         Setting(f'--chunk_size={config.chunk_size}', 'images a unit of work, kept when finished'),
         Setting(f'--precision={inference.precision}', 'auto: bfloat16 on a GPU, else float32'),
-        Setting(
-            f'--backend={inference.backend}',
-            'auto: TensorFlow, or JAX on a GPU newer than it',
-        ),
+        Setting(f'--backend={inference.backend}', _backend(inference.model)),
         Setting(f'--intra_op_threads={inference.intra_op_threads}', 'threads of one call'),
         _loaders(config.load.processes),
         _memory(config, cores),
     ]
 
 
+def _backend(model: ModelSource) -> str:
+    only = only_backend(model)
+    if only:
+        return f'auto: {BACKEND_NAMES[only]}, which alone computes the {model.kind.value}'
+    return 'auto: TensorFlow, or JAX on a GPU newer than it'
+
+
 def _memory(config: RunConfig, cores: int) -> Setting:
     load, inference = config.load, config.inference
     loaders = cores if load.processes is None else load.processes
+    is_onnx = only_backend(inference.model) == ONNX_RUNTIME
+    started = ('ONNX Runtime', _STARTED_ONNX_GB) if is_onnx else ('TensorFlow', _STARTED_GB)
     parts = {
-        'TensorFlow and Beam': _STARTED_GB,
+        f'{started[0]} and Beam': started[1],
         '--memory_budget and batches ahead': 1.25 * load.memory_budget_bytes / _GB,
         f'{loaders} loader processes at rest': loaders * _LOADER_GB,
         f'{MODEL_COPIES} times the model': MODEL_COPIES * model_bytes(inference.model) / _GB,

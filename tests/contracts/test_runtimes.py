@@ -1,5 +1,5 @@
-"""What each runtime does alike: TensorFlow in this process, JAX in one of its own, as Keras has one
-backend a process.
+"""What each runtime does alike: TensorFlow and ONNX Runtime in this process, JAX in one of its own,
+as Keras has one backend a process.
 
 What is not checked here: accelerators, and that one really runs out of memory; errors of the
 runtimes themselves in a whole run (test_failing_model), and SavedModels (test_saved_models).
@@ -22,17 +22,26 @@ import pytest
 
 from tests.contracts import test_families as families
 from tests.data.bit_reference import synthetic_weights
-from tests.support import samples
+from tests.support import onnx_models, samples
 from transforms.core.errors import InferenceError, ModelError
 from transforms.core.resources import cpu_count
 from transforms.images.decode import decode
 from transforms.model import registry
-from transforms.model.choices import BACKEND_NAMES, EMBEDDED, JAX, OFF, STRICT, TENSORFLOW
+from transforms.model.choices import (
+    BACKEND_NAMES,
+    EMBEDDED,
+    JAX,
+    OFF,
+    ONNX_RUNTIME,
+    STRICT,
+    TENSORFLOW,
+)
 from transforms.model.predictor import InferenceOptions, Prediction, Predictor
 from transforms.model.rescue import predict_or_rescue
-from transforms.model.resolve import resolve_model
+from transforms.model.resolve import ModelSource, resolve_model
 from transforms.model.runtimes import choose
 from transforms.model.runtimes.base import Fault, Runtime
+from transforms.model.tensor_files import Kind
 
 Call = Callable[..., Any]
 """Calls a function of a module with these arguments in the process of a runtime."""
@@ -53,8 +62,14 @@ def set_variables(environment: dict[str, str]) -> None:
     os.environ.update(environment)
 
 
+def some_source(backend: str) -> ModelSource:
+    """A model that the backend computes; it is not loaded."""
+    source = resolve_model(EMBEDDED)
+    return dataclasses.replace(source, kind=Kind.ONNX) if backend == ONNX_RUNTIME else source
+
+
 def start(backend: str) -> Runtime:
-    return choose.start(backend, resolve_model(EMBEDDED), cpu_count(), require_gpu=False)
+    return choose.start(backend, some_source(backend), cpu_count(), require_gpu=False)
 
 
 def native_error(backend: str, name: str, text: str = 'on command') -> Exception:
@@ -65,6 +80,14 @@ def native_error(backend: str, name: str, text: str = 'on command') -> Exception
 
         of_tensorflow: Exception = getattr(tf.errors, name)(None, None, text)
         return of_tensorflow
+    if backend == ONNX_RUNTIME:
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        if name == 'ResourceExhaustedError':
+            text = f'Failed to allocate memory for requested buffer of size 1: {text}'
+        own = {'InvalidArgumentError': 'InvalidArgument'}.get(name, 'RuntimeException')
+        of_onnx_runtime: Exception = getattr(state, own)(text)
+        return of_onnx_runtime
     import jax
 
     words = ''.join(f'_{letter}' if letter.isupper() else letter for letter in name)
@@ -181,10 +204,12 @@ def _no_label(_: Any) -> Any:
     raise AssertionError('there is nothing to make labels of')
 
 
-def seen(backend: str, pixels: np.ndarray) -> tuple[Prediction, dict[str, Any]]:
+def seen(
+    backend: str, pixels: np.ndarray, model: str = EMBEDDED
+) -> tuple[Prediction, dict[str, Any]]:
     """What the embedded model sees in pictures, after its canary."""
     options = InferenceOptions(
-        *(resolve_model(EMBEDDED), len(pixels), 0.05, 5, 0, cpu_count()),
+        *(resolve_model(model), len(pixels), 0.05, 5, 0, cpu_count()),
         canary=STRICT,
         backend=backend,
         features=True,
@@ -224,9 +249,8 @@ def loads(module: str) -> bool:
 
 
 def refusal(backend: str, require_gpu: bool = False) -> str:
-    source = resolve_model(EMBEDDED)
     with pytest.raises(ModelError) as caught:
-        choose.start(backend, source, cpu_count(), require_gpu)
+        choose.start(backend, some_source(backend), cpu_count(), require_gpu)
     return str(caught.value)
 
 
@@ -237,6 +261,7 @@ class RuntimeContract:
     """Subclasses say which runtime, and where it runs."""
 
     BACKEND = ''
+    NETWORK = 'built from its weights'
 
     @pytest.fixture
     def there(self) -> Call:
@@ -256,7 +281,7 @@ class RuntimeContract:
         assert (found.features.argmax(1) == np.arange(BATCH) % 3).all()
         computed.pop('bfloat16_by', '')  # of some CPUs
         assert computed == {
-            'network': 'built from its weights',
+            'network': self.NETWORK,
             'precision': 'float32',
             'backend': self.BACKEND,
             'device': 'CPU',
@@ -283,14 +308,6 @@ class RuntimeContract:
         one, other = (there(predicted, self.BACKEND, weights, pixels)[0] for _ in range(2))
         assert [part.tobytes() for part in one[:3]] == [part.tobytes() for part in other[:3]]
         assert len(set(one.scores[:, 0].tolist())) == BATCH
-
-    def test_a_network_without_classes_gives_features(
-        self, there: Call, coloured: np.ndarray
-    ) -> None:
-        indices, scores, counts, features = there(without_classes, self.BACKEND, coloured)
-        assert indices.shape == scores.shape == (BATCH, 0)
-        assert counts.tolist() == [0] * BATCH
-        np.testing.assert_allclose(features, coloured.mean((1, 2)) / 255, rtol=1e-6)
 
     def test_errors_are_told_apart(self, there: Call) -> None:
         assert there(faults, self.BACKEND) == [
@@ -338,6 +355,18 @@ class RuntimeContract:
         said = there(refusal, self.BACKEND, require_gpu=True)
         assert said.startswith(f'--require_gpu: {name} ')
         assert ' sees no GPU ' in said
+
+
+class OfKeras(RuntimeContract):
+    """What is alike of those that compute what Keras builds."""
+
+    def test_a_network_without_classes_gives_features(
+        self, there: Call, coloured: np.ndarray
+    ) -> None:
+        indices, scores, counts, features = there(without_classes, self.BACKEND, coloured)
+        assert indices.shape == scores.shape == (BATCH, 0)
+        assert counts.tolist() == [0] * BATCH
+        np.testing.assert_allclose(features, coloured.mean((1, 2)) / 255, rtol=1e-6)
 
     def test_the_other_one_cannot_be_had_in_its_process(self, there: Call) -> None:
         there(faults, self.BACKEND)
@@ -412,7 +441,7 @@ def jax_process() -> Iterator[Call]:
 WITH_JAX = pytest.mark.slow
 
 
-class TestTensorFlow(RuntimeContract):
+class TestTensorFlow(OfKeras):
     BACKEND = TENSORFLOW
 
     @pytest.fixture
@@ -420,8 +449,47 @@ class TestTensorFlow(RuntimeContract):
         return lambda function, *args, **options: function(*args, **options)
 
 
+class TestOnnxRuntime(RuntimeContract):
+    BACKEND = ONNX_RUNTIME
+    NETWORK = 'as it was saved'
+
+    @pytest.fixture
+    def there(self) -> Call:
+        return lambda function, *args, **options: function(*args, **options)
+
+    @pytest.fixture
+    def weights(self, tmp_path: Path) -> Path:
+        """The network that sees the colour of a picture."""
+        mix = np.zeros((3, families.CLASSES), np.float32)
+        for channel, index in enumerate(COLOURS):
+            mix[channel, index] = 2.0
+        graph = onnx_models.Graph()
+        mean = graph.add('Flatten', graph.add('GlobalAveragePool', 'images'))
+        graph.name(graph.add('MatMul', mean, graph.weight('mix', mix)), 'logits')
+        graph.name(mean, 'features')
+        model = graph.model(
+            [('images', onnx_models.FLOAT, ('batch', 3, SIDE_PX, SIDE_PX))],
+            [
+                ('logits', onnx_models.FLOAT, ('batch', families.CLASSES)),
+                ('features', onnx_models.FLOAT, ('batch', 3)),
+            ],
+        )
+        card = families.CARD.with_changes(architecture='')
+        return onnx_models.save(model, tmp_path / 'colour', card.to_dict())
+
+    def test_a_network_without_classes_gives_features(
+        self, weights: Path, coloured: np.ndarray
+    ) -> None:
+        card = {'vocabulary': '', 'mean': 0.0, 'std': 255.0}
+        found, computed = predicted(self.BACKEND, weights, coloured, card=card, features=True)
+        assert found.indices.shape == found.scores.shape == (BATCH, 0)
+        assert found.counts.tolist() == [0] * BATCH
+        assert computed['features'] == 3
+        np.testing.assert_allclose(found.features, coloured.mean((1, 2)) / 255, rtol=1e-3)
+
+
 @WITH_JAX
-class TestJax(RuntimeContract):
+class TestJax(OfKeras):
     BACKEND = JAX
 
     @pytest.fixture
@@ -444,12 +512,29 @@ class TestJax(RuntimeContract):
 
 @WITH_JAX
 def test_both_see_the_same_in_pictures(jax_process: Call) -> None:
+    pixels = pictures()
+    check_same(seen(TENSORFLOW, pixels), jax_process(seen, JAX, pixels), JAX)
+
+
+def test_the_embedded_network_in_onnx_gives_its_labels(tmp_path: Path) -> None:
+    model = str(onnx_models.embedded(tmp_path / 'lite0'))
+    pixels = pictures()
+    check_same(seen(TENSORFLOW, pixels), seen(ONNX_RUNTIME, pixels, model), ONNX_RUNTIME)
+
+
+def pictures() -> np.ndarray:
     resize = resolve_model(EMBEDDED).card.resize
-    pixels = np.stack(
+    return np.stack(
         [decode((samples.SAMPLE / f'{name}.jpg').read_bytes(), resize) for name in PICTURES]
     )
-    (one, computed), (other, elsewhere) = seen(TENSORFLOW, pixels), jax_process(seen, JAX, pixels)
-    assert (computed['backend'], elsewhere['backend']) == (TENSORFLOW, JAX)
+
+
+def check_same(
+    ours: tuple[Prediction, dict[str, Any]], theirs: tuple[Prediction, dict[str, Any]], backend: str
+) -> None:
+    """What TensorFlow has seen in the pictures, and another one."""
+    (one, computed), (other, elsewhere) = ours, theirs
+    assert (computed['backend'], elsewhere['backend']) == (TENSORFLOW, backend)
     names = resolve_model(EMBEDDED).vocabulary.names
     assert tuple(names[index] for index in one.indices[:, 0]) == BEST
     assert np.array_equal(one.indices[:, 0], other.indices[:, 0])
@@ -458,6 +543,7 @@ def test_both_see_the_same_in_pictures(jax_process: Call) -> None:
         assert set(one.indices[i, :count]) == set(other.indices[i, :count])
     assert np.abs(one.scores - other.scores).max() <= 1e-4
     assert one.features is not None
+    assert other.features is not None
     np.testing.assert_allclose(one.features, other.features, rtol=0, atol=2e-3)
 
 

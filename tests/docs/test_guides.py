@@ -114,7 +114,12 @@ def test_targets_of_make_are_there(path):
 
 
 def test_cards_of_models_are_read():
-    path = ROOT / 'transforms' / 'model' / 'OWN_MODEL.md'
-    cards = [block.text for block in code_blocks(path) if block.language == 'json']
-    names = [parse_card(card.encode(), name_of(path)).name for card in cards]
-    assert names == ['birds', 'mixer-b16-imagenet21k', 'experts-food']
+    paths = [ROOT / 'transforms' / 'model' / name for name in ('OWN_MODEL.md', 'ONNX.md')]
+    cards = [
+        (block.text, name_of(path))
+        for path in paths
+        for block in code_blocks(path)
+        if block.language == 'json'
+    ]
+    names = [parse_card(card.encode(), where).name for card, where in cards]
+    assert names == ['birds', 'mixer-b16-imagenet21k', 'experts-food', 'vit-base-patch16-224']

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from transforms.core.errors import ModelError
-from transforms.model.choices import AUTO, EMBEDDED, JAX, TENSORFLOW
+from transforms.model.choices import AUTO, EMBEDDED, JAX, ONNX_RUNTIME, TENSORFLOW
 from transforms.model.resolve import resolve_model
 from transforms.model.runtimes import choose, keras_backend
 from transforms.model.runtimes.choose import Machine
@@ -98,6 +98,15 @@ def test_a_saved_model_that_is_used_as_it_is_needs_tensorflow(source, as_saved):
             '--backend jax: the SavedModel mine is used as it was saved, which only TensorFlow can '
             'do; use --backend tensorflow'
         )
+
+
+@pytest.mark.parametrize('keras_has', ['', TENSORFLOW, JAX, 'torch'])
+def test_an_onnx_model_asks_nothing_of_keras(source, monkeypatch, keras_has):
+    monkeypatch.setenv(keras_backend.VARIABLE, keras_has)
+    in_onnx = dataclasses.replace(source, kind=Kind.ONNX)
+    assert choose.choose(AUTO, in_onnx, not_looked) == ONNX_RUNTIME
+    assert choose.only_backend(in_onnx) == ONNX_RUNTIME
+    assert choose.only_backend(source) == ''
 
 
 def test_keras_is_told_before_it_is_imported(monkeypatch):

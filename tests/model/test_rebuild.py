@@ -3,6 +3,7 @@
 What names and orders say by themselves is in test_recognition.
 """
 
+import functools
 import json
 import os
 import re
@@ -14,11 +15,13 @@ import pytest
 from tests.data.bit_reference import synthetic_weights
 from transforms.core.errors import ModelError
 from transforms.core.resources import cpu_count
+from transforms.model.choices import JAX, TENSORFLOW
 from transforms.model.families import bit
 from transforms.model.families.base import NotRebuiltError
 from transforms.model.families.bit.checkpoint import Architecture, layout
 from transforms.model.families.bit.known import bit_card
 from transforms.model.resolve import resolve_model
+from transforms.model.runtimes.on_jax import Jax
 from transforms.model.runtimes.on_tensorflow import TensorFlow, import_tensorflow
 
 CLASSES = 100
@@ -114,11 +117,12 @@ def source_of(folder, architecture='R14x1', **changes):
     return resolve_model(str(folder), cache=str(folder / 'cache'))
 
 
-def load(source, backend='tensorflow', **options):
+def load(source, backend=TENSORFLOW, **options):
     from transforms.model.load import load_network
 
     runtime = TensorFlow(cpu_count(), require_gpu=False)
-    runtime.backend = backend  # all that is asked of it here
+    if backend == JAX:  # all that is asked of it here
+        runtime.load_as_saved = functools.partial(Jax.load_as_saved, runtime)
     return load_network(source, 'float32', 2, False, runtime, may_be_float32=True, **options)
 
 
@@ -230,7 +234,7 @@ def refuse_as_found(why_saved, source):
             load(source, must_be_rebuilt=True)
         alone = f'--backend jax: the SavedModel m is used as it was saved ({why_saved}), which only'
         with pytest.raises(ModelError, match=re.escape(alone)):
-            load(source, backend='jax')
+            load(source, backend=JAX)
 
 
 # Nobody publishes such a module; a whole network is built for it.

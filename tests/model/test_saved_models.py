@@ -613,7 +613,7 @@ class TestStrangers:
     def test_what_it_cannot_do(self, tf, tmp_path):
         folder = self.save(tf, tmp_path / 'model', __call__=self.means(tf))
         with_card(folder, 3, **self.card)
-        with pytest.raises(ModelError, match="without an output named 'features'"):
+        with pytest.raises(ModelError, match="has no output named 'features'"):
             predict(folder, self.pixels, tmp_path, features=True)
         with pytest.raises(ModelError, match='--precision bfloat16'):
             predict(folder, self.pixels, tmp_path, precision='bfloat16')

@@ -7,14 +7,17 @@ import pytest
 
 from tests.support.app import make_config
 from tests.support.samples import SAMPLE
+from transforms.model import sparse_numpy
 from transforms.model.card import Activation
 from transforms.model.runtimes.on_tensorflow import import_tensorflow
 
 CLASSES = 7
 
 
-@pytest.fixture(scope='module')
-def sparse_labels():
+@pytest.fixture(scope='module', params=['Keras', 'numpy'])
+def sparse_labels(request):
+    if request.param == 'numpy':
+        return sparse_numpy.sparse_labels
     # With the threads that runs in this process may want later.
     config, _ = make_config('--input', SAMPLE, '--output', '/nowhere')
     import_tensorflow(config.inference.intra_op_threads)

@@ -17,7 +17,7 @@ _LIBRARIES = (
 )
 
 
-_OF_BACKENDS = {'jax': ('jax', 'jaxlib')}
+_OF_BACKENDS = {'jax': ('jax', 'jaxlib'), 'onnxruntime': ('onnxruntime',)}
 
 
 @functools.cache
@@ -28,5 +28,12 @@ def library_versions(backend: str = '') -> dict[str, str]:
       backend: what computed them; by default, those that are installed in any case.
     """
     names = (*_LIBRARIES, *_OF_BACKENDS.get(backend, ()))
-    versions = {name: importlib.metadata.version(name) for name in names}
+    versions = {name: _version(name) for name in names}
     return {**versions, 'python': platform.python_version()}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.version(f'{name}-gpu')  # of ONNX Runtime: the same, and CUDA

@@ -74,7 +74,7 @@ class ModelCard:
       batch_size, gpu_batch_size: images per call, on a CPU and on a GPU.
       architecture: for a BiT network, such as 'R101x3': it is then rebuilt from its weights, and
         faster than the SavedModel; '' for others.
-      output: name of the output with the logits, if a SavedModel has several.
+      output: name of the output with the logits, if a model as it was saved has several.
       canary: what it must see in known pictures.
       weights_sha256, saved_model_sha256: of an export, hashes of the checkpoint it was made from
         and of the result.  So the model stays the same when it is exported again with other library

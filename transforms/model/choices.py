@@ -5,9 +5,9 @@ FLOAT32 = 'float32'
 REDUCED = ('bfloat16', 'float16')
 PRECISIONS = (AUTO, FLOAT32, *REDUCED)
 
-TENSORFLOW, JAX = 'tensorflow', 'jax'
-BACKENDS = (AUTO, TENSORFLOW, JAX)
-BACKEND_NAMES = {TENSORFLOW: 'TensorFlow', JAX: 'JAX'}
+TENSORFLOW, JAX, ONNX_RUNTIME = 'tensorflow', 'jax', 'onnxruntime'
+BACKENDS = (AUTO, TENSORFLOW, JAX, ONNX_RUNTIME)
+BACKEND_NAMES = {TENSORFLOW: 'TensorFlow', JAX: 'JAX', ONNX_RUNTIME: 'ONNX Runtime'}
 """For people."""
 
 STRICT, FINITE, OFF = 'strict', 'finite', 'off'

@@ -1,25 +1,22 @@
-"""Loads a model: rebuilt by our code if its weights allow it, else as the SavedModel it is."""
+"""Loads a model: rebuilt by our code if its weights allow it, else as the graph it was saved as."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 
 from transforms.core.errors import InferenceError, ModelError
 from transforms.model import registry
 from transforms.model.card import BGR, ModelCard
-from transforms.model.choices import FLOAT32, TENSORFLOW
 from transforms.model.families.base import FEATURES, LOGITS, Built, Family, NotRebuiltError
 from transforms.model.resolve import ModelSource, printable_location
 from transforms.model.runtimes.base import Runtime
-from transforms.model.runtimes.choose import only_tensorflow
 from transforms.model.tensor_files import Kind
 from transforms.model.vocabulary import check_head
 
 BUILT, SAVED = 'built from its weights', 'as it was saved'
-"""How a network was made: built by our code, or as the graph of a SavedModel."""
+"""How a network was made: built by our code, or as the graph of a SavedModel or of ONNX."""
 
 
 class Output(NamedTuple):
@@ -63,11 +60,12 @@ class Network(NamedTuple):
     Attributes:
       call: (N, S, S, 3) float32, normalized, to logits (N, classes) float32 and features (N,
         length) float32; each is None if the model has none or none was asked for.
-      logits, features: what `call` must return, or None likewise.  A SavedModel may return
-        something else.
+      logits, features: what `call` must return, or None likewise.  A model as it was saved may
+        return something else.
       mean, std: of the normalization (x - mean) / std of samples x in [0, 255].
       is_bgr: whether blue comes first.
-      precision: type of most of its computations, 'float32', 'bfloat16' or 'float16'.
+      precision: type of most of its computations, 'float32', 'bfloat16' or 'float16'; of an ONNX
+        model also 'int8' or 'float64'.
       route: `BUILT` or `SAVED`.
       why_saved: why a BiT network is used as it was saved; '' for all others.
       owner: must be kept as long as `call`, which holds its variables weakly; of a network that was
@@ -124,16 +122,13 @@ def load_network(
             return _of_keras(built, card, precision, with_features)
     if why and must_be_rebuilt:
         raise ModelError(f'--require_rebuilt: {card.name} is used as it was saved: {why}')
-    if runtime.backend != TENSORFLOW:
-        raise ModelError(only_tensorflow(source, why))
-    if precision != FLOAT32 and not may_be_float32:
+    loaded = runtime.load_as_saved(source, path, batch_size, why)
+    if precision != loaded.precision and not may_be_float32:
         raise ModelError(
-            f'--precision {precision}: {card.name} is used as it was saved, in float32: {why}'
+            f'--precision {precision}: {card.name} is used as it was saved, in {loaded.precision}'
+            + (f': {why}' if why else '')
         )
-    from transforms.model import saved_model  # needs TensorFlow
-
     size = card.resize.size_px
-    loaded = saved_model.load(path, card, (batch_size, size, size, 3))
     seen = loaded.call(np.zeros((batch_size, size, size, 3), np.float32))
     logits, features = _outputs(*seen, source, batch_size, with_features)
 
@@ -143,12 +138,15 @@ def load_network(
 
     is_bgr = card.channels == BGR
     return Network(
-        call, logits, features, card.mean, card.std, is_bgr, FLOAT32, SAVED, why, loaded.model
+        *(call, logits, features, card.mean, card.std, is_bgr),
+        *(loaded.precision, SAVED, why, loaded.model),
     )
 
 
 def _families(source: ModelSource, path: Path) -> Iterable[Family]:
     """Those that may build its network."""
+    if source.kind is Kind.ONNX:
+        return []  # exporters fold weights into each other
     if source.kind is not Kind.SAVED_MODEL:
         return [registry.recognize(path, printable_location(source.location))[0]]
     if source.card.architecture:
@@ -157,6 +155,8 @@ def _families(source: ModelSource, path: Path) -> Iterable[Family]:
 
 
 def _of_keras(built: Built, card: ModelCard, precision: str, with_features: bool) -> Network:
+    import keras
+
     model, mean, std = built
     outputs = {}
     if card.has_classes:
@@ -180,12 +180,12 @@ def _of_keras(built: Built, card: ModelCard, precision: str, with_features: bool
 def _outputs(
     logits: Any, features: Any, source: ModelSource, batch_size: int, with_features: bool
 ) -> tuple[Output | None, Output | None]:
-    """What a SavedModel must give from now on, by what it gave once."""
+    """What a model as it was saved must give from now on, by what it gave once."""
     name = source.card.output
     outputs = (
-        _output(name or LOGITS, logits, batch_size),
+        _output(name or LOGITS, logits, source, batch_size),
         # Named by the card only where there are no logits.
-        _output(name if name and logits is None else FEATURES, features, batch_size)
+        _output(name if name and logits is None else FEATURES, features, source, batch_size)
         if with_features
         else None,
     )
@@ -193,16 +193,17 @@ def _outputs(
         check_head(source.vocabulary, outputs[0].length, source.card.name)
     if with_features and features is None:
         raise ModelError(
-            f'--features: {source.card.name} is a SavedModel without an output named {FEATURES!r}'
+            f'--features: the {source.kind.value} {source.card.name} has no output named '
+            f'{FEATURES!r}'
         )
     return outputs
 
 
-def _output(name: str, found: Any, images: int) -> Output | None:
+def _output(name: str, found: Any, source: ModelSource, images: int) -> Output | None:
     if found is None:
         return None
     shape = tuple(found.shape)
     if len(shape) != 2 or shape[0] != images or shape[1] == 0:
         what = _misfit(name, shape, images, 'number')
-        raise ModelError(f'the SavedModel gives {what}; {_ONE_ROW}')
+        raise ModelError(f'the {source.kind.value} gives {what}; {_ONE_ROW}')
     return Output(name, shape[1])

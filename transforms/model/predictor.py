@@ -178,7 +178,7 @@ class Predictor:
     def _compile(self, size: int) -> Compiled:
         """The model for calls of so many images."""
         options = self.options
-        from transforms.model.sparse import sparse_labels
+        sparse_labels = self._runtime.sparse_labels()
 
         def label(logits: Any) -> tuple[Any, Any, Any]:
             return sparse_labels(
@@ -241,7 +241,7 @@ class Predictor:
         if size < self.images_a_call and (fault or isinstance(error, TypeError | ValueError)):
             raise InferenceError(
                 f'the device does not have enough memory for {self.images_a_call} '
-                'images per call, and the SavedModel takes no fewer; lower --batch_size',
+                'images per call, and the model takes no fewer; lower --batch_size',
                 _NO_MEMORY,
             ) from error
         if fault:
@@ -278,13 +278,13 @@ def _parts(pixels: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def check_precision(precision: str, source: ModelSource) -> None:
-    """Refuses a precision that a SavedModel cannot compute in, before it is loaded.
+    """Refuses a precision that a model as it was saved cannot compute in, before it is loaded.
 
     Raises:
       ModelError: it is refused.
     """
     if precision not in (AUTO, 'float32') and not source.can_be_rebuilt:
         raise ModelError(
-            f'--precision {precision}: the SavedModel {source.card.name} computes as it was '
-            'exported; only the embedded model and BiT networks can use another precision'
+            f'--precision {precision}: the {source.kind.value} {source.card.name} computes as it '
+            'was exported; only the embedded model and BiT networks can use another precision'
         )

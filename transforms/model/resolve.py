@@ -16,7 +16,7 @@ from transforms.model.download.cache import default_cache
 from transforms.model.download.fetch import fetch_model, is_fetched, sha256_of
 from transforms.model.download.http import Progress, shown
 from transforms.model.families.base import KnownModel, Recognized
-from transforms.model.tensor_files import Kind, kind_of
+from transforms.model.tensor_files import GRAPHS, Kind, kind_of
 from transforms.model.vocabulary import (
     NONE,
     Vocabulary,
@@ -72,11 +72,12 @@ class ModelSource:
     @property
     def can_be_rebuilt(self) -> bool:
         """Whether its network is one of ours, which can be computed in any precision."""
-        return self.kind is not Kind.SAVED_MODEL or bool(self.card.architecture)
+        if self.kind is Kind.SAVED_MODEL:
+            return bool(self.card.architecture)
+        return self.kind not in GRAPHS
 
     def path(self) -> Path:
-        """The folder of the SavedModel or the file of weights on this machine; fetches it if
-        needed.
+        """The folder of the model or the file of weights on this machine; fetches it if needed.
 
         Raises:
           ModelError: it cannot be fetched, or is not what the launcher saw.
@@ -250,7 +251,7 @@ def _resolve(
     """
     path = fetch_model(location, cache or default_cache(), on_progress)
     kind = kind_of(path)
-    if kind is Kind.SAVED_MODEL:
+    if kind in GRAPHS:
         card, beside = _find_card(path, location, known, given)
         vocabulary = _find_vocabulary(beside, card)
     else:
@@ -294,7 +295,7 @@ _sha256_once = functools.cache(sha256_of)
 def _find_card(
     folder: Path, location: str, known: KnownModel | None, given: str | None
 ) -> tuple[ModelCard, Path]:
-    """The card of a SavedModel, and the folder in which its class list and pictures lie."""
+    """The card of a model in a folder, and the folder in which its class list and pictures lie."""
     if found := _written_card(folder, location, known, given):
         return found
     raise InvalidOption(

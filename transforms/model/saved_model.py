@@ -14,8 +14,9 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from transforms.core.errors import ModelError
 from transforms.model.card import ModelCard
-from transforms.model.families.base import FEATURES, LOGITS
-from transforms.model.runtimes.base import first_words
+from transforms.model.families.base import LOGITS
+from transforms.model.outputs import pick
+from transforms.model.runtimes.base import LoadedModel, first_words
 from transforms.model.tensor_files import Shapes, Variable
 
 WEIGHTS = 'lemmabeam_standardized_tensors'
@@ -24,19 +25,6 @@ WEIGHTS = 'lemmabeam_standardized_tensors'
 _OBJECT_GRAPH = '_CHECKPOINTABLE_OBJECT_GRAPH'
 _VALUE = 'VARIABLE_VALUE'
 _KEY_END = f'/.ATTRIBUTES/{_VALUE}'
-
-
-class LoadedModel(NamedTuple):
-    """A SavedModel that can be called.
-
-    Attributes:
-      call: (N, S, S, 3) float32 as the card has it, to logits (N, classes) float32 and features (N,
-        length) float32, each None if the model has none.
-      model: what was loaded; its variables are held weakly by its functions.
-    """
-
-    call: Callable[[Any], tuple[Any, Any]]
-    model: Any
 
 
 def load(folder: Path, card: ModelCard, shape: tuple[int, int, int, int]) -> LoadedModel:
@@ -114,11 +102,11 @@ def _pick(outputs: Any, card: ModelCard) -> tuple[Any, Any]:
         named = {str(i): value for i, value in enumerate(outputs)}
     else:
         named = {card.output or LOGITS: outputs}
-    if not card.has_classes:
-        wanted = _only(named, card) if FEATURES not in named or card.output else FEATURES
-        return None, _numbers(named, wanted)
-    features = _numbers(named, FEATURES) if FEATURES in named else None
-    return _numbers(named, _only(named, card)), features
+    logits, features = (
+        None if name is None else _numbers(named, name)
+        for name in pick(named, _form, card, 'the SavedModel')
+    )
+    return logits, features
 
 
 def _numbers(named: Mapping[str, Any], name: str) -> Any:
@@ -138,22 +126,6 @@ def _form(output: Any) -> str:
     if isinstance(output, tf.Tensor):
         return f'{tuple(output.shape)} {output.dtype.name}'
     return type(output).__name__
-
-
-def _only(named: Mapping[str, Any], card: ModelCard) -> str:
-    """The name of the output that is meant."""
-    others = [name for name in named if name != FEATURES]
-    wanted_name = card.output or LOGITS
-    if wanted_name in named:
-        return wanted_name
-    if not card.output and len(others) == 1:
-        return others[0]
-    shapes = ', '.join(f'{name!r} {_form(value)}' for name, value in sorted(named.items()))
-    wanted = f'no output {card.output!r}' if card.output else f'{len(others)} outputs'
-    raise ModelError(
-        f"the SavedModel has {wanted}: {shapes}; name the one with the logits as 'output' in its "
-        'model card'
-    )
 
 
 def _static_batch_hint(model: Any, batch_size: int) -> str:

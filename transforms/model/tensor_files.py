@@ -153,12 +153,16 @@ class Kind(enum.Enum):
     """The format of a model's weights; the value is for people."""
 
     SAVED_MODEL = 'SavedModel'
+    ONNX = 'ONNX model'
     NPZ = '.npz'
     HDF5 = '.h5'
     SAFETENSORS = '.safetensors'
 
 
-SUFFIXES = tuple(kind.value for kind in Kind if kind is not Kind.SAVED_MODEL)
+GRAPHS = {Kind.SAVED_MODEL: 'saved_model.pb', Kind.ONNX: 'model.onnx'}
+"""The formats that are a folder with a graph, by the file of it; where both are, the first."""
+
+SUFFIXES = tuple(kind.value for kind in Kind if kind not in GRAPHS)
 """Suffixes of files of weights; the content of a file counts more, see `kind_of`."""
 
 _HDF5_START = b'\x89HDF\r\n\x1a\n'
@@ -166,6 +170,15 @@ _HEADER_BYTES = 8 * 2**20  # of safetensors; that of a network with 500 tensors 
 # Of HDF5.  Keras nests a handful; the library takes minutes for a path of thousands.
 _MOST_OBJECTS, _MOST_LEVELS = 100_000, 100
 _FLOATS = ('F16', 'F32', 'F64')
+
+
+def graph_in(folder: Path) -> Kind | None:
+    """The format of the model whose graph is at the top of a folder; None without one.
+
+    Raises:
+      OSError: the folder cannot be read.
+    """
+    return next((kind for kind, name in GRAPHS.items() if (folder / name).is_file()), None)
 
 
 def kind_of(path: Path) -> Kind:
@@ -176,7 +189,7 @@ def kind_of(path: Path) -> Kind:
     """
     try:
         if path.is_dir():
-            return Kind.SAVED_MODEL
+            return graph_in(path) or Kind.SAVED_MODEL  # which has words for it
         if not path.is_file():  # opening a FIFO would wait for ever
             return Kind.NPZ  # which has words for it
         with path.open('rb') as file:

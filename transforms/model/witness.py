@@ -73,7 +73,10 @@ class Witness:
         self._exact: Model | None = None
         self._seen: list[Receipt] = []
         self._refusal = ''
-        self._is_over = not (options.precision_receipt and options.model.card.has_classes)
+        source = options.model
+        # What is used as it was saved has no other precision.
+        has_another = source.card.has_classes and source.can_be_rebuilt
+        self._is_over = not (options.precision_receipt and has_another)
 
     def look(
         self, pixels: np.ndarray, found: Prediction, slots: Sequence[int], precision: str

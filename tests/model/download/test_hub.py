@@ -149,7 +149,7 @@ def test_a_local_path_that_is_no_model(tmp_path, cache):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'notes.txt').write_text('x')
     os.mkfifo(tmp_path / 'pipe.tar')
-    assert 'empty: no saved_model.pb in this folder' in refusal(
+    assert 'empty: no saved_model.pb or model.onnx in this folder' in refusal(
         str(tmp_path / 'empty'), cache, UsageError
     )
     for name in ('notes.txt', 'absent', 'absent/1', 'absent.tar.gz'):
@@ -433,6 +433,15 @@ def test_a_folder_in_a_bucket_is_copied_until_it_changes(bucket, cache):
     changed = fetch_model(bucket.uri('models/bit'), cache)
     assert changed != folder
     assert files_in(changed) == FILES | {'assets/labels.txt': b'other'}
+
+
+def test_an_onnx_model_in_a_bucket_comes_with_the_files_beside_it(bucket, cache):
+    files = {'model.onnx': b'graph', 'model.onnx.data': b'weights', 'model_card.json': b'{}'}
+    for name, data in files.items():
+        bucket.put(f'models/mine/{name}', data)
+    folder = fetch_model(bucket.uri('models/mine'), cache)
+    assert files_in(folder) == files
+    assert fetch_model(bucket.uri('models/mine/model.onnx'), cache) == folder
 
 
 def test_an_unchanged_folder_in_a_bucket_costs_one_listing(bucket, cache, monkeypatch):
@@ -823,7 +832,9 @@ def test_zip_archives_that_are_damaged(tmp_path, cache):
         locked[locked.index(mark) + at] |= 1
     assert local_refusal(tmp_path, cache, bytes(locked), '.zip') == 'is encrypted'
     nothing = make_zip({'a/b/saved_model.pb': b'x'})
-    assert local_refusal(tmp_path, cache, nothing, '.zip').startswith('no saved_model.pb in it')
+    assert local_refusal(tmp_path, cache, nothing, '.zip').startswith(
+        'no saved_model.pb or model.onnx in it'
+    )
     with pytest.warns(UserWarning, match='Duplicate name'):
         twice = make_zip(extra=[(zipped('saved_model.pb'), b'')])
     (tmp_path / 'twice.zip').write_bytes(twice)
@@ -888,7 +899,9 @@ def test_an_archive_without_a_model(tmp_path, cache):
     files = {'a/b/saved_model.pb': b'x', 'variables/a': b'x'}
     two = {'a/saved_model.pb': b'x', 'b/saved_model.pb': b'x'}
     for data in (make_tar(files), make_tar(two), make_tar({})):
-        assert local_refusal(tmp_path, cache, data).startswith('no saved_model.pb in it')
+        assert local_refusal(tmp_path, cache, data).startswith(
+            'no saved_model.pb or model.onnx in it'
+        )
 
 
 def test_a_file_given_twice_is_refused(tmp_path, cache):
@@ -1089,7 +1102,9 @@ def test_what_tensorflow_hub_puts_there_meanwhile_is_taken(server, cache):
 def test_a_folder_of_the_cache_without_a_model_is_named(server, cache):
     url = server.put('/m/1', module(MODULE))
     write_files(cache / sha1(url), {'x': b'x'})
-    with pytest.raises(ModelError, match=f'{sha1(url)}: no saved_model.pb in it; delete'):
+    with pytest.raises(
+        ModelError, match=f'{sha1(url)}: no saved_model.pb or model.onnx in it; delete'
+    ):
         fetch_model(url, cache)
     assert names_in(cache) == [sha1(url)]
     assert server.requests == []

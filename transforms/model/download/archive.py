@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from transforms.core import uris
 from transforms.core.errors import ModelError
-from transforms.model.download.cache import GRAPH, model_in
+from transforms.model.download.cache import FOLDER, model_in
 from transforms.model.download.http import PIECE_BYTES, Progress, cannot_write, sync
 from transforms.model.zips import open_zip
 
@@ -78,7 +78,7 @@ def unpack(
       limits: for what is unpacked.
 
     Returns:
-      The folder of the SavedModel.
+      The folder of the model.
 
     Raises:
       ModelError: it is not an archive, is damaged, holds anything but plain files and folders
@@ -114,7 +114,7 @@ def unpack(
     model = model_in(target)
     if model is None:
         raise ModelError(
-            f'{origin}: no {GRAPH} in it, neither at its top level nor in its only folder'
+            f'{origin}: no {FOLDER} in it, neither at its top level nor in its only folder'
         )
     return model
 

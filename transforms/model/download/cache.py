@@ -22,8 +22,10 @@ from transforms.core.errors import InvalidOption, ModelError
 from transforms.core.hashing import content_hash
 from transforms.core.resources import TEMPORARIES
 from transforms.model.download.http import Progress
+from transforms.model.tensor_files import GRAPHS, graph_in
 
-GRAPH = 'saved_model.pb'
+FOLDER = ' or '.join(GRAPHS.values())
+"""What a folder must have at its top to be a model, for people; see `Entry.wanted`."""
 
 
 class Entry(NamedTuple):
@@ -33,19 +35,19 @@ class Entry(NamedTuple):
       key: hex digits, the name of its folder there.
       origin: its name in the descriptor and in messages.
       fill: creates the folder inside an empty one that it is given, and returns its path.
-      wanted: the file that makes it complete: `GRAPH` at the top of a SavedModel, or the single
-        file of weights.
+      wanted: the file that makes it complete: the single file of weights, or `FOLDER` for the graph
+        at the top of a folder, of whatever format.
     """
 
     key: str
     origin: str
     fill: Callable[[Path, Progress | None], Path]
-    wanted: str = GRAPH
+    wanted: str = FOLDER
 
     def find(self, cache: Path) -> Path | None:
-        """The folder of the SavedModel, or the file of weights, in the cache."""
+        """The folder with the graph, or the file of weights, in the cache."""
         folder = cache / self.key
-        if self.wanted == GRAPH:
+        if self.wanted == FOLDER:
             return model_in(folder)
         path = folder / self.wanted
         return path if path.is_file() else None
@@ -71,12 +73,12 @@ def key_of(*texts: str) -> str:
 
 
 def model_in(folder: Path) -> Path | None:
-    """The folder itself or the one folder in it, whichever holds saved_model.pb."""
-    if (folder / GRAPH).is_file():
+    """The folder itself or the one folder in it, whichever holds a graph."""
+    if graph_in(folder):
         return folder
     if not folder.is_dir():
         return None
-    found = [each for each in folder.iterdir() if (each / GRAPH).is_file()]
+    found = [each for each in folder.iterdir() if graph_in(each)]
     return found[0] if len(found) == 1 else None
 
 
@@ -109,7 +111,7 @@ def cached(cache: Path, entry: Entry, on_progress: Progress | None = None) -> Pa
         # `fill` has names for its own failures; these are of the cache itself.
         shown = uris.printable(str(cache))
         raise InvalidOption('model_cache', shown, f'cannot be used: {e.strerror}') from e
-    return folder if entry.wanted == GRAPH else folder / entry.wanted
+    return folder if entry.wanted == FOLDER else folder / entry.wanted
 
 
 def _publish(made: Path, temporary: Path, cache: Path, entry: Entry) -> None:

@@ -1,6 +1,7 @@
 """Brings models from where they are to a local path, once per machine.
 
-A model is a SavedModel, which is a folder or an archive of one, or a file of weights.
+A model is a folder with a graph (a SavedModel, or an ONNX model), an archive of one, or a file of
+weights.
 """
 
 import functools
@@ -18,15 +19,17 @@ from transforms.core.errors import InvalidOption, ModelError, StoreError
 from transforms.core.hashing import content_hash
 from transforms.model.download import archive, huggingface, kaggle
 from transforms.model.download.archive import ARCHIVES, MOST_FILES
-from transforms.model.download.cache import GRAPH, Entry, cached, key_of, tfhub_key
+from transforms.model.download.cache import FOLDER, Entry, cached, key_of, tfhub_key
 from transforms.model.download.http import PIECE_BYTES, Progress, compressed, download, shown
+from transforms.model.onnx_file import files_in
 from transforms.model.registry import recognize
-from transforms.model.tensor_files import SUFFIXES
+from transforms.model.tensor_files import GRAPHS, SUFFIXES, Kind, graph_in, kind_of
 from transforms.storage.registry import store_for
 
 _LOADED_FOLDERS = ('assets', 'variables')
+_ONNX = GRAPHS[Kind.ONNX]
 _EXPECTED = (
-    f'a folder with {GRAPH}, an archive of one ({", ".join(ARCHIVES)}), weights '
+    f'a folder with {FOLDER}, an archive of one ({", ".join(ARCHIVES)}), weights '
     f'({", ".join(SUFFIXES)}), gs://bucket/folder, a TF-Hub handle or URL, a Kaggle handle, or '
     'hf://owner/name'
 )
@@ -53,7 +56,7 @@ def fetch_model(location: str, cache: str | Path, on_progress: Progress | None =
       on_progress: called from time to time while bytes arrive.
 
     Returns:
-      A local folder with saved_model.pb at its top, or a local file of weights.
+      A local folder with a graph at its top, or a local file of weights.
 
     Raises:
       UsageError: there is no model there, or the cache cannot be used.
@@ -78,20 +81,34 @@ def is_fetched(location: str, cache: str | Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file of weights, or of what is loaded of a SavedModel.
+    """Hex SHA-256 of a file of weights, or of what is loaded of a folder.
 
-    Of a folder these are saved_model.pb, variables/ and assets/: the relative path and the SHA-256
-    of each file.  Other files are left out: they hold random ids, times and descriptions.
+    Of a SavedModel these are saved_model.pb, variables/ and assets/, of an ONNX model model.onnx
+    and the files that it says its weights are in: the relative path and the SHA-256 of each file.
+    Other files are left out: they hold random ids, times and descriptions.
 
     Raises:
-      ModelError: a file has a name that is not valid UTF-8.
+      ModelError: a file has a name that is not valid UTF-8, or model.onnx cannot be read, or names
+        a file that is not there or not in the folder.
       UsageError: a file is missing or cannot be read.
       StoreError: a folder cannot be listed.
     """
-    store = store_for('')
     if path.is_file():
         return _digest(str(path))
-    files = {GRAPH: str(path / GRAPH)}
+    files = (
+        {name: str(file) for name, file in files_in(path).items()}
+        if kind_of(path) is Kind.ONNX
+        else _of_saved_model(path)
+    )
+    texts: list[str] = []
+    for name, uri in sorted(files.items()):
+        texts += [name, _digest(uri)]
+    return content_hash(*texts).hex()
+
+
+def _of_saved_model(path: Path) -> dict[str, str]:
+    store, graph = store_for(''), GRAPHS[Kind.SAVED_MODEL]
+    files = {graph: str(path / graph)}
     for name in _LOADED_FOLDERS:
         if not (path / name).is_dir():
             continue
@@ -99,10 +116,7 @@ def sha256_of(path: Path) -> str:
             if entry.reason:
                 raise ModelError(f'{entry.uri}: {entry.detail}')
             files[PurePosixPath(entry.uri).relative_to(path).as_posix()] = entry.uri
-    texts: list[str] = []
-    for name, file in sorted(files.items()):
-        texts += [name, _digest(file)]
-    return content_hash(*texts).hex()
+    return files
 
 
 def _digest(path: str) -> str:
@@ -133,7 +147,7 @@ def _find(location: str) -> Path | Entry:
     if scheme == 'gs':
         if uri.endswith((*ARCHIVES, *SUFFIXES)):
             return _one_object(uri)
-        return _in_bucket(uri.rstrip('/'))
+        return _in_bucket(uri.rstrip('/').removesuffix(f'/{_ONNX}'))
     if os.path.lexists(uri):  # false, not an error, for names that nothing can have
         if uri.endswith(ARCHIVES) and not Path(uri).is_dir():
             return _one_object(uri)
@@ -147,8 +161,11 @@ def _find(location: str) -> Path | Entry:
 
 def _in_place(path: Path) -> Path:
     try:
-        if (path / GRAPH).is_file() or (path.suffix in SUFFIXES and path.is_file()):
+        if graph_in(path) or (path.suffix in SUFFIXES and path.is_file()):
             return path
+        # Of an ONNX model people name the file.
+        if path.name == _ONNX and path.is_file():
+            return path.parent
         # A repository of the Hugging Face hub that was copied whole.
         if (path / huggingface.FILE).is_file():
             return path / huggingface.FILE
@@ -158,7 +175,7 @@ def _in_place(path: Path) -> Path:
         raise InvalidOption(
             'model',
             uris.printable(str(path)),
-            f'no {GRAPH} in this folder; a SavedModel has {GRAPH} at its top level and its '
+            f'no {FOLDER} in this folder; a SavedModel has its graph at its top level and its '
             'weights in variables/',
         )
     raise _unusable(str(path))
@@ -211,10 +228,10 @@ def _in_bucket(folder: str) -> Entry:
     if not objects:
         raise InvalidOption('model', origin, 'nothing is there')
     if len(objects) > MOST_FILES:
-        why = f'more than {MOST_FILES} objects; expected only a SavedModel'
+        why = f'more than {MOST_FILES} objects; expected only a model'
         raise InvalidOption('model', origin, why)
-    if GRAPH not in objects:
-        raise InvalidOption('model', origin, f'no {GRAPH} in this folder')
+    if not objects.keys() & set(GRAPHS.values()):
+        raise InvalidOption('model', origin, f'no {FOLDER} in this folder')
     total_bytes = sum(size_bytes for _, size_bytes in objects.values())
 
     def fill(temporary: Path, on_progress: Progress | None) -> Path:

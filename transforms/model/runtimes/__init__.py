@@ -1,1 +1,1 @@
-"""What computes a network: TensorFlow or JAX, behind one interface."""
+"""What computes a network: TensorFlow, JAX or ONNX Runtime, behind one interface."""

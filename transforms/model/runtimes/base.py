@@ -1,24 +1,49 @@
 """What computes a network, as the predictor sees it."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from transforms.core.errors import ModelError
+from transforms.model.choices import FLOAT32
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
+    from transforms.model.resolve import ModelSource
 
 Label = Callable[[Any], tuple[Any, Any, Any]]
-"""Logits (N, classes) float32 to indices (N, k), scores (N, k) and counts (N,), in Keras's ops."""
+"""Logits (N, classes) float32 to indices (N, k), scores (N, k) and counts (N,), of what
+`Runtime.sparse_labels` gives.
+"""
 
 Compiled = Callable[[np.ndarray], Sequence[Any]]
 """Pixels (N, S, S, 3) uint8 RGB to indices (N, k) int32, scores (N, k) float32, counts (N,) int32,
 and features (N, length) float32 where the network has some; k is 0 without classes.  It returns
 when the device is done.
 """
+
+
+# Where in the source of ONNX Runtime an error comes from: the file, and a function with its types.
+_FROM_SOURCE = re.compile(r'/onnxruntime_src/.*?\)(?: const)? (?=[A-Z])')
+
+
+class LoadedModel(NamedTuple):
+    """A model that is used as it was saved.
+
+    Attributes:
+      call: (N, S, S, 3) float32 as the card has it, to logits (N, classes) float32 and features (N,
+        length) float32, each None if the model has none; in arrays of the runtime.
+      model: what was loaded, to be kept as long as `call`.
+      precision: the type of most of its computations.
+    """
+
+    call: Callable[[Any], tuple[Any, Any]]
+    model: Any
+    precision: str = FLOAT32
 
 
 class Fault(NamedTuple):
@@ -63,7 +88,7 @@ class Place(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A runtime that has been started in this process, on the backend that Keras has here.
+    """A runtime that has been started in this process.
 
     Attributes:
       backend: its name, of `transforms.model.choices.BACKENDS`.
@@ -97,6 +122,9 @@ class Runtime(Protocol):
     def fault(self, error: Exception) -> Fault | None:
         """What an error of the runtime means; None for one that is not its own."""
 
+    def sparse_labels(self) -> Callable[..., tuple[Any, Any, Any]]:
+        """`transforms.model.sparse.sparse_labels`, for the arrays of this runtime."""
+
     def prepare_to_read_saved_models(self) -> None:
         """Imports what `transforms.model.saved_model` needs.
 
@@ -104,8 +132,25 @@ class Runtime(Protocol):
           ModelError: it cannot be loaded.
         """
 
+    def load_as_saved(
+        self, source: 'ModelSource', path: Path, batch_size: int, why: str
+    ) -> LoadedModel:
+        """Loads a model to be used as it was saved, and calls it once.
+
+        Args:
+          source: the model, of one of the formats that this runtime takes.
+          path: of its folder on this machine.
+          batch_size: images per call.
+          why: its network could not be built from its weights, for messages; '' if it is of no
+            family.
+
+        Raises:
+          ModelError: it cannot be loaded, has nothing to call, does not take such images, returns
+            something other than tensors of numbers, or has several outputs and the card names none.
+        """
+
 
 def first_words(error: Exception) -> str:
     """The beginning of an error of a runtime, which may be pages long."""
-    words = ' '.join(str(error).split())
+    words = _FROM_SOURCE.sub('', ' '.join(str(error).split()))
     return words if len(words) <= 400 else f'{words[:400]}…'

@@ -1,6 +1,6 @@
 """Which runtime a process takes, by what was asked for and by what can be seen of its machine.
 
-Does not start either of them: what TensorFlow's wheel was built for stands in a file of it, and the
+Does not start any of them: what TensorFlow's wheel was built for stands in a file of it, and the
 driver tells what the card is.
 """
 
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transforms.core.errors import ModelError
-from transforms.model.choices import AUTO, JAX, TENSORFLOW
+from transforms.model.choices import AUTO, BACKEND_NAMES, JAX, ONNX_RUNTIME, TENSORFLOW
 from transforms.model.resolve import ModelSource
 from transforms.model.runtimes import keras_backend
 from transforms.model.runtimes.base import Place, Runtime
+from transforms.model.tensor_files import Kind
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -26,6 +27,8 @@ Capability = tuple[int, int]
 """Compute capability of an NVIDIA GPU, major and minor."""
 
 _FIRST = Place()
+_AS_SAVED = {Kind.SAVED_MODEL: TENSORFLOW, Kind.ONNX: ONNX_RUNTIME}
+"""What alone computes a model of this format as it was saved."""
 _MAJOR, _MINOR = 75, 76  # of CUdevice_attribute
 _MOST_NAME = 256
 
@@ -102,8 +105,9 @@ def newest(build_info: str) -> Capability | None:
 def choose(backend: str, source: ModelSource, look: Callable[[], Machine] = probe) -> str:
     """The backend to take in this process.
 
-    'auto' is what Keras has or is told by KERAS_BACKEND, else TensorFlow, but JAX on a card that is
-    newer than what TensorFlow was built for.
+    'auto' is ONNX Runtime for an ONNX model; for all others what Keras has or is told by
+    KERAS_BACKEND, else TensorFlow, but JAX on a card that is newer than what TensorFlow was built
+    for.
 
     Args:
       backend: of `transforms.model.choices.BACKENDS`.
@@ -113,9 +117,11 @@ def choose(backend: str, source: ModelSource, look: Callable[[], Machine] = prob
     Raises:
       ModelError: it cannot compute the model, or Keras is told to use yet another one.
     """
+    if backend == AUTO and only_backend(source) == ONNX_RUNTIME:
+        return ONNX_RUNTIME  # it asks nothing of Keras
     if backend == AUTO:
         backend = keras_backend.imported() or os.environ.get(keras_backend.VARIABLE, '')
-    if backend not in ('', TENSORFLOW, JAX):
+    if backend not in ('', TENSORFLOW, JAX, ONNX_RUNTIME):
         raise ModelError(
             f'Keras is set to the backend {backend!r} here ({keras_backend.VARIABLE}); expected '
             f'{TENSORFLOW} or {JAX}, or name one by --backend'
@@ -145,22 +151,50 @@ def _shown(capability: Capability) -> str:
     return '.'.join(map(str, capability))
 
 
-def check_backend(backend: str, source: ModelSource) -> None:
+def only_backend(source: ModelSource) -> str:
+    """The one backend that computes a model; '' for one that Keras builds, on any of its own."""
+    return '' if source.can_be_rebuilt else _AS_SAVED[source.kind]
+
+
+def check_backend(backend: str, source: ModelSource, jit: bool = False) -> None:
     """Refuses a backend that cannot compute a model, before it is loaded.
+
+    Args:
+      backend: of `transforms.model.choices.BACKENDS`.
+      source: the model.
+      jit: whether XLA is to compile it.
 
     Raises:
       ModelError: it is refused.
     """
-    if backend == JAX and not source.can_be_rebuilt:
-        raise ModelError(only_tensorflow(source))
+    only = only_backend(source)
+    if backend not in (AUTO, only or TENSORFLOW, only or JAX):
+        raise ModelError(not_by(backend, source))
+    if jit and only == ONNX_RUNTIME:
+        raise ModelError(
+            f'--jit: XLA does not compile the {source.kind.value} {source.card.name}, whose graph '
+            'ONNX Runtime optimizes in any case; leave it out'
+        )
 
 
-def only_tensorflow(source: ModelSource, why: str = '') -> str:
-    """What is said of a SavedModel on JAX, as one line for people."""
+def not_by(backend: str, source: ModelSource, why: str = '') -> str:
+    """What is said of a model that a backend does not compute, as one line for people.
+
+    Args:
+      backend: that one.
+      source: the model.
+      why: its network could not be built from its weights; '' if it is of no family.
+    """
+    if backend == ONNX_RUNTIME:
+        return (
+            f'--backend {backend}: it computes ONNX models, and {source.card.name} is none; leave '
+            'it out'
+        )
+    only = _AS_SAVED[source.kind]
     return (
-        f'--backend {JAX}: the SavedModel {source.card.name} is used as it was saved'
+        f'--backend {backend}: the {source.kind.value} {source.card.name} is used as it was saved'
         + (f' ({why})' if why else '')
-        + f', which only TensorFlow can do; use --backend {TENSORFLOW}'
+        + f', which only {BACKEND_NAMES[only]} can do; use --backend {only}'
     )
 
 
@@ -183,7 +217,12 @@ def start(
     Raises:
       ModelError: it cannot be had, or cannot compute the model.
     """
-    if choose(backend, source) == JAX:
+    chosen = choose(backend, source)
+    if chosen == ONNX_RUNTIME:
+        from transforms.model.runtimes.on_onnxruntime import OnnxRuntime
+
+        return OnnxRuntime(intra_op_threads, require_gpu, place)
+    if chosen == JAX:
         from transforms.model.runtimes.on_jax import Jax
 
         return Jax(intra_op_threads, require_gpu, place)

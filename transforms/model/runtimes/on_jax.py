@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy as np
 from transforms.core.errors import ModelError
 from transforms.model.choices import JAX
 from transforms.model.runtimes import keras_backend
-from transforms.model.runtimes.base import Compiled, Fault, Label, Place
+from transforms.model.runtimes.base import Compiled, Fault, Label, LoadedModel, Place
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
+    from transforms.model.resolve import ModelSource
 
 _FIRST = Place()
 _THREADS = 'NPROC'
@@ -127,6 +129,24 @@ class Jax:
         # The driver says it in its own words where a kernel or a library is loaded.
         is_memory = status == 'RESOURCE_EXHAUSTED' or 'OUT_OF_MEMORY' in text
         return Fault(''.join(map(str.capitalize, words)) + 'Error', is_memory)
+
+    def sparse_labels(self) -> Callable[..., tuple[Any, Any, Any]]:
+        """By Keras."""
+        from transforms.model.sparse import sparse_labels
+
+        return sparse_labels
+
+    def load_as_saved(
+        self,
+        source: 'ModelSource',
+        path: Path,  # noqa: ARG002 (it takes none)
+        batch_size: int,  # noqa: ARG002
+        why: str,
+    ) -> LoadedModel:
+        """Refuses them: JAX has no format of its own."""
+        from transforms.model.runtimes.choose import not_by
+
+        raise ModelError(not_by(JAX, source, why))
 
     def prepare_to_read_saved_models(self) -> None:
         """Imports TensorFlow, which alone can read them, without its accelerators."""

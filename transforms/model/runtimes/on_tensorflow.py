@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy as np
 from transforms.core.errors import ModelError
 from transforms.model.choices import TENSORFLOW
 from transforms.model.runtimes import keras_backend
-from transforms.model.runtimes.base import Compiled, Fault, Label, Place
+from transforms.model.runtimes.base import Compiled, Fault, Label, LoadedModel, Place
 from transforms.model.runtimes.quiet import without_startup_messages
 
 if TYPE_CHECKING:
     from transforms.model.load import Network
+    from transforms.model.resolve import ModelSource
 
 
 _FIRST = Place()
@@ -113,8 +115,27 @@ class TensorFlow:
             return None
         return Fault(type(error).__name__, isinstance(error, errors.ResourceExhaustedError))
 
+    def sparse_labels(self) -> Callable[..., tuple[Any, Any, Any]]:
+        """By Keras."""
+        from transforms.model.sparse import sparse_labels
+
+        return sparse_labels
+
     def prepare_to_read_saved_models(self) -> None:
         """It is there already."""
+
+    def load_as_saved(
+        self,
+        source: 'ModelSource',
+        path: Path,
+        batch_size: int,
+        why: str,  # noqa: ARG002 (it takes all SavedModels)
+    ) -> LoadedModel:
+        """SavedModels."""
+        from transforms.model import saved_model
+
+        size_px = source.card.resize.size_px
+        return saved_model.load(path, source.card, (batch_size, size_px, size_px, 3))
 
 
 def import_tensorflow(intra_op_threads: int | None = None) -> Any:

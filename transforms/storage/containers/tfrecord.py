@@ -15,6 +15,7 @@ from typing import Any
 
 import google_crc32c
 
+from transforms.core import protobuf
 from transforms.core.reasons import Reason
 from transforms.storage.containers.archive import BrokenError, own_error
 from transforms.storage.containers.base import (
@@ -37,10 +38,9 @@ _MAX_KEY_BYTES = 4096
 _MOST_CARRIED = 10_000  # values of a feature
 _WHERE = re.compile(r'([0-9]{1,19})\+([0-9]{1,19})(?::(.+))?')
 
-# Fields and types of the wire.
+# Fields on the wire.
 _FEATURES, _ENTRY, _KEY, _VALUE = 1, 1, 1, 2
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def _members(source: Source, wanted: Wanted) -> Iterator[Found]:
@@ -165,10 +165,10 @@ def _features(record: bytes, names: tuple[str, ...]) -> dict[str, memoryview]:
     """
     wanted = {name.encode('utf-8', 'surrogateescape'): name for name in names}
     found: dict[str, memoryview] = {}
-    for features in _submessages(memoryview(record), _FEATURES):
-        for entry in _submessages(features, _ENTRY):
+    for features in protobuf.submessages(memoryview(record), _FEATURES):
+        for entry in protobuf.submessages(features, _ENTRY):
             key, value = b'', memoryview(b'')
-            for field, content in _fields(entry):
+            for field, content in protobuf.fields(entry):
                 if field == _KEY and isinstance(content, memoryview):
                     key = bytes(content[:_MAX_KEY_BYTES])
                 elif field == _VALUE and isinstance(content, memoryview):
@@ -178,47 +178,6 @@ def _features(record: bytes, names: tuple[str, ...]) -> dict[str, memoryview]:
     return found
 
 
-def _submessages(message: memoryview, number: int) -> Iterator[memoryview]:
-    for field, content in _fields(message):
-        if field == number:
-            if not isinstance(content, memoryview):
-                raise ValueError('a number in the place of a message')
-            yield content
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Numbers and contents of the fields of a message: bytes, or a number."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        kind = tag & 7
-        if kind == _VARINT:
-            number, place = _varint(message, place)
-            yield tag >> 3, number
-            continue
-        if kind == _LENGTH:
-            size, place = _varint(message, place)
-        elif kind in (_FIXED32, _FIXED64):
-            size = 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f'a field of type {kind}')
-        if size > len(message) - place:
-            raise ValueError('a field behind the end')
-        yield tag >> 3, message[place : place + size]
-        place += size
-
-
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, place
-    raise ValueError('a number without an end')
-
-
 def _values(feature: memoryview, most: int = 2) -> list[Any]:
     """The first values of a feature: bytes, floats or integers.
 
@@ -226,10 +185,10 @@ def _values(feature: memoryview, most: int = 2) -> list[Any]:
       ValueError, IndexError: it is none.
     """
     values: list[Any] = []
-    for kind, message in _fields(feature):
+    for kind, message in protobuf.fields(feature):
         if not isinstance(message, memoryview):
             raise ValueError('a number in the place of a list')
-        for field, content in _fields(message):
+        for field, content in protobuf.fields(message):
             if field != 1:
                 continue
             if kind == _BYTES_LIST and isinstance(content, memoryview):
@@ -250,7 +209,7 @@ def _integers(content: memoryview | int, most: int) -> Iterator[int]:
         return
     place = 0
     while place < len(content) and most:
-        value, place = _varint(content, place)
+        value, place = protobuf.varint(content, place)
         most -= 1
         yield value
 
