@@ -29,7 +29,7 @@ _BLOCK_BYTES = 64 * 2**20
 _HEAD_BYTES = 1024  # before a member of a zip archive lie its header and its name
 _MOST_GAP_BYTES = 256 * 2**10
 
-READ_BYTES = 8 * 2**20
+READ_BYTES = 10 * 2**20
 """Of an archive in a store that are read in one request at most."""
 
 

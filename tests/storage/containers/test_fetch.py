@@ -242,7 +242,7 @@ def parquet(pictures):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(('limit', 'opened'), [(2**30, 2), (1_000_000, 4), (0, 4)])
+@pytest.mark.parametrize(('limit', 'opened'), [(2**30, 2), (1_400_000, 4), (0, 4)])
 def test_of_large_readers_those_are_kept_for_which_there_is_room(monkeypatch, limit, opened):
     made, left = [], []
 

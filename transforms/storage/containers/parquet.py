@@ -28,10 +28,13 @@ from transforms.storage.containers.parquet_pages import (
 )
 from transforms.storage.containers.stream import SourceStream
 from transforms.storage.containers.tables import Group, Leaf
+from transforms.storage.containers.window import Window
 
 _MAGIC, _ENCRYPTED_MAGIC = b'PAR1', b'PARE'
 _LEAST_BYTES = 12
 _STREAM_BYTES = 8 * 2**20
+_TAIL_BYTES = 64 * 2**10  # of which Arrow begins
+_MOST_AT_ONCE_BYTES = 16 * 2**20
 _MAX_PAGE_BYTES = 256 * 2**20
 _KEPT_BYTES, _MOST_KEPT_BYTES = 8 * 2**20, 32 * 2**20
 _KEPT_ROWS = 16  # of which each of as many threads may want one
@@ -49,6 +52,7 @@ def _members(source: Source, wanted: Wanted) -> Iterator[Found]:
 
 
 def _table(source: Source, wanted: Wanted) -> Iterator[Found]:
+    _check_begin(source)
     file, row_groups = _open(source)
     columns = tables.find_columns(source, _leaves(file), wanted)
     others = [*([columns.path] if columns.path else []), *columns.carried]
@@ -65,12 +69,8 @@ def _table(source: Source, wanted: Wanted) -> Iterator[Found]:
     yield from tables.members_of(columns, groups, paths)
 
 
-def _open(source: Source) -> tuple[Any, list[RowGroup]]:
-    """The file, and what it has instead of its own metadata, see `parquet_pages`.
-
-    Raises:
-      BrokenError: it is none.
-    """
+def _check_begin(source: Source) -> None:
+    """Raises BrokenError of what is none by its first bytes, whatever comes behind them."""
     if not source.size_bytes:
         raise BrokenError(Reason.EMPTY, '0 bytes')
     begin = source.range(0, 4)
@@ -78,6 +78,14 @@ def _open(source: Source) -> tuple[Any, list[RowGroup]]:
         raise BrokenError(Reason.UNSUPPORTED_FORMAT, 'encrypted')
     if begin != _MAGIC:
         raise BrokenError(Reason.UNSUPPORTED_FORMAT, 'no Parquet file')
+
+
+def _open(source: Source) -> tuple[Any, list[RowGroup]]:
+    """The file, and what it has instead of its own metadata, see `parquet_pages`.
+
+    Raises:
+      BrokenError: it is none.
+    """
     end = source.range(max(0, source.size_bytes - 4), 4)
     if end == _ENCRYPTED_MAGIC:
         raise BrokenError(Reason.UNSUPPORTED_FORMAT, 'encrypted')
@@ -155,7 +163,7 @@ def _too_large(number: int, size: int) -> str:
 
 class _Reader:
     def __init__(self, source: Source):
-        self._source = source
+        self._source = Window(source)
         self._file: Any = None
         self._groups: list[RowGroup] = []
         self._leaf = -1
@@ -164,13 +172,16 @@ class _Reader:
 
     @property
     def held_bytes(self) -> int:
-        return self._rows.held_bytes if self._rows is not None else 0
+        of_rows = self._rows.held_bytes if self._rows is not None else 0
+        return of_rows + self._source.held_bytes
 
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
         group, row, leaf = self._parse(where)
         if self._rows is None or (group, leaf) != (self._group, self._leaf):
             self._rows = None
             chunk = self._groups[group].chunks[leaf]
+            if chunk.size_bytes <= _MOST_AT_ONCE_BYTES:
+                self._source.move(chunk.start, chunk.size_bytes)
             self._group, self._leaf = group, leaf
             self._rows = _Rows(self._source, self._file, group, leaf, chunk)
         value = self._rows.value(row)
@@ -192,6 +203,7 @@ class _Reader:
         group, row, leaf = map(int, found.groups())
         try:
             if self._file is None:
+                self._source.move(self._source.size_bytes - _TAIL_BYTES, _TAIL_BYTES)
                 self._file, self._groups = _open(self._source)
             if row < self._groups[group].rows and leaf < len(self._groups[group].chunks):
                 return group, row, leaf
@@ -315,4 +327,8 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 # Arrow keeps a page as it was packed, too; pages of a few megabytes are what most files have.
-PARQUET = Format(members=_members, open=_Reader, held_bytes=2 * _MAX_PAGE_BYTES + _MOST_KEPT_BYTES)
+PARQUET = Format(
+    members=_members,
+    open=_Reader,
+    held_bytes=2 * _MAX_PAGE_BYTES + _MOST_KEPT_BYTES + _MOST_AT_ONCE_BYTES,
+)

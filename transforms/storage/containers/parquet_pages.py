@@ -152,7 +152,7 @@ def each_page(stream: BinaryIO, chunk: Chunk) -> Iterator[Pages]:
     end = place + chunk.size_bytes
     values = 0
     while place < end and values < chunk.values:
-        header, length = _read_header(stream, place)
+        header, length = _read_header(stream, place, end)
         uncompressed = _number(header, _UNCOMPRESSED_SIZE)
         compressed = _number(header, _COMPRESSED_SIZE)
         # A dictionary is given room for as many values as it says, whatever its size.
@@ -172,12 +172,12 @@ def _number(fields: Any, key: int) -> int:
     return value
 
 
-def _read_header(stream: BinaryIO, place: int) -> tuple[dict[int, Any], int]:
-    """The header that begins at a place, and its length."""
+def _read_header(stream: BinaryIO, place: int, end: int) -> tuple[dict[int, Any], int]:
+    """The header that begins at a place, and its length; its column chunk has an end."""
     window = _WINDOW_BYTES
     while True:
         stream.seek(place)
-        data = stream.read(window)
+        data = stream.read(min(window, end - place))
         reader = _Reader(data)
         try:
             return reader.struct(_MAX_DEPTH), reader.place
