@@ -155,6 +155,8 @@ def test_a_file_in_any_layout_gives_what_the_authors_compute(weights, reference,
         check_features(features, reference, name)
 
 
+# Its logits are looked at in any case, as those of each layout of file are.
+@pytest.mark.slow
 def test_a_file_of_weights_labels_as_its_export_does(npz, pixels, expected, tmp_path):
     with_card(tmp_path, labels_of='class')
     path = shutil.copy(npz, tmp_path / 'mine.npz')
@@ -450,7 +452,11 @@ def shaped(pixels):
     return {'batch_size': len(pixels), 'size_px': pixels.shape[1]}
 
 
-@pytest.mark.parametrize(('precision', 'tolerance'), [('bfloat16', 0.02), ('float16', 0.004)])
+# Of bfloat16, the contract of runtimes looks at the logits.
+@pytest.mark.parametrize(
+    ('precision', 'tolerance'),
+    [pytest.param('bfloat16', 0.02, marks=pytest.mark.slow), ('float16', 0.004)],
+)
 def test_bit_in_other_precisions(exported, pixels, expected, tmp_path, precision, tolerance):
     found, how = predict(exported, pixels, tmp_path, precision=precision, features=True)
     assert how['precision'] == precision

@@ -27,6 +27,7 @@ def test_two_runs_on_jax_write_the_same_bytes(tmp_path):
     assert one == other
 
 
+@pytest.mark.slow  # XLA compiles the network; the contract of JAX is slow, too
 def test_a_run_on_jax_needs_no_tensorflow(tmp_path):
     output = tmp_path / 'out'
     # What others have told Keras is no obstacle.
