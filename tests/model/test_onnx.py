@@ -657,7 +657,7 @@ def test_explain_tells_of_it(tmp_path):
     assert 'ONNX Runtime and Beam 0.8' in said
 
 
-# Four seconds; what a process imports is looked at by tests.test_imports as well.
+# Four seconds, for a process and a whole run.
 @pytest.mark.slow
 def test_it_needs_no_tensorflow(tmp_path):
     """A whole run in a process of its own."""
