@@ -88,7 +88,8 @@ def _page(parts: Mapping[str, str]) -> str:
         'Benchmark results',
         'Written by `python -m tests.benchmarks --write [NAME …]`; `make bench` prints them anew.',
         'What is compared was measured in turns within one run; figures are medians. '
-        'A noisy machine moves absolute figures by ten per cent and more, ratios less.',
+        'A noisy machine moves absolute figures by ten per cent and more, ratios less. '
+        'All are of CPUs: no GPU was to be had.',
         [f'## {name}\n\n{parts[name].strip()}' for name in _BENCHMARKS if name in parts],
     )
 
