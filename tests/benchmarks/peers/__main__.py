@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nargs='*',
         choices=[[], *_TITLES],
         metavar='PART',
-        help=f'what to compare: {", ".join(_TITLES)} (default: all; embedded takes 18 minutes on '
+        help=f'what to compare: {", ".join(_TITLES)} (default: all; embedded takes half an hour on '
         'two slow cores)',
     )
     parser.add_argument('--quick', action='store_true', help='small sizes: does it run at all')
@@ -134,7 +134,7 @@ def _run(name: str, is_quick: bool, wanted: set[str], folder: Path) -> str:
     if name == _LOADING:
         return load(Sizes(200, 600) if is_quick else Sizes(1000, 10_000), rounds, wanted, folder)
     if name == EMBEDDED.name:
-        sizes = Sizes(64, 192) if is_quick else Sizes(100, 1000)
+        sizes = Sizes(64, 192) if is_quick else Sizes(100, 3000)
         return label(EMBEDDED, sizes, rounds, wanted, folder)
     return label(R50X1, Sizes(8, 24) if is_quick else Sizes(32, 160), rounds, wanted, folder)
 
