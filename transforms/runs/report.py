@@ -189,7 +189,7 @@ class Computed:
             return ''
         return (
             f'These CPUs compute bfloat16 by themselves ({by}): with --precision bfloat16 the '
-            'model takes about half to two thirds of its time; what that does to the labels is '
+            'model takes about half to three quarters of its time; what that does to the labels is '
             'measured and told (--precision_receipt)'
         )
 
