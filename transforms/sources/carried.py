@@ -16,6 +16,8 @@ def carried_of(
     values: Sequence[str | None], partitions: Sequence[int], columns: Columns
 ) -> tuple[str, str]:
     """Carried values as they travel, and what is wrong with them; '' if nothing is."""
+    if not values:
+        return NO_CARRIED, ''
     longest = max((len(value) for value in values if value), default=0)
     checked = [value and _carried_text(value) for value in values]
     for place in partitions:
