@@ -22,6 +22,7 @@ _BENCHMARKS = (
     'throughput',
     'loading',
     'containers',
+    'members',
     'parallelism',
     'scale',
     'shape',
