@@ -42,7 +42,7 @@ _BUCKET = 'bench'
 
 def run(quick: bool, folder: Path) -> Sequence[Row]:
     """All figures."""
-    pictures = _pictures(400 if quick else 4000)
+    pictures = _pictures(400 if quick else 20_000)
     places = _write(folder, pictures)
     rounds = 2 if quick else 3
     rows = _compare('disk', {name: str(folder / place) for name, place in places.items()}, rounds)

@@ -61,9 +61,9 @@ class Found:
     large: list[Tree] = dataclasses.field(default_factory=list)
 
     @property
-    def rates(self) -> list[float]:
-        """Images a second without start and end; NaN where noise was longer than the images."""
-        return [1 / each if each > 0 else math.nan for each in self._grown('wall_sec')]
+    def wall_sec(self) -> list[float]:
+        """Seconds an image, without start and end; below 0 where noise was longer."""
+        return self._grown('wall_sec')
 
     @property
     def cpu_sec(self) -> list[float]:
@@ -136,7 +136,7 @@ def _run(name: str, is_quick: bool, wanted: set[str], folder: Path) -> str:
     if name == EMBEDDED.name:
         sizes = Sizes(64, 192) if is_quick else Sizes(100, 3000)
         return label(EMBEDDED, sizes, rounds, wanted, folder)
-    return label(R50X1, Sizes(8, 24) if is_quick else Sizes(32, 160), rounds, wanted, folder)
+    return label(R50X1, Sizes(8, 24) if is_quick else Sizes(32, 320), rounds, wanted, folder)
 
 
 def label(model: Model, sizes: Sizes, rounds: int | None, wanted: set[str], folder: Path) -> str:
@@ -231,8 +231,8 @@ def _part(
         lines.append(
             (
                 job.title,
-                figure(median(each.rates)),
-                _ratio(ours.rates, each.rates),
+                figure(1 / median(each.wall_sec)),
+                _ratio(each.wall_sec, ours.wall_sec),
                 figure(median(each.cpu_sec) / _MS),
                 _ratio(ours.cpu_sec, each.cpu_sec),
                 figure(median(tree.wall_sec for tree in each.large)),
@@ -246,9 +246,10 @@ def _part(
     return '\n\n'.join([task, aligned(lines), *([f'{notes}.'] if notes else [])])
 
 
-def _ratio(ours: Sequence[float], its: Sequence[float]) -> str:
+def _ratio(some: Sequence[float], others: Sequence[float]) -> str:
     # A ratio a round, so that what slows a whole round down cancels out; some have fewer rounds.
-    return figure(median(a / b if b else math.nan for a, b in zip(ours, its, strict=False)))
+    pairs = zip(some, others, strict=False)
+    return figure(median(a / b if b > 0 else math.inf for a, b in pairs))
 
 
 def _read_labels(output: Path) -> dict[str, dict[int, float]]:
