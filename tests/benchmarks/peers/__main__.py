@@ -248,6 +248,7 @@ def _part(
 
 def _ratio(some: Sequence[float], others: Sequence[float]) -> str:
     # A ratio a round, so that what slows a whole round down cancels out; some have fewer rounds.
+    # Where noise was longer than the images, a round lies at an end of the others.
     pairs = zip(some, others, strict=False)
     return figure(median(a / b if b > 0 else math.inf for a, b in pairs))
 
