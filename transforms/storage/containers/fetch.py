@@ -11,11 +11,12 @@ from typing import NamedTuple, Protocol
 
 from transforms.core import members, uris
 from transforms.core.errors import ImageError, UsageError
-from transforms.core.members import READ_BYTES, MemberUri, MemberVersion, Run
+from transforms.core.members import READ_BYTES, MemberUri, MemberVersion, Place, Run
 from transforms.core.reasons import Reason
 from transforms.storage.base import Fetched, FetchLimits, NotModified, Part, Store
 from transforms.storage.containers.base import Format, Member, Reader, Wanted
 from transforms.storage.containers.registry import format_of
+from transforms.storage.containers.turn import Turn
 
 _KEPT_READERS = 16
 _KEPT_LARGE_READERS = 2  # which keep what they have unpacked
@@ -193,7 +194,7 @@ class MemberFetcher:
         self._idle: dict[bool, _Readers] = {
             is_large: collections.OrderedDict() for is_large in (False, True)
         }
-        self._turns: dict[object, threading.Lock] = {}
+        self._turns: dict[object, Turn] = {}
         self._indexes: collections.OrderedDict[tuple[str, str], _Index] = collections.OrderedDict()
         self._without: collections.OrderedDict[tuple[str, str], _NoIndex] = (
             collections.OrderedDict()
@@ -235,7 +236,7 @@ class MemberFetcher:
         version = members.join_version(*listed)
         if version == unless:
             raise NotModified
-        with self._reader(store, found.container, listed.container, format_, ends_at) as opened:
+        with self._reader(store, found.container, listed, format_, ends_at) as opened:
             opened.source.ends_at = ends_at
             opened.source.run = run if run and run.end else None
             opened.source.is_stream = format_.is_streamed
@@ -243,15 +244,15 @@ class MemberFetcher:
         return Fetched(data, version, len(data))
 
     @contextlib.contextmanager
-    def _in_turn(self, key: object, ends_at: float) -> Iterator[None]:
+    def _in_turn(self, key: object, place: Place, ends_at: float) -> Iterator[None]:
         """One thread at a time; one that is stuck is not waited for by who comes later.
 
         Raises:
           ImageError: deadline: it is somebody else's turn until then.
         """
         with self._lock:
-            turn = self._turns.setdefault(key, threading.Lock())
-        if not turn.acquire(timeout=max(0.0, ends_at - time.monotonic())):
+            turn = self._turns.setdefault(key, Turn())
+        if not turn.acquire(ends_at - time.monotonic(), place):
             with self._lock:
                 if self._turns.get(key) is turn:
                     del self._turns[key]
@@ -263,13 +264,14 @@ class MemberFetcher:
 
     @contextlib.contextmanager
     def _reader(
-        self, store: Store, container: str, version: str, format_: Format, ends_at: float
+        self, store: Store, container: str, listed: MemberVersion, format_: Format, ends_at: float
     ) -> Iterator[_Open]:
         """A reader that nobody else uses meanwhile; there is only one if it keeps much."""
-        key = container, version
+        key = container, listed.container
+        place = members.place_of(listed.where)
         is_large = bool(format_.held_bytes)
         pool = self._idle[is_large]
-        with self._in_turn(key, ends_at) if is_large else contextlib.nullcontext():
+        with self._in_turn(key, place, ends_at) if is_large else contextlib.nullcontext():
             with self._lock:
                 idle = pool.get(key)
                 opened = idle.pop() if idle else None
@@ -278,7 +280,7 @@ class MemberFetcher:
                 elif is_large:
                     self._drop_those_without_room(pool)
             if opened is None:
-                source = StoreSource(store, container, version, self._blocks)
+                source = StoreSource(store, *key, self._blocks)
                 opened = _Open(source, format_.open(source))
             try:
                 yield opened
@@ -357,8 +359,8 @@ class MemberFetcher:
           ImageError: deadline: nothing of it came for so long.
         """
         with self._lock:
-            turn = self._turns.setdefault(_INDEXING, threading.Lock())
-        while not turn.acquire(timeout=min(_LOOK_SEC, silence_sec)):
+            turn = self._turns.setdefault(_INDEXING, Turn())
+        while not turn.acquire(min(_LOOK_SEC, silence_sec)):
             renew()
             if time.monotonic() - self._index_came_at > silence_sec:
                 with self._lock:
