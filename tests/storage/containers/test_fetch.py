@@ -19,6 +19,7 @@ from transforms.core.errors import ImageError
 from transforms.core.reasons import Reason
 from transforms.storage.base import Entry, Fetched, FetchLimits
 from transforms.storage.containers import fetch
+from transforms.storage.containers.arrow import ARROW
 from transforms.storage.containers.base import Member
 from transforms.storage.containers.fetch import Blocks, MemberFetcher
 from transforms.storage.containers.parquet import PARQUET
@@ -236,9 +237,23 @@ def test_an_index_that_cannot_be_read_is_not_tried_for_each_of_its_members(reaso
             read(1)
 
 
-def parquet(pictures):
+def parquet(pictures, **options):
     file = io.BytesIO()
-    pq.write_table(pa.table({'image': pa.array(pictures, pa.binary())}), file)
+    table = pa.table({'image': pa.array(pictures, pa.binary())})
+    pq.write_table(table, file, compression='none', **options)
+    return file.getvalue()
+
+
+def arrow(pictures, rows):
+    """Batches of so many rows, as Hugging Face has pictures."""
+    texts = [None if i % 5 else f'{i}.jpg' for i in range(len(pictures))]
+    kind = pa.struct({'bytes': pa.binary(), 'path': pa.string()})
+    values = [{'bytes': data, 'path': text} for data, text in zip(pictures, texts, strict=True)]
+    values.append(None)  # so that it is told which structs are null
+    table = pa.table({'image': pa.array(values, kind)})
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table, max_chunksize=rows)
     return file.getvalue()
 
 
@@ -308,3 +323,85 @@ def test_a_block_that_does_not_come_is_read_by_the_next_one(in_thread):
     finally:
         goes_on.set()
     assert blocks.get('key', lambda: b'', later()) == b'anew'
+
+
+class Counting(Store):
+    """Knows which ranges were asked for."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.parts = []
+
+    def fetch(self, uri, limits, admit, unless='', part=None):
+        self.parts.append((part.offset, part.size_bytes))
+        return super().fetch(uri, limits, admit, unless, part)
+
+    @property
+    def read_bytes(self):
+        return sum(size for _, size in self.parts)
+
+
+LARGE = [random.Random(i).randbytes(500_000) for i in range(50)]
+BLOCKS = 3  # of 10 MiB, of all of them
+
+
+@pytest.mark.parametrize(
+    ('kind', 'data', 'requests'),
+    [
+        pytest.param(PARQUET, parquet(LARGE), 1 + BLOCKS, id='parquet, one row group'),
+        pytest.param(PARQUET, parquet(LARGE, row_group_size=10), 1 + 5, id='parquet, five'),
+        pytest.param(PARQUET, parquet([PICTURE] * 3), 1, id='parquet, all of it in its tail'),
+        # Its schema, the message before a batch, and the buffers of a picture before it is seen
+        # that the next one is wanted, too.
+        pytest.param(ARROW, arrow(LARGE, 100), 2 + 4 + BLOCKS, id='arrow, one batch'),
+        pytest.param(ARROW, arrow(LARGE, 10), 1 + 6 + 4 + 5, id='arrow, five batches'),
+    ],
+)
+def test_what_lies_together_in_a_table_is_read_by_few_requests(kind, data, requests):
+    store, fetcher = Counting(data), MemberFetcher(wanted(), Room())
+    suffix = 'parquet' if kind is PARQUET else 'arrow'
+    read = [
+        fetcher.fetch(store, f'gs://b/a.{suffix}!/{name}', version, LIMITS, lambda _: None).data
+        for name, version in found_in(kind, data)
+        if name != '50'
+    ]
+    assert read == (LARGE if len(data) > 10**6 else [PICTURE] * 3)
+    assert len(store.parts) <= requests, store.parts
+    assert store.read_bytes < 1.05 * len(data) + 100_000
+
+
+def test_one_picture_of_an_arrow_file_is_read_alone():
+    data = arrow(LARGE, 100)
+    store, fetcher = Counting(data), MemberFetcher(wanted(), Room())
+    for row in (7, 40, 21):
+        name, version = found_in(ARROW, data)[row]
+        read = fetcher.fetch(store, f'gs://b/a.arrow!/{name}', version, LIMITS, lambda _: None)
+        assert read.data == LARGE[row]
+    assert store.read_bytes < 1.1 * 3 * len(LARGE[0])
+
+
+def test_a_row_group_is_gone_through_before_the_next_one_is_read(in_thread):
+    pictures = [random.Random(i).randbytes(10_000) for i in range(40)]
+    data = parquet(pictures, row_group_size=10)
+    store, fetcher = Counting(data), MemberFetcher(wanted(), Room())
+    found = found_in(PARQUET, data)
+    done = []
+
+    def read(number):
+        name, version = found[number]
+        uri = f'gs://b/a.parquet!/{name}'
+        done.append(fetcher.fetch(store, uri, version, LIMITS, lambda _: None).data)
+
+    read(0)
+    store.stuck.clear()
+    store.is_read.clear()
+    waiting = [in_thread(read, 10)]  # of the second row group, which does not come yet
+    assert store.is_read.wait(20)
+    for number in (20, 30, 12, 11):
+        waiting.append(in_thread(read, number))
+        time.sleep(0.05)
+    store.stuck.set()
+    for thread in waiting:
+        thread.join(60)
+    assert done == [pictures[i] for i in (0, 10, 11, 12, 20, 30)]
+    assert len(set(store.parts)) == len(store.parts)

@@ -1,7 +1,8 @@
 """Arrow files (.arrow, and .feather of version 2) with pictures in a column of bytes.
 
 They are in Arrow's file or its stream format.  A picture that is not compressed is read by ranges
-of its own; else the buffers of its batch are unpacked as a whole, and kept for the next one.
+of its own, and those of a batch in one go if they are asked for one after the other; else the
+buffers of its batch are unpacked as a whole, and kept for the next one.
 """
 
 import re
@@ -24,6 +25,7 @@ _MAX_BUFFER_BYTES = 256 * 2**20
 _MAX_ROWS_OF_BYTE = 100
 _PREFIX_BYTES = 8  # of a compressed buffer: what it comes to
 _NOT_PACKED = -1
+_NEAR_ROWS = 16
 _WHERE = re.compile(r'([0-9]{1,19}):([0-9]{1,19}):([0-9]{1,19})')
 _DAMAGES = (pa.ArrowException, OSError, ValueError, OverflowError, struct.error)
 
@@ -171,6 +173,13 @@ class _Buffers:
         """Of the batch."""
         return self._batch.rows
 
+    def around(self, column: _Column) -> tuple[int, int]:
+        """Where those of a column, and of the structs that it is in, begin and end in the file."""
+        indices = (*column.above, *range(column.first, column.first + column.buffers))
+        places = [self._place(index) for index in indices]
+        start = min((each.offset for each in places), default=0)
+        return start, max((each.offset + each.size_bytes for each in places), default=0)
+
     def size(self, index: int) -> int:
         """Bytes of a buffer, 0 where it is left out."""
         place = self._place(index)
@@ -264,6 +273,7 @@ class _Reader:
         self._left: Iterator[Batch] | None = None
         self._batches: list[Batch] = []
         self._group = -1
+        self._row = 0
         self._buffers: _Buffers | None = None
 
     @property
@@ -280,14 +290,24 @@ class _Reader:
             if leaf >= len(self._columns) or row >= batch.rows:
                 detail = 'no such row of a column of bytes lies there'
                 raise own_error(Reason.CHANGED_WHILE_READING, detail)
+            is_next = self._is_next(group, row)
             if self._buffers is None or group != self._group:
-                self._buffers, self._group = _Buffers(self._source, batch), group
-            return _value(self._buffers, self._columns[leaf], row, max_bytes, admit)
+                self._buffers = _Buffers(self._source, batch)
+            self._group, self._row = group, row
+            column = self._columns[leaf]
+            self._source.expect(*self._buffers.around(column) if is_next else (0, 0))
+            return _value(self._buffers, column, row, max_bytes, admit)
         except BrokenError as e:
             raise own_error(e.problem.reason, e.problem.detail) from e
         except _DAMAGES as e:
             detail = f'batch {group} cannot be decoded at row {row}'
             raise own_error(Reason.DECODE_ERROR, detail) from e
+
+    def _is_next(self, group: int, row: int) -> bool:
+        """Whether pictures are asked for one after the other, by several threads perhaps."""
+        if group == self._group:
+            return abs(row - self._row) <= _NEAR_ROWS
+        return group > self._group >= 0 and row <= _NEAR_ROWS
 
     def _batch(self, group: int) -> Batch:
         if group < len(self._batches):

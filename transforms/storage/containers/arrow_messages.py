@@ -23,6 +23,7 @@ _FILE_START = 8
 _CONTINUATION = b'\xff' * 4
 _HEAD_BYTES = 8
 _MAX_METADATA_BYTES = 16 * 2**20
+_USUAL_BYTES = 16 * 2**10  # of a message without its body
 _SCHEMA, _RECORD_BATCH = 1, 3  # kinds of messages
 _KIND, _HEADER, _BODY_BYTES = 1, 2, 3  # fields of a message
 _ROWS, _BUFFERS, _COMPRESSION = 0, 2, 3  # fields of a record batch
@@ -61,6 +62,7 @@ def read_schema(source: Source) -> tuple[pa.Schema, int]:
     """
     if not source.size_bytes:
         raise BrokenError(Reason.EMPTY, '0 bytes')
+    source.expect(0, _USUAL_BYTES)
     begin = source.range(0, _HEAD_BYTES)
     if begin.startswith(_FIRST_VERSION_MAGIC):
         raise BrokenError(Reason.UNSUPPORTED_FORMAT, 'Feather of version 1: write version 2')
@@ -88,6 +90,7 @@ def batches(source: Source, place: int) -> Iterator[Batch]:
     number = 0
     is_file = source.range(0, len(FILE_MAGIC)) == FILE_MAGIC
     while True:
+        source.expect(place, place + _USUAL_BYTES)
         head = source.range(min(place, source.size_bytes), _HEAD_BYTES)
         if head == _CONTINUATION + bytes(4) or (not head and not is_file):
             break

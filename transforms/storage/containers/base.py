@@ -43,6 +43,11 @@ class Source(Protocol):
           StoreError: as `Store.fetch`.
         """
 
+    def expect(self, start: int, end: int) -> None:
+        """Tells that what lies there will be asked for, all or most of it, so that it may be read
+        in one go.  It replaces what was expected before.
+        """
+
 
 class StreamSource:
     """A source whose bytes come from a stream that can be sought in."""
@@ -59,6 +64,9 @@ class StreamSource:
         while len(data) < size and (more := self._stream.read(size - len(data))):
             data += more
         return data
+
+    def expect(self, start: int, end: int) -> None:
+        """See `Source`: the stream reads ahead by itself."""
 
 
 class Wanted(NamedTuple):

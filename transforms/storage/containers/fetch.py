@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import io
 import math
 import threading
 import time
@@ -90,6 +91,8 @@ class Blocks:
 class StoreSource:
     """A container in a store; a `Source`.
 
+    Of a store that is asked by requests, what is expected is read in blocks.
+
     Args:
       store: where it lies.
       uri: its own.
@@ -99,8 +102,6 @@ class StoreSource:
     Attributes:
       shown: its name.
       ends_at: when what is being read is to be there, by the monotonic clock.
-      run: what is read in one go, if that is known.
-      is_stream: whether all that follows will be wanted, too.
       has_read: called when bytes have come.
     """
 
@@ -110,10 +111,9 @@ class StoreSource:
         self._version = version
         self._blocks = blocks
         self._size_bytes: int | None = None
+        self._expected = 0, 0
         self.shown = uris.printable(uri)
         self.ends_at = time.monotonic()
-        self.run: Run | None = None
-        self.is_stream = False
         self.has_read: Callable[[], None] = lambda: None
 
     @property
@@ -126,22 +126,24 @@ class StoreSource:
             self._size_bytes = entry.size_bytes
         return self._size_bytes
 
+    def expect(self, start: int, end: int) -> None:
+        """See `transforms.storage.containers.base.Source`."""
+        self._expected = start, end
+
     def range(self, offset: int, size: int) -> bytes:
         """See `transforms.storage.containers.base.Source`."""
         size = min(size, self.size_bytes - offset)
         if size <= 0:
             return b''
-        if not uris.scheme_of(self._uri):
+        start, end = self._expected
+        is_expected = start <= offset and offset + size <= end
+        if not is_expected or not uris.scheme_of(self._uri):
             return self._read(offset, size)
-        if self.run is not None and self.run.start <= offset and offset + size <= self.run.end:
-            start = self.run.start
-            return self._block(start, self.run.end - start)[offset - start : offset - start + size]
-        if not self.is_stream or size >= READ_BYTES:
-            return self._read(offset, size)
-        first, last = offset // READ_BYTES, (offset + size - 1) // READ_BYTES
-        starts = range(first * READ_BYTES, last * READ_BYTES + 1, READ_BYTES)
-        data = b''.join(self._block(start, READ_BYTES) for start in starts)
-        return data[offset - starts[0] : offset - starts[0] + size]
+        data = io.BytesIO()
+        for place in range(offset - (offset - start) % READ_BYTES, offset + size, READ_BYTES):
+            block = memoryview(self._block(place, min(READ_BYTES, end - place)))
+            data.write(block[max(0, offset - place) : offset + size - place])
+        return data.getvalue()
 
     def _block(self, start: int, size: int) -> bytes:
         size = min(size, self.size_bytes - start)
@@ -238,8 +240,10 @@ class MemberFetcher:
             raise NotModified
         with self._reader(store, found.container, listed, format_, ends_at) as opened:
             opened.source.ends_at = ends_at
-            opened.source.run = run if run and run.end else None
-            opened.source.is_stream = format_.is_streamed
+            if format_.is_streamed:
+                opened.source.expect(0, opened.source.size_bytes)
+            elif not format_.held_bytes:  # other readers say themselves what they expect
+                opened.source.expect(*((run.start, run.end) if run else (0, 0)))
             data = opened.reader.read(listed.where, limits.max_bytes, admit)
         return Fetched(data, version, len(data))
 
@@ -392,7 +396,7 @@ class MemberFetcher:
             source.ends_at = min(now + silence_sec, last)
             renew()
 
-        source.is_stream = True
+        source.expect(0, source.size_bytes)
         source.has_read = go_on
         try:
             return self._read_index(source, format_)

@@ -57,6 +57,9 @@ class Gunzipped:
             size -= len(pieces[-1])
         return b''.join(pieces)
 
+    def expect(self, start: int, end: int) -> None:
+        """See `Source`: there is only one way through it."""
+
     def _next(self) -> bytes:
         is_read = False
         try:

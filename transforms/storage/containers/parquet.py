@@ -1,13 +1,13 @@
 """Parquet files with pictures in a column of bytes, or of struct<bytes, path>.
 
-A picture is read by decoding its row group as far as it, a row at a time, so that no more than
-a page and a picture are in memory; the next one goes on from there.
+A picture is read by decoding its row group as far as it, a few rows at a time, so that no more
+than a page and some pictures are in memory; the next one goes on from there.
 """
 
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,15 +28,16 @@ from transforms.storage.containers.parquet_pages import (
 )
 from transforms.storage.containers.stream import SourceStream
 from transforms.storage.containers.tables import Group, Leaf
-from transforms.storage.containers.window import Window
 
 _MAGIC, _ENCRYPTED_MAGIC = b'PAR1', b'PARE'
 _LEAST_BYTES = 12
-_STREAM_BYTES = 8 * 2**20
-_TAIL_BYTES = 64 * 2**10  # of which Arrow begins
-_MOST_AT_ONCE_BYTES = 16 * 2**20
+_LISTING_BYTES = 8 * 2**20  # of a column, one request
+_READING_BYTES = 2 * 2**20
+_TAIL_BYTES = 64 * 2**10  # with which Arrow begins
 _MAX_PAGE_BYTES = 256 * 2**20
 _KEPT_BYTES, _MOST_KEPT_BYTES = 8 * 2**20, 32 * 2**20
+_MOST_AT_ONCE = 16
+_AT_ONCE_BYTES = 2 * 2**20
 _KEPT_ROWS = 16  # of which each of as many threads may want one
 _VALUE_BYTES = 200  # that a small one takes
 _MAX_ROWS_OF_BYTE = 100
@@ -53,7 +54,7 @@ def _members(source: Source, wanted: Wanted) -> Iterator[Found]:
 
 def _table(source: Source, wanted: Wanted) -> Iterator[Found]:
     _check_begin(source)
-    file, row_groups = _open(source)
+    file, row_groups = _open(source, _LISTING_BYTES)
     columns = tables.find_columns(source, _leaves(file), wanted)
     others = [*([columns.path] if columns.path else []), *columns.carried]
     _check_groups(source, row_groups, [columns.image, *others])
@@ -80,8 +81,12 @@ def _check_begin(source: Source) -> None:
         raise BrokenError(Reason.UNSUPPORTED_FORMAT, 'no Parquet file')
 
 
-def _open(source: Source) -> tuple[Any, list[RowGroup]]:
+def _open(source: Source, buffer_bytes: int) -> tuple[Any, list[RowGroup]]:
     """The file, and what it has instead of its own metadata, see `parquet_pages`.
+
+    Args:
+      source: its bytes.
+      buffer_bytes: so many of a column are asked for at a time.
 
     Raises:
       BrokenError: it is none.
@@ -93,7 +98,7 @@ def _open(source: Source) -> tuple[Any, list[RowGroup]]:
         raise BrokenError(Reason.TRUNCATED, 'it ends before its footer')
     try:
         stream: Any = SourceStream(source)
-        file = pq.ParquetFile(stream, buffer_size=_STREAM_BYTES, pre_buffer=False)
+        file = pq.ParquetFile(stream, buffer_size=buffer_bytes, pre_buffer=False)
         file.schema_arrow.names  # noqa: B018 (a schema may be refused only now)
         row_groups = read_footer(stream)
         if any(len(group.chunks) != len(file.schema) for group in row_groups):
@@ -120,7 +125,7 @@ def _check_groups(source: Source, groups: Sequence[RowGroup], leaves: Sequence[L
     for number, group in enumerate(groups):
         for leaf in leaves:
             chunk = group.chunks[leaf.number]
-            is_there = chunk.start + chunk.size_bytes <= source.size_bytes
+            is_there = chunk.end <= source.size_bytes
             if not is_there or chunk.values != group.rows:
                 detail = f'row group {number} is not where its footer says'
                 raise BrokenError(Reason.DECODE_ERROR, detail)
@@ -163,7 +168,7 @@ def _too_large(number: int, size: int) -> str:
 
 class _Reader:
     def __init__(self, source: Source):
-        self._source = Window(source)
+        self._source = source
         self._file: Any = None
         self._groups: list[RowGroup] = []
         self._leaf = -1
@@ -172,16 +177,14 @@ class _Reader:
 
     @property
     def held_bytes(self) -> int:
-        of_rows = self._rows.held_bytes if self._rows is not None else 0
-        return of_rows + self._source.held_bytes
+        return self._rows.held_bytes if self._rows is not None else 0
 
     def read(self, where: str, max_bytes: int, admit: Callable[[int], None]) -> bytes:
         group, row, leaf = self._parse(where)
         if self._rows is None or (group, leaf) != (self._group, self._leaf):
             self._rows = None
             chunk = self._groups[group].chunks[leaf]
-            if chunk.size_bytes <= _MOST_AT_ONCE_BYTES:
-                self._source.move(chunk.start, chunk.size_bytes)
+            self._source.expect(*self._around(chunk))
             self._group, self._leaf = group, leaf
             self._rows = _Rows(self._source, self._file, group, leaf, chunk)
         value = self._rows.value(row)
@@ -196,6 +199,15 @@ class _Reader:
         data: bytes = value.to_pybytes()
         return data
 
+    def _tail(self) -> tuple[int, int]:
+        size = self._source.size_bytes
+        return max(0, size - _TAIL_BYTES), size
+
+    def _around(self, chunk: Chunk) -> tuple[int, int]:
+        """What is read with a column chunk; what lies in the tail is there already."""
+        start, end = self._tail()
+        return (start, end) if chunk.start >= start else (chunk.start, chunk.end)
+
     def _parse(self, where: str) -> tuple[int, int, int]:
         found = _WHERE.fullmatch(where)
         if not found:
@@ -203,8 +215,8 @@ class _Reader:
         group, row, leaf = map(int, found.groups())
         try:
             if self._file is None:
-                self._source.move(self._source.size_bytes - _TAIL_BYTES, _TAIL_BYTES)
-                self._file, self._groups = _open(self._source)
+                self._source.expect(*self._tail())
+                self._file, self._groups = _open(self._source, _READING_BYTES)
             if row < self._groups[group].rows and leaf < len(self._groups[group].chunks):
                 return group, row, leaf
         except BrokenError as e:
@@ -221,7 +233,9 @@ def _is_another() -> ImageError:
 class _Rows:
     """The pictures of one row group, each decoded once if they are asked for in order.
 
-    The last ones are kept, for who asks for them a little later.
+    A few are decoded at a time; fewer where that might take too much memory, and one by one where
+    something is wrong with one of them.  The last ones are kept, for who asks for them a little
+    later.
     """
 
     def __init__(self, source: Source, file: Any, number: int, leaf: int, chunk: Chunk):
@@ -232,10 +246,12 @@ class _Rows:
         self._chunk = chunk
         self._failed_at: int | None = None
         self._failure: ImageError | None = None
-        self._begin()
+        in_file = chunk.size_bytes // max(1, chunk.values)
+        self._begin(max(1, min(_MOST_AT_ONCE, _AT_ONCE_BYTES // max(1, in_file))))
 
-    def _begin(self) -> None:
+    def _begin(self, at_once: int) -> None:
         stream: Any = SourceStream(self._source)
+        self._at_once = at_once
         self._pages: Iterator[Pages] = each_page(stream, self._chunk)
         self._checked_rows = 0
         self._page_bytes = 0
@@ -259,63 +275,80 @@ class _Rows:
             if self._failed_at is not None and row >= self._failed_at and self._failure:
                 raise own_error(self._failure.reason, self._failure.detail)
             if row < self._next_row:
-                self._begin()
+                self._begin(self._at_once)
             while self._next_row <= row:
                 self._decode()
         return self._kept[row]
 
     def _decode(self) -> None:
+        """Decodes what follows, or begins anew row by row."""
         row = self._next_row
         is_decoded = False
-        detail = f'row group {self._number} cannot be decoded from row {row} on'
         try:
-            self._check(row)
-            if self._batches is None:
-                arguments = {'row_groups': [self._number], 'columns': [self._path]}
-                self._batches = self._file.iter_batches(1, use_threads=False, **arguments)
-            batch = next(self._batches)
-            array = tables.column_of(batch, self._path)
-            if not _has_bytes(array.type):
-                raise _is_another()
-            (scalar,) = array
-            value = scalar.as_buffer() if scalar.is_valid else None
+            self._check(row + self._at_once - 1)
+            self._keep(row, self._next_values())
             is_decoded = True
-        except StopIteration:
-            self._fail(row, Reason.DECODE_ERROR, detail)
-        except _DAMAGES:
-            self._fail(row, Reason.DECODE_ERROR, detail)
+        except _TooLargeError as e:
+            if self._at_once == 1:
+                self._fail(row, Reason.TOO_MANY_BYTES, _too_large(self._number, e.size_bytes))
+            self._at_once = max(1, _MAX_PAGE_BYTES // e.size_bytes)
+        except (StopIteration, *_DAMAGES):
+            if self._at_once == 1:
+                detail = f'row group {self._number} cannot be decoded from row {row} on'
+                self._fail(row, Reason.DECODE_ERROR, detail)
+            self._at_once = 1  # which of them it is, is seen one by one
         finally:
             if not is_decoded:  # what was raised has ended pages and batches
-                self._begin()
-        self._keep(row, value)
+                self._begin(self._at_once)
+
+    def _next_values(self) -> list[Any]:
+        if self._batches is None:
+            arguments = {'row_groups': [self._number], 'columns': [self._path]}
+            self._batches = self._file.iter_batches(self._at_once, use_threads=False, **arguments)
+        array = tables.column_of(next(self._batches), self._path)
+        if not _has_bytes(array.type):
+            raise _is_another()
+        if not len(array):
+            raise ValueError('a batch without rows')
+        return [each.as_buffer() if each.is_valid else None for each in array]
 
     def _check(self, row: int) -> None:
-        """Looks at the pages that decoding a row reads."""
+        """Looks at the pages that decoding up to a row reads.
+
+        Raises:
+          _TooLargeError: that may take too much memory.
+        """
         while self._checked_rows <= row:
             page = next(self._pages, None)
             if page is None:
                 break
-            if page.largest_bytes > _MAX_PAGE_BYTES:
-                detail = _too_large(self._number, page.largest_bytes)
-                self._fail(row, Reason.TOO_MANY_BYTES, detail)
             self._checked_rows += page.values
             self._page_bytes = max(self._page_bytes, page.largest_bytes)
+        # A dictionary may hold one value for all of them.
+        if self._at_once * self._page_bytes > _MAX_PAGE_BYTES:
+            raise _TooLargeError(self._page_bytes)
 
-    def _fail(self, row: int, reason: Reason, detail: str) -> None:
+    def _fail(self, row: int, reason: Reason, detail: str) -> NoReturn:
         self._failed_at = row
         self._failure = own_error(reason, detail)
         raise self._failure
 
-    def _keep(self, row: int, value: Any) -> None:
-        self._kept[row] = value
-        self._kept_bytes += _size_in_memory(value)
-        self._next_row = row + 1
-        while len(self._kept) > 1 and (
+    def _keep(self, first: int, values: Sequence[Any]) -> None:
+        for row, value in enumerate(values, first):
+            self._kept[row] = value
+            self._kept_bytes += _size_in_memory(value)
+        self._next_row = first + len(values)
+        while (oldest := next(iter(self._kept))) < first and (
             self._kept_bytes > _MOST_KEPT_BYTES
             or (self._kept_bytes > _KEPT_BYTES and len(self._kept) > _KEPT_ROWS)
         ):
-            _, old = self._kept.popitem(last=False)
-            self._kept_bytes -= _size_in_memory(old)
+            self._kept_bytes -= _size_in_memory(self._kept.pop(oldest))
+
+
+class _TooLargeError(Exception):
+    def __init__(self, size_bytes: int):
+        super().__init__()
+        self.size_bytes = size_bytes
 
 
 def _size_in_memory(value: Any) -> int:
@@ -330,5 +363,5 @@ def _has_bytes(kind: pa.DataType) -> bool:
 PARQUET = Format(
     members=_members,
     open=_Reader,
-    held_bytes=2 * _MAX_PAGE_BYTES + _MOST_KEPT_BYTES + _MOST_AT_ONCE_BYTES,
+    held_bytes=2 * _MAX_PAGE_BYTES + _MOST_KEPT_BYTES,
 )

@@ -63,6 +63,11 @@ class Chunk(NamedTuple):
     values: int
     is_delta: bool
 
+    @property
+    def end(self) -> int:
+        """Behind its last page."""
+        return self.start + self.size_bytes
+
 
 class RowGroup(NamedTuple):
     """A row group, as the footer tells."""
@@ -149,10 +154,9 @@ def read_pages(stream: BinaryIO, chunk: Chunk) -> Pages:
 def each_page(stream: BinaryIO, chunk: Chunk) -> Iterator[Pages]:
     """The same of one page after the other, read when it is asked for."""
     place = chunk.start
-    end = place + chunk.size_bytes
     values = 0
-    while place < end and values < chunk.values:
-        header, length = _read_header(stream, place, end)
+    while place < chunk.end and values < chunk.values:
+        header, length = _read_header(stream, place, chunk.end)
         uncompressed = _number(header, _UNCOMPRESSED_SIZE)
         compressed = _number(header, _COMPRESSED_SIZE)
         # A dictionary is given room for as many values as it says, whatever its size.
