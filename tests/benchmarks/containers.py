@@ -4,10 +4,13 @@ Fetched, decoded and resized as a run does it, without a model.
 """
 
 import collections
+import functools
 import io
 import tarfile
 import time
-from collections.abc import Sequence
+import urllib.parse
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -15,6 +18,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 import urllib3
 
 from tests.benchmarks.images import picture
@@ -38,21 +42,27 @@ _BYTES = 100_000
 _PAUSE_SEC = 0.02
 _SHARDS = 4
 _BUCKET = 'bench'
+_WHERE = f'store, {1000 * _PAUSE_SEC:g} ms a request'
 
 
 def run(quick: bool, folder: Path) -> Sequence[Row]:
     """All figures."""
     pictures = _pictures(400 if quick else 20_000)
-    places = _write(folder, pictures)
+    few = pictures[: len(pictures) // 10]
+    places = _write(folder / 'all', pictures, _FORMS)
+    others = _write(folder / 'few', few, list(_WRITERS))
     rounds = 2 if quick else 3
-    rows = _compare('disk', {name: str(folder / place) for name, place in places.items()}, rounds)
+    on_disk = {name: str(folder / 'all' / place) for name, place in places.items()}
+    rows = _compare('disk', on_disk, rounds)
     with running_emulator() as endpoint:
-        _upload(endpoint, folder)
         proxy = FaultProxy(endpoint)
         proxy.pause_sec = _PAUSE_SEC
         try:
-            stored = {name: f'gs://{_BUCKET}/{place}' for name, place in places.items()}
+            _upload(endpoint, folder)
+            stored = {name: f'gs://{_BUCKET}/all/{place}' for name, place in places.items()}
             rows += _from_store(proxy, stored, sum(map(len, pictures)), rounds)
+            stored = {name: f'gs://{_BUCKET}/few/{place}' for name, place in others.items()}
+            rows += _others_from_store(proxy, stored, sum(map(len, few)), rounds)
         finally:
             proxy.close()
     return rows
@@ -78,22 +88,71 @@ def _pictures(count: int) -> list[bytes]:
     ]
 
 
-def _write(folder: Path, pictures: Sequence[bytes]) -> dict[str, str]:
+def _write(folder: Path, pictures: Sequence[bytes], forms: Sequence[str]) -> dict[str, str]:
     """The pictures in each form; what --input takes for them, below the folder."""
     share = len(pictures) // _SHARDS
-    (folder / 'loose').mkdir()
-    for i, data in enumerate(pictures):
-        (folder / 'loose' / f'{i:06d}.jpg').write_bytes(data)
-    for shard in range(_SHARDS):
-        part = range(shard * share, (shard + 1) * share)
-        with tarfile.open(folder / f'{shard}.tar', 'w') as archive:
-            for i in part:
-                member = tarfile.TarInfo(f'{i:06d}.jpg')
-                member.size = len(pictures[i])
-                archive.addfile(member, io.BytesIO(pictures[i]))
-        rows = pa.table({'image': [pictures[i] for i in part]})
-        pq.write_table(rows, folder / f'{shard}.parquet', row_group_size=100, compression='none')
-    return {'loose': 'loose', 'tar': '*.tar', 'Parquet': '*.parquet'}
+    for form in forms:
+        (folder / form).mkdir(parents=True)
+        for shard in range(_SHARDS):
+            part = range(shard * share, (shard + 1) * share)
+            named = [(f'{i:06d}.jpg', pictures[i]) for i in part]
+            _WRITERS[form](folder / form / f'{shard}', named)
+    places = {form: f'{form}/*{next((folder / form).iterdir()).suffix}' for form in forms}
+    return places | {_LOOSE: _LOOSE}
+
+
+_Named = Sequence[tuple[str, bytes]]
+
+
+def _write_loose(path: Path, pictures: _Named) -> None:
+    for name, data in pictures:
+        (path.parent / name).write_bytes(data)
+
+
+def _write_tar(path: Path, pictures: _Named) -> None:
+    with tarfile.open(path.with_suffix('.tar'), 'w') as archive:
+        for name, data in pictures:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
+def _write_zip(path: Path, pictures: _Named) -> None:
+    with zipfile.ZipFile(path.with_suffix('.zip'), 'w') as archive:
+        for name, data in pictures:
+            archive.writestr(name, data)
+
+
+def _write_parquet(path: Path, pictures: _Named, rows: int = 100) -> None:
+    table = pa.table({'image': [data for _, data in pictures]})
+    pq.write_table(table, path.with_suffix('.parquet'), row_group_size=rows, compression='none')
+
+
+def _write_arrow(path: Path, pictures: _Named) -> None:
+    table = pa.table({'image': [data for _, data in pictures]})
+    with pa.ipc.new_stream(path.with_suffix('.arrow'), table.schema) as stream:
+        stream.write_table(table, max_chunksize=100)
+
+
+def _write_tfrecord(path: Path, pictures: _Named) -> None:
+    with tf.io.TFRecordWriter(str(path.with_suffix('.tfrecord'))) as records:
+        for _, data in pictures:
+            value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[data]))
+            example = tf.train.Example(features=tf.train.Features(feature={'image/encoded': value}))
+            records.write(example.SerializeToString())
+
+
+_LOOSE = 'loose'
+_WRITERS: dict[str, Callable[[Path, _Named], None]] = {
+    _LOOSE: _write_loose,
+    'tar': _write_tar,
+    'Parquet': _write_parquet,
+    'Parquet, one row group': functools.partial(_write_parquet, rows=10**6),
+    'zip': _write_zip,
+    'Arrow': _write_arrow,
+    'TFRecord': _write_tfrecord,
+}
+_FORMS = (_LOOSE, 'tar', 'Parquet')
 
 
 def _upload(endpoint: str, folder: Path) -> None:
@@ -101,7 +160,7 @@ def _upload(endpoint: str, folder: Path) -> None:
         pool.request('POST', f'{endpoint}/storage/v1/b?project=test', json={'name': _BUCKET})
         for path in sorted(folder.rglob('*')):
             if path.is_file():
-                name = path.relative_to(folder).as_posix().replace('/', '%2F')
+                name = urllib.parse.quote(path.relative_to(folder).as_posix(), safe='')
                 query = f'uploadType=media&name={name}'
                 url = f'{endpoint}/upload/storage/v1/b/{_BUCKET}/o?{query}'
                 if pool.request('POST', url, body=path.read_bytes()).status != 200:
@@ -163,16 +222,37 @@ def _compare(where: str, places: dict[str, str], rounds: int) -> list[Row]:
 def _from_store(
     proxy: FaultProxy, places: dict[str, str], size_bytes: int, rounds: int
 ) -> list[Row]:
+    found, asked = _measure_stored(proxy, places, rounds)
+    rows = [Row(f'{_WHERE}: {name}', rate, 'images/s') for name, rate in found.items()]
+    others = [name for name in places if name != _LOOSE]
+    rows += [
+        Row(f'{_WHERE}: {name} / loose', found[name] / found[_LOOSE], at_least=3.0)
+        for name in others
+    ]
+    rows += [
+        Row(f'{_WHERE}: {name}, requests for 8 MB', 8e6 * asked[name] / size_bytes, at_most=1.0)
+        for name in others
+    ]
+    return rows
+
+
+def _others_from_store(
+    proxy: FaultProxy, places: dict[str, str], size_bytes: int, rounds: int
+) -> list[Row]:
+    """Forms that the others are not, with a tenth of the pictures."""
+    found, asked = _measure_stored(proxy, places, rounds)
+    rows = []
+    for name in places:
+        if name not in _FORMS:
+            requests = 8e6 * asked[name] / size_bytes
+            rows += [
+                Row(f'{_WHERE}: {name} / loose', found[name] / found[_LOOSE]),
+                Row(f'{_WHERE}: {name}, requests for 8 MB', requests),
+            ]
+    return rows
+
+
+def _measure_stored(proxy: FaultProxy, places: dict[str, str], rounds: int) -> _Measured:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('STORAGE_EMULATOR_HOST', proxy.url)
-        found, asked = _measure(places, rounds, proxy)
-    where = f'store, {1000 * _PAUSE_SEC:g} ms a request'
-    return [
-        *(Row(f'{where}: {name}', rate, 'images/s') for name, rate in found.items()),
-        Row(f'{where}: tar / loose', found['tar'] / found['loose'], at_least=3.0),
-        Row(f'{where}: Parquet / loose', found['Parquet'] / found['loose'], at_least=3.0),
-        Row(f'{where}: tar, requests for 8 MB', 8e6 * asked['tar'] / size_bytes, at_most=1.0),
-        Row(
-            f'{where}: Parquet, requests for 8 MB', 8e6 * asked['Parquet'] / size_bytes, at_most=1.0
-        ),
-    ]
+        return _measure(places, rounds, proxy)

@@ -1,9 +1,13 @@
 """Members of containers in loader processes: who reads them, and what becomes of the others."""
 
+import functools
 import io
 import tarfile
+import threading
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support import crashing
@@ -16,8 +20,10 @@ from transforms.core.stores import DEFAULT_OPTIONS
 from transforms.loading.batch import LoadingBatch
 from transforms.loading.loader import Loader
 from transforms.loading.options import LoadOptions
+from transforms.storage.base import Entry, Fetched
 from transforms.storage.containers.base import Member
-from transforms.storage.containers.tar import TAR_GZ
+from transforms.storage.containers.parquet import PARQUET
+from transforms.storage.containers.tar import TAR, TAR_GZ
 from transforms.storage.registry import store_for
 
 
@@ -72,3 +78,57 @@ def test_a_member_that_is_tried_alone_keeps_nobody_from_the_others(act, tmp_path
         Reason.DECODER_CRASHED
     ]
     assert sum(isinstance(each, Image) for each in outcomes) == 63
+
+
+class Remote:
+    """A store that has the files of a folder, and writes down who reads what of them."""
+
+    def __init__(self, folder: str):
+        self._folder = Path(folder)
+
+    def stat(self, uri):
+        return Entry(uri, '1', self._path(uri).stat().st_size)
+
+    def fetch(self, uri, limits, admit, unless='', part=None):
+        with (self._folder / 'log').open('a') as log:
+            log.write(f'{threading.current_thread().name} {part.offset}\n')
+        data = self._path(uri).read_bytes()[part.offset : part.offset + part.size_bytes]
+        return Fetched(data, part.version, len(data))
+
+    def _path(self, uri):
+        return self._folder / uri.rpartition('/')[2]
+
+
+def open_remote(folder: str, uri: str, stores: object) -> Remote:
+    return Remote(folder)
+
+
+@pytest.mark.parametrize('kind', [TAR, PARQUET], ids=['tar', 'parquet'])
+def test_what_is_read_in_one_go_is_begun_while_the_one_before_is_decoded(kind, tmp_path):
+    pictures = [good(i % 8) + bytes(700_000) for i in range(40)]
+    name = 'a.tar' if kind is TAR else 'a.parquet'
+    with (tmp_path / name).open('wb') as file:
+        if kind is TAR:
+            with tarfile.open(fileobj=file, mode='w') as archive:
+                for i, data in enumerate(pictures):
+                    info = tarfile.TarInfo(f'{i:02d}.jpg')
+                    info.size = len(data)
+                    archive.addfile(info, io.BytesIO(data))
+        else:
+            table = pa.table({'image': pictures})
+            pq.write_table(table, file, row_group_size=14, compression='none')
+    items = [
+        Item(f'gs://b/{name}!/{each.name}', f'1!{each.where}', -1, ['[]'])
+        for each in listed(kind, (tmp_path / name).read_bytes())
+        if isinstance(each, Member)
+    ]
+    assert (
+        len({run.key for run in members.runs_of((each.uri, each.version) for each in items)}) == 3
+    )
+    opener = functools.partial(open_remote, str(tmp_path))
+    loader, batches = begin_items(items, OPTIONS._replace(processes=1, open_store=opener))
+    loaded = [each.outcome for batch in batches for each in loader.result(batch)]
+    assert all(isinstance(each, Image) for each in loaded)
+    reads = [line.split() for line in (tmp_path / 'log').read_text().splitlines()]
+    assert [who for who, _ in reads].count('ahead') == 2
+    assert len({offset for _, offset in reads}) == len(reads) == (3 if kind is TAR else 4)

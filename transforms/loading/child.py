@@ -54,6 +54,7 @@ GROUP = 8
 
 _FLUSH_SEC = 0.05
 _FEW_THREADS = 2
+_KNOWN_RUNS = 8
 _SLOW_SEC = 0.3
 _LOOK_SEC = 0.05
 _BYTES_PER_PX = 32
@@ -106,6 +107,8 @@ class _Job:
         self._busy: collections.Counter[str] = collections.Counter()
         self.wanted = min(_FEW_THREADS, options.threads)
         self._most = options.threads
+        self._run = ''
+        self._begun: collections.deque[str] = collections.deque(maxlen=_KNOWN_RUNS)
         self._means = [0.0, 0.0]
         self._has_threads = False
 
@@ -124,7 +127,17 @@ class _Job:
         task = self._hosts.take(self.waiting, _host_of, self._busy, self._most)
         if task is not None:
             self._busy[_host_of(task)] += 1
+            if task[4] is not None:
+                self._run = task[4].key
         return task
+
+    def begin_next_run(self) -> None:
+        """Has the store send what is read in one go behind what is now, before a thread waits."""
+        for _, _, _, item, run in self.waiting:
+            if run is not None and run.key != self._run:
+                if run.key not in self._begun and self.loader.begin(item, run):
+                    self._begun.append(run.key)
+                return
 
     def end(self, task: '_Task') -> None:
         """Records that work is done."""
@@ -302,6 +315,8 @@ class LoaderProcess:
         """Starts threads if more are wanted; the lock is held."""
         while (task := job.take()) is not None:
             job.work(self._work, task)
+        if job.waiting and job.waiting[-1][4] is not None:
+            job.begin_next_run()
 
     def _work(self, job: _Job, task: _Task | None) -> None:
         try:

@@ -139,6 +139,10 @@ class ImageLoader:
             return Loaded(outcome, ended - started, 0.0, retries)
         return Loaded(outcome, fetched_at - started, ended - decode_at, retries)
 
+    def begin(self, item: Item, run: Run) -> bool:
+        """Begins to read what will be read together with an image, see `MemberFetcher.begin`."""
+        return self._members.begin(item.uri, item.version, run, self._options.fetch.deadline_sec)
+
     def _fetch(
         self, item: Item, admit: Callable[[int], None], ticket: object, run: Run | None
     ) -> Fetched:

@@ -47,7 +47,9 @@ from transforms.storage.registry import modules_of
 _LOGGER = logging.getLogger(__name__)
 
 _TICK_SEC = 0.25
-_AHEAD_SEC = 0.1
+_AHEAD_SEC, _MOST_AHEAD = 0.1, 2 * GROUP
+# What is read in one go is begun as soon as it is in hand, and may take a store as long.
+_RUNS_AHEAD_SEC, _MOST_OF_RUNS_AHEAD = 0.4, 8 * GROUP
 _TRIES = 2
 # Who sends SIGKILL is not known: where memory runs out the system may take an innocent one.
 _TRIES_ALONE = {-int(signal.SIGKILL): 3}
@@ -452,10 +454,15 @@ class Pool:
                 continue
             most = 1
             if not process.is_for_one:
-                ahead = min(2 * GROUP, int(_AHEAD_SEC / (self._mean_sec or 1e-3)))
-                most = queue[0].job.options.threads + ahead
+                most = queue[0].job.options.threads + self._ahead(queue[0])
             share = -(-len(queue) // (1 if process.is_for_one else self._count))
             self._give(process, queue, min(most - len(process.in_hand), share), most, asked)
+
+    def _ahead(self, task: _Task) -> int:
+        """How many a process has in hand beside those that its threads fetch."""
+        of_run = task.run is not None
+        sec, most = (_RUNS_AHEAD_SEC, _MOST_OF_RUNS_AHEAD) if of_run else (_AHEAD_SEC, _MOST_AHEAD)
+        return min(most, int(sec / (self._mean_sec or 1e-3)))
 
     def _give(
         self,

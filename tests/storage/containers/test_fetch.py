@@ -21,21 +21,13 @@ from transforms.storage.base import Entry, Fetched, FetchLimits
 from transforms.storage.containers import fetch
 from transforms.storage.containers.arrow import ARROW
 from transforms.storage.containers.base import Member
-from transforms.storage.containers.fetch import Blocks, MemberFetcher
+from transforms.storage.containers.fetch import MemberFetcher
 from transforms.storage.containers.parquet import PARQUET
 from transforms.storage.containers.tar import TAR_GZ
 
 LIMITS = FetchLimits(2**20, 20.0)
 SOON = FetchLimits(2**20, 0.2)
 PICTURE = bytes(range(256)) * 4
-
-
-def soon():
-    return time.monotonic() + 0.2
-
-
-def later():
-    return time.monotonic() + 20.0
 
 
 class Store:
@@ -90,21 +82,6 @@ def found_in(kind, data):
         for each in listed(kind, data)
         if isinstance(each, Member)
     ]
-
-
-@pytest.fixture
-def in_thread():
-    started = []
-
-    def start(what, *arguments):
-        thread = threading.Thread(target=what, args=arguments, daemon=True)
-        thread.start()
-        started.append(thread)
-        return thread
-
-    yield start
-    for thread in started:
-        thread.join(60)
 
 
 def test_a_bad_member_does_not_cost_the_stream_from_its_beginning(monkeypatch):
@@ -304,27 +281,6 @@ def test_of_indexes_the_last_one_is_kept_also_without_room():
         assert room.used <= limit
 
 
-def test_a_block_that_does_not_come_is_read_by_the_next_one(in_thread):
-    blocks = Blocks()
-    is_stuck, goes_on = threading.Event(), threading.Event()
-
-    def stuck():
-        is_stuck.set()
-        assert goes_on.wait(60)
-        return b'late'
-
-    in_thread(blocks.get, 'key', stuck, later())
-    assert is_stuck.wait(20)
-    try:
-        with pytest.raises(ImageError) as late:
-            blocks.get('key', lambda: b'', soon())
-        assert late.value.reason is Reason.DEADLINE
-        assert blocks.get('key', lambda: b'anew', later()) == b'anew'
-    finally:
-        goes_on.set()
-    assert blocks.get('key', lambda: b'', later()) == b'anew'
-
-
 class Counting(Store):
     """Knows which ranges were asked for."""
 
@@ -405,3 +361,27 @@ def test_a_row_group_is_gone_through_before_the_next_one_is_read(in_thread):
         thread.join(60)
     assert done == [pictures[i] for i in (0, 10, 11, 12, 20, 30)]
     assert len(set(store.parts)) == len(store.parts)
+
+
+def test_the_next_row_group_can_be_begun():
+    pictures = [random.Random(i).randbytes(10_000) for i in range(40)]
+    data = parquet(pictures, row_group_size=10)
+    store, fetcher = Counting(data), MemberFetcher(wanted(), Room())
+    found = found_in(PARQUET, data)
+    run = members.Run('a', 0, 0)
+
+    def begin(number):
+        return fetcher.begin(f'gs://b/a.parquet!/{found[number][0]}', found[number][1], run, 20.0)
+
+    def read(number):
+        name, version = found[number]
+        uri = f'gs://b/a.parquet!/{name}'
+        return fetcher.fetch(store, uri, version, LIMITS, lambda _: None, run=run).data
+
+    assert not begin(10), 'it is not known where that lies'
+    assert read(0) == pictures[0]
+    store.is_read.clear()
+    assert begin(10)
+    assert store.is_read.wait(20)
+    store.data = b''  # it is there
+    assert read(10) == pictures[10]

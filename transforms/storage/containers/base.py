@@ -5,7 +5,7 @@ Nothing here knows a store, Beam or a decoder: a format sees a file as a source 
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from transforms.core.reasons import Reason
 
@@ -143,6 +143,17 @@ class Reader(Protocol):
             unsupported_format, with `is_its_own`; changed_while_reading where nothing of this
             kind lies there; and what the source raises.
           StoreError: the source raises it.
+        """
+
+
+@runtime_checkable
+class TableReader(Reader, Protocol):
+    """A reader of a table, which alone knows where its groups of rows lie."""
+
+    def together(self, where: str) -> tuple[int, int]:
+        """What is read in one go with a picture, as its begin and end in the file.
+
+        Any thread may ask, at any time after something was read; (0, 0) is not known.
         """
 
 

@@ -2,30 +2,29 @@
 
 import collections
 import contextlib
-import io
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from transforms.core import members, uris
+from transforms.core import members
 from transforms.core.errors import ImageError, UsageError
-from transforms.core.members import READ_BYTES, MemberUri, MemberVersion, Place, Run
+from transforms.core.members import MemberUri, MemberVersion, Place, Run
 from transforms.core.reasons import Reason
-from transforms.storage.base import Fetched, FetchLimits, NotModified, Part, Store
-from transforms.storage.containers.base import Format, Member, Reader, Wanted
+from transforms.storage.base import Fetched, FetchLimits, NotModified, Store
+from transforms.storage.containers.base import Format, Member, Reader, TableReader, Wanted
 from transforms.storage.containers.registry import format_of
+from transforms.storage.containers.store_source import LATE, Blocks, StoreSource
 from transforms.storage.containers.turn import Turn
 
 _KEPT_READERS = 16
 _KEPT_LARGE_READERS = 2  # which keep what they have unpacked
-_KEPT_BLOCKS = 4
 _KEPT_NAMES = 1_000_000
 _ENTRY_BYTES = 200  # of an index, beside its texts
 _INDEXING = 'an index'
-_LATE = 'the file it lies in was not read in time'
 _LEAST_BYTES_SEC = 2**20  # of an index, else it is given up
 _LOOK_SEC = 0.5
 _KEPT_FAILURES = 1000
@@ -42,125 +41,6 @@ class _NoIndex(NamedTuple):
     until: float
 
 
-class Blocks:
-    """Blocks of containers in stores, each read once for all who want something of it; thread-safe.
-
-    Args:
-      most: so many are kept.
-    """
-
-    def __init__(self, most: int = _KEPT_BLOCKS):
-        self._most = most
-        self._lock = threading.Lock()
-        self._blocks: collections.OrderedDict[object, Future[bytes]] = collections.OrderedDict()
-
-    def get(self, key: object, read: Callable[[], bytes], ends_at: float) -> bytes:
-        """A block, which is read now if it is not here; an error is that of all who wait for it.
-
-        Args:
-          key: which one.
-          read: reads it.
-          ends_at: so long somebody else's reading is waited for, by the monotonic clock.
-        """
-        with self._lock:
-            block = self._blocks.get(key)
-            is_first = block is None
-            if block is None:
-                block = self._blocks[key] = Future()
-                while len(self._blocks) > self._most:
-                    self._blocks.popitem(last=False)
-            else:
-                self._blocks.move_to_end(key)
-        if is_first:
-            try:
-                block.set_result(read())
-            except BaseException as e:
-                with self._lock:
-                    self._blocks.pop(key, None)
-                block.set_exception(e)
-                raise
-        try:
-            return block.result(max(0.0, ends_at - time.monotonic()))
-        except TimeoutError as e:
-            with self._lock:  # who reads it may be stuck: the next one reads it itself
-                if self._blocks.get(key) is block:
-                    del self._blocks[key]
-            raise ImageError(Reason.DEADLINE, _LATE) from e
-
-
-class StoreSource:
-    """A container in a store; a `Source`.
-
-    Of a store that is asked by requests, what is expected is read in blocks.
-
-    Args:
-      store: where it lies.
-      uri: its own.
-      version: the only one that is read.
-      blocks: those that are read ahead.
-
-    Attributes:
-      shown: its name.
-      ends_at: when what is being read is to be there, by the monotonic clock.
-      has_read: called when bytes have come.
-    """
-
-    def __init__(self, store: Store, uri: str, version: str, blocks: Blocks):
-        self._store = store
-        self._uri = uri
-        self._version = version
-        self._blocks = blocks
-        self._size_bytes: int | None = None
-        self._expected = 0, 0
-        self.shown = uris.printable(uri)
-        self.ends_at = time.monotonic()
-        self.has_read: Callable[[], None] = lambda: None
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the whole file."""
-        if self._size_bytes is None:
-            entry = self._store.stat(self._uri)
-            if entry is None:
-                raise ImageError(Reason.NOT_FOUND, 'its file is not there')
-            self._size_bytes = entry.size_bytes
-        return self._size_bytes
-
-    def expect(self, start: int, end: int) -> None:
-        """See `transforms.storage.containers.base.Source`."""
-        self._expected = start, end
-
-    def range(self, offset: int, size: int) -> bytes:
-        """See `transforms.storage.containers.base.Source`."""
-        size = min(size, self.size_bytes - offset)
-        if size <= 0:
-            return b''
-        start, end = self._expected
-        is_expected = start <= offset and offset + size <= end
-        if not is_expected or not uris.scheme_of(self._uri):
-            return self._read(offset, size)
-        data = io.BytesIO()
-        for place in range(offset - (offset - start) % READ_BYTES, offset + size, READ_BYTES):
-            block = memoryview(self._block(place, min(READ_BYTES, end - place)))
-            data.write(block[max(0, offset - place) : offset + size - place])
-        return data.getvalue()
-
-    def _block(self, start: int, size: int) -> bytes:
-        size = min(size, self.size_bytes - start)
-        key = self._uri, self._version, start, size
-        return self._blocks.get(key, lambda: self._read(start, size), self.ends_at)
-
-    def _read(self, offset: int, size: int) -> bytes:
-        left_sec = self.ends_at - time.monotonic()
-        if left_sec <= 0:
-            raise ImageError(Reason.DEADLINE, _LATE)
-        limits = FetchLimits(size, left_sec)
-        part = Part(offset, size, self._version)
-        data = self._store.fetch(self._uri, limits, lambda _: None, part=part).data
-        self.has_read()
-        return data
-
-
 class Room(Protocol):
     """Where there is room for what is kept for later."""
 
@@ -171,7 +51,8 @@ class Room(Protocol):
         """Gives back what was taken."""
 
 
-class _Open(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Open:
     source: StoreSource
     reader: Reader
 
@@ -197,6 +78,10 @@ class MemberFetcher:
             is_large: collections.OrderedDict() for is_large in (False, True)
         }
         self._turns: dict[object, Turn] = {}
+        # Of each container the reader that was used last, while it is kept or in use.
+        self._last: weakref.WeakValueDictionary[tuple[str, str], _Open] = (
+            weakref.WeakValueDictionary()
+        )
         self._indexes: collections.OrderedDict[tuple[str, str], _Index] = collections.OrderedDict()
         self._without: collections.OrderedDict[tuple[str, str], _NoIndex] = (
             collections.OrderedDict()
@@ -240,12 +125,34 @@ class MemberFetcher:
             raise NotModified
         with self._reader(store, found.container, listed, format_, ends_at) as opened:
             opened.source.ends_at = ends_at
+            opened.source.reads_ahead = run is not None
             if format_.is_streamed:
                 opened.source.expect(0, opened.source.size_bytes)
             elif not format_.held_bytes:  # other readers say themselves what they expect
                 opened.source.expect(*((run.start, run.end) if run else (0, 0)))
             data = opened.reader.read(listed.where, limits.max_bytes, admit)
         return Fetched(data, version, len(data))
+
+    def begin(self, uri: str, version: str, run: Run, deadline_sec: float) -> bool:
+        """Begins to read what will be read together with a member.
+
+        Args:
+          uri, version: of the member, as listed.
+          run: what is read together with it.
+          deadline_sec: when that is given up.
+
+        Returns:
+          Whether it comes, or cannot; False to ask again, as where nothing was read yet of the
+          container, or something else is just being read so.
+        """
+        found, listed = members.split(uri), members.split_version(version)
+        last = self._last.get((found.container, listed.container)) if found and listed else None
+        if last is None or listed is None:
+            return False
+        start, end = run.start, run.end
+        if isinstance(last.reader, TableReader):
+            start, end = last.reader.together(listed.where)
+        return last.source.begin(start, end, time.monotonic() + deadline_sec)
 
     @contextlib.contextmanager
     def _in_turn(self, key: object, place: Place, ends_at: float) -> Iterator[None]:
@@ -260,7 +167,7 @@ class MemberFetcher:
             with self._lock:
                 if self._turns.get(key) is turn:
                     del self._turns[key]
-            raise ImageError(Reason.DEADLINE, _LATE)
+            raise ImageError(Reason.DEADLINE, LATE)
         try:
             yield
         finally:
@@ -298,6 +205,7 @@ class MemberFetcher:
         pool = self._idle[is_large]
         most = _KEPT_LARGE_READERS if is_large else _KEPT_READERS
         with self._lock:
+            self._last[key] = opened
             pool.setdefault(key, []).append(opened)
             pool.move_to_end(key)
             while sum(map(len, pool.values())) > most:
@@ -370,7 +278,7 @@ class MemberFetcher:
                 with self._lock:
                     if self._turns.get(_INDEXING) is turn:
                         del self._turns[_INDEXING]
-                raise ImageError(Reason.DEADLINE, _LATE)
+                raise ImageError(Reason.DEADLINE, LATE)
         self._index_came_at = time.monotonic()
         try:
             yield

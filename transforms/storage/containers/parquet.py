@@ -199,6 +199,15 @@ class _Reader:
         data: bytes = value.to_pybytes()
         return data
 
+    def together(self, where: str) -> tuple[int, int]:
+        """See `TableReader`."""
+        found = _WHERE.fullmatch(where)
+        if found:
+            group, _, leaf = map(int, found.groups())
+            if group < len(self._groups) and leaf < len(self._groups[group].chunks):
+                return self._around(self._groups[group].chunks[leaf])
+        return 0, 0
+
     def _tail(self) -> tuple[int, int]:
         size = self._source.size_bytes
         return max(0, size - _TAIL_BYTES), size
