@@ -54,7 +54,7 @@ GROUP = 8
 
 _FLUSH_SEC = 0.05
 _FEW_THREADS = 2
-_KNOWN_RUNS = 8
+_KNOWN_RUNS = 8  # that were begun
 _SLOW_SEC = 0.3
 _LOOK_SEC = 0.05
 _BYTES_PER_PX = 32
@@ -132,7 +132,7 @@ class _Job:
         return task
 
     def begin_next_run(self) -> None:
-        """Has the store send what is read in one go behind what is now, before a thread waits."""
+        """Begins to read the run behind the one in hand, before a thread has to wait for it."""
         for _, _, _, item, run in self.waiting:
             if run is not None and run.key != self._run:
                 if run.key not in self._begun and self.loader.begin(item, run):

@@ -48,7 +48,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _TICK_SEC = 0.25
 _AHEAD_SEC, _MOST_AHEAD = 0.1, 2 * GROUP
-# What is read in one go is begun as soon as it is in hand, and may take a store as long.
+# What is read in one go is begun as soon as a process has it in hand, and may come as late.
 _RUNS_AHEAD_SEC, _MOST_OF_RUNS_AHEAD = 0.4, 8 * GROUP
 _TRIES = 2
 # Who sends SIGKILL is not known: where memory runs out the system may take an innocent one.
