@@ -303,15 +303,6 @@ class _Reader:
             detail = f'batch {group} cannot be decoded at row {row}'
             raise own_error(Reason.DECODE_ERROR, detail) from e
 
-    def together(self, where: str) -> tuple[int, int]:
-        """See `TableReader`."""
-        found = _WHERE.fullmatch(where)
-        if found:
-            group, _, leaf = map(int, found.groups())
-            if group < len(self._batches) and leaf < len(self._columns):
-                return _Buffers(self._source, self._batches[group]).around(self._columns[leaf])
-        return 0, 0
-
     def _is_next(self, group: int, row: int) -> bool:
         """Whether pictures are asked for one after the other, by several threads perhaps."""
         if group == self._group:

@@ -151,7 +151,7 @@ class TableReader(Reader, Protocol):
     """A reader of a table, which alone knows where its groups of rows lie."""
 
     def together(self, where: str) -> tuple[int, int]:
-        """What is read in one go with a picture, as its begin and end in the file.
+        """What is read in one go with a picture, as its beginning and end in the file.
 
         Any thread may ask, at any time after something was read; (0, 0) is not known.
         """
